@@ -1,0 +1,2 @@
+//! Placeholder for the layout; replaced by the program itself.
+fn main() {}

@@ -1,0 +1,1 @@
+//! On-robot inference of the X-VLA policy.
