@@ -1,1 +1,22 @@
-//! On-robot inference of the X-VLA policy.
+//! On-robot inference of the X-VLA policy: camera images, an instruction and proprioception in, chunks of
+//! actions out. One pipeline, two front doors.
+//!
+//! ```text
+//!   bin/xvla_node      bin/xvla            arguments, exit codes
+//!        │                 │
+//!       ros              bench             adapters: ROS 2 messages | files and statistics
+//!        └───────┬─────────┘
+//!            pipeline                      load, warm up, infer; the inference thread
+//!          ┌─────┴─────┐
+//!      transform    backend                host-side pre/post-processing | who runs the network
+//!          │           │
+//!          │         model                 the network itself, as maths on tensors
+//!          └─────┬─────┘
+//!         types, error, config
+//! ```
+//!
+//! Imports point downwards only; `tests/layers.rs` enforces it.
+
+pub mod error;
+pub mod transform;
+pub mod types;

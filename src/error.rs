@@ -1,0 +1,215 @@
+//! One error type per layer. Each message names the thing at fault and the way out, fits on one line, and
+//! keeps its cause as `source`.
+
+use std::path::PathBuf;
+
+/// A checkpoint folder that cannot be used: configuration, weights, tokenizer or processors.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file is missing or cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file is there but its content is not what its name promises.
+    #[error("{}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A configuration value is missing, of the wrong type or out of range.
+    #[error("{}: `{field}`: {reason}", path.display())]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// Dotted path of the key.
+        field: String,
+        /// What is wrong with its value.
+        reason: String,
+    },
+    /// A tensor that the configuration calls for is not in the weights.
+    #[error("{}: tensor `{name}` is missing: expected shape {expected:?}", path.display())]
+    MissingTensor {
+        /// The weights (file or folder).
+        path: PathBuf,
+        /// The name under which this checkpoint's layout stores it.
+        name: String,
+        /// The shape the configuration implies.
+        expected: Vec<i64>,
+    },
+    /// A tensor has another shape than the configuration implies.
+    #[error("{}: tensor `{name}`: expected shape {expected:?}, found {found:?}", path.display())]
+    TensorShape {
+        /// The weights (file or folder).
+        path: PathBuf,
+        /// The stored name.
+        name: String,
+        /// The shape the configuration implies.
+        expected: Vec<i64>,
+        /// The stored shape.
+        found: Vec<i64>,
+    },
+    /// A tensor is stored as something other than F32, F16 or BF16.
+    #[error("{}: tensor `{name}`: dtype {found} is not supported: expected F32, F16 or BF16", path.display())]
+    TensorDtype {
+        /// The weights (file or folder).
+        path: PathBuf,
+        /// The stored name.
+        name: String,
+        /// The stored dtype.
+        found: String,
+    },
+    /// Tensors that nothing in the model uses: the configuration and the weights disagree.
+    #[error("{}: {} tensor(s) that this configuration does not use, first `{first}` {found:?}: does config.json belong to these weights?", path.display(), count)]
+    ExtraTensors {
+        /// The weights (file or folder).
+        path: PathBuf,
+        /// How many.
+        count: usize,
+        /// The first by name.
+        first: String,
+        /// Its shape.
+        found: Vec<i64>,
+    },
+    /// libtorch refused while the weights were being read.
+    #[error("{}: libtorch: {source}", path.display())]
+    Torch {
+        /// The weights.
+        path: PathBuf,
+        /// What libtorch said.
+        source: tch::TchError,
+    },
+}
+
+/// Input that is well-formed as a message or file but that this model cannot take.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum InputError {
+    /// An array has the wrong number of values or the wrong extent in some dimension.
+    #[error("`{field}`: expected {expected}, found {found}")]
+    Shape {
+        /// Which input.
+        field: &'static str,
+        /// What the model takes.
+        expected: String,
+        /// What came.
+        found: String,
+    },
+    /// A value is not a finite number.
+    #[error("`{field}`: not finite at index {index}: NaN and infinity are refused")]
+    NotFinite {
+        /// Which input.
+        field: &'static str,
+        /// Flat index of the first such value.
+        index: usize,
+    },
+    /// An integer is outside the range the model has parameters for.
+    #[error("`{field}`: {value} is out of range: expected {min}..={max}")]
+    Range {
+        /// Which input.
+        field: &'static str,
+        /// What came.
+        value: i64,
+        /// Smallest value allowed.
+        min: i64,
+        /// Largest value allowed.
+        max: i64,
+    },
+    /// The instruction holds no words.
+    #[error("`instruction`: empty: say what the robot should do")]
+    EmptyInstruction,
+    /// A sample has no camera view at all.
+    #[error("`image_mask`: sample {sample} has no valid view: at least one camera must be present")]
+    NoView {
+        /// Index within the batch.
+        sample: usize,
+    },
+    /// An image whose encoding, size or row stride cannot be taken.
+    #[error("`{field}`: {reason}")]
+    Image {
+        /// Which camera.
+        field: String,
+        /// What is wrong with the image.
+        reason: String,
+    },
+}
+
+/// Failure of host-side pre- or post-processing.
+#[derive(Debug, thiserror::Error)]
+pub enum TransformError {
+    /// The input itself is at fault.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// The resize library refused.
+    #[error("resize of a {from_width}x{from_height} image to {to_width}x{to_height}: {reason}")]
+    Resize {
+        /// Source width, pixels.
+        from_width: usize,
+        /// Source height, pixels.
+        from_height: usize,
+        /// Target width, pixels.
+        to_width: usize,
+        /// Target height, pixels.
+        to_height: usize,
+        /// What the library said.
+        reason: String,
+    },
+    /// The tokenizer refused the text.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A compressed image could not be decoded.
+    #[error("compressed image: {0}")]
+    Decode(String),
+}
+
+/// Failure of a VLM or policy backend.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// The backend needs a feature, library or device that is not there.
+    #[error("backend `{backend}` is not available: {reason}; {remedy}")]
+    Unavailable {
+        /// The backend asked for.
+        backend: String,
+        /// What is missing.
+        reason: String,
+        /// How to get it.
+        remedy: String,
+    },
+    /// libtorch refused an operation (shape, device, memory).
+    #[error("libtorch: {0}")]
+    Torch(#[from] tch::TchError),
+}
+
+/// Anything that keeps the pipeline from loading or from answering.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The checkpoint is at fault.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The observation or batch is at fault; the next good one will do.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Pre- or post-processing failed.
+    #[error(transparent)]
+    Transform(#[from] TransformError),
+    /// The model failed.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The model answered with NaN or infinity; such actions are never handed on.
+    #[error("the policy produced a non-finite action (sample {sample}, step {step}, channel {channel}): the chunk is withheld")]
+    NonFiniteAction {
+        /// Index within the batch.
+        sample: usize,
+        /// Step within the chunk.
+        step: usize,
+        /// Channel within the action.
+        channel: usize,
+    },
+    /// The operating system refused a thread.
+    #[error("inference thread: {0}")]
+    Thread(#[source] std::io::Error),
+}

@@ -1,0 +1,1 @@
+//! Host-side pre- and post-processing: pure functions between [`crate::types`], no tensors.
