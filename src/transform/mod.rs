@@ -1,1 +1,20 @@
 //! Host-side pre- and post-processing: pure functions between [`crate::types`], no tensors.
+//!
+//! | from | to | file |
+//! |---|---|---|
+//! | bytes of an image message | [`crate::types::RgbImage`] | [`pixels`], [`compressed`] |
+//! | image | normalised [3, H, W] | [`image`] |
+//! | instruction | token ids | [`tokenize`] |
+//! | joints, poses | proprioception channels | [`state`], [`rotation`] |
+//! | a checkpoint's lerobot files | the statistics and settings they prescribe | [`processors`] |
+
+pub mod bilinear;
+pub mod compressed;
+pub mod image;
+pub mod normalize;
+pub mod pixels;
+pub mod processors;
+pub mod rotation;
+pub mod state;
+pub mod tokenize;
+pub mod train_tokenizer;

@@ -1,0 +1,96 @@
+//! 8-bit RGB to the numbers the vision tower was trained on: `(v / 255 - mean) / std` per channel.
+
+/// ImageNet channel means, RGB.
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// ImageNet channel standard deviations, RGB.
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// The normalised value of every possible byte, one table per channel: 768 divisions once instead of one
+/// per pixel and channel, with the same rounding as the formula.
+pub struct Normalizer {
+    red: [f32; 256],
+    green: [f32; 256],
+    blue: [f32; 256],
+}
+
+impl Normalizer {
+    /// Tables for ImageNet statistics.
+    pub fn imagenet() -> Self {
+        let [red_mean, green_mean, blue_mean] = IMAGENET_MEAN;
+        let [red_std, green_std, blue_std] = IMAGENET_STD;
+        Self {
+            red: table(red_mean, red_std),
+            green: table(green_mean, green_std),
+            blue: table(blue_mean, blue_std),
+        }
+    }
+
+    /// The normalised channels of one pixel.
+    #[inline]
+    pub fn pixel(&self, [red, green, blue]: [u8; 3]) -> [f32; 3] {
+        [self.red[usize::from(red)], self.green[usize::from(green)], self.blue[usize::from(blue)]]
+    }
+
+    /// Writes packed RGB `pixels` as three planes [3, n]; with `reverse`, last pixel first, which turns an
+    /// image by 180 degrees.
+    ///
+    /// `planes` holds three values per pixel; whatever exceeds the shorter of the two is left alone.
+    pub fn write_planes(&self, pixels: &[u8], reverse: bool, planes: &mut [f32]) {
+        let (pixels, _) = pixels.as_chunks::<3>();
+        if reverse {
+            self.write(pixels.iter().rev(), planes);
+        } else {
+            self.write(pixels.iter(), planes);
+        }
+    }
+
+    #[inline]
+    fn write<'a>(&self, pixels: impl Iterator<Item = &'a [u8; 3]>, planes: &mut [f32]) {
+        let count = planes.len() / 3;
+        let (red_plane, rest) = planes.split_at_mut(count);
+        let (green_plane, blue_plane) = rest.split_at_mut(count);
+        for (((pixel, red), green), blue) in pixels.zip(red_plane).zip(green_plane).zip(blue_plane) {
+            [*red, *green, *blue] = self.pixel(*pixel);
+        }
+    }
+}
+
+fn table(mean: f32, std: f32) -> [f32; 256] {
+    let mut value = 0.0_f32;
+    [(); 256].map(|()| {
+        let normalized = (value / 255.0 - mean) / std;
+        value += 1.0;
+        normalized
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn black_and_white_map_to_the_formula() {
+        let normalizer = Normalizer::imagenet();
+        let expected = |value: f32| {
+            [0, 1, 2].map(|channel: usize| (value / 255.0 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel])
+        };
+        assert_eq!(normalizer.pixel([0, 0, 0]), expected(0.0));
+        assert_eq!(normalizer.pixel([255, 255, 255]), expected(255.0));
+        assert_eq!(normalizer.pixel([128, 128, 128]), expected(128.0));
+    }
+
+    #[test]
+    fn planes_hold_one_channel_each_and_reverse_puts_the_last_pixel_first() {
+        let normalizer = Normalizer::imagenet();
+        let pixels = [10, 20, 30, 40, 50, 60];
+        let first = normalizer.pixel([10, 20, 30]);
+        let second = normalizer.pixel([40, 50, 60]);
+
+        let mut planes = [0.0; 6];
+        normalizer.write_planes(&pixels, false, &mut planes);
+        assert_eq!(planes, [first[0], second[0], first[1], second[1], first[2], second[2]]);
+
+        normalizer.write_planes(&pixels, true, &mut planes);
+        assert_eq!(planes, [second[0], first[0], second[1], first[1], second[2], first[2]]);
+    }
+}

@@ -1,0 +1,159 @@
+//! Rotations in the three forms that meet here: 6-D (what the policy speaks), matrix, quaternion (what ROS
+//! speaks).
+//!
+//! The 6-D form is the first two *columns* of the rotation matrix, one after the other: continuous, unlike
+//! quaternions and angles, hence easy to regress. Any six numbers whose two halves are not parallel stand
+//! for a rotation, found by Gram-Schmidt (Zhou et al., "On the Continuity of Rotation Representations in
+//! Neural Networks", CVPR 2019).
+
+use crate::error::InputError;
+
+/// A 3x3 matrix, row by row; its columns are the rotated frame's axes.
+pub type Matrix = [[f64; 3]; 3];
+/// A quaternion as ROS orders it: x, y, z, w.
+pub type Quaternion = [f64; 4];
+/// First and second column of a rotation matrix.
+pub type Rotation6d = [f64; 6];
+
+/// Lengths below this, and parts of the second column this small beside the first, have no direction.
+const DEGENERATE: f64 = 1e-6;
+/// How far `RᵀR` of a matrix may be from the identity, per entry, to be taken for a rotation: well above
+/// float32 rounding, well below a matrix that scales.
+const ORTHONORMAL_TOLERANCE: f64 = 1e-3;
+
+/// The rotation that six numbers stand for, by Gram-Schmidt.
+///
+/// # Errors
+/// A number that is not finite, or columns that are zero or parallel.
+pub fn matrix_from_rotation_6d(columns: &Rotation6d) -> Result<Matrix, InputError> {
+    const FIELD: &str = "rotation_6d";
+    finite(FIELD, columns)?;
+    let [a, b, c, x, y, z] = *columns;
+    let degenerate = |reason| InputError::Rotation { field: FIELD, reason };
+
+    let first = unit([a, b, c]).ok_or(degenerate("the first column is zero"))?;
+    let second = unit([x, y, z]).ok_or(degenerate("the second column is zero"))?;
+    let across = dot(first, second);
+    let [a, b, c] = first;
+    let [x, y, z] = second;
+    let rest = [x - across * a, y - across * b, z - across * c];
+    let second = unit(rest).ok_or(degenerate("the two columns are parallel"))?;
+    Ok(matrix_of_columns(first, second, cross(first, second)))
+}
+
+/// The first two columns of `matrix`.
+pub fn rotation_6d_from_matrix(matrix: &Matrix) -> Rotation6d {
+    let [[a, x, _], [b, y, _], [c, z, _]] = *matrix;
+    [a, b, c, x, y, z]
+}
+
+/// The rotation of a quaternion of any length but zero.
+///
+/// # Errors
+/// A component that is not finite, or a quaternion of length zero.
+pub fn matrix_from_quaternion(quaternion: &Quaternion) -> Result<Matrix, InputError> {
+    const FIELD: &str = "quaternion";
+    finite(FIELD, quaternion)?;
+    let [x, y, z, w] =
+        unit(*quaternion).ok_or(InputError::Rotation { field: FIELD, reason: "the quaternion is zero" })?;
+    Ok([
+        [1.0 - 2.0 * (y * y + z * z), 2.0 * (x * y - z * w), 2.0 * (x * z + y * w)],
+        [2.0 * (x * y + z * w), 1.0 - 2.0 * (x * x + z * z), 2.0 * (y * z - x * w)],
+        [2.0 * (x * z - y * w), 2.0 * (y * z + x * w), 1.0 - 2.0 * (x * x + y * y)],
+    ])
+}
+
+/// The unit quaternion, w ≥ 0, of a rotation matrix.
+///
+/// Shepperd's method: of the four components the largest is computed first, so that nothing is divided by
+/// a small number.
+///
+/// # Errors
+/// An entry that is not finite, or a matrix that is not orthonormal or mirrors.
+pub fn quaternion_from_matrix(matrix: &Matrix) -> Result<Quaternion, InputError> {
+    check_rotation(matrix)?;
+    let [[m00, m01, m02], [m10, m11, m12], [m20, m21, m22]] = *matrix;
+    // Each row is four times one component times the whole quaternion.
+    let candidates = [
+        [1.0 + m00 - m11 - m22, m01 + m10, m02 + m20, m21 - m12],
+        [m01 + m10, 1.0 - m00 + m11 - m22, m12 + m21, m02 - m20],
+        [m02 + m20, m12 + m21, 1.0 - m00 - m11 + m22, m10 - m01],
+        [m21 - m12, m02 - m20, m10 - m01, 1.0 + m00 + m11 + m22],
+    ];
+    let longest = candidates.into_iter().max_by(|a, b| length(*a).total_cmp(&length(*b)));
+    let unit = longest
+        .and_then(unit)
+        .ok_or(InputError::Rotation { field: "rotation_matrix", reason: "it has no direction" })?;
+    let [_, _, _, w] = unit;
+    Ok(if w < 0.0 { unit.map(|component| -component) } else { unit })
+}
+
+/// The unit quaternion that six numbers stand for.
+///
+/// # Errors
+/// As [`matrix_from_rotation_6d`].
+pub fn quaternion_from_rotation_6d(columns: &Rotation6d) -> Result<Quaternion, InputError> {
+    quaternion_from_matrix(&matrix_from_rotation_6d(columns)?)
+}
+
+/// The 6-D form of a quaternion of any length but zero.
+///
+/// # Errors
+/// As [`matrix_from_quaternion`].
+pub fn rotation_6d_from_quaternion(quaternion: &Quaternion) -> Result<Rotation6d, InputError> {
+    Ok(rotation_6d_from_matrix(&matrix_from_quaternion(quaternion)?))
+}
+
+fn check_rotation(matrix: &Matrix) -> Result<(), InputError> {
+    const FIELD: &str = "rotation_matrix";
+    finite(FIELD, matrix.as_flattened())?;
+    let [[a, d, g], [b, e, h], [c, f, i]] = *matrix;
+    let (first, second, third) = ([a, b, c], [d, e, f], [g, h, i]);
+    let near = |value: f64, target: f64| (value - target).abs() <= ORTHONORMAL_TOLERANCE;
+    let orthonormal = [first, second, third].iter().all(|column| near(dot(*column, *column), 1.0))
+        && near(dot(first, second), 0.0)
+        && near(dot(second, third), 0.0)
+        && near(dot(third, first), 0.0);
+    if !orthonormal {
+        return Err(InputError::Rotation { field: FIELD, reason: "its columns are not orthonormal" });
+    }
+    if dot(cross(first, second), third) < 0.0 {
+        return Err(InputError::Rotation { field: FIELD, reason: "it mirrors (determinant -1)" });
+    }
+    Ok(())
+}
+
+fn finite(field: &'static str, values: &[f64]) -> Result<(), InputError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(InputError::NotFinite { field, index }),
+        None => Ok(()),
+    }
+}
+
+/// `vector` at length one; `None` when it is too short to have a direction. Dividing by the largest
+/// component first keeps the squares in range.
+fn unit<const N: usize>(vector: [f64; N]) -> Option<[f64; N]> {
+    let largest = vector.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+    if largest < DEGENERATE {
+        return None;
+    }
+    let scaled = vector.map(|value| value / largest);
+    let length = length(scaled);
+    Some(scaled.map(|value| value / length))
+}
+
+fn length<const N: usize>(vector: [f64; N]) -> f64 {
+    vector.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn cross([a, b, c]: [f64; 3], [x, y, z]: [f64; 3]) -> [f64; 3] {
+    [b * z - c * y, c * x - a * z, a * y - b * x]
+}
+
+fn matrix_of_columns([a, b, c]: [f64; 3], [d, e, f]: [f64; 3], [g, h, i]: [f64; 3]) -> Matrix {
+    [[a, d, g], [b, e, h], [c, f, i]]
+}

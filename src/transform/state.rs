@@ -1,0 +1,241 @@
+//! Proprioception: from joints and poses to the channels a checkpoint was trained on, and the statistics
+//! that scale them.
+
+use super::rotation::{Quaternion, rotation_6d_from_quaternion};
+use crate::error::InputError;
+
+/// Channels of one arm in the ee6d layout: xyz (m), 6-D rotation, gripper.
+pub const EE6D_ARM: usize = 10;
+
+/// `values` zero-padded to `dim` channels, as lerobot pads states to the checkpoint's width.
+///
+/// # Errors
+/// More than `dim` values: lerobot would cut them off in silence, which is never what was meant.
+pub fn pad_to(values: &[f32], dim: usize) -> Result<Vec<f32>, InputError> {
+    if values.len() > dim {
+        return Err(InputError::Shape {
+            field: "proprio",
+            expected: format!("at most {dim} values"),
+            found: values.len().to_string(),
+        });
+    }
+    let mut padded = Vec::with_capacity(dim);
+    padded.extend_from_slice(values);
+    padded.resize(dim, 0.0);
+    Ok(padded)
+}
+
+/// Says where the first NaN or infinity of `values` is, if there is one.
+pub fn check_finite(field: &'static str, values: &[f32]) -> Result<(), InputError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(InputError::NotFinite { field, index }),
+        None => Ok(()),
+    }
+}
+
+/// The positions of the joints `wanted`, in that order, from a message's parallel `names` and `positions`.
+///
+/// Joints that are not wanted are ignored, whatever their position is.
+///
+/// # Errors
+/// `names` and `positions` of different length, a wanted joint that is not there, or a position that is
+/// not finite in float32.
+pub fn joints_by_name(
+    wanted: &[String],
+    names: &[String],
+    positions: &[f64],
+) -> Result<Vec<f32>, InputError> {
+    const FIELD: &str = "joint_states";
+    if names.len() != positions.len() {
+        return Err(InputError::Shape {
+            field: FIELD,
+            expected: format!("a position for each of {} names", names.len()),
+            found: format!("{} positions", positions.len()),
+        });
+    }
+    let find = |joint: &String| {
+        let named = names.iter().zip(positions).find(|(name, _)| *name == joint);
+        named.map(|(_, position)| *position as f32).ok_or_else(|| InputError::MissingJoint {
+            joint: joint.clone(),
+            present: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
+        })
+    };
+    let joints = wanted.iter().map(find).collect::<Result<Vec<f32>, _>>()?;
+    check_finite(FIELD, &joints)?;
+    Ok(joints)
+}
+
+/// One arm in the ee6d layout: position (m), the 6-D form of the orientation (xyzw), gripper.
+///
+/// # Errors
+/// A value that is not finite, or a quaternion of length zero.
+pub fn ee6d_arm(
+    position_m: [f64; 3],
+    orientation: &Quaternion,
+    gripper: f64,
+) -> Result<[f32; EE6D_ARM], InputError> {
+    let [x, y, z] = position_m;
+    let [a, b, c, d, e, f] = rotation_6d_from_quaternion(orientation)?;
+    let arm = [x, y, z, a, b, c, d, e, f, gripper].map(|value| value as f32);
+    check_finite("ee_pose", &arm)?;
+    Ok(arm)
+}
+
+/// lerobot's MEAN_STD statistics of one feature, applied over the last dimension.
+///
+/// As in lerobot 0.4.4, in float32: `(x - mean) / (std + eps)` one way, `x * std + mean` back. Mind that
+/// `eps` stands in one of the two only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MeanStd {
+    field: &'static str,
+    mean: Vec<f32>,
+    std: Vec<f32>,
+    eps: f32,
+}
+
+impl MeanStd {
+    /// Statistics of the feature called `field` in errors; `Err` says why they cannot be used.
+    pub fn new(field: &'static str, mean: Vec<f32>, std: Vec<f32>, eps: f32) -> Result<Self, String> {
+        if mean.is_empty() || mean.len() != std.len() {
+            return Err(format!(
+                "mean has {} values and std {}: expected as many, at least 1",
+                mean.len(),
+                std.len()
+            ));
+        }
+        if let Some(index) = mean.iter().position(|mean| !mean.is_finite()) {
+            return Err(format!("mean is not finite at index {index}"));
+        }
+        if !(eps.is_finite() && eps >= 0.0) {
+            return Err(format!("eps is {eps}: expected a number of at least 0"));
+        }
+        let usable = |std: &f32| std.is_finite() && *std >= 0.0 && std + eps > 0.0;
+        if let Some((index, std)) = std.iter().enumerate().find(|(_, std)| !usable(std)) {
+            return Err(format!("std is {std} at index {index}: expected a positive number"));
+        }
+        Ok(Self { field, mean, std, eps })
+    }
+
+    /// Number of channels the statistics cover.
+    pub fn dim(&self) -> usize {
+        self.mean.len()
+    }
+
+    /// `(x - mean) / (std + eps)` on rows of [`Self::dim`] channels, in place.
+    ///
+    /// # Errors
+    /// When `values` is not a whole number of rows.
+    pub fn normalize(&self, values: &mut [f32]) -> Result<(), InputError> {
+        self.for_each(values, |value, mean, std| (value - mean) / (std + self.eps))
+    }
+
+    /// `x * std + mean` on rows of [`Self::dim`] channels, in place.
+    ///
+    /// # Errors
+    /// When `values` is not a whole number of rows.
+    pub fn unnormalize(&self, values: &mut [f32]) -> Result<(), InputError> {
+        self.for_each(values, |value, mean, std| value * std + mean)
+    }
+
+    fn for_each(&self, values: &mut [f32], apply: impl Fn(f32, f32, f32) -> f32) -> Result<(), InputError> {
+        if !values.len().is_multiple_of(self.dim()) {
+            return Err(InputError::Shape {
+                field: self.field,
+                expected: format!("rows of {} channels, as the checkpoint's statistics have", self.dim()),
+                found: format!("{} values", values.len()),
+            });
+        }
+        for row in values.chunks_exact_mut(self.dim()) {
+            for ((value, mean), std) in row.iter_mut().zip(&self.mean).zip(&self.std) {
+                *value = apply(*value, *mean, *std);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_short_state_is_padded_with_zeros_and_a_long_one_refused() {
+        assert_eq!(pad_to(&[1.0, 2.0], 4).unwrap(), [1.0, 2.0, 0.0, 0.0]);
+        assert_eq!(pad_to(&[1.0, 2.0], 2).unwrap(), [1.0, 2.0]);
+        assert_eq!(pad_to(&[], 0).unwrap(), [0.0; 0]);
+        assert_eq!(
+            pad_to(&[1.0; 3], 2).unwrap_err().to_string(),
+            "`proprio`: expected at most 2 values, found 3"
+        );
+    }
+
+    #[test]
+    fn joints_come_in_the_configured_order_whatever_the_order_of_the_message() {
+        let joints = joints_by_name(&names(&["b", "a"]), &names(&["a", "x", "b"]), &[1.0, f64::NAN, 2.0]);
+        assert_eq!(joints.unwrap(), [2.0, 1.0]);
+    }
+
+    #[test]
+    fn a_missing_joint_is_named_with_those_that_are_there() {
+        let error = joints_by_name(&names(&["a", "elbow"]), &names(&["a", "b"]), &[1.0, 2.0]).unwrap_err();
+        assert_eq!(error.to_string(), "`joint_states`: joint `elbow` is missing: the message has a, b");
+        let error = joints_by_name(&names(&["a"]), &[], &[]).unwrap_err();
+        assert_eq!(error.to_string(), "`joint_states`: joint `a` is missing: the message has none");
+    }
+
+    #[test]
+    fn positions_that_are_missing_or_not_finite_are_refused() {
+        let wanted = names(&["a"]);
+        assert!(matches!(
+            joints_by_name(&wanted, &names(&["a", "b"]), &[1.0]),
+            Err(InputError::Shape { .. })
+        ));
+        for position in [f64::NAN, f64::INFINITY, 1e300] {
+            let error = joints_by_name(&wanted, &names(&["a"]), &[position]);
+            assert_eq!(error, Err(InputError::NotFinite { field: "joint_states", index: 0 }));
+        }
+    }
+
+    #[test]
+    fn an_arm_is_position_then_rotation_columns_then_gripper() {
+        // A quarter turn about z: x goes to y, y to -x.
+        let half = std::f64::consts::FRAC_1_SQRT_2;
+        let arm = ee6d_arm([1.0, 2.0, 3.0], &[0.0, 0.0, half, half], 0.5).unwrap();
+        let expected = [1.0, 2.0, 3.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.5];
+        assert!(arm.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6), "{arm:?}");
+        assert!(ee6d_arm([0.0; 3], &[0.0; 4], 0.0).is_err());
+        assert!(ee6d_arm([f64::NAN, 0.0, 0.0], &[0.0, 0.0, 0.0, 1.0], 0.0).is_err());
+        assert!(ee6d_arm([0.0; 3], &[0.0, 0.0, 0.0, 1.0], f64::INFINITY).is_err());
+    }
+
+    #[test]
+    fn eps_enters_normalisation_but_not_its_inverse() {
+        let statistics = MeanStd::new("proprio", vec![1.0, -2.0], vec![0.0, 4.0], 0.5).unwrap();
+        let mut values = [2.0, 2.5, 1.0, -2.0];
+        statistics.normalize(&mut values).unwrap();
+        assert_eq!(values, [2.0, 1.0, 0.0, 0.0]);
+        statistics.unnormalize(&mut values).unwrap();
+        assert_eq!(values, [1.0, 2.0, 1.0, -2.0]);
+    }
+
+    #[test]
+    fn statistics_that_cannot_be_used_are_refused() {
+        for (mean, std, eps) in [
+            (vec![], vec![], 1e-8),
+            (vec![1.0], vec![1.0, 1.0], 1e-8),
+            (vec![f32::NAN], vec![1.0], 1e-8),
+            (vec![1.0], vec![-1.0], 1e-8),
+            (vec![1.0], vec![f32::INFINITY], 1e-8),
+            (vec![1.0], vec![0.0], 0.0),
+            (vec![1.0], vec![1.0], f32::NAN),
+        ] {
+            assert!(MeanStd::new("proprio", mean, std, eps).is_err());
+        }
+        let statistics = MeanStd::new("proprio", vec![1.0; 3], vec![1.0; 3], 1e-8).unwrap();
+        assert!(statistics.normalize(&mut [0.0; 4]).is_err());
+    }
+}

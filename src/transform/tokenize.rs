@@ -1,0 +1,97 @@
+//! Instruction to token ids, as Hugging Face's fast tokenizers do it for the same `tokenizer.json`.
+
+use std::path::Path;
+
+use tokenizers::TruncationParams;
+
+use crate::error::{CheckpointError, InputError, TransformError};
+
+/// BART's padding token.
+pub const BART_PAD_ID: i64 = 1;
+
+/// Where padding goes when an instruction is shorter than the model's L tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PaddingSide {
+    /// Before the text.
+    Left,
+    /// After the text.
+    #[default]
+    Right,
+}
+
+/// A checkpoint's tokenizer at a fixed length.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    max_length: usize,
+    pad_id: i64,
+    padding_side: PaddingSide,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`; encodings have `max_length` tokens, padded on the right with `pad_id`
+    /// (BART: [`BART_PAD_ID`]).
+    ///
+    /// Padding and truncation settings inside the file are those of whoever saved it last: ignored.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no tokenizer, or `max_length` leaves no room beside its special tokens.
+    pub fn from_file(path: &Path, max_length: usize, pad_id: i64) -> Result<Self, CheckpointError> {
+        let bytes =
+            std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+        Self::from_bytes(&bytes, max_length, pad_id)
+            .map_err(|reason| CheckpointError::Malformed { path: path.to_owned(), reason })
+    }
+
+    fn from_bytes(bytes: &[u8], max_length: usize, pad_id: i64) -> Result<Self, String> {
+        let mut inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| format!("not a tokenizer: {error}"))?;
+        let special =
+            inner.get_post_processor().map_or(0, |post| tokenizers::PostProcessor::added_tokens(post, false));
+        if max_length <= special {
+            return Err(format!(
+                "{max_length} tokens leave no room for words beside {special} special tokens"
+            ));
+        }
+        inner.with_padding(None);
+        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
+        inner.with_truncation(Some(truncation)).map_err(|error| error.to_string())?;
+        Ok(Self { inner, max_length, pad_id, padding_side: PaddingSide::Right })
+    }
+
+    /// The same tokenizer, padding on `side`.
+    #[must_use]
+    pub fn with_padding_side(mut self, side: PaddingSide) -> Self {
+        self.padding_side = side;
+        self
+    }
+
+    /// L, the number of tokens of every encoding.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// Number of ids the tokenizer can produce: the model's embedding must have at least as many rows.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The [`Self::max_length`] token ids of `text`: `<s> … </s>`, cut so that `</s>` stays, padded.
+    ///
+    /// # Errors
+    /// A text without words, or one the tokenizer refuses.
+    pub fn encode(&self, text: &str) -> Result<Vec<i64>, TransformError> {
+        if text.trim().is_empty() {
+            return Err(InputError::EmptyInstruction.into());
+        }
+        let encoding = self
+            .inner
+            .encode_fast(text, true)
+            .map_err(|error| TransformError::Tokenizer(error.to_string()))?;
+        let ids = encoding.get_ids().iter().map(|id| i64::from(*id));
+        let padding = std::iter::repeat_n(self.pad_id, self.max_length.saturating_sub(encoding.len()));
+        Ok(match self.padding_side {
+            PaddingSide::Left => padding.chain(ids).collect(),
+            PaddingSide::Right => ids.chain(padding).collect(),
+        })
+    }
+}
