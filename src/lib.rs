@@ -17,6 +17,7 @@
 //!
 //! Imports point downwards only; `tests/layers.rs` enforces it.
 
+pub mod bench;
 pub mod error;
 pub mod transform;
 pub mod types;

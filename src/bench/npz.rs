@@ -1,0 +1,210 @@
+//! NumPy's archives (`.npz`): a zip whose members are `<key>.npy`, stored or deflated.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+use super::npy::{self, NpyArray, NpyError};
+use crate::error::DatasetError;
+
+/// How much a file may make this program allocate, whatever the file says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of all arrays together, inflated.
+    pub max_bytes: u64,
+    /// Members of the archive.
+    pub max_members: usize,
+}
+
+impl Default for Limits {
+    /// 2 GiB: a batch of a thousand samples with three views of 224 x 224; 64 members.
+    fn default() -> Self {
+        Self { max_bytes: 2 << 30, max_members: 64 }
+    }
+}
+
+/// Room reserved for a member before its bytes come, so that a declared size alone costs nothing.
+const MAX_RESERVED_BYTES: u64 = 64 << 20;
+
+/// An open archive.
+pub struct NpzReader {
+    path: PathBuf,
+    archive: ZipArchive<BufReader<File>>,
+    limits: Limits,
+    /// Bytes inflated so far.
+    used: u64,
+}
+
+impl NpzReader {
+    /// Opens `path` and checks the sizes its directory declares against `limits`.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no zip, or declares more than the limits allow.
+    pub fn open(path: &Path, limits: Limits) -> Result<Self, DatasetError> {
+        let io = |source| DatasetError::Io { path: path.to_owned(), source };
+        let broken = |reason: String| DatasetError::Archive { path: path.to_owned(), reason };
+        let file = File::open(path).map_err(io)?;
+        if !file.metadata().map_err(io)?.is_file() {
+            return Err(broken("not a file".to_owned()));
+        }
+        let archive = ZipArchive::new(BufReader::new(file)).map_err(|error| broken(error.to_string()))?;
+        if archive.len() > limits.max_members {
+            return Err(broken(format!("{} members: at most {}", archive.len(), limits.max_members)));
+        }
+        let reader = Self { path: path.to_owned(), archive, limits, used: 0 };
+        reader.check_declared_sizes()?;
+        Ok(reader)
+    }
+
+    fn check_declared_sizes(&self) -> Result<(), DatasetError> {
+        let mut total = 0_u64;
+        for index in 0..self.archive.len() {
+            let member = self.archive.by_index_data(index).map_err(|error| self.broken(error.to_string()))?;
+            let name = member.name().map_err(|error| self.broken(error.to_string()))?;
+            total = total.saturating_add(member.size());
+            if total > self.limits.max_bytes {
+                return Err(self.too_large(key_of(&name), total));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys of the arrays, in the file's order.
+    pub fn keys(&self) -> Vec<String> {
+        let names = (0..self.archive.len()).filter_map(|index| self.archive.name_for_index(index)?.ok());
+        names.filter(|name| name.ends_with(".npy")).map(|name| key_of(&name).to_owned()).collect()
+    }
+
+    /// Reads the array called `key`; `None` when there is none.
+    ///
+    /// # Errors
+    /// A damaged or unsupported member, or one that inflates to something else than it declared.
+    pub fn read(&mut self, key: &str) -> Result<Option<NpyArray>, DatasetError> {
+        match self.archive.index_for_name(&format!("{key}.npy")) {
+            Some(index) => {
+                let bytes = self.inflate(key, index)?;
+                npy::decode(&bytes).map(Some).map_err(|error| self.npy_error(key, error))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Reads the array called `key`.
+    ///
+    /// # Errors
+    /// As [`Self::read`], or when there is none.
+    pub fn require(&mut self, key: &str) -> Result<NpyArray, DatasetError> {
+        self.read(key)?.ok_or_else(|| {
+            let keys = self.keys();
+            DatasetError::MissingKey {
+                path: self.path.clone(),
+                key: key.to_owned(),
+                present: if keys.is_empty() { "no arrays".to_owned() } else { keys.join(", ") },
+            }
+        })
+    }
+
+    fn inflate(&mut self, key: &str, index: usize) -> Result<Vec<u8>, DatasetError> {
+        let path = self.path.clone();
+        let damaged =
+            |reason: String| DatasetError::Array { path: path.clone(), key: key.to_owned(), reason };
+        let left = self.limits.max_bytes.saturating_sub(self.used);
+
+        let member = self.archive.by_index(index).map_err(|error| damaged(error.to_string()))?;
+        let method = member.compression();
+        if !matches!(method, CompressionMethod::Stored | CompressionMethod::Deflated) {
+            return Err(damaged(format!(
+                "compression {method:?} is not supported: expected stored or deflated"
+            )));
+        }
+        let declared = member.size();
+        let mut bytes = Vec::with_capacity(declared.min(MAX_RESERVED_BYTES).min(left) as usize);
+        // One byte more than declared tells an honest member from one that lies about its size.
+        let mut content = member.take(declared.saturating_add(1).min(left.saturating_add(1)));
+        content.read_to_end(&mut bytes).map_err(|error| damaged(format!("truncated or damaged: {error}")))?;
+        drop(content);
+
+        let found = bytes.len() as u64;
+        if found > left {
+            return Err(self.too_large(key, self.used.saturating_add(found)));
+        }
+        if found != declared {
+            let relation = if found > declared { "more than" } else { "less than" };
+            return Err(damaged(format!(
+                "inflates to {relation} the {declared} bytes that the directory declares"
+            )));
+        }
+        self.used = self.used.saturating_add(found);
+        Ok(bytes)
+    }
+
+    fn broken(&self, reason: String) -> DatasetError {
+        DatasetError::Archive { path: self.path.clone(), reason }
+    }
+
+    fn too_large(&self, key: &str, bytes: u64) -> DatasetError {
+        DatasetError::TooLarge {
+            path: self.path.clone(),
+            key: key.to_owned(),
+            bytes,
+            limit: self.limits.max_bytes,
+        }
+    }
+
+    fn npy_error(&self, key: &str, error: NpyError) -> DatasetError {
+        let (path, key) = (self.path.clone(), key.to_owned());
+        match error {
+            NpyError::Malformed(reason) => DatasetError::Array { path, key, reason },
+            NpyError::Dtype(found) => {
+                DatasetError::Dtype { path, key, expected: "int64, float32, float16 or bool", found }
+            }
+        }
+    }
+}
+
+fn key_of(name: &str) -> &str {
+    name.strip_suffix(".npy").unwrap_or(name)
+}
+
+/// Writes `arrays` to `path` as `numpy.savez` would: stored, not deflated. The same arrays give the same
+/// bytes. The file appears whole or not at all: it is written under another name and then renamed.
+///
+/// # Errors
+/// The file cannot be written, or a shape does not describe its values.
+pub fn write_npz(path: &Path, arrays: &[(&str, NpyArray)]) -> Result<(), DatasetError> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".partial.{}", std::process::id()));
+    let partial = PathBuf::from(partial);
+    let io = |source| DatasetError::Io { path: path.to_owned(), source };
+
+    let written = write_members(path, &partial, arrays);
+    let renamed = written.and_then(|()| std::fs::rename(&partial, path).map_err(io));
+    if renamed.is_err() {
+        // The first error is the one to tell; the leftover may not even exist.
+        let _ = std::fs::remove_file(&partial);
+    }
+    renamed
+}
+
+fn write_members(path: &Path, partial: &Path, arrays: &[(&str, NpyArray)]) -> Result<(), DatasetError> {
+    let io = |source| DatasetError::Io { path: path.to_owned(), source };
+    let zip = |error: zip::result::ZipError| io(std::io::Error::other(error));
+    let mut archive = ZipWriter::new(BufWriter::new(File::create(partial).map_err(io)?));
+    for (key, array) in arrays {
+        let bytes = npy::encode(array).map_err(|error| DatasetError::Array {
+            path: path.to_owned(),
+            key: (*key).to_owned(),
+            reason: error.to_string(),
+        })?;
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .large_file(bytes.len() as u64 >= u64::from(u32::MAX));
+        archive.start_file(format!("{key}.npy"), options).map_err(zip)?;
+        archive.write_all(&bytes).map_err(io)?;
+    }
+    let file = archive.finish().map_err(zip)?.into_inner().map_err(|error| io(error.into_error()))?;
+    file.sync_all().map_err(io)
+}
