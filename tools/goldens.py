@@ -19,6 +19,7 @@ import argparse
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 # One thread and no hub: the sums keep their order, and nothing is looked up on a network.
@@ -28,7 +29,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 import transformers
 
-from oracle import cases, checkpoints, verify, wheel
+from oracle import cases, checkpoints, images, rotation, text, verify, wheel
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 
@@ -42,15 +43,20 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     transformers.logging.set_verbosity_error()
+    # The vendored Florence-2 calls mask helpers that transformers 5 has deprecated.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     lerobot = wheel.load(arguments.lerobot_wheel)
+    for folder in ("checkpoints", "cases", "images", "tokenizer"):
+        shutil.rmtree(arguments.out / folder, ignore_errors=True)
     write_model_goldens(lerobot, arguments.out)
+    images.write(lerobot, arguments.out / "images")
+    text.write(arguments.out / "tokenizer")
+    rotation.write(lerobot, arguments.out / "rotation.json")
     return 0
 
 
 def write_model_goldens(lerobot: wheel.Lerobot, out: Path) -> None:
     """Checkpoints and cases, each verified before it is written."""
-    for folder in ("checkpoints", "cases"):
-        shutil.rmtree(out / folder, ignore_errors=True)
     written = {
         spec.name: checkpoints.write(lerobot, spec, out / "checkpoints" / spec.name)
         for spec in checkpoints.SPECS

@@ -9,15 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import files, layouts, processors
+from . import files, layouts, processors, text
 from .layouts import Layout
-from .model import ENCODER_EMBEDDING, SHARED_EMBEDDING, PolicySizes, Sizes, TextSizes, VisionSizes, Xvla, randomise
+from .model import PolicySizes, Sizes, TextSizes, VisionSizes, Xvla, randomise
 from .processors import Processors
 from .wheel import Lerobot
+
+# For checkpoints whose point lies elsewhere.
+SMALL_VISION = VisionSizes(embed_dim=(4, 8, 8, 16), num_heads=(1, 2, 4, 2), num_groups=(2, 1, 2, 4), depths=(1, 1, 1, 1))
+SMALL_TEXT = TextSizes(d_model=12, encoder_layers=1, encoder_attention_heads=3, encoder_ffn_dim=20)
+
+# As Florence-2 ships it, at a tiny size; 3 is PIL's number for bicubic.
+PREPROCESSOR_CONFIG: dict[str, Any] = {
+    "crop_size": {"height": 40, "width": 40},
+    "do_center_crop": False,
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_processor_type": "CLIPImageProcessor",
+    "image_std": [0.229, 0.224, 0.225],
+    "processor_class": "XVLAProcessor",
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+    "size": {"height": 40, "width": 40},
+}
 
 # The token embedding may be stored under one of its names, or both.
 SHARED, ENCODER, BOTH = "shared", "encoder", "both"
 
+# Three stages, and nothing the same from one stage to the next.
 ODD_VISION = VisionSizes(
     embed_dim=(8, 12, 24),
     num_heads=(2, 3, 2),
@@ -50,24 +72,136 @@ class Spec:
     # Width of the robot's state where lerobot pads it up to the model's.
     state_dim: int | None = None
     mean_std: bool = False
+    # tokenizer.json and preprocessor_config.json beside the weights.
+    with_processor_files: bool = False
 
 
 SPECS: tuple[Spec, ...] = (
     Spec(
         name="native_ee6d",
-        covers="lerobot under transformers' names, florence_config in transformers' notation; f32; embedding as encoder.embed_tokens only; ee6d",
+        covers="lerobot under transformers' names and in transformers' vision notation; f32; embedding as "
+        "`encoder.embed_tokens` only; ee6d",
         layout=Layout.NATIVE,
         seed=101,
         embedding=ENCODER,
         native_vision_keys=True,
     ),
     Spec(
+        name="native_so101",
+        covers="lerobot under transformers' names but in Microsoft's vision notation; 2 shards; so101_bimanual "
+        "with 12 real dimensions; state of 12 padded to 20",
+        layout=Layout.NATIVE,
+        seed=103,
+        sizes=Sizes(SMALL_VISION, SMALL_TEXT, PolicySizes(action_mode="so101_bimanual", real_action_dim=12)),
+        shards=2,
+        state_dim=12,
+    ),
+    Spec(
+        name="native_franka_odd",
+        covers="3 vision stages that share no size; franka_joint7; odd dim_time; no soft prompts; "
+        "mlp_ratio 2.7 (hidden width rounds down); embedding as `shared` only",
+        layout=Layout.NATIVE,
+        seed=104,
+        sizes=Sizes(
+            ODD_VISION,
+            SMALL_TEXT,
+            PolicySizes(
+                action_mode="franka_joint7",
+                mlp_ratio=2.7,
+                dim_time=9,
+                len_soft_prompts=0,
+                proprio_dim=8,
+                real_action_dim=7,
+            ),
+        ),
+        embedding=SHARED,
+        native_vision_keys=True,
+    ),
+    Spec(
         name="original_ee6d",
-        covers="2toINF layout; f32; embedding as shared only; training-only decoder, lm_head and final_logits_bias present; ee6d; with tokenizer.json and preprocessor_config.json",
+        covers="2toINF layout; f32; embedding as `shared` only; training-only `decoder.*`, `lm_head` and "
+        "`final_logits_bias` present; ee6d; with tokenizer.json and preprocessor_config.json",
         layout=Layout.ORIGINAL,
         seed=102,
         embedding=SHARED,
         decoder_extras=True,
+        with_processor_files=True,
+    ),
+    Spec(
+        name="original_joint_f16",
+        covers="2toINF layout; F16; joint, so 14 dimensions of action and proprioception; config.json without "
+        "the keys that equal Florence-2's class defaults",
+        layout=Layout.ORIGINAL,
+        seed=105,
+        sizes=Sizes(policy=PolicySizes(action_mode="joint", proprio_dim=14, real_action_dim=14)),
+        dtype=torch.float16,
+        omit_defaults=True,
+    ),
+    Spec(
+        name="original_agibot_hetero",
+        covers="2toINF layout; agibot_ee6d; projections per domain (`use_hetero_proj`); D, policy width and "
+        "head counts all different",
+        layout=Layout.ORIGINAL,
+        seed=106,
+        sizes=Sizes(
+            SMALL_VISION,
+            SMALL_TEXT,
+            PolicySizes(action_mode="agibot_ee6d", hidden_size=18, num_heads=3, use_hetero_proj=True),
+        ),
+    ),
+    Spec(
+        name="original_auto",
+        covers="2toINF layout; auto with `real_action_dim` 8 of `max_action_dim` 11; proprioception of 8 padded to 11",
+        layout=Layout.ORIGINAL,
+        seed=107,
+        sizes=Sizes(
+            SMALL_VISION,
+            SMALL_TEXT,
+            PolicySizes(action_mode="auto", proprio_dim=11, max_action_dim=11, real_action_dim=8),
+        ),
+        state_dim=8,
+    ),
+    Spec(
+        name="vendored_joint_hetero",
+        covers="lerobot 0.4.4 layout; f32; both embeddings; joint with proprioception wider (17) than the action "
+        "(14); projections per domain",
+        layout=Layout.VENDORED,
+        seed=108,
+        sizes=Sizes(
+            SMALL_VISION,
+            SMALL_TEXT,
+            PolicySizes(
+                action_mode="joint",
+                depth=2,
+                len_soft_prompts=5,
+                use_hetero_proj=True,
+                proprio_dim=17,
+                real_action_dim=14,
+            ),
+        ),
+        state_dim=14,
+    ),
+    Spec(
+        name="vendored_auto_bf16",
+        covers="lerobot 0.4.4 layout; BF16; 3 shards; embedding as `encoder.embed_tokens` only; auto, 7 of 20 "
+        "dimensions; `use_proprio` false, so P is 0; training-only extras",
+        layout=Layout.VENDORED,
+        seed=109,
+        sizes=Sizes(policy=PolicySizes(action_mode="auto", proprio_dim=0, real_action_dim=7)),
+        dtype=torch.bfloat16,
+        embedding=ENCODER,
+        shards=3,
+        decoder_extras=True,
+        use_proprio=False,
+    ),
+    Spec(
+        name="vendored_mean_std",
+        covers="lerobot 0.4.4 fine-tune with MEAN_STD of state (6, padded to 20) and action (6 of 20); auto",
+        layout=Layout.VENDORED,
+        seed=110,
+        sizes=Sizes(SMALL_VISION, SMALL_TEXT, PolicySizes(action_mode="auto", real_action_dim=6)),
+        state_dim=6,
+        mean_std=True,
     ),
 )
 
@@ -103,6 +237,9 @@ def write(lerobot: Lerobot, spec: Spec, folder: Path) -> Checkpoint:
     else:
         files.write_safetensors(folder / "model.safetensors", tensors)
 
+    if spec.with_processor_files:
+        text.train().save(str(folder / "tokenizer.json"))
+        files.write_json(folder / "preprocessor_config.json", PREPROCESSOR_CONFIG)
     pipelines = processors.build(lerobot, config, spec.seed) if spec.mean_std else None
     if pipelines is not None:
         pipelines.save(folder)
@@ -142,5 +279,3 @@ def _decoder_extras(spec: Spec) -> dict[str, Tensor]:
         f"{model}.decoder.layers.0.fc1.bias": torch.ones(8, dtype=spec.dtype),
     }
 
-
-__all__ = ["ENCODER_EMBEDDING", "SHARED_EMBEDDING", "SPECS", "Checkpoint", "PolicySizes", "Spec", "TextSizes", "write"]

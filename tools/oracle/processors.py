@@ -42,11 +42,7 @@ class Processors:
 
 
 def build(lerobot: Lerobot, config: dict[str, Any], seed: int) -> Processors:
-    """The pipelines lerobot makes for this config.json, with random statistics.
-
-    One deviation of the state is zero, as for a joint that never moved in a data set: lerobot then
-    divides by its epsilon, 1e-8.
-    """
+    """The pipelines lerobot makes for this config.json, with random statistics."""
     configs = lerobot.configs
     features = {
         key: {

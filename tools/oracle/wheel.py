@@ -32,7 +32,13 @@ BARE_PACKAGES = (
 # Modules that would pull in the rest of lerobot; nothing computed here depends on them.
 STUBBED_MODULES: dict[str, dict[str, Any]] = {
     "lerobot.configs.policies": {},
-    "lerobot.datasets.factory": {},
+    # The one constant of that file which the image steps read, as it stands there.
+    "lerobot.datasets.factory": {
+        "IMAGENET_STATS": {
+            "mean": [[[0.485]], [[0.456]], [[0.406]]],
+            "std": [[[0.229]], [[0.224]], [[0.225]]],
+        }
+    },
     "lerobot.datasets.lerobot_dataset": {},
     "lerobot.policies.pretrained": {},
     "lerobot.policies.utils": {},
@@ -65,6 +71,7 @@ class Lerobot:
     configs: ModuleType
     processor_xvla: ModuleType
     tokenizer_processor: ModuleType
+    utils: ModuleType
 
 
 def load(wheel: Path) -> Lerobot:
@@ -100,6 +107,7 @@ def load(wheel: Path) -> Lerobot:
         "configs": "lerobot.configs.types",
         "processor_xvla": "lerobot.policies.xvla.processor_xvla",
         "tokenizer_processor": "lerobot.processor.tokenizer_processor",
+        "utils": "lerobot.policies.xvla.utils",
     }
     lerobot = Lerobot(**{field: importlib.import_module(name) for field, name in modules.items()})
     _bridge_transformers_5(lerobot.configuration_florence2)
