@@ -309,7 +309,9 @@ pub enum PipelineError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The model answered with NaN or infinity; such actions are never handed on.
-    #[error("the policy produced a non-finite action (sample {sample}, step {step}, channel {channel}): the chunk is withheld")]
+    #[error(
+        "the policy produced a non-finite action (sample {sample}, step {step}, channel {channel}): the chunk is withheld"
+    )]
     NonFiniteAction {
         /// Index within the batch.
         sample: usize,

@@ -18,6 +18,7 @@
 //! Imports point downwards only; `tests/layers.rs` enforces it.
 
 pub mod bench;
+pub mod config;
 pub mod error;
 pub mod transform;
 pub mod types;
