@@ -20,5 +20,6 @@
 pub mod bench;
 pub mod config;
 pub mod error;
+pub mod model;
 pub mod transform;
 pub mod types;
