@@ -4,64 +4,14 @@
 //! exactly it on ROS 2, and the command line reads the same YAML files through [`read_parameters_file`]; both end in
 //! [`Config::from_parameters`], so that a file that starts the node also drives the bench.
 
-use serde_yaml::Value as Yaml;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+mod file;
+mod parameters;
 
-/// A parameter's value, in the types ROS 2 parameters have.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Value {
-    /// true or false
-    Bool(bool),
-    /// A whole number.
-    Integer(i64),
-    /// A number.
-    Double(f64),
-    /// Text.
-    String(String),
-    /// A list of texts.
-    Strings(Vec<String>),
-}
+pub use file::read_parameters_file;
+pub use parameters::{Domain, MAX_CAMERAS, Parameter, Parameters, Value, declared};
 
-impl Value {
-    /// The type, as people call it.
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Bool(_) => "a boolean",
-            Self::Integer(_) => "an integer",
-            Self::Double(_) => "a number",
-            Self::String(_) => "a string",
-            Self::Strings(_) => "a list of strings",
-        }
-    }
-}
-
-/// Parameters by their dotted names.
-pub type Parameters = BTreeMap<String, Value>;
-
-/// What a parameter may be.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Domain {
-    /// Any value of the default's type.
-    Any,
-    /// A number within both bounds.
-    Range(f64, f64),
-    /// One of these texts.
-    Choice(&'static [&'static str]),
-}
-
-/// One row of the table.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Parameter {
-    /// Dotted name.
-    pub name: String,
-    /// Default, which also fixes the type.
-    pub default: Value,
-    /// What it may be.
-    pub domain: Domain,
-    /// One sentence for `ros2 param describe` and the README.
-    pub description: &'static str,
-}
+use parameters::{hint, invalid};
+use std::path::PathBuf;
 
 /// Why a set of parameters cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -196,9 +146,6 @@ impl std::str::FromStr for Dtype {
     }
 }
 
-/// The most cameras a node subscribes to.
-pub const MAX_CAMERAS: i64 = 16;
-
 /// A validated deployment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -232,86 +179,6 @@ pub struct Config {
     pub joint_names: Vec<String>,
     /// Threads for libtorch's operators; `None` for its own choice.
     pub num_threads: Option<usize>,
-}
-
-/// Every parameter of a deployment with `cameras` cameras.
-pub fn declared(cameras: usize) -> Vec<Parameter> {
-    use Domain::{Any, Choice, Range};
-    let text = |value: &str| Value::String(value.to_owned());
-    let row =
-        |name: &str, default, domain, description| Parameter { name: name.to_owned(), default, domain, description };
-    let mut rows = vec![
-        row(
-            "checkpoint",
-            text(""),
-            Any,
-            "Folder of the checkpoint: config.json, model.safetensors, tokenizer.json. Required.",
-        ),
-        row("backend", text("libtorch"), Any, "Policy backend; `xvla doctor` lists those this build has."),
-        row("device", text("cpu"), Any, "Where the network runs: cpu, cuda or cuda:N."),
-        row("dtype", text("f32"), Choice(&Dtype::NAMES), "Precision the network computes in."),
-        row("steps", Value::Integer(0), Range(0.0, 1000.0), "Denoising steps; 0 for the checkpoint's own number."),
-        row(
-            "seed",
-            Value::Integer(0),
-            Range(-1.0, 2_147_483_647.0),
-            "Seed of the noise, the same for every chunk, so that a chunk depends on its observation only; -1 for fresh noise in every chunk.",
-        ),
-        row(
-            "domain_id",
-            Value::Integer(0),
-            Range(0.0, 1_048_576.0),
-            "Embodiment: which soft prompts and projections apply (3 is LIBERO).",
-        ),
-        row("step_dt_s", Value::Double(0.1), Range(0.0001, 60.0), "Time between two actions of a chunk, seconds."),
-        row(
-            "action_names",
-            Value::Strings(vec![]),
-            Any,
-            "Names of the action channels; empty for the action space's own.",
-        ),
-        row("frame_id", text(""), Any, "frame_id of published headers."),
-        row("instruction", text(""), Any, "Instruction until one arrives on the topic; empty to wait for it."),
-        row(
-            "num_threads",
-            Value::Integer(0),
-            Range(0.0, 1024.0),
-            "Threads for libtorch's operators; 0 for its own choice.",
-        ),
-        row(
-            "cameras.count",
-            Value::Integer(1),
-            Range(1.0, MAX_CAMERAS as f64),
-            "Cameras, in the checkpoint's order of views.",
-        ),
-        row(
-            "proprio.source",
-            text("joint_states"),
-            Choice(&["joint_states", "ee_pose", "proprio"]),
-            "Where proprioception comes from.",
-        ),
-        row(
-            "proprio.joint_names",
-            Value::Strings(vec![]),
-            Any,
-            "Joints of joint_states in the checkpoint's order of channels; required for that source.",
-        ),
-    ];
-    for camera in 0..cameras {
-        rows.push(row(
-            &format!("cameras.{camera}.transport"),
-            text("raw"),
-            Choice(&["raw", "compressed"]),
-            "How this camera's images travel.",
-        ));
-        rows.push(row(
-            &format!("cameras.{camera}.rotate_180"),
-            Value::Bool(false),
-            Any,
-            "Whether this camera's images are turned by 180 degrees (LIBERO's agent view).",
-        ));
-    }
-    rows
 }
 
 impl Config {
@@ -408,14 +275,6 @@ impl Complete {
     }
 }
 
-fn camera_count(given: &Parameters) -> Result<usize, ConfigError> {
-    match given.get("cameras.count") {
-        None => Ok(1),
-        Some(Value::Integer(count)) if (1..=MAX_CAMERAS).contains(count) => Ok(count.unsigned_abs() as usize),
-        Some(_) => Err(invalid("cameras.count", format!("expected an integer within 1..={MAX_CAMERAS}"))),
-    }
-}
-
 /// Checks `given` against the table and fills in defaults.
 fn complete(given: &Parameters, rows: &[Parameter]) -> Result<Complete, ConfigError> {
     if let Some(name) = given.keys().find(|name| !rows.iter().any(|row| row.name == **name)) {
@@ -429,101 +288,127 @@ fn complete(given: &Parameters, rows: &[Parameter]) -> Result<Complete, ConfigEr
     Ok(Complete(values))
 }
 
-impl Parameter {
-    /// `value` in this parameter's type, if it may have it. Whole numbers pass for numbers, an empty list for any list.
-    ///
-    /// # Errors
-    /// [`ConfigError::Invalid`] saying what was expected.
-    pub fn check(&self, value: Value) -> Result<Value, ConfigError> {
-        let value = match (&self.default, value) {
-            (Value::Double(_), Value::Integer(whole)) => Value::Double(whole as f64),
-            (default, value) if std::mem::discriminant(default) == std::mem::discriminant(&value) => value,
-            (default, value) => {
-                return Err(invalid(&self.name, format!("expected {}, found {}", default.kind(), value.kind())));
+fn camera_count(given: &Parameters) -> Result<usize, ConfigError> {
+    match given.get("cameras.count") {
+        None => Ok(1),
+        Some(Value::Integer(count)) if (1..=MAX_CAMERAS).contains(count) => Ok(count.unsigned_abs() as usize),
+        Some(_) => Err(invalid("cameras.count", format!("expected an integer within 1..={MAX_CAMERAS}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn minimal() -> Parameters {
+        Parameters::from([
+            ("checkpoint".to_owned(), Value::String("model".to_owned())),
+            ("proprio.joint_names".to_owned(), Value::Strings(vec!["a".to_owned(), "b".to_owned()])),
+        ])
+    }
+
+    fn with(name: &str, value: Value) -> Result<Config, ConfigError> {
+        let mut parameters = minimal();
+        parameters.insert(name.to_owned(), value);
+        Config::from_parameters(&parameters)
+    }
+
+    fn refusal(name: &str, value: Value) -> String {
+        with(name, value).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_checkpoint_and_joint_names_are_all_that_is_required() {
+        let config = Config::from_parameters(&minimal()).unwrap();
+        assert_eq!(config.cameras.len(), 1);
+        assert_eq!(config.seed, Some(0));
+        assert_eq!(config.steps, None);
+        assert!(Config::from_parameters(&Parameters::new()).unwrap_err().to_string().contains("checkpoint"));
+    }
+
+    #[test]
+    fn a_misspelt_parameter_is_refused_with_a_hint() {
+        let message = refusal("camera.count", Value::Integer(2));
+        assert_eq!(message, "parameter `camera.count` does not exist: did you mean `cameras.count`?");
+    }
+
+    #[test]
+    fn a_camera_beyond_the_count_is_refused() {
+        assert!(refusal("cameras.1.rotate_180", Value::Bool(true)).contains("does not exist"));
+        let mut parameters = minimal();
+        parameters.insert("cameras.count".to_owned(), Value::Integer(2));
+        parameters.insert("cameras.1.rotate_180".to_owned(), Value::Bool(true));
+        let cameras = Config::from_parameters(&parameters).unwrap().cameras;
+        assert_eq!(cameras.iter().map(|camera| camera.rotate_180).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn a_wrong_type_a_value_out_of_range_and_an_unknown_choice_are_refused_by_name() {
+        assert_eq!(
+            refusal("steps", Value::Integer(2000)),
+            "parameter `steps`: 2000 is out of range: expected 0..=1000"
+        );
+        assert_eq!(
+            refusal("steps", Value::String("ten".to_owned())),
+            "parameter `steps`: expected an integer, found a string"
+        );
+        assert!(refusal("dtype", Value::String("f64".to_owned())).contains("expected one of f32, f16, bf16"));
+        assert!(refusal("device", Value::String("tpu".to_owned())).contains("`tpu` is not a device"));
+        assert!(refusal("step_dt_s", Value::Double(f64::NAN)).contains("out of range"));
+    }
+
+    #[test]
+    fn a_whole_number_passes_for_a_number() {
+        assert_eq!(with("step_dt_s", Value::Integer(1)).unwrap().step_dt_s, 1.0);
+    }
+
+    #[test]
+    fn a_negative_seed_means_fresh_noise() {
+        assert_eq!(with("seed", Value::Integer(-1)).unwrap().seed, None);
+    }
+
+    #[test]
+    fn a_joint_named_twice_is_refused() {
+        let names = Value::Strings(vec!["a".to_owned(), "b".to_owned(), "a".to_owned()]);
+        assert!(refusal("proprio.joint_names", names).contains("`a` is named twice"));
+    }
+
+    #[test]
+    fn a_parameter_file_may_nest_names_or_dot_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("robot.yaml");
+        std::fs::write(
+            &path,
+            "/**:\n  ros__parameters:\n    checkpoint: model\n    cameras:\n      count: 1\n      0: {rotate_180: true}\n    \
+             proprio.joint_names: [a]\n",
+        )
+        .unwrap();
+        let config = Config::from_parameters(&read_parameters_file(&path).unwrap()).unwrap();
+        assert!(config.cameras[0].rotate_180);
+        assert_eq!(config.joint_names, ["a"]);
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::Integer),
+            any::<f64>().prop_map(Value::Double),
+            ".{0,8}".prop_map(Value::String),
+            proptest::collection::vec(".{0,4}", 0..3).prop_map(Value::Strings),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_well_formed(row in 0..declared(1).len(), value in any_value()) {
+            let name = declared(1)[row].name.clone();
+            if let Ok(config) = with(&name, value) {
+                prop_assert!((1..=MAX_CAMERAS as usize).contains(&config.cameras.len()));
+                prop_assert!(config.step_dt_s.is_finite() && config.step_dt_s > 0.0);
+                prop_assert!(config.steps.is_none_or(|steps| (1..=1000).contains(&steps)));
+                prop_assert!(config.domain_id >= 0);
             }
-        };
-        let number = match &value {
-            Value::Integer(whole) => Some(*whole as f64),
-            Value::Double(number) => Some(*number),
-            _ => None,
-        };
-        match (&self.domain, number, &value) {
-            (Domain::Range(min, max), Some(number), _) if !(*min..=*max).contains(&number) => {
-                Err(invalid(&self.name, format!("{number} is out of range: expected {min}..={max}")))
-            }
-            (Domain::Choice(choices), _, Value::String(text)) if !choices.contains(&text.as_str()) => {
-                Err(invalid(&self.name, format!("`{text}`: expected one of {}", choices.join(", "))))
-            }
-            _ => Ok(value),
         }
-    }
-}
-
-/// Points at a name that shares the last part of `name`, if there is one.
-fn hint(name: &str, rows: &[Parameter]) -> String {
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    match rows.iter().find(|row| last(&row.name) == last(name) || row.name.contains(name)) {
-        Some(row) => format!(": did you mean `{}`?", row.name),
-        None => String::new(),
-    }
-}
-
-fn invalid(name: &str, reason: impl Into<String>) -> ConfigError {
-    ConfigError::Invalid { name: name.to_owned(), reason: reason.into() }
-}
-
-/// Reads a ROS 2 parameter file (`<node>: ros__parameters: …`), or the bare parameters.
-///
-/// # Errors
-/// A file that cannot be read, is not YAML, or holds a value no parameter can have.
-pub fn read_parameters_file(path: &Path) -> Result<Parameters, ConfigError> {
-    let malformed = |reason: String| ConfigError::Malformed { path: path.to_owned(), reason };
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
-    let root: Yaml = serde_yaml::from_str(&text).map_err(|error| malformed(format!("not YAML: {error}")))?;
-    let mut parameters = Parameters::new();
-    let Some(nodes) = root.as_mapping() else {
-        return Err(malformed("no parameters: expected `<node>: ros__parameters:`".to_owned()));
-    };
-    let mut found = false;
-    for section in nodes.values().filter_map(|node| node.get("ros__parameters")) {
-        found = true;
-        flatten("", section, &mut parameters).map_err(malformed)?;
-    }
-    if !found {
-        flatten("", &root, &mut parameters).map_err(malformed)?;
-    }
-    Ok(parameters)
-}
-
-/// Adds the leaves of `tree` under their dotted names.
-fn flatten(prefix: &str, tree: &Yaml, into: &mut Parameters) -> Result<(), String> {
-    let Some(mapping) = tree.as_mapping() else {
-        let value =
-            scalar(tree).ok_or_else(|| format!("parameter `{prefix}`: a value of this kind is not supported"))?;
-        into.insert(prefix.to_owned(), value);
-        return Ok(());
-    };
-    for (key, value) in mapping {
-        let key = match key {
-            Yaml::String(key) => key.clone(),
-            Yaml::Number(key) => key.to_string(),
-            other => return Err(format!("`{prefix}`: {other:?} is not a parameter name")),
-        };
-        let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
-        flatten(&name, value, into)?;
-    }
-    Ok(())
-}
-
-fn scalar(value: &Yaml) -> Option<Value> {
-    match value {
-        Yaml::Bool(value) => Some(Value::Bool(*value)),
-        Yaml::Number(number) => number.as_i64().map(Value::Integer).or_else(|| number.as_f64().map(Value::Double)),
-        Yaml::String(text) => Some(Value::String(text.clone())),
-        Yaml::Sequence(items) => {
-            let texts = items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>()?;
-            Some(Value::Strings(texts))
-        }
-        _ => None,
     }
 }

@@ -3,6 +3,24 @@
 
 use std::path::PathBuf;
 
+/// What libtorch said. Shows its first line; the C++ stack trace that follows is in the `Debug` form.
+#[derive(Clone, PartialEq)]
+pub struct LibtorchError(pub String);
+
+impl std::fmt::Display for LibtorchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.lines().next().unwrap_or_default())
+    }
+}
+
+impl std::fmt::Debug for LibtorchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LibtorchError {}
+
 /// A checkpoint folder that cannot be used: configuration, weights, tokenizer or processors.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
@@ -78,11 +96,11 @@ pub enum CheckpointError {
     },
     /// libtorch refused while the weights were being read.
     #[error("{}: libtorch: {source}", path.display())]
-    Torch {
+    Libtorch {
         /// The weights.
         path: PathBuf,
         /// What libtorch said.
-        source: tch::TchError,
+        source: LibtorchError,
     },
 }
 
@@ -290,7 +308,7 @@ pub enum BackendError {
     },
     /// libtorch refused an operation (shape, device, memory).
     #[error("libtorch: {0}")]
-    Torch(#[from] tch::TchError),
+    Libtorch(#[source] LibtorchError),
 }
 
 /// Anything that keeps the pipeline from loading or from answering.

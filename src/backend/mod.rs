@@ -10,7 +10,13 @@ pub mod select;
 
 use crate::error::BackendError;
 use crate::model::vlm::VlmTokens;
-use tch::Tensor;
+use tch::{TchError, Tensor};
+
+impl From<TchError> for BackendError {
+    fn from(error: TchError) -> Self {
+        Self::Libtorch(error.into())
+    }
+}
 
 /// What the vision-language half looks at.
 #[derive(Debug)]

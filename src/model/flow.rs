@@ -49,7 +49,7 @@ mod tests {
     fn noise_and_prediction_are_mixed_by_time() {
         let noise = Tensor::from_slice(&[8.0f32]);
         let mut seen = Vec::new();
-        denoise(&noise, 4, |x, _| {
+        let _ = denoise(&noise, 4, |x, _| {
             seen.push(x.double_value(&[0]));
             Tensor::f_from_slice(&[4.0f32])
         })
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn no_steps_counts_as_one() {
         let mut calls = 0;
-        denoise(&Tensor::from_slice(&[1.0f32]), 0, |x, _| {
+        let _ = denoise(&Tensor::from_slice(&[1.0f32]), 0, |x, _| {
             calls += 1;
             Ok(x.shallow_clone())
         })

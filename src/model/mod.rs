@@ -30,11 +30,17 @@ pub mod vision;
 pub mod vlm;
 pub mod weights;
 
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, LibtorchError};
 use config::ModelConfig;
 use layout::Layout;
 use tch::{TchError, Tensor};
 use weights::Weights;
+
+impl From<TchError> for LibtorchError {
+    fn from(error: TchError) -> Self {
+        Self(error.to_string())
+    }
+}
 
 /// What every `forward` returns.
 pub type TensorResult = Result<Tensor, TchError>;

@@ -174,7 +174,7 @@ impl Weights {
             let bytes = if aligned { bytes } else { bytes.f_to_dtype(Kind::Uint8, false, true)? };
             bytes.f_view_dtype(kind)?.f_view(entry.shape.as_slice())
         };
-        view().map_err(|source| CheckpointError::Torch { path: file.path.clone(), source })
+        view().map_err(|error| CheckpointError::Libtorch { path: file.path.clone(), source: error.into() })
     }
 }
 
@@ -244,7 +244,7 @@ impl Scope<'_> {
 
     /// Puts the path of the weights to an error of libtorch.
     pub fn torch<T>(&self, result: Result<T, TchError>) -> Result<T, CheckpointError> {
-        result.map_err(|source| CheckpointError::Torch { path: self.weights.path.clone(), source })
+        result.map_err(|error| CheckpointError::Libtorch { path: self.weights.path.clone(), source: error.into() })
     }
 }
 
@@ -319,7 +319,7 @@ fn map_file(path: PathBuf) -> Result<Mapped, CheckpointError> {
         return Err(malformed(&path, "the path is not valid UTF-8"));
     };
     let bytes = Tensor::f_from_file(name, false, size, (Kind::Uint8, Device::Cpu))
-        .map_err(|source| CheckpointError::Torch { path: path.clone(), source })?;
+        .map_err(|error| CheckpointError::Libtorch { path: path.clone(), source: error.into() })?;
     Ok(Mapped { path, bytes })
 }
 
