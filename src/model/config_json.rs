@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// The model's configuration within a checkpoint folder.
 pub const CONFIG_FILE: &str = "config.json";
 /// The image processor's configuration within a checkpoint folder.
-const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+pub(super) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
 /// No size in a plausible checkpoint comes near this; it keeps products within `i64`.
 const MAX_SIZE: i64 = 1 << 20;

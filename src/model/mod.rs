@@ -13,11 +13,14 @@
 //! | [`policy`] | the soft-prompted transformer | Zheng et al. 2025, "X-VLA" |
 //! | [`flow`] | the denoising loop, generic over the network | the same |
 //! | [`action_space`] | what the channels of an action mean | the same |
+//! | [`audit`] | what is wrong with a checkpoint, all of it | – |
+//! | [`synth`] | checkpoints with random weights | – |
 //!
 //! Letters in shape comments are those of [`crate::types`], and: D projection width, C channels of a vision
 //! stage, N image tokens per view (h·w + 1), H hidden width of the policy, S soft prompts.
 
 pub mod action_space;
+pub mod audit;
 pub mod config;
 mod config_json;
 pub mod flow;
@@ -25,6 +28,7 @@ pub mod layers;
 pub mod layout;
 pub mod policy;
 pub mod projector;
+pub mod synth;
 pub mod text;
 pub mod vision;
 pub mod vlm;
@@ -34,7 +38,7 @@ use crate::error::{CheckpointError, LibtorchError};
 use config::ModelConfig;
 use layout::Layout;
 use tch::{TchError, Tensor};
-use weights::Weights;
+use weights::{Scope, Weights};
 
 impl From<TchError> for LibtorchError {
     fn from(error: TchError) -> Self {
@@ -57,9 +61,12 @@ pub fn ignore(_name: &str, _tensor: &Tensor) {}
 /// # Errors
 /// None in practice: nothing is read.
 pub fn inventory(config: &ModelConfig, layout: Layout) -> Result<Vec<(String, Vec<i64>)>, CheckpointError> {
-    Weights::inventory(layout, |root| {
-        vlm::Vlm::new(root, config)?;
-        policy::Policy::new(root, &config.policy, config.projection_dim)?;
-        Ok(())
-    })
+    Weights::inventory(layout, |root| network(root, config))
+}
+
+/// Asks for every tensor of the network, as loading it does.
+fn network(root: &Scope, config: &ModelConfig) -> Result<(), CheckpointError> {
+    vlm::Vlm::new(root, config)?;
+    policy::Policy::new(root, &config.policy, config.projection_dim)?;
+    Ok(())
 }

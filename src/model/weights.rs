@@ -64,7 +64,15 @@ pub struct Weights {
     entries: BTreeMap<String, TensorEntry>,
     layout: Layout,
     taken: RefCell<BTreeSet<String>>,
-    inventory: Option<RefCell<Vec<(String, Vec<i64>)>>>,
+}
+
+/// What the parts of a network ask for, written down instead of being handed out.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Stored name and shape of every tensor, in the order in which they were asked for.
+    pub asked: RefCell<Vec<(String, Vec<i64>)>>,
+    /// What is wrong with those that are not as they should be.
+    pub problems: RefCell<Vec<CheckpointError>>,
 }
 
 impl Weights {
@@ -83,10 +91,24 @@ impl Weights {
             entries: BTreeMap::new(),
             layout,
             taken: RefCell::default(),
-            inventory: Some(RefCell::default()),
         };
-        build(&weights.root(Kind::Float, Device::Cpu))?;
-        Ok(weights.inventory.map(RefCell::into_inner).unwrap_or_default())
+        Ok(weights.survey(build)?.asked.into_inner())
+    }
+
+    /// What `build` asks for, and everything that keeps these weights from satisfying it. No tensor is touched.
+    ///
+    /// # Errors
+    /// Whatever `build` returns.
+    pub fn survey(
+        &self,
+        build: impl FnOnce(&Scope) -> Result<(), CheckpointError>,
+    ) -> Result<Ledger, CheckpointError> {
+        let ledger = Ledger::default();
+        build(&Scope { ledger: Some(&ledger), ..self.root(Kind::Float, Device::Cpu) })?;
+        if let Err(extra) = self.check_all_taken() {
+            ledger.problems.borrow_mut().push(extra);
+        }
+        Ok(ledger)
     }
 
     /// Maps the weights in `folder` and reads their headers; no tensor is touched yet.
@@ -108,7 +130,7 @@ impl Weights {
         let layout = Layout::detect(entries.keys().map(String::as_str)).ok_or_else(|| {
             malformed(&path, "no tensor `vlm.image_proj_norm.weight` under any prefix: not X-VLA weights")
         })?;
-        Ok(Self { path, files, entries, layout, taken: RefCell::default(), inventory: None })
+        Ok(Self { path, files, entries, layout, taken: RefCell::default() })
     }
 
     /// The names and headers of all tensors, training-only ones included.
@@ -128,7 +150,7 @@ impl Weights {
 
     /// The root from which the network's parts take their tensors, as `kind` on `device`.
     pub fn root(&self, kind: Kind, device: Device) -> Scope<'_> {
-        Scope { weights: self, prefix: String::new(), kind, device }
+        Scope { weights: self, prefix: String::new(), kind, device, ledger: None }
     }
 
     /// To be called when the network is complete: every tensor must have found its place.
@@ -150,20 +172,44 @@ impl Weights {
         }
     }
 
+    /// The first of `names` that is stored, which must have exactly `shape`.
+    fn find<'a>(&'a self, names: &'a [String], shape: &[i64]) -> Result<(&'a str, &'a TensorEntry), CheckpointError> {
+        let Some((name, entry)) = names.iter().find_map(|name| Some((name, self.entries.get(name)?))) else {
+            return Err(CheckpointError::MissingTensor {
+                path: self.path.clone(),
+                name: names.join("` or `"),
+                expected: shape.to_vec(),
+            });
+        };
+        self.taken.borrow_mut().extend(names.iter().cloned());
+        if entry.shape != shape {
+            return Err(CheckpointError::TensorShape {
+                path: self.path.clone(),
+                name: name.clone(),
+                expected: shape.to_vec(),
+                found: entry.shape.clone(),
+            });
+        }
+        self.kind_of(name, entry)?;
+        Ok((name, entry))
+    }
+
+    fn kind_of(&self, stored: &str, entry: &TensorEntry) -> Result<Kind, CheckpointError> {
+        match entry.dtype {
+            Dtype::F32 => Ok(Kind::Float),
+            Dtype::F16 => Ok(Kind::Half),
+            Dtype::BF16 => Ok(Kind::BFloat16),
+            other => Err(CheckpointError::TensorDtype {
+                path: self.path.clone(),
+                name: stored.to_owned(),
+                found: format!("{other:?}"),
+            }),
+        }
+    }
+
     /// The tensor stored as `stored`, a view of the mapped file where alignment allows.
     fn view(&self, stored: &str, entry: &TensorEntry) -> Result<Tensor, CheckpointError> {
-        let kind = match entry.dtype {
-            Dtype::F32 => Kind::Float,
-            Dtype::F16 => Kind::Half,
-            Dtype::BF16 => Kind::BFloat16,
-            other => {
-                return Err(CheckpointError::TensorDtype {
-                    path: self.path.clone(),
-                    name: stored.to_owned(),
-                    found: format!("{other:?}"),
-                });
-            }
-        };
+        let kind = self.kind_of(stored, entry)?;
         let Some(file) = self.files.get(entry.file) else {
             return Err(malformed(&self.path, format!("tensor `{stored}` names a file that is not mapped")));
         };
@@ -185,6 +231,7 @@ pub struct Scope<'a> {
     prefix: String,
     kind: Kind,
     device: Device,
+    ledger: Option<&'a Ledger>,
 }
 
 impl Scope<'_> {
@@ -216,29 +263,15 @@ impl Scope<'_> {
         let weights = self.weights;
         let stored: Vec<String> =
             names.iter().map(|name| weights.layout.stored_name(&format!("{}{name}", self.prefix))).collect();
-        if let (Some(inventory), Some(name)) = (&weights.inventory, stored.last()) {
-            inventory.borrow_mut().push((name.clone(), shape.to_vec()));
+        let found = weights.find(&stored, shape);
+        if let (Some(ledger), Some(name)) = (self.ledger, stored.last()) {
+            ledger.asked.borrow_mut().push((name.clone(), shape.to_vec()));
+            ledger.problems.borrow_mut().extend(found.err());
             let blank = || Tensor::f_zeros([1], (self.kind, self.device))?.f_expand(shape, false);
             return self.torch(blank());
         }
-        let found = stored.iter().find_map(|name| Some((name, weights.entries.get(name)?)));
-        let Some((name, entry)) = found else {
-            return Err(CheckpointError::MissingTensor {
-                path: weights.path.clone(),
-                name: stored.join("` or `"),
-                expected: shape.to_vec(),
-            });
-        };
-        if entry.shape != shape {
-            return Err(CheckpointError::TensorShape {
-                path: weights.path.clone(),
-                name: name.clone(),
-                expected: shape.to_vec(),
-                found: entry.shape.clone(),
-            });
-        }
+        let (name, entry) = found?;
         let tensor = weights.view(name, entry)?;
-        weights.taken.borrow_mut().extend(stored.iter().cloned());
         self.torch(tensor.f_to_device_(self.device, self.kind, false, false))
     }
 
