@@ -342,3 +342,30 @@ pub enum PipelineError {
     #[error("inference thread: {0}")]
     Thread(#[source] std::io::Error),
 }
+
+/// Anything that keeps a batch from being answered offline, or a measurement from being made.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// A file of inputs or outputs.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// A batch that is well-formed but does not fit the checkpoint.
+    #[error("{}: {source}", path.display())]
+    Batch {
+        /// The batch.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: InputError,
+    },
+    /// The pipeline does not load or does not answer.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// A report that cannot be written.
+    #[error("{}: cannot be written: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}

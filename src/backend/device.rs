@@ -33,3 +33,37 @@ pub fn kind(dtype: Dtype) -> Kind {
         Dtype::Bf16 => Kind::BFloat16,
     }
 }
+
+/// Threads that libtorch's operators use.
+pub fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
+/// Limits libtorch's operators to `count` threads.
+pub fn limit_threads(count: usize) {
+    tch::set_num_threads(i32::try_from(count).unwrap_or(i32::MAX).max(1));
+}
+
+/// NVIDIA GPUs that this libtorch can use: none for its CPU build, or without a driver.
+pub fn gpus() -> usize {
+    if Cuda::is_available() { usize::try_from(Cuda::device_count()).unwrap_or(0) } else { 0 }
+}
+
+/// Multiplies two small matrices on `device`: whether libtorch works there at all.
+///
+/// # Errors
+/// What [`resolve`] or libtorch says, or a wrong product.
+pub fn self_test(device: Device) -> Result<(), BackendError> {
+    let ones = tch::Tensor::f_ones([8, 8], (Kind::Float, resolve(device)?))?;
+    let product = ones.f_matmul(&ones)?.f_to(tch::Device::Cpu)?.f_contiguous()?;
+    let mut values = [0.0_f32; 64];
+    product.f_copy_data(&mut values, 64)?;
+    if values == [8.0; 64] {
+        return Ok(());
+    }
+    Err(BackendError::Unavailable {
+        backend: format!("libtorch on {device}"),
+        reason: "it multiplies matrices wrongly".to_owned(),
+        remedy: "reinstall libtorch".to_owned(),
+    })
+}

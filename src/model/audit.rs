@@ -75,9 +75,8 @@ pub fn audit(folder: &Path) -> Result<Audit, CheckpointError> {
     for (_, entry) in weights.entries() {
         *dtypes.entry(format!("{:?}", entry.dtype)).or_insert(0) += 1;
     }
-    let names = asked.iter().map(|(name, shape)| {
-        (name.strip_prefix(layout.prefix.as_str()).unwrap_or(name), shape.as_slice())
-    });
+    let names =
+        asked.iter().map(|(name, shape)| (name.strip_prefix(layout.prefix.as_str()).unwrap_or(name), shape.as_slice()));
     Ok(Audit {
         parameters: Parameters::count(names),
         training_only: weights.entries().filter(|(name, _)| layout.training_only(name)).count(),

@@ -99,10 +99,7 @@ impl Weights {
     ///
     /// # Errors
     /// Whatever `build` returns.
-    pub fn survey(
-        &self,
-        build: impl FnOnce(&Scope) -> Result<(), CheckpointError>,
-    ) -> Result<Ledger, CheckpointError> {
+    pub fn survey(&self, build: impl FnOnce(&Scope) -> Result<(), CheckpointError>) -> Result<Ledger, CheckpointError> {
         let ledger = Ledger::default();
         build(&Scope { ledger: Some(&ledger), ..self.root(Kind::Float, Device::Cpu) })?;
         if let Err(extra) = self.check_all_taken() {

@@ -2,6 +2,7 @@
 //! command line offline; neither has a path of its own.
 
 mod check;
+pub mod inspect;
 pub mod noise;
 pub mod prepare;
 pub mod slot;
@@ -45,7 +46,7 @@ impl Options {
     pub fn new(checkpoint: impl Into<PathBuf>) -> Self {
         Self {
             checkpoint: checkpoint.into(),
-            backend: select::NAMES.first().copied().unwrap_or_default().to_owned(),
+            backend: select::DEFAULT.to_owned(),
             device: Device::Cpu,
             dtype: Dtype::F32,
             steps: None,

@@ -54,6 +54,14 @@ impl Preparer {
         })
     }
 
+    /// Prepares for the checkpoint in `folder` without loading its weights.
+    ///
+    /// # Errors
+    /// A configuration, processors or a tokenizer that cannot be used.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?, Vec::new())
+    }
+
     /// Inputs of the checkpoint's sizes, all zero, with one valid view.
     pub fn zeros(&self, config: &ModelConfig) -> ModelInputs {
         let tokens = config.inputs.max_text_tokens;

@@ -32,7 +32,8 @@ struct Distribution {
 
 /// Pairs the inventory in the original release's names, which decide the values, with that of the file.
 pub(super) fn plan(canonical: &[(String, Vec<i64>)], stored: Vec<(String, Vec<i64>)>, seed: u64) -> Vec<Tensor> {
-    let shapes: BTreeMap<&str, &[i64]> = canonical.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
+    let shapes: BTreeMap<&str, &[i64]> =
+        canonical.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
     let tensors = canonical.iter().zip(stored).map(|((name, drawn), (stored, shape))| {
         let transposed = match drawn.as_slice() {
             [rows, columns] if *drawn != shape => Some((extent(*rows), extent(*columns))),
@@ -134,8 +135,10 @@ mod tests {
 
     #[test]
     fn a_table_of_matrices_is_scaled_by_the_inputs_of_one() {
-        let shapes: [(&str, &[i64]); 2] =
-            [("transformer.action_encoder.fc.weight", &[30, 100 * 64]), ("transformer.action_encoder.bias.weight", &[30, 64])];
+        let shapes: [(&str, &[i64]); 2] = [
+            ("transformer.action_encoder.fc.weight", &[30, 100 * 64]),
+            ("transformer.action_encoder.bias.weight", &[30, 64]),
+        ];
         let tensors = tensors(&shapes);
         assert!((std(&tensors[0].draw_all()) - 0.1).abs() < 2e-3);
         assert!((std(&tensors[1].draw_all()) - SMALL).abs() < 2e-3);
