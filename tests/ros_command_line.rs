@@ -66,7 +66,7 @@ fn a_deployment_that_the_checkpoint_cannot_serve_is_refused_before_the_robot_mov
     let joints: Vec<String> = (0..21).map(|joint| format!("j{joint}")).collect();
     let line = misfit(&[&format!("proprio.joint_names:=[{}]", joints.join(", "))]);
     assert!(line.contains("`proprio`: expected at most 20"), "{line}");
-    assert!(misfit(&["action_names:=[x, y]"]).contains("parameter `action_names`: 2 names"));
+    assert!(misfit(&["action_names:=[left, right]"]).contains("parameter `action_names`: 2 names"));
 }
 
 #[test]

@@ -54,10 +54,10 @@ fn run() -> anyhow::Result<Ended> {
 /// A flag that SIGINT and SIGTERM set, from now on.
 fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let _registering = runtime.enter();
+    let registering = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    drop(_registering);
+    drop(registering);
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let wait = async move {

@@ -38,7 +38,9 @@ impl Arguments {
     /// The first argument that ROS 2 would refuse.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, ArgumentError> {
         let mut arguments = arguments.into_iter().map(|argument| {
-            argument.into_string().map_err(|raw| ArgumentError::NotUtf8 { argument: raw.to_string_lossy().into_owned() })
+            argument
+                .into_string()
+                .map_err(|raw| ArgumentError::NotUtf8 { argument: raw.to_string_lossy().into_owned() })
         });
         let mut parsed = Self::default();
         let mut inside = false;
@@ -64,6 +66,9 @@ impl Arguments {
         if !well_formed {
             return Err(ArgumentError::Rule { flag, value, expected });
         }
+        if *name == "--param" && has_number_after_dot(&value) {
+            return Err(ArgumentError::NumberInName { flag, value });
+        }
         if *name == "--params-file" {
             self.params_files.push(value);
         }
@@ -80,6 +85,12 @@ impl Arguments {
         }
         Ok(())
     }
+}
+
+/// Whether the name in `name:=value` has a part that starts with a digit, as `cameras.0.transport` does.
+fn has_number_after_dot(assignment: &str) -> bool {
+    let name = assignment.split(":=").next().unwrap_or_default();
+    name.split('.').any(|part| part.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 fn is_switch(argument: &str) -> bool {
@@ -130,6 +141,13 @@ mod tests {
         assert_eq!(message, "-p \"steps=3\": expected an assignment `name:=value`");
         assert!(parse("xvla_node --ros-args -p :=3").is_err());
         assert!(parse("xvla_node --ros-args --remap chatter").is_err());
+    }
+
+    #[test]
+    fn a_name_that_only_a_file_can_hold_is_refused_with_the_way_out() {
+        let message = parse("xvla_node --ros-args -p cameras.0.transport:=raw").unwrap_err().to_string();
+        assert!(message.ends_with("use --params-file"), "{message}");
+        assert!(parse("xvla_node --ros-args -p xvla:cameras.count:=2 -p seed:=0.5").is_ok());
     }
 
     #[test]

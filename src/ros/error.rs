@@ -30,6 +30,16 @@ pub enum ArgumentError {
         /// What should.
         expected: &'static str,
     },
+    /// An assignment to a name that rcl's grammar for the command line does not have.
+    #[error(
+        "{flag} {value:?}: ROS 2 takes a name with a number after a dot from parameter files only: use --params-file"
+    )]
+    NumberInName {
+        /// The flag.
+        flag: String,
+        /// What follows it.
+        value: String,
+    },
     /// A flag that ROS 2 does not know.
     #[error("{argument:?} is not an argument of ROS 2: those of the program come before --ros-args or after --")]
     Unknown {

@@ -140,7 +140,9 @@ fn rehearse(config: &Config, pipeline: &mut Pipeline) -> Result<(), NodeError> {
     };
     let noise = noise::draw(config.seed.unwrap_or(0), &pipeline.noise_shape(1));
     pipeline.infer(&observation, &noise).map(drop).map_err(|source| match source {
-        PipelineError::Input(_) | PipelineError::Transform(TransformError::Input(_)) => NodeError::Deployment { source },
+        PipelineError::Input(_) | PipelineError::Transform(TransformError::Input(_)) => {
+            NodeError::Deployment { source }
+        }
         other => other.into(),
     })
 }
@@ -149,4 +151,39 @@ fn rehearse(config: &Config, pipeline: &mut Pipeline) -> Result<(), NodeError> {
 fn proprio_channels(pipeline: &Pipeline) -> usize {
     let widest = usize::try_from(pipeline.config().policy.proprio_dim).unwrap_or(0);
     pipeline.processors().state.as_ref().map_or(widest, |statistics| statistics.dim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::worker::Infer;
+
+    /// A model with a defect.
+    struct Panics;
+
+    impl Infer for Panics {
+        fn infer(&mut self, _: &Observation) -> Result<crate::pipeline::Inference, PipelineError> {
+            panic!("a defect, on purpose");
+        }
+    }
+
+    #[test]
+    fn a_panic_of_the_model_is_noticed() {
+        let record = SharedRecord::default();
+        let worker = Worker::spawn(Panics, drop).unwrap();
+        let mut inference = Inference { phase: Phase::Running(worker), record };
+        let observation = Observation {
+            views: Vec::new(),
+            instruction: String::new(),
+            proprio: Vec::new(),
+            domain_id: 0,
+            stamp: Stamp::default(),
+        };
+        inference.offer(observation);
+        let end = (0..500).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            inference.advance().err()
+        });
+        assert!(matches!(end, Some(NodeError::Died("inference"))), "{end:?}");
+    }
 }

@@ -121,6 +121,9 @@ class Driver:
             position, orientation = message.pose.position, message.pose.orientation
             position.x, position.y, position.z = fields.pop("position")
             orientation.x, orientation.y, orientation.z, orientation.w = fields.pop("orientation")
+        if kind == "joints":
+            # JSON has no NaN; the tests' writer says null.
+            fields["position"] = [float("nan") if value is None else value for value in fields["position"]]
         for name, value in fields.items():
             setattr(message, name, value)
         if hasattr(message, "header"):
