@@ -1,5 +1,7 @@
 //! What `xvla_node` says and returns when it cannot start: one line that names the fault, 2 for bad usage, else 1.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
 #[path = "ros/mod.rs"]
 mod ros;
 
