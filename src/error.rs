@@ -3,6 +3,24 @@
 
 use std::path::PathBuf;
 
+/// What libtorch said. Shows its first line; the C++ stack trace that follows is in the `Debug` form.
+#[derive(Clone, PartialEq)]
+pub struct LibtorchError(pub String);
+
+impl std::fmt::Display for LibtorchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.lines().next().unwrap_or_default())
+    }
+}
+
+impl std::fmt::Debug for LibtorchError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LibtorchError {}
+
 /// A checkpoint folder that cannot be used: configuration, weights, tokenizer or processors.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
@@ -78,11 +96,11 @@ pub enum CheckpointError {
     },
     /// libtorch refused while the weights were being read.
     #[error("{}: libtorch: {source}", path.display())]
-    Torch {
+    Libtorch {
         /// The weights.
         path: PathBuf,
         /// What libtorch said.
-        source: tch::TchError,
+        source: LibtorchError,
     },
 }
 
@@ -290,7 +308,7 @@ pub enum BackendError {
     },
     /// libtorch refused an operation (shape, device, memory).
     #[error("libtorch: {0}")]
-    Torch(#[from] tch::TchError),
+    Libtorch(#[source] LibtorchError),
 }
 
 /// Anything that keeps the pipeline from loading or from answering.
@@ -309,7 +327,9 @@ pub enum PipelineError {
     #[error(transparent)]
     Backend(#[from] BackendError),
     /// The model answered with NaN or infinity; such actions are never handed on.
-    #[error("the policy produced a non-finite action (sample {sample}, step {step}, channel {channel}): the chunk is withheld")]
+    #[error(
+        "the policy produced a non-finite action (sample {sample}, step {step}, channel {channel}): the chunk is withheld"
+    )]
     NonFiniteAction {
         /// Index within the batch.
         sample: usize,
@@ -321,4 +341,31 @@ pub enum PipelineError {
     /// The operating system refused a thread.
     #[error("inference thread: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+/// Anything that keeps a batch from being answered offline, or a measurement from being made.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// A file of inputs or outputs.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// A batch that is well-formed but does not fit the checkpoint.
+    #[error("{}: {source}", path.display())]
+    Batch {
+        /// The batch.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: InputError,
+    },
+    /// The pipeline does not load or does not answer.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// A report that cannot be written.
+    #[error("{}: cannot be written: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
 }

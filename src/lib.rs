@@ -17,7 +17,11 @@
 //!
 //! Imports point downwards only; `tests/layers.rs` enforces it.
 
+pub mod backend;
 pub mod bench;
+pub mod config;
 pub mod error;
+pub mod model;
+pub mod pipeline;
 pub mod transform;
 pub mod types;

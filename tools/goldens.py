@@ -29,7 +29,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 import transformers
 
-from oracle import cases, checkpoints, images, rotation, text, verify, wheel
+from oracle import cases, checkpoints, images, readme, rotation, text, verify, wheel
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 
@@ -52,14 +52,14 @@ def main() -> int:
     images.write(lerobot, arguments.out / "images")
     text.write(arguments.out / "tokenizer")
     rotation.write(lerobot, arguments.out / "rotation.json")
+    readme.write(arguments.out / "README.md")
     return 0
 
 
 def write_model_goldens(lerobot: wheel.Lerobot, out: Path) -> None:
     """Checkpoints and cases, each verified before it is written."""
     written = {
-        spec.name: checkpoints.write(lerobot, spec, out / "checkpoints" / spec.name)
-        for spec in checkpoints.SPECS
+        spec.name: checkpoints.write(lerobot, spec, out / "checkpoints" / spec.name) for spec in checkpoints.SPECS
     }
     for case in cases.CASES:
         checkpoint = written[case.checkpoint]

@@ -1,2 +1,74 @@
-//! Placeholder for the layout; replaced by the program itself.
-fn main() {}
+//! `xvla`: X-VLA offline. Arguments, dispatch, exit code; the work is the library's.
+//!
+//! Exit code 0 on success, 2 on bad usage, 1 on failure with exactly one line on stderr.
+
+// Cargo takes files beside this one for programs of their own, so the commands live a folder deeper.
+#[path = "xvla/bench.rs"]
+mod bench;
+#[path = "xvla/doctor.rs"]
+mod doctor;
+#[path = "xvla/infer.rs"]
+mod infer;
+#[path = "xvla/inspect.rs"]
+mod inspect;
+#[path = "xvla/output.rs"]
+mod output;
+#[path = "xvla/synth.rs"]
+mod synth;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// X-VLA offline: the pipeline that `xvla_node` runs live, on files.
+#[derive(Debug, Parser)]
+#[command(
+    name = "xvla",
+    version,
+    about,
+    after_help = "Exit code: 0 success, 1 failure (one line on stderr), 2 bad usage."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer one batch: .npz in, .npz out.
+    Infer(infer::Args),
+    /// Measure latency and memory over a folder of batches, per stage and backend.
+    Bench(bench::Args),
+    /// Make or look into checkpoints.
+    #[command(subcommand)]
+    Checkpoint(CheckpointCommand),
+    /// Report what this machine has for X-VLA, and what to do about what is missing.
+    Doctor(doctor::Args),
+}
+
+#[derive(Debug, Subcommand)]
+enum CheckpointCommand {
+    /// Write a valid checkpoint with random weights and a working tokenizer.
+    Synth(synth::Args),
+    /// Describe a checkpoint and list everything that keeps it from loading.
+    Inspect(inspect::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Infer(args) => infer::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Checkpoint(CheckpointCommand::Synth(args)) => synth::run(&args),
+        Command::Checkpoint(CheckpointCommand::Inspect(args)) => inspect::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    }
+}

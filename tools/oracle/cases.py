@@ -44,7 +44,7 @@ CASES: tuple[Case, ...] = (
     Case(
         name="native_two_views",
         checkpoint="native_ee6d",
-        covers="every intermediate; 2 views; maps of 10, 5, 3 and 2 against a window of 3; 1 step; stored npz, f32 images",
+        covers="2 views; maps of 10, 5, 3 and 2 against a window of 3; 1 step; stored npz with f32 images",
         seed=1,
         masks=((True, True),),
         domains=(3,),
@@ -110,7 +110,7 @@ CASES: tuple[Case, ...] = (
     Case(
         name="native_franka_odd",
         checkpoint="native_franka_odd",
-        covers="odd sizes throughout; batch 2; 10 steps; every intermediate",
+        covers="odd sizes throughout; batch 2; 10 steps",
         seed=8,
         masks=((True, True), (True, False)),
         domains=(2, 0),
@@ -121,7 +121,7 @@ CASES: tuple[Case, ...] = (
     Case(
         name="native_franka_odd_not_square",
         checkpoint="native_franka_odd",
-        covers="33x50 images, neither side a multiple of a stride; 1 view; 1 step; every intermediate",
+        covers="33x50 images, neither side a multiple of a stride; 1 view; 1 step",
         seed=9,
         masks=((True,),),
         domains=(3,),
@@ -133,7 +133,7 @@ CASES: tuple[Case, ...] = (
     Case(
         name="original_three_views",
         checkpoint="original_ee6d",
-        covers="every intermediate; 3 views, the last masked; 10 steps",
+        covers="3 views, the last masked; 10 steps",
         seed=6,
         masks=((True, True, False),),
         domains=(2,),
@@ -184,7 +184,7 @@ CASES: tuple[Case, ...] = (
     Case(
         name="vendored_joint_hetero",
         checkpoint="vendored_joint_hetero",
-        covers="joint with P 17; projections per domain; first view masked; 1 step; every intermediate",
+        covers="joint with P 17; projections per domain; first view masked; 1 step",
         seed=14,
         masks=((False, True),),
         domains=(3,),

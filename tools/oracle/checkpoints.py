@@ -16,7 +16,9 @@ from .processors import Processors
 from .wheel import Lerobot
 
 # For checkpoints whose point lies elsewhere.
-SMALL_VISION = VisionSizes(embed_dim=(4, 8, 8, 16), num_heads=(1, 2, 4, 2), num_groups=(2, 1, 2, 4), depths=(1, 1, 1, 1))
+SMALL_VISION = VisionSizes(
+    embed_dim=(8, 8, 12, 16), num_heads=(1, 2, 3, 2), num_groups=(2, 1, 2, 4), depths=(1, 1, 1, 1)
+)
 SMALL_TEXT = TextSizes(d_model=12, encoder_layers=1, encoder_attention_heads=3, encoder_ffn_dim=20)
 
 # As Florence-2 ships it, at a tiny size; 3 is PIL's number for bicubic.
@@ -278,4 +280,3 @@ def _decoder_extras(spec: Spec) -> dict[str, Tensor]:
         f"{model}.decoder.layers.0.encoder_attn.k_proj.weight": torch.ones(width, width, dtype=spec.dtype),
         f"{model}.decoder.layers.0.fc1.bias": torch.ones(8, dtype=spec.dtype),
     }
-

@@ -30,7 +30,13 @@ PHOTOS = (
     # 320x240, as a small camera gives.
     Photo("coffee", "coffee.png", (150, 60, 470, 300), ((224, 224), (97, 61), (40, 40)), ((56, 56), (64, 40))),
     # Portrait, odd both ways, close to the target in one direction.
-    Photo("astronaut", "astronaut.png", (150, 10, 331, 273), ((224, 224), (61, 97), (182, 262)), ((56, 56), (33, 70))),
+    Photo(
+        "astronaut",
+        "astronaut.png",
+        (150, 10, 331, 273),
+        ((224, 224), (61, 97), (182, 262)),
+        ((56, 56), (33, 70)),
+    ),
     # Small: everything is enlargement.
     Photo("cat", "chelsea.png", (170, 70, 283, 155), ((224, 224), (129, 131), (113, 40)), ((61, 61), (120, 40))),
 )

@@ -55,8 +55,14 @@ _BLOCK_OUT = r"vision_tower.blocks.\1.\2.\3_block."
 _TO_MICROSOFT: Sequence[tuple[str, str]] = (
     (r"^vision_tower\.convs\.(\d+)\.conv\.", r"vision_tower.convs.\1.proj."),
     (_BLOCK + r"conv([12])\.", _BLOCK_OUT + r"conv\4.fn.dw."),
-    (r"^vision_tower\.blocks\.(\d+)\.(\d+)\.spatial_block\.norm1\.", r"vision_tower.blocks.\1.\2.spatial_block.window_attn.norm."),
-    (r"^vision_tower\.blocks\.(\d+)\.(\d+)\.channel_block\.norm1\.", r"vision_tower.blocks.\1.\2.channel_block.channel_attn.norm."),
+    (
+        r"^vision_tower\.blocks\.(\d+)\.(\d+)\.spatial_block\.norm1\.",
+        r"vision_tower.blocks.\1.\2.spatial_block.window_attn.norm.",
+    ),
+    (
+        r"^vision_tower\.blocks\.(\d+)\.(\d+)\.channel_block\.norm1\.",
+        r"vision_tower.blocks.\1.\2.channel_block.channel_attn.norm.",
+    ),
     (_BLOCK + r"(window_attn|channel_attn)\.", _BLOCK_OUT + r"\4.fn."),
     (_BLOCK + r"norm2\.", _BLOCK_OUT + r"ffn.norm."),
     (_BLOCK + r"ffn\.", _BLOCK_OUT + r"ffn.fn.net."),
@@ -181,8 +187,7 @@ def _lerobot_json(
         "chunk_size": policy.chunk,
         "n_action_steps": policy.chunk,
         "dtype": torch_dtype,
-        "normalization_mapping": normalisation
-        or {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": "IDENTITY"},
+        "normalization_mapping": normalisation or {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": "IDENTITY"},
         "florence_config": florence,
         "tokenizer_name": "facebook/bart-large",
         "tokenizer_max_length": 16,
@@ -218,7 +223,7 @@ def _lerobot_json(
 
 def _florence_json(sizes: Sizes, native_vision_keys: bool, omit_defaults: bool) -> dict[str, Any]:
     vision = _native_vision(sizes) if native_vision_keys else _microsoft_vision(sizes)
-    text = _text(sizes.text)
+    text = _text(sizes.text) | {"model_type": "bart" if native_vision_keys else "florence2_language"}
     if omit_defaults:
         vision = {key: value for key, value in vision.items() if VISION_DEFAULTS.get(key) != value}
         text = {key: value for key, value in text.items() if TEXT_DEFAULTS.get(key) != value}
@@ -283,7 +288,6 @@ def _native_vision(sizes: Sizes) -> dict[str, Any]:
 
 def _text(text: TextSizes) -> dict[str, Any]:
     return {
-        "model_type": "florence2_language",
         "vocab_size": text.vocab_size,
         "d_model": text.d_model,
         "encoder_layers": text.encoder_layers,

@@ -167,6 +167,14 @@ def randomise(model: Xvla, seed: int, dtype: torch.dtype) -> None:
     model.load_state_dict(state, strict=True)
 
 
+# Parameters whose output goes straight into a LayerNorm, and their deviation.
+NORMALISED_NEXT = {
+    "vlm.vision_tower.convs.0.conv.": 0.005,
+    "vlm.multi_modal_projector.image_projection.": 0.004,
+    "vlm.language_model.shared.": 0.03,
+    "vlm.language_model.encoder.embed_positions.": 0.03,
+    "transformer.soft_prompt_hub.": 0.03,
+}
 SHARED_EMBEDDING = "vlm.language_model.shared.weight"
 ENCODER_EMBEDDING = "vlm.language_model.encoder.embed_tokens.weight"
 
@@ -181,8 +189,15 @@ def _domain_aware_fan_in(model: Xvla) -> dict[str, int]:
 
 
 def _distribution(name: str, tensor: Tensor, domain_aware: dict[str, int]) -> tuple[float, float]:
-    """Mean and standard deviation that keep activations near one."""
+    """Mean and standard deviation that keep activations near one.
+
+    Where a LayerNorm follows at once the values are small, as they are in trained models: the norm
+    restores the scale, and a wrong epsilon moves the result far more than any tolerance.
+    """
     leaf = name.rsplit(".", 1)[-1]
+    for prefix, deviation in NORMALISED_NEXT.items():
+        if name.startswith(prefix):
+            return 0.0, deviation
     if name in domain_aware:
         return 0.0, domain_aware[name] ** -0.5
     if tensor.ndim == 1:
@@ -265,7 +280,10 @@ def generate(model: Xvla, batch: Batch, encoded: Encoded, proprio: Tensor, steps
     first: list[Tensor] = []
     last: list[Tensor] = []
     blocks = model.transformer.blocks
-    handles = [blocks[0].register_forward_hook(_collect(first)), blocks[-1].register_forward_hook(_collect(last))]
+    handles = [
+        blocks[0].register_forward_hook(_collect(first)),
+        blocks[-1].register_forward_hook(_collect(last)),
+    ]
 
     prediction = torch.zeros_like(batch.noise)
     for step in range(steps, 0, -1):

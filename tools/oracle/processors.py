@@ -67,9 +67,7 @@ def build(lerobot: Lerobot, config: dict[str, Any], seed: int) -> Processors:
     )
     state_dim = config["input_features"][STATE]["shape"][0]
     action_dim = config["output_features"][ACTION]["shape"][0]
-    pre, post = lerobot.processor_xvla.make_xvla_pre_post_processors(
-        settings, _statistics(state_dim, action_dim, seed)
-    )
+    pre, post = lerobot.processor_xvla.make_xvla_pre_post_processors(settings, _statistics(state_dim, action_dim, seed))
     return Processors(pre, post)
 
 

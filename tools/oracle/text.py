@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import BartTokenizerFast, PreTrainedTokenizerFast
@@ -122,7 +124,7 @@ def _as_bart(path: Path) -> BartTokenizerFast:
     return BartTokenizerFast(vocab=vocab, merges=[tuple(pair) for pair in model["merges"]], mask_token=MASK)
 
 
-def _write_expected(path: Path, expected: list[dict]) -> None:
+def _write_expected(path: Path, expected: list[dict[str, Any]]) -> None:
     """One line per sentence, so that a difference can be read."""
     lines = ["{", '  "pad_id": 1,', '  "sentences": [']
     lines += _rows(SENTENCES, "    ")
@@ -137,8 +139,6 @@ def _write_expected(path: Path, expected: list[dict]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _rows(values: tuple | list, indent: str) -> list[str]:
+def _rows(values: Sequence[Any], indent: str) -> list[str]:
     rows = [indent + json.dumps(value, ensure_ascii=True) for value in values]
     return [row + "," for row in rows[:-1]] + rows[-1:]
-
-

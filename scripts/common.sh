@@ -1,0 +1,94 @@
+# shellcheck shell=bash
+# Where everything that gets installed lies, and under which names. Sourced by setup.sh and env.sh, by bash and by zsh:
+# functions only, nothing that either shell understands differently, every name starting with _xvla_.
+
+# Removes from the list variable NAME each element that an earlier env.sh added (_XVLA_ROS_ADDED).
+_xvla_forget() {
+  local rest kept="" element
+  eval "rest=\"\${$1:-}:\""
+  while [ -n "$rest" ]; do
+    element="${rest%%:*}"
+    rest="${rest#*:}"
+    case ":${_XVLA_ROS_ADDED:-}:" in
+      *":$element:"*) ;;
+      *) kept="$kept${kept:+:}$element" ;;
+    esac
+  done
+  if [ -n "$kept" ]; then eval "export $1=\"\$kept\""; else unset "$1"; fi
+}
+
+# Forgets everything an earlier env.sh added, so that what remains is what the person's own shell had.
+_xvla_forget_all() {
+  local name
+  for name in PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH LIBTORCH LIBCLANG_PATH \
+    FASTRTPS_DEFAULT_PROFILES_FILE; do
+    _xvla_forget "$name"
+  done
+  unset _XVLA_ROS_ADDED
+}
+
+# Prints a short hash of the files given, comments and blank lines aside.
+_xvla_hash() {
+  cat -- "$@" | grep -v -e '^[[:space:]]*#' -e '^[[:space:]]*$' | sha256sum | cut -c 1-12
+}
+
+# Prints the prefix of a ROS 2 that was sourced by the person, or nothing.
+_xvla_sourced_ros() {
+  local rest="${AMENT_PREFIX_PATH:-}${AMENT_PREFIX_PATH:+:}" element
+  [ -n "${ROS_DISTRO:-}" ] || return 0
+  while [ -n "$rest" ]; do
+    element="${rest%%:*}"
+    rest="${rest#*:}"
+    if [ -d "$element/share/rosidl_default_generators" ]; then
+      printf '%s\n' "$element"
+      return 0
+    fi
+  done
+}
+
+# Sets, for the project in folder $1 (call _xvla_forget_all first):
+#   _xvla_cache                         the folder of everything installed
+#   _xvla_libtorch, _xvla_own_libtorch  LIBTORCH, and whether it is ours to install (yes or no)
+#   _xvla_ros, _xvla_own_ros            the ROS 2 prefix, and the same
+#   _xvla_messages, _xvla_photos        our messages; the demo's photographs
+_xvla_locate() {
+  local scripts="$1/scripts" ros_key
+  _xvla_cache="${XVLA_ROS_CACHE:-$HOME/.cache/xvla_ros}"
+  _xvla_own_libtorch=no
+  _xvla_libtorch="${LIBTORCH:-}"
+  if [ -z "$_xvla_libtorch" ]; then
+    _xvla_own_libtorch=yes
+    _xvla_libtorch="$_xvla_cache/libtorch-$(_xvla_hash \
+      "$scripts/requirements-libtorch.txt" "$scripts/install/libtorch.sh" "$scripts/install/wheels.sh")"
+  fi
+  _xvla_own_ros=no
+  _xvla_ros="$(_xvla_sourced_ros)"
+  ros_key="${ROS_DISTRO:-} $_xvla_ros"
+  if [ -z "$_xvla_ros" ]; then
+    _xvla_own_ros=yes
+    _xvla_ros="$_xvla_cache/ros-$(_xvla_hash \
+      "$scripts/requirements-ros-build.txt" "$scripts/requirements-ros.txt" "$scripts/install/ros.sh")"
+    ros_key="$_xvla_ros"
+  fi
+  _xvla_messages="$_xvla_cache/messages-$(printf '%s\n' "$ros_key" | _xvla_hash - \
+    "$1"/msg/*.msg "$1/CMakeLists.txt" "$1/package.xml" "$scripts/install/messages.sh")"
+  _xvla_photos="$_xvla_cache/photos-$(_xvla_hash \
+    "$scripts/requirements-photos.txt" "$scripts/install/photos.sh" "$scripts/install/wheels.sh")"
+}
+
+# Prints the folder of the newest libclang that bindgen understands (below 22), or nothing.
+_xvla_libclang() {
+  local folder
+  if [ -n "${LIBCLANG_PATH:-}" ]; then
+    printf '%s\n' "$LIBCLANG_PATH"
+    return 0
+  fi
+  find /usr/lib -maxdepth 1 -name 'llvm-*' | sort -t - -k 2 -n -r | while read -r folder; do
+    # Headers of its own (stddef.h) come with it; a libclang without them cannot parse anything.
+    if [ "${folder##*-}" -lt 22 ] && [ -n "$(find "$folder/lib" -maxdepth 1 -name 'libclang*.so*' \
+      ! -name 'libclang-cpp*' 2> /dev/null)" ] && [ -d "$folder/lib/clang" ]; then
+      printf '%s\n' "$folder/lib"
+      break
+    fi
+  done
+}

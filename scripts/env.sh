@@ -1,0 +1,67 @@
+# shellcheck shell=bash
+# Source this file (bash or zsh, from any folder) to get what a ROS 2 workspace's setup.bash would give: rclpy, our
+# messages, the programs on PATH, and what cargo needs to build them. Sourcing it again changes nothing.
+#
+# A ROS 2 that was sourced before is used instead of ours, and so is a libtorch that LIBTORCH names.
+
+if [ -n "${BASH_VERSION:-}" ]; then
+  _xvla_root="${BASH_SOURCE[0]}"
+elif [ -n "${ZSH_VERSION:-}" ]; then
+  eval '_xvla_root="${(%):-%x}"'
+else
+  echo "env.sh: source this file from bash or zsh" >&2
+  # shellcheck disable=SC2317 # reached when the file is run rather than sourced
+  return 1 2> /dev/null || exit 1
+fi
+_xvla_root="$(cd "$(dirname "$_xvla_root")/.." > /dev/null && pwd)"
+# shellcheck source=scripts/common.sh
+. "$_xvla_root/scripts/common.sh"
+
+# _xvla_prepend NAME LIST: puts the elements of LIST first on the list variable NAME, and remembers them.
+_xvla_prepend() {
+  eval "export $1=\"\$2\${$1:+:\$$1}\""
+  _XVLA_ROS_ADDED="${_XVLA_ROS_ADDED:-}${_XVLA_ROS_ADDED:+:}$2"
+}
+
+_xvla_environment() {
+  if [ ! -d "$_xvla_messages" ] || [ ! -d "$_xvla_ros" ] || [ ! -d "$_xvla_libtorch" ]; then
+    echo "env.sh: something is not installed yet; run \`make build\` (or scripts/setup.sh) in $_xvla_root first" >&2
+    return 1
+  fi
+  if [ "$_xvla_own_ros" = yes ]; then
+    export ROS_DISTRO=jazzy ROS_VERSION=2 ROS_PYTHON_VERSION=3 RMW_IMPLEMENTATION=rmw_fastrtps_cpp
+    # Keeps the wheels' start-up hook from running Python a second time.
+    export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
+    _xvla_prepend AMENT_PREFIX_PATH "$_xvla_ros"
+    _xvla_prepend CMAKE_PREFIX_PATH "$_xvla_ros"
+    _xvla_prepend LD_LIBRARY_PATH "$_xvla_ros/lib"
+    _xvla_prepend PATH "$_xvla_ros/bin"
+  fi
+  _xvla_prepend AMENT_PREFIX_PATH "$_xvla_messages"
+  _xvla_prepend CMAKE_PREFIX_PATH "$_xvla_messages"
+  _xvla_prepend LD_LIBRARY_PATH "$_xvla_messages/lib"
+  _xvla_prepend PYTHONPATH "$(cat "$_xvla_messages/python_path")"
+  _xvla_prepend PATH "$_xvla_root/target/release"
+  if [ "$_xvla_own_libtorch" = yes ]; then
+    _xvla_prepend LIBTORCH "$_xvla_libtorch"
+  fi
+  if [ -z "${LIBCLANG_PATH:-}" ] && [ -n "$(_xvla_libclang)" ]; then
+    _xvla_prepend LIBCLANG_PATH "$(_xvla_libclang)"
+  fi
+  # Without this profile more than half of the frames of a camera are lost between two processes.
+  if [ -z "${FASTRTPS_DEFAULT_PROFILES_FILE:-}" ]; then
+    _xvla_prepend FASTRTPS_DEFAULT_PROFILES_FILE "$_xvla_root/config/fastdds_shm.xml"
+  fi
+  export _XVLA_ROS_ADDED
+}
+
+_xvla_forget_all
+_xvla_locate "$_xvla_root"
+_xvla_environment
+_xvla_status=$?
+
+unset -f _xvla_forget _xvla_forget_all _xvla_hash _xvla_sourced_ros _xvla_locate _xvla_libclang _xvla_prepend \
+  _xvla_environment
+unset _xvla_root _xvla_cache _xvla_libtorch _xvla_own_libtorch _xvla_ros _xvla_own_ros _xvla_messages _xvla_photos
+# The last command gives the status of sourcing, without leaving a variable behind.
+eval "unset _xvla_status; [ $_xvla_status -eq 0 ]"

@@ -1,0 +1,69 @@
+//! From the names people use to libtorch's devices and kinds.
+
+use crate::config::{Device, Dtype};
+use crate::error::BackendError;
+use tch::{Cuda, Kind};
+
+/// libtorch's device for `device`, if it is there.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] when this build or this machine has no such GPU.
+pub fn resolve(device: Device) -> Result<tch::Device, BackendError> {
+    let index = match device {
+        Device::Cpu => return Ok(tch::Device::Cpu),
+        Device::Cuda(index) => index,
+    };
+    let present = Cuda::device_count();
+    if Cuda::is_available() && (index as i64) < present {
+        return Ok(tch::Device::Cuda(index));
+    }
+    let reason = match present {
+        0 => "libtorch sees no NVIDIA GPU (it is the CPU build, or there is no driver)".to_owned(),
+        count => format!("libtorch sees {count} GPU(s), numbered from 0"),
+    };
+    let remedy = "use device cpu, or see `xvla doctor`".to_owned();
+    Err(BackendError::Unavailable { backend: format!("libtorch on {device}"), reason, remedy })
+}
+
+/// libtorch's kind for `dtype`.
+pub fn kind(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        Dtype::Bf16 => Kind::BFloat16,
+    }
+}
+
+/// Threads that libtorch's operators use.
+pub fn threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
+/// Limits libtorch's operators to `count` threads.
+pub fn limit_threads(count: usize) {
+    tch::set_num_threads(i32::try_from(count).unwrap_or(i32::MAX).max(1));
+}
+
+/// NVIDIA GPUs that this libtorch can use: none for its CPU build, or without a driver.
+pub fn gpus() -> usize {
+    if Cuda::is_available() { usize::try_from(Cuda::device_count()).unwrap_or(0) } else { 0 }
+}
+
+/// Multiplies two small matrices on `device`: whether libtorch works there at all.
+///
+/// # Errors
+/// What [`resolve`] or libtorch says, or a wrong product.
+pub fn self_test(device: Device) -> Result<(), BackendError> {
+    let ones = tch::Tensor::f_ones([8, 8], (Kind::Float, resolve(device)?))?;
+    let product = ones.f_matmul(&ones)?.f_to(tch::Device::Cpu)?.f_contiguous()?;
+    let mut values = [0.0_f32; 64];
+    product.f_copy_data(&mut values, 64)?;
+    if values == [8.0; 64] {
+        return Ok(());
+    }
+    Err(BackendError::Unavailable {
+        backend: format!("libtorch on {device}"),
+        reason: "it multiplies matrices wrongly".to_owned(),
+        remedy: "reinstall libtorch".to_owned(),
+    })
+}

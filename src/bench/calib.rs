@@ -1,0 +1,127 @@
+//! Calibration batches for a checkpoint without a robot: random scenes, seen by every camera, prepared exactly as
+//! live images are, with instructions in words.
+//!
+//! They have the right shapes and plausible statistics, which is enough to measure time and memory and to compare
+//! backends with each other. They say nothing about how well a policy acts.
+
+use super::dataset::{Batch, write_batch};
+use crate::error::{BenchError, CheckpointError, PipelineError};
+use crate::pipeline::inspect::{Inspection, inspect};
+use crate::pipeline::prepare::Preparer;
+use crate::types::{ModelInputs, Observation, RgbImage, Stamp};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Size of the cameras' images, pixels: the usual one of a robot's USB camera.
+const CAMERA: (usize, usize) = (640, 480);
+/// Things that lie around in a scene.
+const THINGS: usize = 12;
+/// Sensor noise, in steps of 8-bit brightness to each side.
+const GRAIN: i16 = 6;
+
+const INSTRUCTIONS: [&str; 6] = [
+    "pick up the red block and put it in the bowl",
+    "open the top drawer of the cabinet",
+    "push the plate to the front of the stove",
+    "turn on the stove and put the moka pot on it",
+    "fold the towel with both hands",
+    "place the black bowl next to the ramekin on the plate",
+];
+
+/// Writes `count` batches of `size` samples for the checkpoint in `folder` to `target`, which must exist, as
+/// `calib_00000.npz` and so on. The same seed gives the same bytes.
+///
+/// # Errors
+/// A checkpoint without a tokenizer or otherwise unusable; a file that cannot be written.
+pub fn write_calibration(folder: &Path, target: &Path, count: usize, size: usize, seed: u64) -> Result<(), BenchError> {
+    let facts = inspect(folder).map_err(PipelineError::from)?;
+    let mut preparer = Preparer::open(folder).map_err(|error: CheckpointError| PipelineError::from(error))?;
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    for number in 0..count {
+        let mut inputs = ModelInputs::default();
+        for _ in 0..size {
+            append(&mut inputs, preparer.prepare(&observation(&facts, &mut random))?);
+        }
+        let batch = Batch { inputs, noise: None, actions: None };
+        write_batch(&target.join(format!("calib_{number:05}.npz")), &batch)?;
+    }
+    Ok(())
+}
+
+/// Adds the sample `next` to a batch of the same sizes.
+fn append(batch: &mut ModelInputs, next: ModelInputs) {
+    let ModelInputs { input_ids, image_input, image_mask, domain_id, proprio, batch: count, .. } = next;
+    if batch.batch == 0 {
+        *batch = ModelInputs { input_ids, image_input, image_mask, domain_id, proprio, ..next };
+        return;
+    }
+    batch.batch += count;
+    batch.input_ids.extend(input_ids);
+    batch.image_input.extend(image_input);
+    batch.image_mask.extend(image_mask);
+    batch.domain_id.extend(domain_id);
+    batch.proprio.extend(proprio);
+}
+
+fn observation(facts: &Inspection, random: &mut ChaCha8Rng) -> Observation {
+    let model_wide = facts.inputs.proprio_dim.unsigned_abs() as usize;
+    let state = facts.processors.as_ref().and_then(|processors| processors.state_channels);
+    let instruction = INSTRUCTIONS.get(random.random_range(0..INSTRUCTIONS.len())).copied().unwrap_or_default();
+    Observation {
+        views: (0..facts.inputs.views).map(|_| scene(random).map(Arc::new)).collect(),
+        instruction: instruction.to_owned(),
+        proprio: (0..state.unwrap_or(model_wide)).map(|_| random.random_range(-0.5..0.5)).collect(),
+        domain_id: random.random_range(0..facts.inputs.domains.max(1)),
+        stamp: Stamp::default(),
+    }
+}
+
+/// A shaded background with rectangles on it, and grain.
+fn scene(random: &mut ChaCha8Rng) -> Option<RgbImage> {
+    let (width, height) = CAMERA;
+    let (top, bottom): ([u8; 3], [u8; 3]) = (random.random(), random.random());
+    let things: Vec<Thing> = (0..THINGS).map(|_| Thing::random(random)).collect();
+    let mut data = Vec::with_capacity(width * height * 3);
+    for y in 0..height {
+        for x in 0..width {
+            let thing = things.iter().rev().find(|thing| thing.covers(x, y));
+            for channel in 0..3 {
+                let colour = thing.map_or_else(|| shade(top, bottom, channel, y), |thing| pick(thing.colour, channel));
+                let value = i16::from(colour) + random.random_range(-GRAIN..=GRAIN);
+                data.push(value.clamp(0, 255) as u8);
+            }
+        }
+    }
+    RgbImage::new(width, height, data)
+}
+
+struct Thing {
+    left: usize,
+    right: usize,
+    top: usize,
+    bottom: usize,
+    colour: [u8; 3],
+}
+
+impl Thing {
+    fn random(random: &mut ChaCha8Rng) -> Self {
+        let (left, top) = (random.random_range(0..CAMERA.0), random.random_range(0..CAMERA.1));
+        let (width, height) = (random.random_range(20..200), random.random_range(20..200));
+        Self { left, right: left + width, top, bottom: top + height, colour: random.random() }
+    }
+
+    fn covers(&self, x: usize, y: usize) -> bool {
+        (self.left..self.right).contains(&x) && (self.top..self.bottom).contains(&y)
+    }
+}
+
+fn shade(top: [u8; 3], bottom: [u8; 3], channel: usize, y: usize) -> u8 {
+    let (from, to) = (usize::from(pick(top, channel)), usize::from(pick(bottom, channel)));
+    ((from * (CAMERA.1 - y) + to * y) / CAMERA.1) as u8
+}
+
+fn pick(colour: [u8; 3], channel: usize) -> u8 {
+    colour.get(channel).copied().unwrap_or_default()
+}

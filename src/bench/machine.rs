@@ -1,0 +1,158 @@
+//! The machine and the libraries a measurement was made with, as far as the system tells.
+
+use serde::Serialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Hardware and operating system.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Machine {
+    /// Name of the processor.
+    pub cpu: Option<String>,
+    /// Processor architecture.
+    pub architecture: &'static str,
+    /// Logical cores that this process may use.
+    pub cores: usize,
+    /// Memory of the machine, bytes.
+    pub memory_bytes: Option<u64>,
+    /// Kernel release.
+    pub kernel: Option<String>,
+    /// Distribution.
+    pub os: Option<String>,
+    /// NVIDIA GPUs that the driver lists.
+    pub gpus: Vec<String>,
+    /// Version of the NVIDIA driver.
+    pub gpu_driver: Option<String>,
+}
+
+/// What ran.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Versions {
+    /// This package.
+    pub xvla_ros: &'static str,
+    /// libtorch, as its headers beside the loaded library say; else the one that this package is built for.
+    pub libtorch: String,
+    /// Where libtorch was loaded from.
+    pub libtorch_path: Option<PathBuf>,
+}
+
+/// The libtorch that the `tch` crate in use is made for.
+pub const EXPECTED_LIBTORCH: &str = "2.11.0";
+
+impl Machine {
+    /// Looks around.
+    pub fn read() -> Self {
+        Self {
+            cpu: cpu_name(),
+            architecture: std::env::consts::ARCH,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: memory_bytes(),
+            kernel: read("/proc/sys/kernel/osrelease"),
+            os: read("/etc/os-release").and_then(|text| quoted_value(&text, "PRETTY_NAME=")),
+            gpus: gpu_names(),
+            gpu_driver: gpu_driver(),
+        }
+    }
+}
+
+impl Versions {
+    /// Looks around.
+    pub fn read() -> Self {
+        let libtorch_path = loaded_library("libtorch_cpu.so");
+        let libtorch = libtorch_path.as_deref().and_then(libtorch_version);
+        Self {
+            xvla_ros: env!("CARGO_PKG_VERSION"),
+            libtorch: libtorch.unwrap_or_else(|| format!("{EXPECTED_LIBTORCH} (expected)")),
+            libtorch_path,
+        }
+    }
+}
+
+/// The file from which a library whose name contains `name` was loaded into this process.
+pub fn loaded_library(name: &str) -> Option<PathBuf> {
+    let maps = read("/proc/self/maps")?;
+    let path = maps.lines().filter_map(|line| line.find('/').and_then(|start| line.get(start..)));
+    path.map(Path::new)
+        .find(|path| path.file_name().is_some_and(|file| file.to_string_lossy().contains(name)))
+        .map(Path::to_owned)
+}
+
+/// Version of the NVIDIA driver, such as `580.65.06`.
+pub fn gpu_driver() -> Option<String> {
+    let text = read("/proc/driver/nvidia/version")?;
+    let words = text.lines().next()?.split_whitespace();
+    words.map(str::to_owned).find(|word| word.contains('.') && word.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+fn libtorch_version(library: &Path) -> Option<String> {
+    let root = library.parent()?.parent()?;
+    let headers = ["include/torch/headeronly/version.h", "include/torch/csrc/api/include/torch/version.h"];
+    let text = headers.iter().find_map(|header| fs::read_to_string(root.join(header)).ok());
+    let from_header = text.and_then(|text| {
+        let part = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix("#define TORCH_VERSION_")?.strip_prefix(name));
+            value.map(|value| value.trim().to_owned())
+        };
+        Some(format!("{}.{}.{}", part("MAJOR ")?, part("MINOR ")?, part("PATCH ")?))
+    });
+    from_header.or_else(|| fs::read_to_string(root.join("build-version")).ok().map(|text| text.trim().to_owned()))
+}
+
+fn cpu_name() -> Option<String> {
+    let text = read("/proc/cpuinfo")?;
+    let named = ["model name", "Model", "Hardware"].iter().find_map(|key| {
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    });
+    // Robots' boards keep their name in the device tree.
+    named.or_else(|| Some(read("/proc/device-tree/model")?.trim_end_matches('\0').to_owned()))
+}
+
+fn memory_bytes() -> Option<u64> {
+    let text = read("/proc/meminfo")?;
+    let value = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+fn gpu_names() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/proc/driver/nvidia/gpus") else { return Vec::new() };
+    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    folders.sort();
+    let name = |folder: &PathBuf| {
+        let text = fs::read_to_string(folder.join("information")).ok()?;
+        Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned())
+    };
+    folders.iter().filter_map(name).collect()
+}
+
+/// The value of a `KEY="value"` line.
+fn quoted_value(text: &str, key: &str) -> Option<String> {
+    let value = text.lines().find_map(|line| line.strip_prefix(key))?;
+    Some(value.trim_matches('"').to_owned())
+}
+
+fn read(path: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.trim_end_matches('\n').to_owned()).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_distribution_is_named_without_its_quotes() {
+        let text = "NAME=\"X\"\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n";
+        assert_eq!(quoted_value(text, "PRETTY_NAME=").as_deref(), Some("Debian GNU/Linux 12"));
+        assert_eq!(quoted_value(text, "VERSION="), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_library_of_this_process_is_found_where_it_was_loaded_from() {
+        let library = loaded_library("libc.so").unwrap();
+        assert!(library.is_absolute() && library.exists(), "{}", library.display());
+        assert_eq!(loaded_library("libno-such-thing.so"), None);
+    }
+}

@@ -1,0 +1,79 @@
+//! One batch from a file, answered by the pipeline that also runs live.
+
+use super::dataset::Batch;
+use crate::error::{BenchError, DatasetError, PipelineError, TransformError};
+use crate::pipeline::{Inference, Pipeline, noise};
+use crate::types::HostArray;
+use std::path::Path;
+
+/// Answers `batch`, which was read from `path`. Noise that the batch does not bring is drawn from `seed`; its first
+/// sample is that of a batch of one.
+///
+/// # Errors
+/// A batch that does not fit the checkpoint, named by its file; whatever the pipeline fails on.
+pub fn answer(pipeline: &mut Pipeline, path: &Path, batch: &Batch, seed: u64) -> Result<Inference, BenchError> {
+    let drawn;
+    let noise = match &batch.noise {
+        Some(noise) => noise,
+        None => {
+            drawn = noise::draw(seed, &pipeline.noise_shape(batch.inputs.batch));
+            &drawn
+        }
+    };
+    pipeline.generate(&batch.inputs, noise).map_err(|error| blame(path, error))
+}
+
+/// Puts the file's name to an error that its content caused.
+fn blame(path: &Path, error: PipelineError) -> BenchError {
+    match error {
+        PipelineError::Input(source) | PipelineError::Transform(TransformError::Input(source)) => {
+            BenchError::Batch { path: path.to_owned(), source }
+        }
+        other => other.into(),
+    }
+}
+
+/// max |Δ| between the actions that `batch` says to expect and those that came; `None` if it says nothing.
+///
+/// # Errors
+/// [`DatasetError::Shape`] when what it expects has another shape.
+pub fn deviation(path: &Path, batch: &Batch, actions: &HostArray) -> Result<Option<f32>, DatasetError> {
+    let Some(expected) = &batch.actions else { return Ok(None) };
+    match max_abs_delta(expected, actions) {
+        Some(delta) => Ok(Some(delta)),
+        None => Err(DatasetError::Shape {
+            path: path.to_owned(),
+            key: "actions".to_owned(),
+            expected: format!("{:?}, as this checkpoint answers", actions.shape),
+            found: expected.shape.clone(),
+        }),
+    }
+}
+
+/// max |Δ| of two arrays; `None` if their shapes differ.
+pub fn max_abs_delta(a: &HostArray, b: &HostArray) -> Option<f32> {
+    let deltas = a.data.iter().zip(&b.data).map(|(a, b)| (a - b).abs());
+    (a.shape == b.shape).then(|| deltas.fold(0.0, f32::max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn array(shape: &[usize], data: &[f32]) -> HostArray {
+        HostArray { shape: shape.to_vec(), data: data.to_vec() }
+    }
+
+    #[test]
+    fn the_largest_difference_counts_whatever_its_sign() {
+        let a = array(&[3], &[1.0, 2.0, 3.0]);
+        assert_eq!(max_abs_delta(&a, &array(&[3], &[1.5, 2.0, 1.0])), Some(2.0));
+        assert_eq!(max_abs_delta(&a, &a), Some(0.0));
+    }
+
+    #[test]
+    fn arrays_of_different_shapes_have_no_difference() {
+        let row = array(&[1, 2], &[0.0, 0.0]);
+        assert_eq!(max_abs_delta(&row, &array(&[2, 1], &[0.0, 0.0])), None);
+    }
+}

@@ -1,0 +1,165 @@
+//! `xvla bench`
+
+use crate::output;
+use anyhow::{Context, bail};
+use clap::Parser;
+use comfy_table::{CellAlignment, Table, presets};
+use std::path::{Path, PathBuf};
+use xvla_ros::backend::{device, select};
+use xvla_ros::bench::dataset::calibration_files;
+use xvla_ros::bench::html;
+use xvla_ros::bench::measure::{Event, Plan, measure};
+use xvla_ros::bench::report::{BackendReport, Report};
+use xvla_ros::bench::stats::Summary;
+use xvla_ros::config::{Config, Device, Dtype, Value, read_parameters_file};
+use xvla_ros::pipeline::Options;
+use xvla_ros::pipeline::inspect::inspect;
+
+/// Measure latency and memory over a folder of batches, per stage and backend.
+///
+/// Every backend answers the batches `calib_00000.npz`, `calib_00001.npz`, … in turn, first `--warmup` times, then
+/// `--iters` times that count. Times are milliseconds on the wall clock, percentiles by nearest rank, memory is the
+/// resident set of this process. Batches are already resized and tokenised: `preprocess` is checks and upload.
+#[derive(Debug, Parser)]
+#[command(after_help = "Examples:\n  xvla checkpoint synth --preset base --out ckpt --calib calib --batches 8\n  \
+    xvla bench --checkpoint ckpt --calib calib --iters 50 --json bench.json --html bench.html\n  \
+    xvla bench --params-file config/libero.yaml --calib calib --steps 10")]
+pub struct Args {
+    /// Folder with config.json and model.safetensors [default: that of the params file].
+    #[arg(long, value_name = "DIR", required_unless_present = "params_file")]
+    checkpoint: Option<PathBuf>,
+    /// Folder of batches `calib_%05d.npz`.
+    #[arg(long, value_name = "DIR")]
+    calib: PathBuf,
+    /// Policy backends, separated by commas; actions are compared with those of the first.
+    #[arg(long, value_name = "K[,K]", value_delimiter = ',')]
+    backend: Vec<String>,
+    /// Inferences that count, per backend.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    iters: u32,
+    /// Inferences before those, per backend.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=10_000_000))]
+    warmup: u32,
+    /// Denoising steps, 1 to 1000 [default: those of the params file, else 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    steps: Option<u16>,
+    /// Where the network runs: cpu, cuda or cuda:N [default: cpu].
+    #[arg(long)]
+    device: Option<Device>,
+    /// Precision the network computes in: f32, f16 or bf16 [default: f32].
+    #[arg(long)]
+    dtype: Option<Dtype>,
+    /// Seed of the noise, used for batches that bring none [default: 0].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// The node's parameter file, for defaults; flags win.
+    #[arg(long, value_name = "F.yaml")]
+    params_file: Option<PathBuf>,
+    /// Write everything, every sample included, as JSON.
+    #[arg(long, value_name = "F")]
+    json: Option<PathBuf>,
+    /// Write a page with plots.
+    #[arg(long, value_name = "F")]
+    html: Option<PathBuf>,
+}
+
+/// Measures, prints, writes.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let plan = plan(args)?;
+    let weights = inspect(&plan.options.checkpoint)?.files.iter().map(|file| file.bytes).sum();
+    let bar = output::bar(0, "{msg} [{bar:40}] {pos}/{len} {per_sec} {eta}");
+    let runs = measure(&plan, |event| match event {
+        Event::Loading(backend) => {
+            bar.set_position(0);
+            bar.set_message(format!("{backend}: loading"));
+        }
+        Event::Inferred { done, total } => {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+            bar.set_message(if done <= plan.warmup { "warm-up" } else { "measuring" });
+        }
+    });
+    bar.finish_and_clear();
+    let report = Report::new(&plan, args.calib.clone(), weights, runs?);
+
+    if let Some(path) = &args.json {
+        output::write(path, &format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?))?;
+    }
+    if let Some(path) = &args.html {
+        output::write(path, &html::page(&report))?;
+    }
+    output::print(&text(&report))
+}
+
+fn plan(args: &Args) -> anyhow::Result<Plan> {
+    let config = args.params_file.as_deref().map(|path| parameters(path, args)).transpose()?;
+    if let Some(threads) = config.as_ref().and_then(|config| config.num_threads) {
+        device::limit_threads(threads);
+    }
+    let mut options = match (&config, &args.checkpoint) {
+        (Some(config), _) => Options::from(config),
+        (None, Some(checkpoint)) => Options { steps: Some(1), ..Options::new(checkpoint) },
+        (None, None) => bail!("--checkpoint or --params-file is needed"),
+    };
+    options.device = args.device.unwrap_or(options.device);
+    options.dtype = args.dtype.unwrap_or(options.dtype);
+    options.steps = args.steps.map(usize::from).or(options.steps);
+    let backends = if args.backend.is_empty() { vec![options.backend.clone()] } else { args.backend.clone() };
+    backends.iter().try_for_each(|backend| select::check(backend))?;
+    Ok(Plan {
+        backends,
+        batches: calibration_files(&args.calib)?,
+        iterations: args.iters as usize,
+        warmup: args.warmup as usize,
+        // Fresh noise, as a node may ask for, would leave nothing to compare.
+        seed: args.seed.or(config.and_then(|config| config.seed)).unwrap_or(0),
+        options,
+    })
+}
+
+/// The node's file, with the checkpoint of the command line if there is one.
+fn parameters(path: &Path, args: &Args) -> anyhow::Result<Config> {
+    let mut parameters = read_parameters_file(path)?;
+    if let Some(checkpoint) = &args.checkpoint {
+        parameters.insert("checkpoint".to_owned(), Value::String(checkpoint.display().to_string()));
+    }
+    Config::from_parameters(&parameters).with_context(|| path.display().to_string())
+}
+
+fn text(report: &Report) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["backend", "stage", "min ms", "p50 ms", "p90 ms", "p99 ms", "max ms", "mean ms"]);
+    for backend in &report.backends {
+        for (stage, Summary { min, p50, p90, p99, max, mean }) in backend.stages.named() {
+            let numbers = [min, p50, p90, p99, max, mean].map(|value| format!("{value:.3}"));
+            table.add_row([backend.backend.clone(), stage.to_owned()].into_iter().chain(numbers));
+        }
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let lines = report.backends.iter().map(notes).collect::<Vec<_>>().join("\n");
+    format!("{table}\n{lines}")
+}
+
+/// What does not fit a table of latencies.
+fn notes(backend: &BackendReport) -> String {
+    let memory = backend.memory;
+    let peaks = [("load", memory.load), ("warm-up", memory.warm_up), ("run", memory.run)].map(|(segment, peak)| {
+        let bound = if peak.exact { "" } else { "at most " };
+        let told = peak.peak_bytes.map_or("not told by this system".to_owned(), output::size);
+        format!("{segment} {bound}{told}")
+    });
+    let delta =
+        backend.max_abs_delta.map_or(String::new(), |delta| format!("; max |Δ| {delta:.3e} against the first backend"));
+    format!(
+        "{}: {} step(s), {} inferences; load {:.1} ms, first inference {:.1} ms; peak memory: {}{delta}",
+        backend.backend,
+        backend.steps,
+        backend.samples.len(),
+        backend.load_ms,
+        backend.first_inference_ms,
+        peaks.join(", "),
+    )
+}

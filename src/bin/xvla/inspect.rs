@@ -1,0 +1,121 @@
+//! `xvla checkpoint inspect`
+
+use crate::output;
+use anyhow::bail;
+use clap::Parser;
+use std::path::PathBuf;
+use xvla_ros::pipeline::inspect::{Inspection, inspect};
+
+/// Describe a checkpoint and list everything that keeps it from loading.
+///
+/// Reads configuration and headers only: milliseconds for any size. Exit code 1 if the checkpoint would not load.
+#[derive(Debug, Parser)]
+#[command(after_help = "Example:\n  xvla checkpoint inspect X-VLA-Libero --json | jq .parameters")]
+pub struct Args {
+    /// Folder with config.json and model.safetensors.
+    #[arg(value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Looks and prints.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let found = inspect(&args.checkpoint)?;
+    if args.json {
+        output::print_json(&found)?;
+    } else {
+        output::print(&text(&found))?;
+    }
+    match found.problems.as_slice() {
+        [] => Ok(()),
+        [only] => bail!("{only}"),
+        [first, rest @ ..] => bail!("{first} (and {} more problems, listed on stdout)", rest.len()),
+    }
+}
+
+fn text(found: &Inspection) -> String {
+    let mut lines = Vec::new();
+    let mut line = |name: &str, value: String| lines.push(format!("{name:<16}{value}"));
+    let (sizes, inputs, actions) = (&found.sizes, &found.inputs, &found.actions);
+
+    line("checkpoint", found.checkpoint.display().to_string());
+    line("layout", found.layout.to_owned());
+    for file in &found.files {
+        line("weights", format!("{} ({})", file.path.display(), output::size(file.bytes)));
+    }
+    let dtypes: Vec<String> =
+        found.tensors_by_dtype.iter().map(|(dtype, count)| format!("{count} in {dtype}")).collect();
+    line("tensors", format!("{}, {} of them for training only", dtypes.join(", "), found.training_only_tensors));
+    let counts = found.parameters;
+    let millions = |count: u64| format!("{:.1} M", count as f64 / 1e6);
+    line(
+        "parameters",
+        format!(
+            "{} (vision {}, text {}, policy {})",
+            millions(counts.total),
+            millions(counts.vision),
+            millions(counts.text),
+            millions(counts.policy)
+        ),
+    );
+    line(
+        "vision",
+        format!("DaViT {:?} wide, {:?} deep, window {}", sizes.vision_widths, sizes.vision_depths, sizes.vision_window),
+    );
+    line(
+        "text",
+        format!("{} layers, {} wide, vocabulary {}", sizes.text_layers, sizes.projection_dim, sizes.vocabulary),
+    );
+    line(
+        "policy",
+        format!(
+            "{} blocks, {} wide, {} heads, {} soft prompts, {} token projections, at most {} positions",
+            sizes.policy_depth,
+            sizes.policy_hidden,
+            sizes.policy_heads,
+            sizes.soft_prompts,
+            if sizes.hetero_projections { "per-domain" } else { "shared" },
+            sizes.max_len_seq
+        ),
+    );
+    line(
+        "inputs",
+        format!(
+            "{} view(s) of {}x{} px ({}), {} tokens each; {} text tokens; {} proprioception channels; {} domains",
+            inputs.views,
+            inputs.image_width,
+            inputs.image_height,
+            inputs.resize,
+            inputs.tokens_per_view,
+            inputs.text_tokens,
+            inputs.proprio_dim,
+            inputs.domains
+        ),
+    );
+    line(
+        "actions",
+        format!(
+            "{}: chunks of {}, {} channels of the network, {} of the robot",
+            actions.mode, actions.chunk_length, actions.model_dim, actions.real_dim
+        ),
+    );
+    line("channels", actions.names.join(" "));
+    line("denoising steps", found.denoising_steps.to_string());
+    line("processors", processors(found));
+    line("tokenizer", found.tokenizer_ids.map_or("none".to_owned(), |ids| format!("{ids} ids")));
+    found.notes.iter().for_each(|note| line("note", note.clone()));
+    found.problems.iter().for_each(|problem| line("PROBLEM", problem.clone()));
+    lines.join("\n")
+}
+
+fn processors(found: &Inspection) -> String {
+    let Some(facts) = &found.processors else { return "none".to_owned() };
+    let channels = |what: &str, count: Option<usize>| match count {
+        Some(count) => format!("{what}: {count} channels by mean and standard deviation"),
+        None => format!("{what}: as it is"),
+    };
+    let domain = facts.domain_id.map_or(String::new(), |domain| format!(", domain {domain}"));
+    format!("{}, {}{domain}", channels("state", facts.state_channels), channels("action", facts.action_channels))
+}

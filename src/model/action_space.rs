@@ -1,0 +1,160 @@
+//! Action spaces: what the channels of an action mean, what the network may see of them, and how its output
+//! becomes targets (X-VLA's `action_hub`).
+
+use super::TensorResult;
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Width of the vectors that X-VLA was pre-trained with; robots with fewer channels are padded to it.
+const PRETRAINED_DIM: i64 = 20;
+
+/// The action spaces of published checkpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActionMode {
+    /// Two arms of xyz (m), 6-D rotation and gripper.
+    Ee6d,
+    /// Two arms of six joints (rad) and gripper.
+    Joint,
+    /// As `ee6d` on AgiBot, grippers regressed like the rest.
+    AgibotEe6d,
+    /// Seven joints (rad) of a Franka arm, padded.
+    FrankaJoint7,
+    /// Two SO-101 arms of five joints and gripper, padded.
+    So101Bimanual,
+    /// As many channels as the data set had, padded.
+    Auto,
+}
+
+impl ActionMode {
+    /// Every mode, in the order they are listed to people.
+    pub const ALL: [Self; 6] =
+        [Self::Ee6d, Self::Joint, Self::AgibotEe6d, Self::FrankaJoint7, Self::So101Bimanual, Self::Auto];
+
+    /// The name in `config.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ee6d => "ee6d",
+            Self::Joint => "joint",
+            Self::AgibotEe6d => "agibot_ee6d",
+            Self::FrankaJoint7 => "franka_joint7",
+            Self::So101Bimanual => "so101_bimanual",
+            Self::Auto => "auto",
+        }
+    }
+
+    /// The mode called `name`, in any case; `None` if there is none.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.name().eq_ignore_ascii_case(name))
+    }
+}
+
+/// An action space with its sizes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActionSpace {
+    /// Which one.
+    pub mode: ActionMode,
+    /// A: channels that the network sees.
+    pub model_dim: i64,
+    /// A': channels that the robot executes, the first of A.
+    pub real_dim: i64,
+    /// Channels that are hidden from the network and squashed by a sigmoid afterwards.
+    pub grippers: &'static [i64],
+}
+
+impl ActionSpace {
+    /// The space of a mode with fixed sizes; for [`ActionMode::Auto`], see [`ActionSpace::auto`].
+    pub fn fixed(mode: ActionMode) -> Self {
+        let (model_dim, real_dim, grippers): (_, _, &[i64]) = match mode {
+            ActionMode::Ee6d => (20, 20, &[9, 19]),
+            ActionMode::Joint => (14, 14, &[6, 13]),
+            ActionMode::AgibotEe6d => (20, 20, &[]),
+            ActionMode::FrankaJoint7 => (PRETRAINED_DIM, 7, &[]),
+            ActionMode::So101Bimanual => (PRETRAINED_DIM, 12, &[5, 11]),
+            ActionMode::Auto => (PRETRAINED_DIM, PRETRAINED_DIM, &[]),
+        };
+        Self { mode, model_dim, real_dim, grippers }
+    }
+
+    /// `auto`: the network is `model_dim` wide, the robot uses the first `real_dim` channels.
+    pub fn auto(real_dim: i64, model_dim: i64) -> Self {
+        Self { mode: ActionMode::Auto, model_dim, real_dim, grippers: &[] }
+    }
+
+    /// Factors that hide the gripper channels: [width], 0 on them and 1 elsewhere.
+    ///
+    /// Multiplying, rather than assigning by index, works on any device without a host synchronisation.
+    pub fn visible(&self, width: i64, kind: Kind, device: Device) -> TensorResult {
+        let factors: Vec<f32> = (0..width).map(|c| if self.grippers.contains(&c) { 0.0 } else { 1.0 }).collect();
+        Tensor::f_from_slice(&factors)?.f_to_device_(device, kind, false, false)
+    }
+
+    /// Turns the network's output into what the robot executes: [B, T, A] → [B, T, A'].
+    pub fn postprocess(&self, actions: &Tensor) -> TensorResult {
+        let actions = if self.grippers.is_empty() { actions.shallow_clone() } else { self.squash(actions)? };
+        actions.f_narrow(-1, 0, self.real_dim)
+    }
+
+    /// A sigmoid on the gripper channels only.
+    fn squash(&self, actions: &Tensor) -> Result<Tensor, TchError> {
+        let width = actions.size().last().copied().unwrap_or(0);
+        let visible = self.visible(width, Kind::Bool, actions.device())?;
+        actions.f_where_self(&visible, &actions.f_sigmoid()?)
+    }
+
+    /// Names for the A' channels, for robots whose configuration gives none.
+    pub fn channel_names(&self) -> Vec<String> {
+        const ARM_6D: [&str; 10] = ["x_m", "y_m", "z_m", "r11", "r21", "r31", "r12", "r22", "r32", "gripper"];
+        const SO101: [&str; 6] = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"];
+        let arms = |names: &[&str]| -> Vec<String> {
+            ["left", "right"].iter().flat_map(|arm| names.iter().map(move |n| format!("{arm}_{n}"))).collect()
+        };
+        match self.mode {
+            ActionMode::Ee6d | ActionMode::AgibotEe6d => arms(&ARM_6D),
+            ActionMode::Joint => arms(&["joint1", "joint2", "joint3", "joint4", "joint5", "joint6", "gripper"]),
+            ActionMode::So101Bimanual => arms(&SO101),
+            ActionMode::FrankaJoint7 => (1..=self.real_dim).map(|n| format!("joint{n}")).collect(),
+            ActionMode::Auto => (0..self.real_dim).map(|n| format!("a{n}")).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(values: &[f32]) -> Tensor {
+        Tensor::from_slice(values).view([1, 1, values.len() as i64])
+    }
+
+    #[test]
+    fn every_mode_is_found_by_its_name_in_any_case() {
+        for mode in ActionMode::ALL {
+            assert_eq!(ActionMode::from_name(&mode.name().to_uppercase()), Some(mode));
+        }
+        assert_eq!(ActionMode::from_name("ee7d"), None);
+    }
+
+    #[test]
+    fn every_channel_of_every_mode_has_a_name() {
+        for mode in ActionMode::ALL {
+            let space = ActionSpace::fixed(mode);
+            assert_eq!(space.channel_names().len() as i64, space.real_dim, "{}", mode.name());
+        }
+    }
+
+    #[test]
+    fn only_gripper_channels_are_squashed() {
+        let space = ActionSpace::fixed(ActionMode::Joint);
+        let actions = space.postprocess(&row(&[2.0; 14])).unwrap();
+        let actions: Vec<f32> = actions.reshape([-1]).try_into().unwrap();
+        for (channel, value) in actions.iter().enumerate() {
+            let expected = if channel == 6 || channel == 13 { 1.0 / (1.0 + (-2.0f32).exp()) } else { 2.0 };
+            assert!((value - expected).abs() < 1e-6, "channel {channel}: {value}");
+        }
+    }
+
+    #[test]
+    fn padded_spaces_keep_the_robots_channels_only() {
+        let space = ActionSpace::fixed(ActionMode::FrankaJoint7);
+        assert_eq!(space.postprocess(&row(&[1.0; 20])).unwrap().size(), [1, 1, 7]);
+    }
+}

@@ -1,0 +1,184 @@
+//! The sizes of the network, validated. Where they come from is [`super::config_json`]'s business.
+
+use super::action_space::ActionSpace;
+use super::config_json;
+use crate::error::CheckpointError;
+use std::path::Path;
+
+/// Everything `config.json` says about the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelConfig {
+    /// DaViT.
+    pub vision: VisionConfig,
+    /// BART's encoder.
+    pub text: TextConfig,
+    /// The soft-prompted transformer.
+    pub policy: PolicyConfig,
+    /// What the channels of an action mean.
+    pub action_space: ActionSpace,
+    /// D: width of the tokens that leave the vision-language half.
+    pub projection_dim: i64,
+    /// How observations become inputs.
+    pub inputs: InputConfig,
+    /// N: denoising steps the checkpoint was published with.
+    pub denoising_steps: usize,
+}
+
+impl ModelConfig {
+    /// Reads `config.json` (and `preprocessor_config.json`, if there) in `folder`.
+    ///
+    /// # Errors
+    /// An unreadable file, or the first key whose value is missing, of the wrong type or out of range.
+    pub fn from_folder(folder: &Path) -> Result<Self, CheckpointError> {
+        config_json::read(folder)
+    }
+
+    /// Side lengths (h, w) of the last feature map for images of `height`×`width` pixels.
+    pub fn feature_map(&self, height: i64, width: i64) -> (i64, i64) {
+        self.vision.stages.iter().fold((height, width), |(h, w), stage| (stage.output_side(h), stage.output_side(w)))
+    }
+
+    /// N: image tokens per view for images of `height`×`width` pixels.
+    pub fn tokens_per_view(&self, height: i64, width: i64) -> i64 {
+        let (h, w) = self.feature_map(height, width);
+        h * w + 1
+    }
+
+    /// Length of the policy's sequence that carries positions, for V views of N tokens and L text tokens.
+    pub fn sequence_length(&self, views: i64, tokens_per_view: i64, text_tokens: i64) -> i64 {
+        self.policy.chunk_length + views * tokens_per_view + text_tokens
+    }
+}
+
+/// DaViT's sizes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VisionConfig {
+    /// Channels of an image.
+    pub in_channels: i64,
+    /// The stages, from the image on.
+    pub stages: Vec<StageConfig>,
+    /// Side of an attention window, tokens.
+    pub window_size: i64,
+    /// Width of a block's MLP over its channels.
+    pub mlp_ratio: f64,
+    /// Whether fused query-key-value projections have a bias.
+    pub qkv_bias: bool,
+    /// Rows of each position table: the largest side of the last feature map.
+    pub max_positions: i64,
+    /// Rows of the temporal table.
+    pub max_temporal_positions: i64,
+}
+
+impl VisionConfig {
+    /// Channels of the last stage.
+    pub fn width(&self) -> i64 {
+        self.stages.last().map_or(0, |stage| stage.width)
+    }
+}
+
+/// One stage of DaViT.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StageConfig {
+    /// C: channels.
+    pub width: i64,
+    /// Pairs of spatial and channel blocks.
+    pub depth: usize,
+    /// Heads of the window attention.
+    pub heads: i64,
+    /// Groups of the channel attention.
+    pub groups: i64,
+    /// Side of a patch.
+    pub patch_size: i64,
+    /// Step between patches.
+    pub patch_stride: i64,
+    /// Zeros around the input.
+    pub patch_padding: i64,
+    /// Whether the patches' norm comes before their convolution.
+    pub pre_norm: bool,
+}
+
+impl StageConfig {
+    /// Side of the stage's map for an input of side `input` (0 if the patch does not fit).
+    fn output_side(&self, input: i64) -> i64 {
+        ((input + 2 * self.patch_padding - self.patch_size).div_euclid(self.patch_stride) + 1).max(0)
+    }
+}
+
+/// The text encoder's sizes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TextConfig {
+    /// Width of a token, equal to D.
+    pub width: i64,
+    /// Layers.
+    pub layers: usize,
+    /// Attention heads.
+    pub heads: i64,
+    /// Width of a layer's MLP.
+    pub ffn_width: i64,
+    /// Rows of the token table.
+    pub vocabulary: i64,
+    /// Longest merged sequence.
+    pub max_positions: i64,
+}
+
+/// The policy's sizes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PolicyConfig {
+    /// H: width of a token.
+    pub hidden: i64,
+    /// Blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub heads: i64,
+    /// Width of a block's MLP over H.
+    pub mlp_ratio: f64,
+    /// Embodiments with parameters of their own.
+    pub domains: i64,
+    /// S: soft prompts per domain.
+    pub soft_prompts: i64,
+    /// Width of the time embedding.
+    pub time_dim: i64,
+    /// Rows of the position table.
+    pub max_len_seq: i64,
+    /// Whether token projections are per domain.
+    pub hetero_projections: bool,
+    /// T: actions in a chunk.
+    pub chunk_length: i64,
+    /// A.
+    pub action_dim: i64,
+    /// P.
+    pub proprio_dim: i64,
+}
+
+impl PolicyConfig {
+    /// Width of a block's MLP.
+    pub fn mlp_width(&self) -> i64 {
+        (self.hidden as f64 * self.mlp_ratio) as i64
+    }
+}
+
+/// How observations become inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputConfig {
+    /// V: camera views the checkpoint was trained with.
+    pub views: usize,
+    /// H of an image, pixels.
+    pub image_height: usize,
+    /// W of an image, pixels.
+    pub image_width: usize,
+    /// How images get to that size.
+    pub resize: ResizeMode,
+    /// L: instructions are padded or cut to this many tokens.
+    pub max_text_tokens: usize,
+    /// Whether padding goes to the left of an instruction.
+    pub pad_left: bool,
+}
+
+/// How images get to the size of the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResizeMode {
+    /// Stretched, antialiased bicubic as PIL does it (the original processor).
+    Bicubic,
+    /// Aspect kept, bilinear without antialiasing, zeros on the left and top (LeRobot's `resize_with_pad`).
+    PadBilinear,
+}

@@ -1,0 +1,481 @@
+//! `config.json` in its dialects: the original release and LeRobot, Florence-2's half with Microsoft's or
+//! `transformers`' keys. Absent keys have the defaults of those implementations; a present one must make sense.
+
+use super::action_space::{ActionMode, ActionSpace};
+use super::config::{InputConfig, ModelConfig, PolicyConfig, ResizeMode, StageConfig, TextConfig, VisionConfig};
+use crate::error::CheckpointError;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The model's configuration within a checkpoint folder.
+pub const CONFIG_FILE: &str = "config.json";
+/// The image processor's configuration within a checkpoint folder.
+pub(super) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+
+/// No size in a plausible checkpoint comes near this; it keeps products within `i64`.
+const MAX_SIZE: i64 = 1 << 20;
+
+#[derive(Deserialize)]
+struct Raw {
+    #[serde(rename = "type")]
+    lerobot_type: Option<String>,
+    model_type: Option<String>,
+    florence_config: RawFlorence,
+    #[serde(default = "hidden_size")]
+    hidden_size: i64,
+    #[serde(default = "depth")]
+    depth: i64,
+    #[serde(default = "num_heads")]
+    num_heads: i64,
+    #[serde(default = "mlp_ratio")]
+    mlp_ratio: f64,
+    #[serde(default = "num_domains")]
+    num_domains: i64,
+    #[serde(default = "len_soft_prompts")]
+    len_soft_prompts: i64,
+    #[serde(default = "dim_time")]
+    dim_time: i64,
+    #[serde(default = "max_len_seq")]
+    max_len_seq: i64,
+    #[serde(default)]
+    use_hetero_proj: bool,
+    #[serde(default = "action_mode")]
+    action_mode: String,
+    #[serde(default = "yes")]
+    use_proprio: bool,
+    #[serde(default = "max_action_dim")]
+    max_action_dim: i64,
+    real_action_dim: Option<i64>,
+    num_actions: Option<i64>,
+    chunk_size: Option<i64>,
+    #[serde(default = "max_state_dim")]
+    max_state_dim: i64,
+    #[serde(default = "num_denoising_steps")]
+    num_denoising_steps: i64,
+    tokenizer_max_length: Option<i64>,
+    tokenizer_padding_side: Option<String>,
+    resize_imgs_with_padding: Option<(i64, i64)>,
+    num_image_views: Option<i64>,
+    #[serde(default)]
+    empty_cameras: i64,
+    #[serde(default)]
+    idx_for_delta: Vec<i64>,
+    #[serde(default)]
+    idx_for_mask_proprio: Vec<i64>,
+    input_features: Option<BTreeMap<String, RawFeature>>,
+    output_features: Option<BTreeMap<String, RawFeature>>,
+}
+
+#[derive(Deserialize)]
+struct RawFeature {
+    #[serde(rename = "type")]
+    kind: String,
+    shape: Vec<i64>,
+}
+
+#[derive(Deserialize)]
+struct RawFlorence {
+    projection_dim: Option<i64>,
+    vision_config: RawVision,
+    text_config: RawText,
+}
+
+#[derive(Deserialize)]
+struct RawVision {
+    embed_dim: Option<Vec<i64>>, // `transformers`' key
+    dim_embed: Option<Vec<i64>>, // Microsoft's
+    #[serde(default = "head_counts")]
+    num_heads: Vec<i64>,
+    #[serde(default = "head_counts")]
+    num_groups: Vec<i64>,
+    #[serde(default = "stage_depths")]
+    depths: Vec<i64>,
+    #[serde(default = "patch_sizes")]
+    patch_size: Vec<i64>,
+    #[serde(default = "patch_strides")]
+    patch_stride: Vec<i64>,
+    #[serde(default = "patch_paddings")]
+    patch_padding: Vec<i64>,
+    #[serde(default = "patch_prenorms")]
+    patch_prenorm: Vec<bool>,
+    #[serde(default = "window_size")]
+    window_size: i64,
+    #[serde(default = "mlp_ratio")]
+    mlp_ratio: f64,
+    #[serde(default = "yes")]
+    qkv_bias: bool,
+    #[serde(default = "in_channels", alias = "in_chans")]
+    in_channels: i64,
+    projection_dim: Option<i64>,
+    max_position_embeddings: Option<i64>,
+    max_temporal_embeddings: Option<i64>,
+    image_pos_embed: Option<RawPositions>,
+    visual_temporal_embedding: Option<RawTemporal>,
+    image_feature_source: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct RawPositions {
+    #[serde(rename = "type")]
+    kind: String,
+    max_pos_embeddings: i64,
+}
+
+#[derive(Deserialize)]
+struct RawTemporal {
+    #[serde(rename = "type")]
+    kind: String,
+    max_temporal_embeddings: i64,
+}
+
+#[derive(Deserialize)]
+struct RawText {
+    #[serde(default = "text_width")]
+    d_model: i64,
+    #[serde(default = "text_layers")]
+    encoder_layers: i64,
+    #[serde(default = "num_heads")]
+    encoder_attention_heads: i64,
+    #[serde(default = "text_ffn")]
+    encoder_ffn_dim: i64,
+    #[serde(default = "vocabulary")]
+    vocab_size: i64,
+    #[serde(default = "text_positions")]
+    max_position_embeddings: i64,
+    #[serde(default)]
+    scale_embedding: bool,
+    #[serde(default = "gelu")]
+    activation_function: String,
+}
+
+/// `default = "…"` wants functions; these are the published implementations' values.
+macro_rules! defaults {
+    ($($name:ident: $type:ty = $value:expr;)*) => { $(fn $name() -> $type { $value })* };
+}
+defaults! {
+    yes: bool = true;
+    gelu: String = "gelu".to_owned();
+    action_mode: String = "ee6d".to_owned();
+    hidden_size: i64 = 1024;
+    depth: i64 = 24;
+    num_heads: i64 = 16;
+    mlp_ratio: f64 = 4.0;
+    num_domains: i64 = 30;
+    len_soft_prompts: i64 = 32;
+    dim_time: i64 = 32;
+    max_len_seq: i64 = 512;
+    max_action_dim: i64 = 20;
+    max_state_dim: i64 = 32;
+    num_denoising_steps: i64 = 10;
+    widths: Vec<i64> = vec![256, 512, 1024, 2048];
+    head_counts: Vec<i64> = vec![8, 16, 32, 64];
+    stage_depths: Vec<i64> = vec![1, 1, 9, 1];
+    patch_sizes: Vec<i64> = vec![7, 3, 3, 3];
+    patch_strides: Vec<i64> = vec![4, 2, 2, 2];
+    patch_paddings: Vec<i64> = vec![3, 1, 1, 1];
+    patch_prenorms: Vec<bool> = vec![false, true, true, true];
+    window_size: i64 = 12;
+    in_channels: i64 = 3;
+    text_width: i64 = 1024;
+    text_layers: i64 = 12;
+    text_ffn: i64 = 4096;
+    vocabulary: i64 = 51289;
+    text_positions: i64 = 1024;
+}
+
+/// Views that the original release's processor stacks.
+const ORIGINAL_VIEWS: i64 = 3;
+/// Tokens that the original release's processor pads an instruction to.
+const ORIGINAL_TEXT_TOKENS: i64 = 50;
+/// LeRobot's default for the same.
+const LEROBOT_TEXT_TOKENS: i64 = 64;
+/// Side of the images that Florence-2's processor makes for X-VLA.
+const IMAGE_SIDE: i64 = 224;
+
+/// Reads and validates; see [`ModelConfig::from_folder`].
+pub(super) fn read(folder: &Path) -> Result<ModelConfig, CheckpointError> {
+    let path = folder.join(CONFIG_FILE);
+    let raw: Raw = read_json(&path)?;
+    let preprocessor = folder.join(PREPROCESSOR_FILE);
+    let image_processor = preprocessor.exists().then(|| read_json::<Value>(&preprocessor)).transpose()?;
+    Checker { path }.model(&raw, image_processor.as_ref())
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
+    let text = std::fs::read_to_string(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+    let mut deserializer = serde_json::Deserializer::from_str(&text);
+    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| CheckpointError::Config {
+        path: path.to_owned(),
+        field: error.path().to_string(),
+        reason: error.into_inner().to_string(),
+    })
+}
+
+/// Validates values and knows which file to blame.
+struct Checker {
+    path: PathBuf,
+}
+
+impl Checker {
+    fn error(&self, field: &str, reason: impl Into<String>) -> CheckpointError {
+        CheckpointError::Config { path: self.path.clone(), field: field.to_owned(), reason: reason.into() }
+    }
+
+    fn within(&self, field: &str, value: i64, min: i64, max: i64) -> Result<i64, CheckpointError> {
+        if (min..=max).contains(&value) {
+            return Ok(value);
+        }
+        Err(self.error(field, format!("{value} is out of range: expected {min}..={max}")))
+    }
+
+    fn size(&self, field: &str, value: i64) -> Result<i64, CheckpointError> {
+        self.within(field, value, 1, MAX_SIZE)
+    }
+
+    fn count(&self, field: &str, value: i64) -> Result<usize, CheckpointError> {
+        Ok(self.size(field, value)?.unsigned_abs() as usize)
+    }
+
+    fn ratio(&self, field: &str, value: f64) -> Result<f64, CheckpointError> {
+        if value > 0.0 && value <= 64.0 {
+            return Ok(value);
+        }
+        Err(self.error(field, format!("{value} is out of range: expected more than 0, at most 64")))
+    }
+
+    fn divides(&self, field: &str, parts: i64, whole: i64) -> Result<i64, CheckpointError> {
+        if self.size(field, parts)? <= whole && whole % parts == 0 {
+            return Ok(parts);
+        }
+        Err(self.error(field, format!("{parts} does not divide the width {whole}")))
+    }
+
+    fn model(&self, raw: &Raw, image_processor: Option<&Value>) -> Result<ModelConfig, CheckpointError> {
+        let kind = raw.lerobot_type.as_ref().or(raw.model_type.as_ref());
+        if let Some(kind) = kind.filter(|kind| *kind != "xvla") {
+            return Err(self.error("model_type", format!("`{kind}` is not `xvla`")));
+        }
+        let florence = &raw.florence_config;
+        let projection_dim = florence.projection_dim.or(florence.vision_config.projection_dim).unwrap_or(1024);
+        let projection_dim = self.size("florence_config.projection_dim", projection_dim)?;
+        let text = self.text(&florence.text_config)?;
+        if text.width != projection_dim {
+            let reason = format!("{} differs from projection_dim {projection_dim}", text.width);
+            return Err(self.error("florence_config.text_config.d_model", reason));
+        }
+        let action_space = self.action_space(raw)?;
+        Ok(ModelConfig {
+            vision: self.vision(&florence.vision_config)?,
+            text,
+            policy: self.policy(raw, &action_space)?,
+            action_space,
+            projection_dim,
+            inputs: self.inputs(raw, image_processor)?,
+            denoising_steps: self.count("num_denoising_steps", raw.num_denoising_steps)?,
+        })
+    }
+
+    fn vision(&self, raw: &RawVision) -> Result<VisionConfig, CheckpointError> {
+        let field = |name: &str| format!("florence_config.vision_config.{name}");
+        if let Some(sources) = &raw.image_feature_source
+            && sources != &["spatial_avg_pool", "temporal_avg_pool"]
+        {
+            return Err(self.error(&field("image_feature_source"), format!("{sources:?} is not supported")));
+        }
+        let positions = match &raw.image_pos_embed {
+            Some(positions) if positions.kind != "learned_abs_2d" => {
+                let reason = format!("`{}` is not supported: expected `learned_abs_2d`", positions.kind);
+                return Err(self.error(&field("image_pos_embed.type"), reason));
+            }
+            Some(positions) => Some(positions.max_pos_embeddings),
+            None => raw.max_position_embeddings,
+        };
+        let temporal = match &raw.visual_temporal_embedding {
+            Some(temporal) if temporal.kind != "COSINE" => {
+                let reason = format!("`{}` is not supported: expected `COSINE`", temporal.kind);
+                return Err(self.error(&field("visual_temporal_embedding.type"), reason));
+            }
+            Some(temporal) => Some(temporal.max_temporal_embeddings),
+            None => raw.max_temporal_embeddings,
+        };
+        // The two implementations disagree on this default.
+        let default_positions = if raw.embed_dim.is_some() { 50 } else { 1000 };
+        Ok(VisionConfig {
+            in_channels: self.within(&field("in_channels"), raw.in_channels, 3, 3)?,
+            stages: self.stages(raw)?,
+            window_size: self.size(&field("window_size"), raw.window_size)?,
+            mlp_ratio: self.ratio(&field("mlp_ratio"), raw.mlp_ratio)?,
+            qkv_bias: raw.qkv_bias,
+            max_positions: self.size(&field("max_position_embeddings"), positions.unwrap_or(default_positions))?,
+            max_temporal_positions: self.size(&field("max_temporal_embeddings"), temporal.unwrap_or(100))?,
+        })
+    }
+
+    fn stages(&self, raw: &RawVision) -> Result<Vec<StageConfig>, CheckpointError> {
+        let widths = raw.embed_dim.clone().or_else(|| raw.dim_embed.clone()).unwrap_or_else(widths);
+        let count = widths.len();
+        let lengths = [
+            ("num_heads", raw.num_heads.len()),
+            ("num_groups", raw.num_groups.len()),
+            ("depths", raw.depths.len()),
+            ("patch_size", raw.patch_size.len()),
+            ("patch_stride", raw.patch_stride.len()),
+            ("patch_padding", raw.patch_padding.len()),
+            ("patch_prenorm", raw.patch_prenorm.len()),
+            ("embed_dim", count.max(1)),
+        ];
+        let field = |name: &str| format!("florence_config.vision_config.{name}");
+        if let Some((name, length)) = lengths.into_iter().find(|(_, length)| *length != count) {
+            return Err(self.error(&field(name), format!("{length} value(s) for {count} stage(s) of embed_dim")));
+        }
+        let heads = raw.num_heads.iter().zip(&raw.num_groups);
+        let patches = raw.patch_size.iter().zip(&raw.patch_stride).zip(&raw.patch_padding);
+        let stages = widths.iter().zip(&raw.depths).zip(heads).zip(patches).zip(&raw.patch_prenorm);
+        stages
+            .map(|((((&width, &depth), (&heads, &groups)), ((&size, &stride), &padding)), &pre_norm)| {
+                let width = self.size(&field("embed_dim"), width)?;
+                Ok(StageConfig {
+                    width,
+                    depth: self.count(&field("depths"), depth)?,
+                    heads: self.divides(&field("num_heads"), heads, width)?,
+                    groups: self.divides(&field("num_groups"), groups, width)?,
+                    patch_size: self.within(&field("patch_size"), size, 1, 64)?,
+                    patch_stride: self.within(&field("patch_stride"), stride, 1, 64)?,
+                    patch_padding: self.within(&field("patch_padding"), padding, 0, 64)?,
+                    pre_norm,
+                })
+            })
+            .collect()
+    }
+
+    fn text(&self, raw: &RawText) -> Result<TextConfig, CheckpointError> {
+        let field = |name: &str| format!("florence_config.text_config.{name}");
+        if raw.activation_function != "gelu" {
+            let reason = format!("`{}` is not supported: expected `gelu`", raw.activation_function);
+            return Err(self.error(&field("activation_function"), reason));
+        }
+        if raw.scale_embedding {
+            let reason = "true is not supported: the published implementations disagree on what it means";
+            return Err(self.error(&field("scale_embedding"), reason));
+        }
+        let width = self.size(&field("d_model"), raw.d_model)?;
+        Ok(TextConfig {
+            width,
+            layers: self.count(&field("encoder_layers"), raw.encoder_layers)?,
+            heads: self.divides(&field("encoder_attention_heads"), raw.encoder_attention_heads, width)?,
+            ffn_width: self.size(&field("encoder_ffn_dim"), raw.encoder_ffn_dim)?,
+            vocabulary: self.size(&field("vocab_size"), raw.vocab_size)?,
+            max_positions: self.size(&field("max_position_embeddings"), raw.max_position_embeddings)?,
+        })
+    }
+
+    fn policy(&self, raw: &Raw, space: &ActionSpace) -> Result<PolicyConfig, CheckpointError> {
+        let chunk_length = match (raw.num_actions, raw.chunk_size) {
+            (Some(length), _) => self.size("num_actions", length)?,
+            (None, Some(length)) => self.size("chunk_size", length)?,
+            (None, None) => return Err(self.error("num_actions", "missing, and so is LeRobot's `chunk_size`")),
+        };
+        // The original release stores `use_proprio` and never reads it.
+        let proprio_dim = match (&raw.lerobot_type, raw.use_proprio) {
+            (Some(_), false) => 0,
+            (Some(_), true) => self.size("max_state_dim", raw.max_state_dim)?,
+            (None, _) => space.model_dim,
+        };
+        let hidden = self.size("hidden_size", raw.hidden_size)?;
+        Ok(PolicyConfig {
+            hidden,
+            depth: self.count("depth", raw.depth)?,
+            heads: self.divides("num_heads", raw.num_heads, hidden)?,
+            mlp_ratio: self.ratio("mlp_ratio", raw.mlp_ratio)?,
+            domains: self.size("num_domains", raw.num_domains)?,
+            soft_prompts: self.within("len_soft_prompts", raw.len_soft_prompts, 0, MAX_SIZE)?,
+            time_dim: self.within("dim_time", raw.dim_time, 0, MAX_SIZE)?,
+            max_len_seq: self.size("max_len_seq", raw.max_len_seq)?,
+            hetero_projections: raw.use_hetero_proj,
+            chunk_length,
+            action_dim: space.model_dim,
+            proprio_dim,
+        })
+    }
+
+    fn action_space(&self, raw: &Raw) -> Result<ActionSpace, CheckpointError> {
+        let Some(mode) = ActionMode::from_name(&raw.action_mode) else {
+            let known = ActionMode::ALL.map(ActionMode::name).join(", ");
+            return Err(self.error("action_mode", format!("`{}` is unknown: expected one of {known}", raw.action_mode)));
+        };
+        for (field, channels) in
+            [("idx_for_delta", &raw.idx_for_delta), ("idx_for_mask_proprio", &raw.idx_for_mask_proprio)]
+        {
+            if !channels.is_empty() {
+                return Err(
+                    self.error(field, format!("{channels:?}: action spaces with such channels are not supported"))
+                );
+            }
+        }
+        if mode != ActionMode::Auto {
+            return Ok(ActionSpace::fixed(mode));
+        }
+        let model_dim = self.size("max_action_dim", raw.max_action_dim)?;
+        let feature = raw.output_features.as_ref().and_then(|features| features.get("action"));
+        let (field, real_dim) = match (feature.and_then(|feature| feature.shape.last()), raw.real_action_dim) {
+            (Some(&width), _) => ("output_features.action.shape", width),
+            (None, Some(width)) => ("real_action_dim", width),
+            (None, None) => ("max_action_dim", model_dim),
+        };
+        Ok(ActionSpace::auto(self.within(field, real_dim, 1, model_dim)?, model_dim))
+    }
+
+    fn inputs(&self, raw: &Raw, image_processor: Option<&Value>) -> Result<InputConfig, CheckpointError> {
+        let lerobot = raw.lerobot_type.is_some();
+        let cameras: Vec<&RawFeature> = raw
+            .input_features
+            .iter()
+            .flat_map(|features| features.values())
+            .filter(|feature| feature.kind == "VISUAL")
+            .collect();
+        let listed = cameras.len() as i64 + if lerobot { raw.empty_cameras } else { 0 };
+        let views = raw.num_image_views.unwrap_or(0).max(listed);
+        let views = if views == 0 { ORIGINAL_VIEWS } else { views };
+
+        let (height, width, resize) = match raw.resize_imgs_with_padding {
+            Some((height, width)) => (height, width, ResizeMode::PadBilinear),
+            None => {
+                let (height, width) = processor_size(image_processor)
+                    .or_else(|| camera_size(&cameras))
+                    .unwrap_or((IMAGE_SIDE, IMAGE_SIDE));
+                (height, width, ResizeMode::Bicubic)
+            }
+        };
+        let default_tokens = if lerobot { LEROBOT_TEXT_TOKENS } else { ORIGINAL_TEXT_TOKENS };
+        let tokens = raw.tokenizer_max_length.unwrap_or(default_tokens);
+        let side =
+            |field, value| Ok::<_, CheckpointError>(self.within(field, value, 1, 16384)?.unsigned_abs() as usize);
+        Ok(InputConfig {
+            views: self.within("num_image_views", views, 1, 64)?.unsigned_abs() as usize,
+            image_height: side("image height", height)?,
+            image_width: side("image width", width)?,
+            resize,
+            max_text_tokens: self.count("tokenizer_max_length", tokens)?,
+            pad_left: raw.tokenizer_padding_side.as_deref() == Some("left"),
+        })
+    }
+}
+
+/// The size that the image processor's configuration names: `crop_size` if it crops, else `size`.
+fn processor_size(config: Option<&Value>) -> Option<(i64, i64)> {
+    let config = config?;
+    let cropped = config.get("do_center_crop").and_then(Value::as_bool).unwrap_or(false);
+    let size = if cropped { config.get("crop_size") } else { config.get("size") }?;
+    Some((size.get("height")?.as_i64()?, size.get("width")?.as_i64()?))
+}
+
+/// The size [3, H, W] that the first camera of LeRobot's features declares.
+fn camera_size(cameras: &[&RawFeature]) -> Option<(i64, i64)> {
+    match cameras.first()?.shape.as_slice() {
+        [_, height, width] => Some((*height, *width)),
+        _ => None,
+    }
+}

@@ -1,0 +1,165 @@
+//! The layers that every part of the network shares. Each is `new(scope, sizes)` and `forward(input)`.
+
+use super::TensorResult;
+use super::weights::Scope;
+use crate::error::CheckpointError;
+use tch::Tensor;
+
+/// LayerNorm's epsilon everywhere in X-VLA and Florence-2 (PyTorch's default).
+const LAYER_NORM_EPS: f64 = 1e-5;
+
+/// y = x·Wᵀ + b, as `torch.nn.Linear` stores it.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Reads `weight` [out, in] and `bias` [out].
+    pub fn new(scope: &Scope, inputs: i64, outputs: i64) -> Result<Self, CheckpointError> {
+        let bias = Some(scope.tensor("bias", &[outputs])?);
+        Ok(Self { weight: scope.tensor("weight", &[outputs, inputs])?, bias })
+    }
+
+    /// As [`Linear::new`], with a bias only if `bias`.
+    pub fn with_bias(scope: &Scope, inputs: i64, outputs: i64, bias: bool) -> Result<Self, CheckpointError> {
+        if bias {
+            return Self::new(scope, inputs, outputs);
+        }
+        Ok(Self { weight: scope.tensor("weight", &[outputs, inputs])?, bias: None })
+    }
+
+    /// A Linear without bias from a weight [out, in] that is already at hand.
+    pub fn from_weight(weight: Tensor) -> Self {
+        Self { weight, bias: None }
+    }
+
+    /// [.., in] → [.., out]
+    pub fn forward(&self, input: &Tensor) -> TensorResult {
+        input.f_linear(&self.weight, self.bias.as_ref())
+    }
+}
+
+/// LayerNorm over the last dimension.
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    width: i64,
+}
+
+impl LayerNorm {
+    /// Reads `weight` and `bias`, both [width].
+    pub fn new(scope: &Scope, width: i64) -> Result<Self, CheckpointError> {
+        Ok(Self { weight: scope.tensor("weight", &[width])?, bias: scope.tensor("bias", &[width])?, width })
+    }
+
+    /// [.., width] → [.., width]
+    pub fn forward(&self, input: &Tensor) -> TensorResult {
+        input.f_layer_norm([self.width], Some(&self.weight), Some(&self.bias), LAYER_NORM_EPS, true)
+    }
+}
+
+/// A square 2-D convolution.
+#[derive(Debug)]
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Tensor,
+    stride: i64,
+    padding: i64,
+    groups: i64,
+}
+
+/// The sizes of a [`Conv2d`].
+#[derive(Clone, Copy, Debug)]
+pub struct ConvSizes {
+    /// Input channels.
+    pub inputs: i64,
+    /// Output channels.
+    pub outputs: i64,
+    /// Side of the square kernel.
+    pub kernel: i64,
+    /// Step between windows.
+    pub stride: i64,
+    /// Zeros added on each side.
+    pub padding: i64,
+    /// 1, or `inputs` for a depth-wise convolution.
+    pub groups: i64,
+}
+
+impl Conv2d {
+    /// Reads `weight` [out, in/groups, k, k] and `bias` [out].
+    pub fn new(scope: &Scope, sizes: ConvSizes) -> Result<Self, CheckpointError> {
+        let ConvSizes { inputs, outputs, kernel, stride, padding, groups } = sizes;
+        Ok(Self {
+            weight: scope.tensor("weight", &[outputs, inputs / groups, kernel, kernel])?,
+            bias: scope.tensor("bias", &[outputs])?,
+            stride,
+            padding,
+            groups,
+        })
+    }
+
+    /// [B, in, h, w] → [B, out, h', w']
+    pub fn forward(&self, input: &Tensor) -> TensorResult {
+        let (stride, padding) = ([self.stride; 2], [self.padding; 2]);
+        input.f_conv2d(&self.weight, Some(&self.bias), stride, padding, [1, 1], self.groups)
+    }
+}
+
+/// The activation between the two halves of an [`Mlp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gelu {
+    /// x·Φ(x), by erf.
+    Exact,
+    /// The tanh approximation.
+    Tanh,
+}
+
+/// fc1 → GELU → fc2.
+#[derive(Debug)]
+pub struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+    gelu: Gelu,
+}
+
+impl Mlp {
+    /// Reads `fc1` [hidden, width] and `fc2` [width, hidden] with their biases.
+    pub fn new(scope: &Scope, width: i64, hidden: i64, gelu: Gelu) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            fc1: Linear::new(&scope.sub("fc1"), width, hidden)?,
+            fc2: Linear::new(&scope.sub("fc2"), hidden, width)?,
+            gelu,
+        })
+    }
+
+    /// [.., width] → [.., width]
+    pub fn forward(&self, input: &Tensor) -> TensorResult {
+        let approximate = match self.gelu {
+            Gelu::Exact => "none",
+            Gelu::Tanh => "tanh",
+        };
+        self.fc2.forward(&self.fc1.forward(input)?.f_gelu(approximate)?)
+    }
+}
+
+/// softmax(q·kᵀ·scale)·v without mask or dropout; `scale` is 1/√d unless given. All [.., tokens, d].
+pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, scale: Option<f64>) -> TensorResult {
+    Tensor::f_scaled_dot_product_attention::<&Tensor>(query, key, value, None, 0.0, false, scale, false)
+}
+
+/// Splits a fused projection: [B, n, 3·heads·d] → three tensors [B, heads, n, d].
+pub fn split_heads(qkv: &Tensor, heads: i64) -> Result<[Tensor; 3], tch::TchError> {
+    let (batch, tokens, width) = qkv.size3()?;
+    let qkv = qkv.f_view([batch, tokens, 3, heads, width / (3 * heads)])?; // [B, n, 3, heads, d]
+    let qkv = qkv.f_permute([2, 0, 3, 1, 4])?; // [3, B, heads, n, d]
+    Ok([qkv.f_select(0, 0)?, qkv.f_select(0, 1)?, qkv.f_select(0, 2)?])
+}
+
+/// Joins attention heads again: [B, heads, n, d] → [B, n, heads·d].
+pub fn join_heads(heads: &Tensor) -> TensorResult {
+    let (batch, count, tokens, width) = heads.size4()?;
+    heads.f_transpose(1, 2)?.f_reshape([batch, tokens, count * width])
+}

@@ -1,0 +1,72 @@
+//! X-VLA as maths on tensors: Florence-2's vision tower and text encoder, the soft-prompted transformer, the
+//! action spaces and the denoising loop. No devices are chosen and nothing is timed here.
+//!
+//! Each file is one part of the network and mirrors the checkpoint's names:
+//!
+//! | file | part | source |
+//! |---|---|---|
+//! | [`config`] | `config.json`, all its dialects | the published checkpoints |
+//! | [`layout`], [`weights`] | tensors from safetensors, by mmap | – |
+//! | [`vision`] | DaViT | Ding et al. 2022, "DaViT: Dual Attention Vision Transformers" |
+//! | [`projector`], [`vlm`] | image tokens, merged with the text | Xiao et al. 2024, "Florence-2" |
+//! | [`text`] | BART's encoder | Lewis et al. 2020, "BART" |
+//! | [`policy`] | the soft-prompted transformer | Zheng et al. 2025, "X-VLA" |
+//! | [`flow`] | the denoising loop, generic over the network | the same |
+//! | [`action_space`] | what the channels of an action mean | the same |
+//! | [`audit`] | what is wrong with a checkpoint, all of it | – |
+//! | [`synth`] | checkpoints with random weights | – |
+//!
+//! Letters in shape comments are those of [`crate::types`], and: D projection width, C channels of a vision
+//! stage, N image tokens per view (h·w + 1), H hidden width of the policy, S soft prompts.
+
+pub mod action_space;
+pub mod audit;
+pub mod config;
+mod config_json;
+pub mod flow;
+pub mod layers;
+pub mod layout;
+pub mod policy;
+pub mod projector;
+pub mod synth;
+pub mod text;
+pub mod vision;
+pub mod vlm;
+pub mod weights;
+
+use crate::error::{CheckpointError, LibtorchError};
+use config::ModelConfig;
+use layout::Layout;
+use tch::{TchError, Tensor};
+use weights::{Scope, Weights};
+
+impl From<TchError> for LibtorchError {
+    fn from(error: TchError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What every `forward` returns.
+pub type TensorResult = Result<Tensor, TchError>;
+
+/// Watches intermediates on their way: called with a dotted name and the tensor. Used by parity tests and
+/// dumps; [`ignore`] elsewhere.
+pub type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor);
+
+/// The tap that looks at nothing.
+pub fn ignore(_name: &str, _tensor: &Tensor) {}
+
+/// Stored name and shape of every tensor that a checkpoint of this configuration and layout holds.
+///
+/// # Errors
+/// None in practice: nothing is read.
+pub fn inventory(config: &ModelConfig, layout: Layout) -> Result<Vec<(String, Vec<i64>)>, CheckpointError> {
+    Weights::inventory(layout, |root| network(root, config))
+}
+
+/// Asks for every tensor of the network, as loading it does.
+fn network(root: &Scope, config: &ModelConfig) -> Result<(), CheckpointError> {
+    vlm::Vlm::new(root, config)?;
+    policy::Policy::new(root, &config.policy, config.projection_dim)?;
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! Checkpoints with random weights: valid in every respect, of any published layout and stored dtype, and the
+//! same for the same seed, whatever the layout, the number of shards or of threads.
+//!
+//! There is no second copy of the architecture here: [`super::inventory`] says which tensors a configuration
+//! calls for, [`values`] how each is distributed, and [`writer`] streams them to disk.
+
+pub mod dialect;
+pub mod presets;
+mod values;
+mod writer;
+
+use super::action_space::ActionMode;
+use super::audit::Parameters;
+use super::config::ModelConfig;
+use super::inventory;
+use crate::config::Dtype;
+use crate::error::CheckpointError;
+use dialect::Dialect;
+use presets::Preset;
+use std::path::Path;
+
+/// What to make.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// Sizes of the network.
+    pub preset: Preset,
+    /// Names of tensors and configuration keys.
+    pub dialect: Dialect,
+    /// How weights are stored.
+    pub dtype: Dtype,
+    /// Action space.
+    pub action_mode: ActionMode,
+    /// Number of weight files, at least 1.
+    pub shards: usize,
+    /// V: camera views.
+    pub views: usize,
+    /// Rows of the token table; the tokenizer must not have more ids.
+    pub vocabulary: usize,
+    /// Of all random values.
+    pub seed: u64,
+}
+
+/// What was made.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Made {
+    /// The configuration as a reader of the checkpoint sees it.
+    pub config: ModelConfig,
+    /// Numbers of parameters.
+    pub parameters: Parameters,
+    /// Bytes of weights.
+    pub bytes: u64,
+}
+
+/// Writes configuration and weights into `folder`, which must exist. `progress` is told, from several threads,
+/// how many bytes were written and how many there will be.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write(recipe: &Recipe, folder: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Made, CheckpointError> {
+    dialect::write_config(recipe, folder)?;
+    // Reading it back proves the dialect and spares a second way to the sizes.
+    let config = ModelConfig::from_folder(folder)?;
+    let canonical = inventory(&config, Dialect::Original.layout())?;
+    let stored = inventory(&config, recipe.dialect.layout())?;
+    let parameters = Parameters::count(canonical.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())));
+    let tensors = values::plan(&canonical, stored, recipe.seed);
+    let bytes = writer::write(folder, &tensors, recipe.dtype, recipe.shards, progress)?;
+    Ok(Made { config, parameters, bytes })
+}

@@ -1,0 +1,100 @@
+//! BART's encoder: post-norm transformer layers over embeddings that are already merged with image tokens.
+
+use super::TensorResult;
+use super::config::TextConfig;
+use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads};
+use super::weights::Scope;
+use crate::error::CheckpointError;
+use tch::{TchError, Tensor};
+
+/// BART keeps two rows of its position table for a padding scheme that nobody uses any more.
+const POSITION_OFFSET: i64 = 2;
+
+/// Token embedding, positions and layers.
+#[derive(Debug)]
+pub struct TextEncoder {
+    embedding: Tensor, // [vocabulary, D]
+    positions: Tensor, // [max positions + 2, D]
+    embedding_norm: LayerNorm,
+    layers: Vec<EncoderLayer>,
+}
+
+impl TextEncoder {
+    /// Reads `shared` or `encoder.embed_tokens`, and `encoder.*`.
+    pub fn new(scope: &Scope, config: &TextConfig) -> Result<Self, CheckpointError> {
+        let encoder = scope.sub("encoder");
+        let width = config.width;
+        // The encoder's own table first: where both are stored, LeRobot lets it win.
+        let embedding =
+            scope.tensor_of(&["encoder.embed_tokens.weight", "shared.weight"], &[config.vocabulary, width])?;
+        let rows = config.max_positions + POSITION_OFFSET;
+        Ok(Self {
+            embedding,
+            positions: encoder.tensor("embed_positions.weight", &[rows, width])?,
+            embedding_norm: LayerNorm::new(&encoder.sub("layernorm_embedding"), width)?,
+            layers: (0..config.layers)
+                .map(|index| EncoderLayer::new(&encoder.sub(format!("layers.{index}")), config))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// Token ids [B, L] → [B, L, D].
+    pub fn embed(&self, input_ids: &Tensor) -> TensorResult {
+        Tensor::f_embedding(&self.embedding, input_ids, -1, false, false)
+    }
+
+    /// Embeddings [B, n, D] → [B, n, D]. Every token attends to every token, padding included.
+    pub fn forward(&self, embedded: &Tensor) -> TensorResult {
+        let (_, count, _) = embedded.size3()?;
+        let positions = self.positions.f_narrow(0, POSITION_OFFSET, count)?;
+        let mut hidden = self.embedding_norm.forward(&embedded.f_add(&positions)?)?;
+        for layer in &self.layers {
+            hidden = layer.forward(&hidden)?;
+        }
+        Ok(hidden)
+    }
+}
+
+/// Self-attention, then an MLP, each added and then normalised (post-norm).
+#[derive(Debug)]
+struct EncoderLayer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    attention_norm: LayerNorm,
+    mlp: Mlp,
+    final_norm: LayerNorm,
+    heads: i64,
+}
+
+impl EncoderLayer {
+    fn new(scope: &Scope, config: &TextConfig) -> Result<Self, CheckpointError> {
+        let (width, attn) = (config.width, scope.sub("self_attn"));
+        let projection = |name: &str| Linear::new(&attn.sub(name), width, width);
+        Ok(Self {
+            query: projection("q_proj")?,
+            key: projection("k_proj")?,
+            value: projection("v_proj")?,
+            output: projection("out_proj")?,
+            attention_norm: LayerNorm::new(&scope.sub("self_attn_layer_norm"), width)?,
+            mlp: Mlp::new(scope, width, config.ffn_width, Gelu::Exact)?,
+            final_norm: LayerNorm::new(&scope.sub("final_layer_norm"), width)?,
+            heads: config.heads,
+        })
+    }
+
+    /// [B, n, D] → [B, n, D]
+    fn forward(&self, input: &Tensor) -> TensorResult {
+        let (batch, count, width) = input.size3()?;
+        let heads = |linear: &Linear| -> Result<Tensor, TchError> {
+            let projected = linear.forward(input)?;
+            projected.f_view([batch, count, self.heads, width / self.heads])?.f_transpose(1, 2)
+        };
+        let mixed = attention(&heads(&self.query)?, &heads(&self.key)?, &heads(&self.value)?, None)?;
+        let hidden = input.f_add(&self.output.forward(&join_heads(&mixed)?)?)?;
+        let hidden = self.attention_norm.forward(&hidden)?;
+        let hidden = hidden.f_add(&self.mlp.forward(&hidden)?)?;
+        self.final_norm.forward(&hidden)
+    }
+}

@@ -1,0 +1,269 @@
+//! DaViT, Florence-2's vision tower: four stages of alternating window attention (tokens attend to tokens
+//! of their window) and channel attention (channels attend to channels of their group).
+//!
+//! Between blocks activations are token-major, [B, h·w, C]; seen as [B, C, h, w] that is the channels-last
+//! layout in which depth-wise convolutions need no copies.
+
+use super::config::{StageConfig, VisionConfig};
+use super::layers::{Conv2d, ConvSizes, Gelu, LayerNorm, Linear, Mlp, attention, join_heads, split_heads};
+use super::weights::Scope;
+use super::{Tap, TensorResult};
+use crate::error::CheckpointError;
+use tch::{TchError, Tensor};
+
+/// A feature map: tokens [B, h·w, C] and its sides.
+#[derive(Debug)]
+pub struct FeatureMap {
+    /// [B, h·w, C]
+    pub tokens: Tensor,
+    /// h
+    pub height: i64,
+    /// w
+    pub width: i64,
+}
+
+impl FeatureMap {
+    /// The map as [B, C, h, w], a view.
+    pub fn as_image(&self) -> TensorResult {
+        let (batch, _, channels) = self.tokens.size3()?;
+        self.tokens.f_transpose(1, 2)?.f_view([batch, channels, self.height, self.width])
+    }
+
+    /// Takes tokens from an image [B, C, h, w].
+    fn from_image(image: &Tensor) -> Result<Self, TchError> {
+        let (_, _, height, width) = image.size4()?;
+        Ok(Self { tokens: image.f_flatten(2, -1)?.f_transpose(1, 2)?, height, width })
+    }
+}
+
+/// The tower: patch embeddings and blocks, stage by stage.
+#[derive(Debug)]
+pub struct VisionTower {
+    stages: Vec<Stage>,
+}
+
+#[derive(Debug)]
+struct Stage {
+    embed: ConvEmbed,
+    blocks: Vec<(SpatialBlock, ChannelBlock)>,
+}
+
+impl VisionTower {
+    /// Reads `convs.S.*` and `blocks.S.B.{spatial_block,channel_block}.*`.
+    pub fn new(scope: &Scope, config: &VisionConfig) -> Result<Self, CheckpointError> {
+        let mut inputs = config.in_channels;
+        let mut stages = Vec::with_capacity(config.stages.len());
+        for (index, stage) in config.stages.iter().enumerate() {
+            let embed = ConvEmbed::new(&scope.sub(format!("convs.{index}")), stage, inputs)?;
+            let blocks = (0..stage.depth)
+                .map(|block| {
+                    let scope = scope.sub(format!("blocks.{index}.{block}"));
+                    let spatial = SpatialBlock::new(&scope.sub("spatial_block"), config, stage)?;
+                    Ok((spatial, ChannelBlock::new(&scope.sub("channel_block"), config, stage)?))
+                })
+                .collect::<Result<_, CheckpointError>>()?;
+            stages.push(Stage { embed, blocks });
+            inputs = stage.width;
+        }
+        Ok(Self { stages })
+    }
+
+    /// Images [B, 3, H, W] → the last stage's map. Taps `vision.stage{S}` as [B, C, h, w].
+    pub fn forward(&self, images: &Tensor, tap: Tap) -> Result<FeatureMap, TchError> {
+        let mut image = images.shallow_clone();
+        let mut map = FeatureMap::from_image(images)?;
+        for (index, stage) in self.stages.iter().enumerate() {
+            map = stage.embed.forward(&image)?;
+            for (spatial, channel) in &stage.blocks {
+                spatial.forward(&mut map)?;
+                channel.forward(&mut map)?;
+            }
+            image = map.as_image()?;
+            tap(&format!("vision.stage{index}"), &image);
+        }
+        Ok(map)
+    }
+}
+
+/// Overlapping patches by a strided convolution, normalised before or after it.
+#[derive(Debug)]
+struct ConvEmbed {
+    proj: Conv2d,
+    norm: LayerNorm,
+    pre_norm: bool,
+}
+
+impl ConvEmbed {
+    fn new(scope: &Scope, stage: &StageConfig, inputs: i64) -> Result<Self, CheckpointError> {
+        let sizes = ConvSizes {
+            inputs,
+            outputs: stage.width,
+            kernel: stage.patch_size,
+            stride: stage.patch_stride,
+            padding: stage.patch_padding,
+            groups: 1,
+        };
+        let norm_width = if stage.pre_norm { inputs } else { stage.width };
+        Ok(Self {
+            proj: Conv2d::new(&scope.sub("proj"), sizes)?,
+            norm: LayerNorm::new(&scope.sub("norm"), norm_width)?,
+            pre_norm: stage.pre_norm,
+        })
+    }
+
+    /// [B, in, h, w] → the stage's map.
+    fn forward(&self, image: &Tensor) -> Result<FeatureMap, TchError> {
+        if self.pre_norm {
+            let normed = self.norm.forward(&image.f_permute([0, 2, 3, 1])?)?; // [B, h, w, in]
+            return FeatureMap::from_image(&self.proj.forward(&normed.f_permute([0, 3, 1, 2])?)?);
+        }
+        let mut map = FeatureMap::from_image(&self.proj.forward(image)?)?;
+        map.tokens = self.norm.forward(&map.tokens)?;
+        Ok(map)
+    }
+}
+
+/// The second half that both kinds of block share: depth-wise convolution, then the MLP, both residual.
+#[derive(Debug)]
+struct ConvMlp {
+    conv: DepthwiseConv,
+    norm: LayerNorm,
+    mlp: Mlp,
+}
+
+impl ConvMlp {
+    fn new(scope: &Scope, config: &VisionConfig, width: i64) -> Result<Self, CheckpointError> {
+        let hidden = (width as f64 * config.mlp_ratio) as i64;
+        Ok(Self {
+            conv: DepthwiseConv::new(&scope.sub("conv2.fn.dw"), width)?,
+            norm: LayerNorm::new(&scope.sub("ffn.norm"), width)?,
+            mlp: Mlp::new(&scope.sub("ffn.fn.net"), width, hidden, Gelu::Exact)?,
+        })
+    }
+
+    fn forward(&self, map: &mut FeatureMap) -> Result<(), TchError> {
+        self.conv.forward(map)?;
+        let mixed = self.mlp.forward(&self.norm.forward(&map.tokens)?)?;
+        map.tokens = map.tokens.f_add(&mixed)?;
+        Ok(())
+    }
+}
+
+/// x + dw(x): a 3×3 depth-wise convolution that carries position.
+#[derive(Debug)]
+struct DepthwiseConv(Conv2d);
+
+impl DepthwiseConv {
+    fn new(scope: &Scope, width: i64) -> Result<Self, CheckpointError> {
+        let sizes = ConvSizes { inputs: width, outputs: width, kernel: 3, stride: 1, padding: 1, groups: width };
+        Ok(Self(Conv2d::new(scope, sizes)?))
+    }
+
+    fn forward(&self, map: &mut FeatureMap) -> Result<(), TchError> {
+        let image = map.as_image()?;
+        *map = FeatureMap::from_image(&self.0.forward(&image)?.f_add(&image)?)?;
+        Ok(())
+    }
+}
+
+/// Depth-wise convolution and window attention, then [`ConvMlp`].
+#[derive(Debug)]
+struct SpatialBlock {
+    conv: DepthwiseConv,
+    norm: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    heads: i64,
+    window: i64,
+    rest: ConvMlp,
+}
+
+impl SpatialBlock {
+    fn new(scope: &Scope, config: &VisionConfig, stage: &StageConfig) -> Result<Self, CheckpointError> {
+        let (width, attn) = (stage.width, scope.sub("window_attn"));
+        Ok(Self {
+            conv: DepthwiseConv::new(&scope.sub("conv1.fn.dw"), width)?,
+            norm: LayerNorm::new(&attn.sub("norm"), width)?,
+            qkv: Linear::with_bias(&attn.sub("fn.qkv"), width, 3 * width, config.qkv_bias)?,
+            proj: Linear::new(&attn.sub("fn.proj"), width, width)?,
+            heads: stage.heads,
+            window: config.window_size,
+            rest: ConvMlp::new(scope, config, width)?,
+        })
+    }
+
+    fn forward(&self, map: &mut FeatureMap) -> Result<(), TchError> {
+        self.conv.forward(map)?;
+        let normed = FeatureMap { tokens: self.norm.forward(&map.tokens)?, ..*map };
+        map.tokens = map.tokens.f_add(&self.window_attention(&normed)?)?;
+        self.rest.forward(map)
+    }
+
+    /// Attention within windows; the map is padded right and below until they tile it (padding is attended to).
+    fn window_attention(&self, map: &FeatureMap) -> TensorResult {
+        let (batch, _, width) = map.tokens.size3()?;
+        let side = self.window;
+        let windows_along = |length: i64| (length + side - 1) / side;
+        let (rows, columns) = (windows_along(map.height), windows_along(map.width));
+        let (below, right) = (rows * side - map.height, columns * side - map.width);
+
+        let padded =
+            map.tokens.f_view([batch, map.height, map.width, width])?.f_constant_pad_nd([0, 0, 0, right, 0, below])?; // [B, rows·side, columns·side, C]
+        let windows = padded
+            .f_view([batch, rows, side, columns, side, width])?
+            .f_permute([0, 1, 3, 2, 4, 5])?
+            .f_reshape([batch * rows * columns, side * side, width])?; // [windows, tokens of a window, C]
+        let [query, key, value] = split_heads(&self.qkv.forward(&windows)?, self.heads)?;
+        let mixed = join_heads(&attention(&query, &key, &value, None)?)?;
+        self.proj
+            .forward(&mixed)?
+            .f_view([batch, rows, columns, side, side, width])?
+            .f_permute([0, 1, 3, 2, 4, 5])?
+            .f_reshape([batch, rows * side, columns * side, width])?
+            .f_narrow(1, 0, map.height)?
+            .f_narrow(2, 0, map.width)?
+            .f_reshape([batch, map.height * map.width, width])
+    }
+}
+
+/// Depth-wise convolution and channel attention, then [`ConvMlp`].
+#[derive(Debug)]
+struct ChannelBlock {
+    conv: DepthwiseConv,
+    norm: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    groups: i64,
+    rest: ConvMlp,
+}
+
+impl ChannelBlock {
+    fn new(scope: &Scope, config: &VisionConfig, stage: &StageConfig) -> Result<Self, CheckpointError> {
+        let (width, attn) = (stage.width, scope.sub("channel_attn"));
+        Ok(Self {
+            conv: DepthwiseConv::new(&scope.sub("conv1.fn.dw"), width)?,
+            norm: LayerNorm::new(&attn.sub("norm"), width)?,
+            qkv: Linear::with_bias(&attn.sub("fn.qkv"), width, 3 * width, config.qkv_bias)?,
+            proj: Linear::new(&attn.sub("fn.proj"), width, width)?,
+            groups: stage.groups,
+            rest: ConvMlp::new(scope, config, width)?,
+        })
+    }
+
+    fn forward(&self, map: &mut FeatureMap) -> Result<(), TchError> {
+        self.conv.forward(map)?;
+        let mixed = self.channel_attention(&self.norm.forward(&map.tokens)?)?;
+        map.tokens = map.tokens.f_add(&mixed)?;
+        self.rest.forward(map)
+    }
+
+    /// Channels attend to channels of their group, with the tokens as features: scale 1/√n.
+    fn channel_attention(&self, tokens: &Tensor) -> TensorResult {
+        let (_, count, _) = tokens.size3()?;
+        let scale = (count as f64).powf(-0.5);
+        let [query, key, value] = split_heads(&self.qkv.forward(tokens)?, self.groups)?; // [B, groups, n, C/groups]
+        let turn = |tensor: &Tensor| tensor.f_transpose(-2, -1); // [B, groups, C/groups, n]
+        let mixed = attention(&turn(&query)?, &turn(&key)?, &turn(&value)?, Some(scale))?;
+        self.proj.forward(&join_heads(&turn(&mixed)?)?)
+    }
+}

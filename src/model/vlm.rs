@@ -1,0 +1,81 @@
+//! The vision-language half: camera views and an instruction become the tokens that the policy attends to
+//! (X-VLA's `forward_vlm`).
+
+use super::config::ModelConfig;
+use super::projector::Projector;
+use super::text::TextEncoder;
+use super::vision::VisionTower;
+use super::weights::Scope;
+use super::{Tap, TensorResult};
+use crate::error::CheckpointError;
+use tch::{TchError, Tensor};
+
+/// What the policy attends to.
+#[derive(Debug)]
+pub struct VlmTokens {
+    /// [B, N + L, D]: the first view and the instruction, mixed by the text encoder.
+    pub vlm_features: Tensor,
+    /// [B, (V − 1)·N, D]: the other views as the vision tower saw them.
+    pub aux_visual_inputs: Tensor,
+}
+
+/// Florence-2 without its decoder.
+#[derive(Debug)]
+pub struct Vlm {
+    vision: VisionTower,
+    projector: Projector,
+    text: TextEncoder,
+}
+
+impl Vlm {
+    /// Reads everything below `vlm.`.
+    pub fn new(root: &Scope, config: &ModelConfig) -> Result<Self, CheckpointError> {
+        let scope = root.sub("vlm");
+        Ok(Self {
+            vision: VisionTower::new(&scope.sub("vision_tower"), &config.vision)?,
+            projector: Projector::new(&scope, &config.vision, config.projection_dim)?,
+            text: TextEncoder::new(&scope.sub("language_model.model"), &config.text)?,
+        })
+    }
+
+    /// Ids [B, L], images [B, V, 3, H, W] and the host's mask [B·V] → tokens.
+    ///
+    /// The mask is the host's so that choosing views never waits for the device. Masked views contribute zeros.
+    /// Taps every vision stage, `vlm.image_tokens` [n, N, D] of the valid views, and both results.
+    pub fn forward(&self, input_ids: &Tensor, images: &Tensor, mask: &[bool], tap: Tap) -> Result<VlmTokens, TchError> {
+        let (batch, views) = (images.size()[0], images.size()[1]);
+        let images = images.f_flatten(0, 1)?; // [B·V, 3, H, W]
+        let valid: Vec<i64> = (0i64..).zip(mask).filter(|(_, valid)| **valid).map(|(index, _)| index).collect();
+        let features = if valid.len() == mask.len() {
+            self.encode_images(&images, tap)?
+        } else {
+            self.encode_some(&images, &valid, tap)?
+        };
+        let (_, tokens, width) = features.size3()?;
+        let features = features.f_view([batch, views, tokens, width])?;
+
+        let merged = Tensor::f_cat(&[features.f_select(1, 0)?, self.text.embed(input_ids)?], 1)?; // [B, N + L, D]
+        let vlm_features = self.text.forward(&merged)?;
+        let aux_visual_inputs = features.f_narrow(1, 1, views - 1)?.f_reshape([batch, (views - 1) * tokens, width])?;
+        tap("vlm.vlm_features", &vlm_features);
+        tap("vlm.aux_visual_inputs", &aux_visual_inputs);
+        Ok(VlmTokens { vlm_features, aux_visual_inputs })
+    }
+
+    /// [n, 3, H, W] → [n, N, D]
+    fn encode_images(&self, images: &Tensor, tap: Tap) -> TensorResult {
+        let map = self.vision.forward(images, tap)?;
+        let tokens = self.projector.forward(&map)?;
+        tap("vlm.image_tokens", &tokens);
+        Ok(tokens)
+    }
+
+    /// Encodes the images at `valid` only: [B·V, 3, H, W] → [B·V, N, D], zeros elsewhere.
+    fn encode_some(&self, images: &Tensor, valid: &[i64], tap: Tap) -> TensorResult {
+        let index = Tensor::f_from_slice(valid)?.f_to(images.device())?;
+        let encoded = self.encode_images(&images.f_index_select(0, &index)?, tap)?;
+        let (_, tokens, width) = encoded.size3()?;
+        let options = (encoded.kind(), encoded.device());
+        Tensor::f_zeros([images.size()[0], tokens, width], options)?.f_index_copy(0, &index, &encoded)
+    }
+}

@@ -1,0 +1,358 @@
+//! Weights from safetensors files, mapped into memory and never copied unless dtype or device demand it.
+//!
+//! libtorch maps the file privately (`from_file`); every tensor is a view of that map and keeps it alive. On the
+//! CPU, in the file's own dtype, resident memory is therefore the file's pages and nothing else.
+
+use super::layout::Layout;
+use crate::error::CheckpointError;
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// The file of an unsharded checkpoint.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// Which shard holds which tensor.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// A safetensors header larger than this is not one (the format's own limit).
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// What the header says of one tensor.
+#[derive(Clone, Debug)]
+pub struct TensorEntry {
+    /// Extent of each dimension.
+    pub shape: Vec<i64>,
+    /// As stored.
+    pub dtype: Dtype,
+    /// Offset of the first byte within the file.
+    start: i64,
+    /// Length in bytes.
+    length: i64,
+    /// Index into [`Weights::files`].
+    file: usize,
+}
+
+impl TensorEntry {
+    /// Size in the file, bytes.
+    pub fn bytes(&self) -> u64 {
+        self.length.unsigned_abs()
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> u64 {
+        self.shape.iter().product::<i64>().unsigned_abs()
+    }
+}
+
+/// One mapped file.
+#[derive(Debug)]
+struct Mapped {
+    path: PathBuf,
+    bytes: Tensor, // [file size] u8
+}
+
+/// All tensors of a checkpoint, on their way into the network.
+#[derive(Debug)]
+pub struct Weights {
+    path: PathBuf,
+    files: Vec<Mapped>,
+    entries: BTreeMap<String, TensorEntry>,
+    layout: Layout,
+    taken: RefCell<BTreeSet<String>>,
+}
+
+/// What the parts of a network ask for, written down instead of being handed out.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Stored name and shape of every tensor, in the order in which they were asked for.
+    pub asked: RefCell<Vec<(String, Vec<i64>)>>,
+    /// What is wrong with those that are not as they should be.
+    pub problems: RefCell<Vec<CheckpointError>>,
+}
+
+impl Weights {
+    /// The stored names and shapes of all tensors that `build` asks for, in that order: what a checkpoint of
+    /// this layout must hold. Nothing is read and the tensors handed out hold no memory worth mentioning.
+    ///
+    /// # Errors
+    /// Whatever `build` returns.
+    pub fn inventory(
+        layout: Layout,
+        build: impl FnOnce(&Scope) -> Result<(), CheckpointError>,
+    ) -> Result<Vec<(String, Vec<i64>)>, CheckpointError> {
+        let weights = Self {
+            path: PathBuf::from(WEIGHTS_FILE),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            layout,
+            taken: RefCell::default(),
+        };
+        Ok(weights.survey(build)?.asked.into_inner())
+    }
+
+    /// What `build` asks for, and everything that keeps these weights from satisfying it. No tensor is touched.
+    ///
+    /// # Errors
+    /// Whatever `build` returns.
+    pub fn survey(&self, build: impl FnOnce(&Scope) -> Result<(), CheckpointError>) -> Result<Ledger, CheckpointError> {
+        let ledger = Ledger::default();
+        build(&Scope { ledger: Some(&ledger), ..self.root(Kind::Float, Device::Cpu) })?;
+        if let Err(extra) = self.check_all_taken() {
+            ledger.problems.borrow_mut().push(extra);
+        }
+        Ok(ledger)
+    }
+
+    /// Maps the weights in `folder` and reads their headers; no tensor is touched yet.
+    ///
+    /// # Errors
+    /// A missing, truncated or malformed file; a dtype other than F32, F16 or BF16; names that are not X-VLA's.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let paths = weight_files(folder)?;
+        let mut files = Vec::with_capacity(paths.len());
+        let mut entries = BTreeMap::new();
+        for (file, path) in paths.into_iter().enumerate() {
+            read_header(&path, file, &mut entries)?;
+            files.push(map_file(path)?);
+        }
+        let path = match files.as_slice() {
+            [only] => only.path.clone(),
+            _ => folder.to_owned(),
+        };
+        let layout = Layout::detect(entries.keys().map(String::as_str)).ok_or_else(|| {
+            malformed(&path, "no tensor `vlm.image_proj_norm.weight` under any prefix: not X-VLA weights")
+        })?;
+        Ok(Self { path, files, entries, layout, taken: RefCell::default() })
+    }
+
+    /// The names and headers of all tensors, training-only ones included.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &TensorEntry)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
+    }
+
+    /// How this checkpoint names its tensors.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The weight files, in the order of their names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
+    /// The root from which the network's parts take their tensors, as `kind` on `device`.
+    pub fn root(&self, kind: Kind, device: Device) -> Scope<'_> {
+        Scope { weights: self, prefix: String::new(), kind, device, ledger: None }
+    }
+
+    /// To be called when the network is complete: every tensor must have found its place.
+    ///
+    /// # Errors
+    /// [`CheckpointError::ExtraTensors`] naming the first that was not asked for and is not training-only.
+    pub fn check_all_taken(&self) -> Result<(), CheckpointError> {
+        let taken = self.taken.borrow();
+        let mut extra =
+            self.entries.iter().filter(|(name, _)| !taken.contains(*name) && !self.layout.training_only(name));
+        match extra.next() {
+            None => Ok(()),
+            Some((first, entry)) => Err(CheckpointError::ExtraTensors {
+                path: self.path.clone(),
+                count: 1 + extra.count(),
+                first: first.clone(),
+                found: entry.shape.clone(),
+            }),
+        }
+    }
+
+    /// The first of `names` that is stored, which must have exactly `shape`.
+    fn find<'a>(&'a self, names: &'a [String], shape: &[i64]) -> Result<(&'a str, &'a TensorEntry), CheckpointError> {
+        let Some((name, entry)) = names.iter().find_map(|name| Some((name, self.entries.get(name)?))) else {
+            return Err(CheckpointError::MissingTensor {
+                path: self.path.clone(),
+                name: names.join("` or `"),
+                expected: shape.to_vec(),
+            });
+        };
+        self.taken.borrow_mut().extend(names.iter().cloned());
+        if entry.shape != shape {
+            return Err(CheckpointError::TensorShape {
+                path: self.path.clone(),
+                name: name.clone(),
+                expected: shape.to_vec(),
+                found: entry.shape.clone(),
+            });
+        }
+        self.kind_of(name, entry)?;
+        Ok((name, entry))
+    }
+
+    fn kind_of(&self, stored: &str, entry: &TensorEntry) -> Result<Kind, CheckpointError> {
+        match entry.dtype {
+            Dtype::F32 => Ok(Kind::Float),
+            Dtype::F16 => Ok(Kind::Half),
+            Dtype::BF16 => Ok(Kind::BFloat16),
+            other => Err(CheckpointError::TensorDtype {
+                path: self.path.clone(),
+                name: stored.to_owned(),
+                found: format!("{other:?}"),
+            }),
+        }
+    }
+
+    /// The tensor stored as `stored`, a view of the mapped file where alignment allows.
+    fn view(&self, stored: &str, entry: &TensorEntry) -> Result<Tensor, CheckpointError> {
+        let kind = self.kind_of(stored, entry)?;
+        let Some(file) = self.files.get(entry.file) else {
+            return Err(malformed(&self.path, format!("tensor `{stored}` names a file that is not mapped")));
+        };
+        let view = || {
+            let bytes = file.bytes.f_narrow(0, entry.start, entry.length)?;
+            // Headers may leave tensors at odd offsets; those are copied once, to aligned memory.
+            let aligned = entry.start % (kind.elt_size_in_bytes() as i64) == 0;
+            let bytes = if aligned { bytes } else { bytes.f_to_dtype(Kind::Uint8, false, true)? };
+            bytes.f_view_dtype(kind)?.f_view(entry.shape.as_slice())
+        };
+        view().map_err(|error| CheckpointError::Libtorch { path: file.path.clone(), source: error.into() })
+    }
+}
+
+/// A place in the tree of names from which a part of the network takes its tensors.
+#[derive(Clone, Debug)]
+pub struct Scope<'a> {
+    weights: &'a Weights,
+    prefix: String,
+    kind: Kind,
+    device: Device,
+    ledger: Option<&'a Ledger>,
+}
+
+impl Scope<'_> {
+    /// The place `name` below this one.
+    pub fn sub(&self, name: impl std::fmt::Display) -> Self {
+        Self { prefix: format!("{}{name}.", self.prefix), ..self.clone() }
+    }
+
+    /// How the checkpoint names its tensors.
+    pub fn layout(&self) -> &Layout {
+        &self.weights.layout
+    }
+
+    /// Dtype and device of the tensors handed out.
+    pub fn options(&self) -> (Kind, Device) {
+        (self.kind, self.device)
+    }
+
+    /// The tensor `name` here, which must have exactly `shape`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::MissingTensor`], [`CheckpointError::TensorShape`], or what libtorch says.
+    pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, CheckpointError> {
+        self.tensor_of(&[name], shape)
+    }
+
+    /// The first of `names` that is stored. The others, copies of it, count as used.
+    pub fn tensor_of(&self, names: &[&str], shape: &[i64]) -> Result<Tensor, CheckpointError> {
+        let weights = self.weights;
+        let stored: Vec<String> =
+            names.iter().map(|name| weights.layout.stored_name(&format!("{}{name}", self.prefix))).collect();
+        let found = weights.find(&stored, shape);
+        if let (Some(ledger), Some(name)) = (self.ledger, stored.last()) {
+            ledger.asked.borrow_mut().push((name.clone(), shape.to_vec()));
+            ledger.problems.borrow_mut().extend(found.err());
+            let blank = || Tensor::f_zeros([1], (self.kind, self.device))?.f_expand(shape, false);
+            return self.torch(blank());
+        }
+        let (name, entry) = found?;
+        let tensor = weights.view(name, entry)?;
+        self.torch(tensor.f_to_device_(self.device, self.kind, false, false))
+    }
+
+    /// Puts the path of the weights to an error of libtorch.
+    pub fn torch<T>(&self, result: Result<T, TchError>) -> Result<T, CheckpointError> {
+        result.map_err(|error| CheckpointError::Libtorch { path: self.weights.path.clone(), source: error.into() })
+    }
+}
+
+/// The files that hold the weights: one, or the shards that the index names.
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let index_path = folder.join(INDEX_FILE);
+    if !index_path.exists() {
+        return Ok(vec![folder.join(WEIGHTS_FILE)]);
+    }
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let text = std::fs::read_to_string(&index_path)
+        .map_err(|source| CheckpointError::Io { path: index_path.clone(), source })?;
+    let index: Index =
+        serde_json::from_str(&text).map_err(|error| malformed(&index_path, format!("weight map: {error}")))?;
+    let names: BTreeSet<&String> = index.weight_map.values().collect();
+    if let Some(name) = names.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
+        return Err(malformed(&index_path, format!("shard `{name}` is not a plain file name")));
+    }
+    if names.is_empty() {
+        return Err(malformed(&index_path, "the weight map names no file"));
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// Reads the header of `path` and adds its tensors to `entries`.
+fn read_header(path: &Path, file: usize, entries: &mut BTreeMap<String, TensorEntry>) -> Result<(), CheckpointError> {
+    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+    let mut reader = File::open(path).map_err(io)?;
+    let size = reader.metadata().map_err(io)?.len();
+    let mut length = [0; 8];
+    reader.read_exact(&mut length).map_err(|_| malformed(path, "truncated: shorter than a header"))?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER_BYTES || length + 8 > size {
+        return Err(malformed(path, "truncated, or not a safetensors file: the header does not fit"));
+    }
+    let mut header = vec![0; length as usize];
+    reader.read_exact(&mut header).map_err(io)?;
+    let metadata: Metadata = serde_json::from_slice(&header)
+        .map_err(|error| malformed(path, format!("not a safetensors header: {error}")))?;
+    let data_start = length + 8;
+    let declared = data_start + metadata.data_len() as u64;
+    if declared != size {
+        return Err(malformed(
+            path,
+            format!("truncated or damaged: the header declares {declared} bytes, the file has {size}"),
+        ));
+    }
+    for (name, info) in metadata.tensors() {
+        let (start, end) = info.data_offsets;
+        let entry = TensorEntry {
+            shape: info.shape.iter().map(|&extent| extent as i64).collect(),
+            dtype: info.dtype,
+            start: (data_start + start as u64) as i64,
+            length: (end - start) as i64,
+            file,
+        };
+        if entries.insert(name.clone(), entry).is_some() {
+            return Err(malformed(path, format!("tensor `{name}` is in more than one shard")));
+        }
+    }
+    Ok(())
+}
+
+/// Maps a file whose header has been read.
+fn map_file(path: PathBuf) -> Result<Mapped, CheckpointError> {
+    let size =
+        std::fs::metadata(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?.len() as i64;
+    let Some(name) = path.to_str() else {
+        return Err(malformed(&path, "the path is not valid UTF-8"));
+    };
+    let bytes = Tensor::f_from_file(name, false, size, (Kind::Uint8, Device::Cpu))
+        .map_err(|error| CheckpointError::Libtorch { path: path.clone(), source: error.into() })?;
+    Ok(Mapped { path, bytes })
+}
+
+fn malformed(path: &Path, reason: impl Into<String>) -> CheckpointError {
+    CheckpointError::Malformed { path: path.to_owned(), reason: reason.into() }
+}

@@ -1,0 +1,96 @@
+//! What a batch must satisfy before it reaches the network, and actions before they leave it.
+
+use crate::error::{InputError, PipelineError};
+use crate::model::config::ModelConfig;
+use crate::types::{HostArray, ModelInputs};
+
+/// Sizes, ranges and finiteness of a batch for this checkpoint.
+pub fn inputs(config: &ModelConfig, inputs: &ModelInputs) -> Result<(), InputError> {
+    inputs.check().map_err(|(field, expected, found)| shape(field, format!("{expected} values"), found))?;
+    sizes(config, inputs)?;
+    range("input_ids", &inputs.input_ids, config.text.vocabulary - 1)?;
+    range("domain_id", &inputs.domain_id, config.policy.domains - 1)?;
+    finite("image_input", &inputs.image_input)?;
+    finite("proprio", &inputs.proprio)?;
+    let mut samples = inputs.image_mask.chunks_exact(inputs.views);
+    match samples.position(|views| !views.contains(&true)) {
+        Some(sample) => Err(InputError::NoView { sample }),
+        None => Ok(()),
+    }
+}
+
+fn sizes(config: &ModelConfig, inputs: &ModelInputs) -> Result<(), InputError> {
+    for (field, count) in [("input_ids", inputs.tokens), ("image_mask", inputs.views), ("domain_id", inputs.batch)] {
+        if count == 0 {
+            return Err(shape(field, "at least 1".to_owned(), 0));
+        }
+    }
+    let proprio_dim = config.policy.proprio_dim.unsigned_abs() as usize;
+    if inputs.proprio_dim > proprio_dim && proprio_dim > 0 {
+        return Err(shape("proprio", format!("at most {proprio_dim} channels"), inputs.proprio_dim));
+    }
+    let [height, width, views, text] = [inputs.height, inputs.width, inputs.views, inputs.tokens].map(|n| n as i64);
+    let (rows, columns) = config.feature_map(height, width);
+    let longest = config.vision.max_positions;
+    if !(1..=longest).contains(&rows) || !(1..=longest).contains(&columns) {
+        let expected = format!("a size whose feature map is within 1..={longest} (224x224 is usual)");
+        return Err(InputError::Shape {
+            field: "image_input",
+            expected,
+            found: format!("{height}x{width}, map {rows}x{columns}"),
+        });
+    }
+    let image_tokens = config.tokens_per_view(height, width);
+    let merged = image_tokens + text;
+    if merged > config.text.max_positions {
+        let expected = format!("at most {} with {image_tokens} image tokens", config.text.max_positions - image_tokens);
+        return Err(shape("input_ids", expected, inputs.tokens));
+    }
+    let length = config.sequence_length(views, image_tokens, text);
+    if length > config.policy.max_len_seq {
+        let expected = format!("a sequence of at most {} (max_len_seq)", config.policy.max_len_seq);
+        return Err(shape("image_mask", expected, length.unsigned_abs() as usize));
+    }
+    Ok(())
+}
+
+/// Noise of exactly `expected` [B, T, A], finite.
+pub fn noise(expected: &[usize], noise: &HostArray) -> Result<(), InputError> {
+    if noise.shape != expected || noise.data.len() != expected.iter().product::<usize>() {
+        let expected = format!("{expected:?}");
+        return Err(InputError::Shape { field: "noise", expected, found: format!("{:?}", noise.shape) });
+    }
+    finite("noise", &noise.data)
+}
+
+/// Actions [B, T, A'] that a robot may be told to execute.
+pub fn actions(actions: &HostArray) -> Result<(), PipelineError> {
+    let Some(index) = actions.data.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+    let (length, channels) = match actions.shape.as_slice() {
+        [_, length, channels] => ((*length).max(1), (*channels).max(1)),
+        _ => (1, 1),
+    };
+    Err(PipelineError::NonFiniteAction {
+        sample: index / (length * channels),
+        step: index / channels % length,
+        channel: index % channels,
+    })
+}
+
+fn shape(field: &'static str, expected: String, found: usize) -> InputError {
+    InputError::Shape { field, expected, found: found.to_string() }
+}
+
+fn range(field: &'static str, values: &[i64], max: i64) -> Result<(), InputError> {
+    match values.iter().find(|value| !(0..=max).contains(*value)) {
+        Some(&value) => Err(InputError::Range { field, value, min: 0, max }),
+        None => Ok(()),
+    }
+}
+
+fn finite(field: &'static str, values: &[f32]) -> Result<(), InputError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(InputError::NotFinite { field, index }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,262 @@
+//! A checkpoint described for people and programs, and everything that would keep it from loading.
+
+use super::check_processors;
+use super::prepare::{Preparer, TOKENIZER_FILE};
+use crate::error::CheckpointError;
+use crate::model::action_space::ActionSpace;
+use crate::model::audit::{Audit, audit};
+use crate::model::config::{ModelConfig, ResizeMode};
+use crate::transform::processors::Processors;
+use crate::transform::tokenize::{BART_PAD_ID, Tokenizer};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What is in a checkpoint folder. Letters as in [`crate::types`].
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// The folder.
+    pub checkpoint: PathBuf,
+    /// How tensors are named.
+    pub layout: &'static str,
+    /// The weight files with their sizes.
+    pub files: Vec<WeightFile>,
+    /// Number of tensors per stored dtype.
+    pub tensors_by_dtype: BTreeMap<String, usize>,
+    /// Tensors that serve training only and are passed over.
+    pub training_only_tensors: usize,
+    /// Numbers of parameters.
+    pub parameters: ParameterCounts,
+    /// Sizes of the network.
+    pub sizes: Sizes,
+    /// What goes in.
+    pub inputs: Inputs,
+    /// What comes out.
+    pub actions: Actions,
+    /// Denoising steps per chunk, unless asked for otherwise.
+    pub denoising_steps: usize,
+    /// LeRobot's processors, if there are any.
+    pub processors: Option<ProcessorFacts>,
+    /// Number of token ids, if there is a tokenizer.
+    pub tokenizer_ids: Option<usize>,
+    /// What does not stop batches from being answered, but is worth knowing.
+    pub notes: Vec<String>,
+    /// What keeps this checkpoint from loading; empty if it loads.
+    pub problems: Vec<String>,
+}
+
+/// One weight file.
+#[derive(Clone, Debug, Serialize)]
+pub struct WeightFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Numbers of parameters.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ParameterCounts {
+    /// Vision tower and projector.
+    pub vision: u64,
+    /// Text encoder with its embeddings.
+    pub text: u64,
+    /// Soft-prompted transformer with its domain tables.
+    pub policy: u64,
+    /// All of them.
+    pub total: u64,
+}
+
+/// Sizes of the network.
+#[derive(Clone, Debug, Serialize)]
+pub struct Sizes {
+    /// Channels of each vision stage.
+    pub vision_widths: Vec<i64>,
+    /// Pairs of blocks in each vision stage.
+    pub vision_depths: Vec<usize>,
+    /// Side of an attention window, tokens.
+    pub vision_window: i64,
+    /// D
+    pub projection_dim: i64,
+    /// Layers of the text encoder.
+    pub text_layers: usize,
+    /// Rows of the token table.
+    pub vocabulary: i64,
+    /// H
+    pub policy_hidden: i64,
+    /// Blocks of the policy.
+    pub policy_depth: usize,
+    /// Attention heads of the policy.
+    pub policy_heads: i64,
+    /// Soft prompts per domain.
+    pub soft_prompts: i64,
+    /// Whether token projections are per domain.
+    pub hetero_projections: bool,
+    /// Rows of the policy's position table.
+    pub max_len_seq: i64,
+}
+
+/// What goes in.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Inputs {
+    /// V
+    pub views: usize,
+    /// H of an image, pixels.
+    pub image_height: usize,
+    /// W of an image, pixels.
+    pub image_width: usize,
+    /// How images get to that size.
+    pub resize: &'static str,
+    /// N: tokens per view.
+    pub tokens_per_view: i64,
+    /// L
+    pub text_tokens: usize,
+    /// P
+    pub proprio_dim: i64,
+    /// Embodiments with parameters of their own.
+    pub domains: i64,
+}
+
+/// What comes out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Actions {
+    /// Name of the action space.
+    pub mode: &'static str,
+    /// T
+    pub chunk_length: i64,
+    /// A: channels of the network.
+    pub model_dim: i64,
+    /// A': channels of the robot.
+    pub real_dim: i64,
+    /// Names of the robot's channels.
+    pub names: Vec<String>,
+    /// Which of them are grippers squashed by a sigmoid.
+    pub grippers: Vec<i64>,
+}
+
+/// What LeRobot's processor files prescribe.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProcessorFacts {
+    /// Channels of proprioception that are normalised.
+    pub state_channels: Option<usize>,
+    /// Channels of actions that are de-normalised.
+    pub action_channels: Option<usize>,
+    /// The embodiment the checkpoint was tuned for.
+    pub domain_id: Option<i64>,
+}
+
+/// Describes the checkpoint in `folder`. Reads headers only: milliseconds for any size.
+///
+/// # Errors
+/// What makes a description impossible: a configuration or a header that cannot be read. Everything else that
+/// [`super::Pipeline::load`] would trip over is in [`Inspection::problems`].
+pub fn inspect(folder: &Path) -> Result<Inspection, CheckpointError> {
+    let Audit { config, layout, files, dtypes, parameters, training_only, problems } = audit(folder)?;
+    let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let processors = Processors::load(folder).unwrap_or_else(|error| {
+        problems.push(error.to_string());
+        Processors::default()
+    });
+    if let Err(error) = check_processors(folder, &config, &processors) {
+        problems.push(error.to_string());
+    }
+    if let Err(error) = Preparer::new(folder, &config, &processors, Vec::new()) {
+        problems.push(error.to_string());
+    }
+    let tokenizer_ids = tokenizer_ids(folder, &config);
+    let text_tokens = processors.max_length.unwrap_or(config.inputs.max_text_tokens);
+    Ok(Inspection {
+        checkpoint: folder.to_owned(),
+        layout: layout.describe(),
+        files: files.into_iter().map(|(path, bytes)| WeightFile { path, bytes }).collect(),
+        tensors_by_dtype: dtypes,
+        training_only_tensors: training_only,
+        parameters: ParameterCounts {
+            vision: parameters.vision,
+            text: parameters.text,
+            policy: parameters.policy,
+            total: parameters.total(),
+        },
+        sizes: sizes(&config),
+        inputs: inputs(&config, text_tokens),
+        actions: actions(&config.action_space, config.policy.chunk_length),
+        denoising_steps: config.denoising_steps,
+        processors: processor_facts(&processors),
+        notes: notes(folder, &config, tokenizer_ids),
+        tokenizer_ids,
+        problems,
+    })
+}
+
+fn tokenizer_ids(folder: &Path, config: &ModelConfig) -> Option<usize> {
+    let length = config.inputs.max_text_tokens;
+    Some(Tokenizer::from_file(&folder.join(TOKENIZER_FILE), length, BART_PAD_ID).ok()?.vocab_size())
+}
+
+fn notes(folder: &Path, config: &ModelConfig, tokenizer_ids: Option<usize>) -> Vec<String> {
+    let path = folder.join(TOKENIZER_FILE);
+    let rows = config.text.vocabulary.unsigned_abs() as usize;
+    match tokenizer_ids {
+        Some(ids) if ids > rows => vec![format!(
+            "{}: {ids} token ids for an embedding of {rows} rows: instructions that use the last ones are refused",
+            path.display()
+        )],
+        None if !path.exists() => {
+            vec![format!("{}: missing: batches with token ids work, instructions in words do not", path.display())]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn sizes(config: &ModelConfig) -> Sizes {
+    Sizes {
+        vision_widths: config.vision.stages.iter().map(|stage| stage.width).collect(),
+        vision_depths: config.vision.stages.iter().map(|stage| stage.depth).collect(),
+        vision_window: config.vision.window_size,
+        projection_dim: config.projection_dim,
+        text_layers: config.text.layers,
+        vocabulary: config.text.vocabulary,
+        policy_hidden: config.policy.hidden,
+        policy_depth: config.policy.depth,
+        policy_heads: config.policy.heads,
+        soft_prompts: config.policy.soft_prompts,
+        hetero_projections: config.policy.hetero_projections,
+        max_len_seq: config.policy.max_len_seq,
+    }
+}
+
+fn inputs(config: &ModelConfig, text_tokens: usize) -> Inputs {
+    let inputs = &config.inputs;
+    Inputs {
+        views: inputs.views,
+        image_height: inputs.image_height,
+        image_width: inputs.image_width,
+        resize: match inputs.resize {
+            ResizeMode::Bicubic => "stretched, antialiased bicubic",
+            ResizeMode::PadBilinear => "aspect kept, bilinear, padded on the left and top",
+        },
+        tokens_per_view: config.tokens_per_view(inputs.image_height as i64, inputs.image_width as i64),
+        text_tokens,
+        proprio_dim: config.policy.proprio_dim,
+        domains: config.policy.domains,
+    }
+}
+
+fn actions(space: &ActionSpace, chunk_length: i64) -> Actions {
+    Actions {
+        mode: space.mode.name(),
+        chunk_length,
+        model_dim: space.model_dim,
+        real_dim: space.real_dim,
+        names: space.channel_names(),
+        grippers: space.grippers.to_vec(),
+    }
+}
+
+fn processor_facts(processors: &Processors) -> Option<ProcessorFacts> {
+    (*processors != Processors::default()).then(|| ProcessorFacts {
+        state_channels: processors.state.as_ref().map(|statistics| statistics.dim()),
+        action_channels: processors.action.as_ref().map(|statistics| statistics.dim()),
+        domain_id: processors.domain_id,
+    })
+}

@@ -1,0 +1,38 @@
+//! The noise that denoising starts from. Always an input: drawn here from a seed, or read from a batch.
+
+use crate::types::HostArray;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// Standard normal values of `shape`, the same on every machine for the same `seed`.
+pub fn draw(seed: u64, shape: &[usize]) -> HostArray {
+    let mut generator = ChaCha8Rng::seed_from_u64(seed);
+    let count = shape.iter().product();
+    let data = StandardNormal.sample_iter(&mut generator).take(count).collect();
+    HostArray { shape: shape.to_vec(), data }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_always_gives_the_same_noise() {
+        assert_eq!(draw(7, &[2, 30, 20]), draw(7, &[2, 30, 20]));
+        assert_ne!(draw(7, &[4]), draw(8, &[4]));
+    }
+
+    #[test]
+    fn the_first_sample_of_a_batch_has_the_noise_of_a_single() {
+        assert_eq!(draw(7, &[2, 3, 4]).data[..12], draw(7, &[1, 3, 4]).data[..]);
+    }
+
+    #[test]
+    fn noise_is_standard_normal() {
+        let noise = draw(1, &[100_000]).data;
+        let mean = noise.iter().sum::<f32>() / noise.len() as f32;
+        let variance = noise.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / noise.len() as f32;
+        assert!(mean.abs() < 0.02 && (variance - 1.0).abs() < 0.02, "mean {mean}, variance {variance}");
+    }
+}

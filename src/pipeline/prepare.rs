@@ -1,0 +1,187 @@
+//! From an observation to model inputs, on the host: images resized and normalised, the instruction tokenised,
+//! proprioception normalised and padded.
+
+use crate::error::{CheckpointError, InputError, PipelineError, TransformError};
+use crate::model::config::{ModelConfig, ResizeMode};
+use crate::transform::image::{self, ImageTransform};
+use crate::transform::processors::Processors;
+use crate::transform::state;
+use crate::transform::tokenize::{BART_PAD_ID, PaddingSide, Tokenizer};
+use crate::types::{ModelInputs, Observation};
+use std::path::Path;
+
+/// The tokenizer's file within a checkpoint folder.
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Prepares observations, keeping buffers and the last instruction's ids between frames.
+pub struct Preparer {
+    images: ImageTransform,
+    /// Batches bring their own ids, so a checkpoint without a tokenizer is only at fault once words arrive.
+    tokenizer: Result<Tokenizer, String>,
+    last_instruction: Option<(String, Vec<i64>)>,
+    rotate_180: Vec<bool>,
+    spare: ModelInputs,
+    views: usize,
+    height: usize,
+    width: usize,
+}
+
+impl Preparer {
+    /// Reads the tokenizer, if the checkpoint has one.
+    ///
+    /// # Errors
+    /// A tokenizer that is there but cannot be used.
+    pub fn new(
+        folder: &Path,
+        config: &ModelConfig,
+        processors: &Processors,
+        rotate_180: Vec<bool>,
+    ) -> Result<Self, CheckpointError> {
+        let inputs = &config.inputs;
+        let mode = match inputs.resize {
+            ResizeMode::Bicubic => image::ResizeMode::Bicubic,
+            ResizeMode::PadBilinear => image::ResizeMode::PaddedBilinear,
+        };
+        Ok(Self {
+            images: ImageTransform::new(inputs.image_width, inputs.image_height, mode),
+            tokenizer: read_tokenizer(folder, config, processors)?,
+            last_instruction: None,
+            rotate_180,
+            spare: ModelInputs::default(),
+            views: inputs.views,
+            height: inputs.image_height,
+            width: inputs.image_width,
+        })
+    }
+
+    /// Prepares for the checkpoint in `folder` without loading its weights.
+    ///
+    /// # Errors
+    /// A configuration, processors or a tokenizer that cannot be used.
+    pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?, Vec::new())
+    }
+
+    /// Inputs of the checkpoint's sizes, all zero, with one valid view.
+    pub fn zeros(&self, config: &ModelConfig) -> ModelInputs {
+        let tokens = config.inputs.max_text_tokens;
+        ModelInputs {
+            input_ids: vec![0; tokens],
+            tokens,
+            image_mask: (0..self.views).map(|view| view == 0).collect(),
+            image_input: vec![0.0; self.views * self.image_len()],
+            domain_id: vec![0],
+            ..self.sizes()
+        }
+    }
+
+    /// Prepares one observation. Hand the result back with [`Preparer::recycle`] to spare the next allocation.
+    ///
+    /// # Errors
+    /// More views than the checkpoint has, an empty instruction, an image that cannot be resized.
+    pub fn prepare(&mut self, observation: &Observation) -> Result<ModelInputs, PipelineError> {
+        if observation.views.len() > self.views {
+            return Err(InputError::Shape {
+                field: "views",
+                expected: format!("at most {} (the checkpoint's number of camera views)", self.views),
+                found: observation.views.len().to_string(),
+            }
+            .into());
+        }
+        let input_ids = self.tokens_of(&observation.instruction)?;
+        let mut inputs = std::mem::take(&mut self.spare);
+        inputs.image_input.resize(self.views * self.image_len(), 0.0);
+        inputs.image_mask.clear();
+        let planes = inputs.image_input.chunks_exact_mut(self.image_len());
+        for (index, planes) in planes.enumerate() {
+            let view = observation.views.get(index).and_then(Option::as_ref);
+            match view {
+                Some(image) => self.images.apply(image, self.rotate_180.get(index) == Some(&true), planes)?,
+                None => planes.fill(0.0),
+            }
+            inputs.image_mask.push(view.is_some());
+        }
+        Ok(ModelInputs {
+            tokens: input_ids.len(),
+            input_ids,
+            proprio_dim: observation.proprio.len(),
+            proprio: observation.proprio.clone(),
+            domain_id: vec![observation.domain_id],
+            image_input: inputs.image_input,
+            image_mask: inputs.image_mask,
+            ..self.sizes()
+        })
+    }
+
+    /// Keeps the buffers of `inputs` for the next frame.
+    pub fn recycle(&mut self, inputs: ModelInputs) {
+        self.spare = inputs;
+    }
+
+    fn sizes(&self) -> ModelInputs {
+        ModelInputs { batch: 1, views: self.views, height: self.height, width: self.width, ..ModelInputs::default() }
+    }
+
+    fn image_len(&self) -> usize {
+        3 * self.height * self.width
+    }
+
+    /// Token ids [L]; an instruction usually stays the same for thousands of frames.
+    fn tokens_of(&mut self, instruction: &str) -> Result<Vec<i64>, TransformError> {
+        if let Some((last, ids)) = &self.last_instruction
+            && last == instruction
+        {
+            return Ok(ids.clone());
+        }
+        let tokenizer = self.tokenizer.as_ref().map_err(|missing| TransformError::Tokenizer(missing.clone()))?;
+        let ids = tokenizer.encode(instruction)?;
+        self.last_instruction = Some((instruction.to_owned(), ids.clone()));
+        Ok(ids)
+    }
+}
+
+fn read_tokenizer(
+    folder: &Path,
+    config: &ModelConfig,
+    processors: &Processors,
+) -> Result<Result<Tokenizer, String>, CheckpointError> {
+    let path = folder.join(TOKENIZER_FILE);
+    if !path.exists() {
+        return Ok(Err(format!("{}: missing: it comes with the checkpoint", path.display())));
+    }
+    let length = processors.max_length.unwrap_or(config.inputs.max_text_tokens);
+    let config_side = if config.inputs.pad_left { PaddingSide::Left } else { PaddingSide::Right };
+    let side = processors.padding_side.unwrap_or(config_side);
+    Ok(Ok(Tokenizer::from_file(&path, length, BART_PAD_ID)?.with_padding_side(side)))
+}
+
+/// Proprioception as the network takes it: [B, P], normalised by the checkpoint's statistics, then zero-padded.
+///
+/// # Errors
+/// [`InputError::Shape`] when it is wider than P, or not as wide as the statistics.
+pub fn proprio(config: &ModelConfig, processors: &Processors, inputs: &ModelInputs) -> Result<Vec<f32>, InputError> {
+    let wide = config.policy.proprio_dim.unsigned_abs() as usize;
+    let narrow = inputs.proprio_dim;
+    if wide == 0 || inputs.batch == 0 {
+        return Ok(Vec::new());
+    }
+    let mut values = inputs.proprio.clone();
+    if let Some(statistics) = &processors.state {
+        if statistics.dim() != narrow {
+            return Err(InputError::Shape {
+                field: "proprio",
+                expected: format!("{} channels (the checkpoint has statistics for those)", statistics.dim()),
+                found: narrow.to_string(),
+            });
+        }
+        statistics.normalize(&mut values)?;
+    }
+    if narrow == 0 {
+        return Ok(vec![0.0; inputs.batch * wide]);
+    }
+    let mut padded = Vec::with_capacity(inputs.batch * wide);
+    for sample in values.chunks_exact(narrow) {
+        padded.extend(state::pad_to(sample, wide)?);
+    }
+    Ok(padded)
+}

@@ -1,0 +1,103 @@
+//! A slot for one value where the latest wins: whoever puts never waits, whoever takes gets the newest.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Hands values from many threads to one. An untaken value is replaced, never queued.
+#[derive(Debug)]
+pub struct LatestSlot<T> {
+    state: Mutex<State<T>>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    value: Option<T>,
+    closed: bool,
+}
+
+impl<T> Default for LatestSlot<T> {
+    fn default() -> Self {
+        Self { state: Mutex::new(State { value: None, closed: false }), changed: Condvar::new() }
+    }
+}
+
+impl<T> LatestSlot<T> {
+    /// Puts `value` and returns the one it replaces, or `value` itself when the slot is closed.
+    pub fn put(&self, value: T) -> Option<T> {
+        let mut state = self.lock();
+        if state.closed {
+            return Some(value);
+        }
+        let replaced = state.value.replace(value);
+        self.changed.notify_one();
+        replaced
+    }
+
+    /// Waits for a value; `None` once the slot is closed. A value put before closing is not handed out any more.
+    pub fn take(&self) -> Option<T> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(value) = state.value.take() {
+                return Some(value);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the hand-over: every present and future [`LatestSlot::take`] returns `None`.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// A panic elsewhere cannot leave the state half-written, so a poisoned lock is still good.
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn the_latest_value_wins_and_the_replaced_one_comes_back() {
+        let slot = LatestSlot::default();
+        assert_eq!(slot.put(1), None);
+        assert_eq!(slot.put(2), Some(1));
+        assert_eq!(slot.take(), Some(2));
+    }
+
+    #[test]
+    fn no_value_is_taken_twice() {
+        let slot = Arc::new(LatestSlot::default());
+        slot.put(1);
+        assert_eq!(slot.take(), Some(1));
+        let waiting = std::thread::spawn({
+            let slot = slot.clone();
+            move || slot.take()
+        });
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!waiting.is_finished());
+        slot.put(2);
+        assert_eq!(waiting.join().unwrap(), Some(2));
+    }
+
+    #[test]
+    fn closing_wakes_the_taker_and_refuses_new_values() {
+        let slot = Arc::new(LatestSlot::<i32>::default());
+        let waiting = std::thread::spawn({
+            let slot = slot.clone();
+            move || slot.take()
+        });
+        slot.close();
+        assert_eq!(waiting.join().unwrap(), None);
+        assert_eq!(slot.put(3), Some(3));
+        assert_eq!(slot.take(), None);
+    }
+}

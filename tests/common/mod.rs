@@ -1,0 +1,91 @@
+//! What the integration tests share: fixtures made by the independent oracle, and comparison with a tolerance.
+
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
+use safetensors::SafeTensors;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use xvla_ros::bench::dataset::{Batch, read_batch};
+use xvla_ros::bench::npz::Limits;
+use xvla_ros::types::HostArray;
+
+/// Everything under `tests/fixtures`.
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+/// One case of the goldens.
+pub struct Case {
+    /// Its folder's name.
+    pub name: String,
+    /// The checkpoint's folder.
+    pub checkpoint: PathBuf,
+    /// Denoising steps.
+    pub steps: usize,
+    /// Inputs and noise.
+    pub batch: Batch,
+    /// Expected tensors by name.
+    pub expected: BTreeMap<String, HostArray>,
+}
+
+impl Case {
+    /// The noise, which every case brings.
+    pub fn noise(&self) -> &HostArray {
+        self.batch.noise.as_ref().expect("goldens bring their noise")
+    }
+
+    /// Fails unless `found` is within `tolerance` of the expected tensor `name`, if the case has it.
+    pub fn compare(&self, name: &str, found: &HostArray, tolerance: f32) {
+        if let Some(expected) = self.expected.get(name) {
+            assert_eq!(found.shape, expected.shape, "{}: shape of {name}", self.name);
+            let difference = max_difference(&found.data, &expected.data);
+            assert!(difference <= tolerance, "{}: {name}: max |Δ| {difference:e} > {tolerance:e}", self.name);
+        }
+    }
+}
+
+/// All cases, in the order of their names.
+pub fn cases() -> Vec<Case> {
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(fixtures().join("cases"))
+        .expect("tests/fixtures/cases is committed")
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folders.sort();
+    assert!(folders.len() >= 16, "only {} cases: are the fixtures complete?", folders.len());
+    folders.iter().map(|folder| case(folder)).collect()
+}
+
+fn case(folder: &Path) -> Case {
+    #[derive(serde::Deserialize)]
+    struct Description {
+        checkpoint: String,
+        steps: usize,
+    }
+    let text = std::fs::read_to_string(folder.join("case.json")).unwrap();
+    let description: Description = serde_json::from_str(&text).unwrap();
+    Case {
+        name: folder.file_name().unwrap().to_string_lossy().into_owned(),
+        checkpoint: fixtures().join("checkpoints").join(description.checkpoint),
+        steps: description.steps,
+        batch: read_batch(&folder.join("inputs.npz"), Limits::default()).unwrap(),
+        expected: read_safetensors(&folder.join("expected.safetensors")),
+    }
+}
+
+/// The f32 tensors of a safetensors file.
+pub fn read_safetensors(path: &Path) -> BTreeMap<String, HostArray> {
+    let bytes = std::fs::read(path).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let read = |view: safetensors::tensor::TensorView| HostArray {
+        shape: view.shape().to_vec(),
+        data: view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect(),
+    };
+    tensors.tensors().into_iter().map(|(name, view)| (name, read(view))).collect()
+}
+
+/// max |a − b|; infinite where either is not a number.
+pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let difference = |(a, b): (&f32, &f32)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() };
+    a.iter().zip(b).map(difference).fold(0.0, f32::max)
+}
