@@ -96,8 +96,7 @@ fn identity_and_missing_statistics_leave_the_data_as_it_is() {
 #[test]
 fn features_that_are_not_listed_are_not_normalised() {
     let processors = load(|before, _| {
-        before["steps"][NORMALIZER]["config"]["normalize_observation_keys"] =
-            json!(["observation.environment_state"]);
+        before["steps"][NORMALIZER]["config"]["normalize_observation_keys"] = json!(["observation.environment_state"]);
     })
     .unwrap();
     assert_eq!(processors.state, None);
@@ -106,10 +105,7 @@ fn features_that_are_not_listed_are_not_normalised() {
 #[test]
 fn an_unknown_step_is_refused_by_name_before_and_after() {
     let message = refusal(|before, _| {
-        before["steps"]
-            .as_array_mut()
-            .unwrap()
-            .push(json!({"registry_name": "map_tensor_to_delta_action_dict"}));
+        before["steps"].as_array_mut().unwrap().push(json!({"registry_name": "map_tensor_to_delta_action_dict"}));
     });
     assert!(message.contains(PREPROCESSOR_FILE), "{message}");
     assert!(message.contains("step 8 `map_tensor_to_delta_action_dict` is not supported"), "{message}");
@@ -122,8 +118,7 @@ fn an_unknown_step_is_refused_by_name_before_and_after() {
 #[test]
 fn other_normalisation_modes_are_refused_by_name() {
     for mode in ["MIN_MAX", "QUANTILES", "QUANTILE10"] {
-        let message =
-            refusal(|before, _| before["steps"][NORMALIZER]["config"]["norm_map"]["STATE"] = json!(mode));
+        let message = refusal(|before, _| before["steps"][NORMALIZER]["config"]["norm_map"]["STATE"] = json!(mode));
         assert!(
             message.contains(&format!("normalizer_processor.norm_map.STATE`: {mode} is not supported")),
             "{message}"
@@ -146,8 +141,7 @@ fn settings_that_would_change_the_sequence_are_refused() {
         let message = refusal(|before, _| before["steps"][tokenizer]["config"][key] = value);
         assert!(message.contains(&format!("steps[2] tokenizer_processor.{key}`")), "{message}");
     }
-    let message =
-        refusal(|before, _| before["steps"][4]["config"]["image_keys"] = json!(["observation.images.image"]));
+    let message = refusal(|before, _| before["steps"][4]["config"]["image_keys"] = json!(["observation.images.image"]));
     assert!(message.contains("xvla_imagenet_normalize.image_keys"), "{message}");
 }
 
@@ -163,11 +157,9 @@ fn one_file_without_the_other_is_refused() {
 
 #[test]
 fn statistics_that_are_named_but_missing_or_damaged_are_refused() {
-    let message =
-        refusal(|before, _| before["steps"][NORMALIZER]["state_file"] = json!("absent.safetensors"));
+    let message = refusal(|before, _| before["steps"][NORMALIZER]["state_file"] = json!("absent.safetensors"));
     assert!(message.contains("absent.safetensors: cannot be read"), "{message}");
-    let message =
-        refusal(|before, _| before["steps"][NORMALIZER]["state_file"] = json!("../state.safetensors"));
+    let message = refusal(|before, _| before["steps"][NORMALIZER]["state_file"] = json!("../state.safetensors"));
     assert!(message.contains("is not a file name"), "{message}");
     let message = refusal(|before, _| before["steps"][NORMALIZER]["state_file"] = json!(PREPROCESSOR_FILE));
     assert!(message.contains(PREPROCESSOR_FILE), "{message}");

@@ -139,9 +139,7 @@ fn each_wrong_dtype_is_refused_with_what_was_expected_and_found() {
         let message = refusal(key, to_floats).to_string();
         assert!(message.contains(&format!("dtype is float32: expected {expected}")), "{message}");
     }
-    for (key, expected) in
-        [("image_input", "float32 or float16"), ("proprio", "float32"), ("noise", "float32")]
-    {
+    for (key, expected) in [("image_input", "float32 or float16"), ("proprio", "float32"), ("noise", "float32")] {
         let message = refusal(key, to_integers).to_string();
         assert!(message.contains(&format!("dtype is int64: expected {expected}")), "{message}");
     }
@@ -314,14 +312,8 @@ fn calibration_batches_come_in_the_order_of_their_numbers() {
     let folder = tempfile::tempdir().unwrap();
     let error = calibration_files(folder.path()).unwrap_err();
     assert!(matches!(error, DatasetError::NoBatches { .. }), "{error}");
-    let names = [
-        "calib_100000.npz",
-        "calib_00002.npz",
-        "calib_00010.npz",
-        "calib_1.npz",
-        "other.npz",
-        "calib_0000a.npz",
-    ];
+    let names =
+        ["calib_100000.npz", "calib_00002.npz", "calib_00010.npz", "calib_1.npz", "other.npz", "calib_0000a.npz"];
     for name in names {
         std::fs::write(folder.path().join(name), b"").unwrap();
     }

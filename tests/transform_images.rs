@@ -146,8 +146,7 @@ fn an_image_of_the_models_size_is_not_resampled() {
 
 #[test]
 fn one_transform_serves_cameras_of_different_sizes_in_turn() {
-    let images =
-        ["coffee", "astronaut", "cat", "coffee"].map(|name| open(&fixtures().join(format!("{name}.png"))));
+    let images = ["coffee", "astronaut", "cat", "coffee"].map(|name| open(&fixtures().join(format!("{name}.png"))));
     for mode in [ResizeMode::Bicubic, ResizeMode::PaddedBilinear] {
         let mut shared = ImageTransform::new(64, 48, mode);
         for (index, image) in images.iter().enumerate() {

@@ -88,10 +88,7 @@ fn what_is_not_finite_is_named_by_its_index() {
     assert_eq!(error, Err(InputError::NotFinite { field: "rotation_6d", index: 5 }));
     let mut matrix = matrix_from_quaternion(&[0.0, 0.0, 0.0, 1.0]).unwrap();
     matrix[2][1] = f64::NEG_INFINITY;
-    assert_eq!(
-        quaternion_from_matrix(&matrix),
-        Err(InputError::NotFinite { field: "rotation_matrix", index: 7 })
-    );
+    assert_eq!(quaternion_from_matrix(&matrix), Err(InputError::NotFinite { field: "rotation_matrix", index: 7 }));
 }
 
 #[test]

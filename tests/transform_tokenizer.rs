@@ -59,9 +59,8 @@ fn padding_and_truncation_saved_in_the_file_are_ignored() {
 #[test]
 fn left_padding_moves_the_text_to_the_end() {
     let right = Tokenizer::from_file(&fixture("tokenizer.json"), 40, BART_PAD_ID).unwrap();
-    let left = Tokenizer::from_file(&fixture("tokenizer.json"), 40, BART_PAD_ID)
-        .unwrap()
-        .with_padding_side(PaddingSide::Left);
+    let left =
+        Tokenizer::from_file(&fixture("tokenizer.json"), 40, BART_PAD_ID).unwrap().with_padding_side(PaddingSide::Left);
     let text = "pick up the red cube";
     let (mut right, left) = (right.encode(text).unwrap(), left.encode(text).unwrap());
     let padding = right.iter().filter(|id| **id == BART_PAD_ID).count();

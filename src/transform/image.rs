@@ -52,12 +52,7 @@ impl ImageTransform {
     ///
     /// # Errors
     /// When `out` does not hold [`Self::output_len`] values, or the size cannot be resized.
-    pub fn apply(
-        &mut self,
-        image: &RgbImage,
-        rotate_180: bool,
-        out: &mut [f32],
-    ) -> Result<(), TransformError> {
+    pub fn apply(&mut self, image: &RgbImage, rotate_180: bool, out: &mut [f32]) -> Result<(), TransformError> {
         if out.len() != self.output_len() {
             return Err(InputError::Shape {
                 field: "image_input",
@@ -76,12 +71,7 @@ impl ImageTransform {
         }
     }
 
-    fn bicubic(
-        &mut self,
-        image: &RgbImage,
-        rotate_180: bool,
-        out: &mut [f32],
-    ) -> Result<(), TransformError> {
+    fn bicubic(&mut self, image: &RgbImage, rotate_180: bool, out: &mut [f32]) -> Result<(), TransformError> {
         let resized = self.bicubic.resize(image, (self.width, self.height));
         let resized = resized.map_err(|reason| TransformError::Resize {
             from_width: image.width(),
