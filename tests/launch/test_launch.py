@@ -59,12 +59,17 @@ class Launched:
         marker.parent.mkdir(parents=True)
         marker.touch()
         inherited = {name: value for name, value in os.environ.items() if not name.endswith("_PROFILES_FILE")}
-        prefixes = f"{folder}:{inherited['AMENT_PREFIX_PATH']}"
+        given = {
+            "AMENT_PREFIX_PATH": f"{folder}:{inherited['AMENT_PREFIX_PATH']}",
+            "ROS_DOMAIN_ID": DOMAIN_ID,
+            "ROS_LOG_DIR": str(folder / "log"),
+            **environment,
+        }
         self.log = folder / "launch.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", LAUNCHER, str(LAUNCH_FILE), *arguments],
-                env={**inherited, "AMENT_PREFIX_PATH": prefixes, "ROS_DOMAIN_ID": DOMAIN_ID, **environment},
+                env={**inherited, **given},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -96,18 +101,16 @@ class LaunchTest(unittest.TestCase):
         self.addCleanup(scratch.cleanup)
         self.folder = Path(scratch.name)
         self.checkpoint = self.folder / "checkpoint"
-        subprocess.run(
-            [PROGRAMS / "xvla", "checkpoint", "synth", "--preset", "tiny", "--out", self.checkpoint],
-            check=True,
-            capture_output=True,
-        )
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=int(DOMAIN_ID))
         self.addCleanup(rclpy.shutdown, context=self.context)
         self.observer = rclpy.create_node("observer", context=self.context)
         self.addCleanup(self.observer.destroy_node)
 
-    def launch(self, *arguments: str, **environment: str) -> Launched:
+    def launch(self, *arguments: str, action_mode: str = "ee6d", **environment: str) -> Launched:
+        """Launches the node with a tiny checkpoint of one action space."""
+        synth = [PROGRAMS / "xvla", "checkpoint", "synth", "--preset", "tiny", "--action-mode", action_mode]
+        subprocess.run([*synth, "--out", self.checkpoint], check=True, capture_output=True)
         launched = Launched(self.folder / "prefix", f"checkpoint:={self.checkpoint}", *arguments, **environment)
         self.addCleanup(launched.kill)
         return launched
@@ -158,14 +161,16 @@ class LaunchTest(unittest.TestCase):
         self.assertEqual(launched.interrupt(), 0, launched.log.read_text())
 
     def test_without_namespace_and_remappings_topics_are_the_nodes_own(self) -> None:
-        launched = self.launch(f"params_file:={ROOT / 'config/bimanual_joints.yaml'}")
+        launched = self.launch(f"params_file:={ROOT / 'config/bimanual_joints.yaml'}", action_mode="joint")
         expected = {"/camera_0/image", "/camera_1/image/compressed", "/instruction", "/joint_states"}
         self.wait_until(launched, lambda: expected <= self.subscribed("xvla", "/"))
         self.assertEqual(launched.interrupt(), 0, launched.log.read_text())
 
     def test_a_compressed_camera_is_remapped_with_its_suffix(self) -> None:
         launched = self.launch(
-            f"params_file:={ROOT / 'config/bimanual_joints.yaml'}", "camera_1_image:=/left_wrist/image"
+            f"params_file:={ROOT / 'config/bimanual_joints.yaml'}",
+            "camera_1_image:=/left_wrist/image",
+            action_mode="joint",
         )
         self.wait_until(launched, lambda: "/left_wrist/image/compressed" in self.subscribed("xvla", "/"))
 
