@@ -38,7 +38,9 @@ impl Arguments {
     /// The first argument that ROS 2 would refuse.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, ArgumentError> {
         let mut arguments = arguments.into_iter().map(|argument| {
-            argument.into_string().map_err(|raw| ArgumentError::NotUtf8 { argument: raw.to_string_lossy().into_owned() })
+            argument
+                .into_string()
+                .map_err(|raw| ArgumentError::NotUtf8 { argument: raw.to_string_lossy().into_owned() })
         });
         let mut parsed = Self::default();
         let mut inside = false;

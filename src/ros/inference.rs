@@ -140,7 +140,9 @@ fn rehearse(config: &Config, pipeline: &mut Pipeline) -> Result<(), NodeError> {
     };
     let noise = noise::draw(config.seed.unwrap_or(0), &pipeline.noise_shape(1));
     pipeline.infer(&observation, &noise).map(drop).map_err(|source| match source {
-        PipelineError::Input(_) | PipelineError::Transform(TransformError::Input(_)) => NodeError::Deployment { source },
+        PipelineError::Input(_) | PipelineError::Transform(TransformError::Input(_)) => {
+            NodeError::Deployment { source }
+        }
         other => other.into(),
     })
 }

@@ -8,8 +8,8 @@ use super::params::Declared;
 use crate::config::{Domain, Value};
 use futures::{FutureExt, Stream, StreamExt};
 use r2r::rcl_interfaces::msg::{
-    FloatingPointRange, IntegerRange, ListParametersResult, Parameter, ParameterDescriptor,
-    ParameterValue, SetParametersResult,
+    FloatingPointRange, IntegerRange, ListParametersResult, Parameter, ParameterDescriptor, ParameterValue,
+    SetParametersResult,
 };
 use r2r::rcl_interfaces::srv::{
     DescribeParameters, GetParameterTypes, GetParameters, ListParameters, SetParameters, SetParametersAtomically,

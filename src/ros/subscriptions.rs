@@ -43,10 +43,12 @@ impl Subscriptions {
                     let stamp = convert::stamp_of(&message.header, now);
                     inputs.frame(index, convert::image(&topic, &message), stamp, now);
                 })?,
-                Transport::Compressed => on(node, SENSOR, &topic.clone(), move |inputs, message: CompressedImage, now| {
-                    let stamp = convert::stamp_of(&message.header, now);
-                    inputs.frame(index, convert::compressed_image(&topic, &message), stamp, now);
-                })?,
+                Transport::Compressed => {
+                    on(node, SENSOR, &topic.clone(), move |inputs, message: CompressedImage, now| {
+                        let stamp = convert::stamp_of(&message.header, now);
+                        inputs.frame(index, convert::compressed_image(&topic, &message), stamp, now);
+                    })?
+                }
             });
         }
         match config.proprio_source {
