@@ -76,7 +76,8 @@ fn bad_input_is_dropped_counted_and_explained_and_the_next_good_one_works() {
     let node = NodeProcess::start(domain, &["--params-file", &params_file(2)]);
     let mut robot = Robot::start(domain, "/xvla");
     let cameras = ["camera_0/image", "camera_1/image"];
-    let topics = [("image", cameras[0]), ("image", cameras[1]), ("joints", "joint_states"), ("instruction", "instruction")];
+    let topics =
+        [("image", cameras[0]), ("image", cameras[1]), ("joints", "joint_states"), ("instruction", "instruction")];
     robot.connect(&topics);
     let image = noise_image(64, 64, 1);
 
@@ -145,7 +146,8 @@ fn bad_input_is_dropped_counted_and_explained_and_the_next_good_one_works() {
 #[test]
 fn a_slow_model_never_queues_and_does_not_delay_the_end() {
     let domain = domain();
-    let node = NodeProcess::start(domain, &["--params-file", &params_file(1), "-p", "steps:=40", "-p", "instruction:=go"]);
+    let node =
+        NodeProcess::start(domain, &["--params-file", &params_file(1), "-p", "steps:=40", "-p", "instruction:=go"]);
     let mut robot = Robot::start(domain, "/xvla");
     robot.connect(&[("image", "camera_0/image"), ("joints", "joint_states")]);
     let image = noise_image(64, 64, 1);
@@ -171,7 +173,8 @@ fn a_slow_model_never_queues_and_does_not_delay_the_end() {
         }
     }
     assert_eq!(robot.chunks_within(0.3), 0, "something was queued behind the newest frame");
-    let report = robot.diagnostics(|report| report["xvla: inference"]["values"]["chunks_published"] == used.to_string());
+    let report =
+        robot.diagnostics(|report| report["xvla: inference"]["values"]["chunks_published"] == used.to_string());
     let value = |part: &str, key: &str| report[part]["values"][key].as_str().unwrap().parse::<u64>().unwrap();
     assert_eq!(value("xvla: inputs", "camera_0.used"), used);
     let replaced = value("xvla: inference", "superseded");

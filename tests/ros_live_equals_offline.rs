@@ -23,7 +23,8 @@ const DOMAIN: i64 = 3;
 fn planes(image: &RgbImage) -> Vec<f32> {
     const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
     const STD: [f32; 3] = [0.229, 0.224, 0.225];
-    let channel = |c: usize| image.data().iter().skip(c).step_by(3).map(move |x| (f32::from(*x) / 255.0 - MEAN[c]) / STD[c]);
+    let channel =
+        |c: usize| image.data().iter().skip(c).step_by(3).map(move |x| (f32::from(*x) / 255.0 - MEAN[c]) / STD[c]);
     (0..3).flat_map(channel).collect()
 }
 
@@ -199,7 +200,8 @@ impl Disguise {
 #[test]
 fn three_compressed_cameras_and_a_pose_equal_their_offline_chunk() {
     let domain = domain();
-    let transports = ["cameras.0.transport:=compressed", "cameras.1.transport:=compressed", "cameras.2.transport:=compressed"];
+    let transports =
+        ["cameras.0.transport:=compressed", "cameras.1.transport:=compressed", "cameras.2.transport:=compressed"];
     let more = ["cameras.count:=3", "proprio.source:=ee_pose", "instruction:=open the drawer"];
     let extra: Vec<&str> = transports.into_iter().chain(more).flat_map(|p| ["-p", p]).collect();
     let _node = start(domain, &extra);
@@ -221,7 +223,9 @@ fn three_compressed_cameras_and_a_pose_equal_their_offline_chunk() {
     robot.ask(json!({"do": "send", "kind": "compressed", "topic": topics[0], "format": "jpeg", "data": "ffd8ffe0"}));
     assert!(robot.log_line("dropped").contains("`camera_0/image/compressed`"));
     for (topic, view) in topics.iter().zip(&views) {
-        robot.ask(json!({"do": "send", "kind": "compressed", "topic": topic, "format": "png", "data": ros::hex(&png(view))}));
+        robot.ask(
+            json!({"do": "send", "kind": "compressed", "topic": topic, "format": "png", "data": ros::hex(&png(view))}),
+        );
     }
     assert_equal(&robot.chunk(), &expected);
 }
