@@ -238,7 +238,7 @@ fn bad_usage_has_exit_code_2() {
         ["--steps", "many"],
         ["--dtype", "f64"],
         ["--device", "tpu"],
-        ["--seed", "-1"],
+        ["--seed", "x"],
         ["--no-such-flag", "1"],
     ] {
         let ran = xvla(bench.infer_arguments(&input, &extra));
