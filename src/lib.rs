@@ -25,5 +25,7 @@ pub mod config;
 pub mod error;
 pub mod model;
 pub mod pipeline;
+#[cfg(feature = "ros")]
+pub mod ros;
 pub mod transform;
 pub mod types;

@@ -1,2 +1,72 @@
-//! Placeholder for the layout; replaced by the program itself.
-fn main() {}
+//! `xvla_node`: X-VLA live, as a ROS 2 node. Arguments, signals, exit code; the work is the library's.
+//!
+//! Exit code 0 after SIGINT or SIGTERM, 2 on bad usage, 1 on failure with exactly one line on stderr.
+
+use anyhow::Context;
+use clap::Parser;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use xvla_ros::ros::arguments::Arguments;
+use xvla_ros::ros::error::NodeError;
+use xvla_ros::ros::node::{self, Ended};
+
+/// X-VLA as a ROS 2 node: camera images, an instruction and proprioception in, chunks of actions out.
+///
+/// Everything is configured through ROS 2 parameters; the log level through RUST_LOG.
+#[derive(Debug, Parser)]
+#[command(
+    name = "xvla_node",
+    version,
+    about,
+    override_usage = "xvla_node [--ros-args [-p NAME:=VALUE | --params-file FILE | -r FROM:=TO]...]",
+    after_help = "Example:\n  xvla_node --ros-args -p checkpoint:=ckpt -p cameras.count:=2 -p 'proprio.joint_names:=[j1, j2]'\n\n\
+        Exit code: 0 after SIGINT or SIGTERM, 1 failure (one line on stderr), 2 bad usage."
+)]
+struct Cli {}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(Ended::Quiet) => ExitCode::SUCCESS,
+        // The inference thread cannot be interrupted, and running destructors under it would not be safe.
+        Ok(Ended::Busy) => signal_hook::low_level::exit(0),
+        Err(error) => {
+            let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+            let _ = writeln!(std::io::stderr(), "error: {line}");
+            ExitCode::from(error.downcast_ref::<NodeError>().map_or(1, NodeError::exit_code))
+        }
+    }
+}
+
+fn run() -> anyhow::Result<Ended> {
+    let arguments = Arguments::parse(std::env::args_os()).map_err(NodeError::from)?;
+    let Cli {} = Cli::parse_from(&arguments.own);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    arguments.check_files()?;
+    let stop = stop_on_signals().context("signals")?;
+    Ok(node::run(&stop)?)
+}
+
+/// A flag that SIGINT and SIGTERM set, from now on.
+fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _registering = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    drop(_registering);
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let wait = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        flag.store(true, Ordering::Relaxed);
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || runtime.block_on(wait))?;
+    Ok(stop)
+}

@@ -1,0 +1,117 @@
+//! Messages to values and back; what cannot be converted is an [`InputError`] that names topic and field.
+
+use crate::error::InputError;
+use crate::transform::compressed::rgb_from_compressed;
+use crate::transform::pixels::rgb_from_raw;
+use crate::transform::state::{check_finite, ee6d_arm, joints_by_name};
+use crate::types::{RgbImage, Stamp};
+use r2r::builtin_interfaces::msg::{Duration as DurationMessage, Time};
+use r2r::geometry_msgs::msg::PoseStamped;
+use r2r::sensor_msgs::msg::{CompressedImage, Image, JointState};
+use r2r::std_msgs::msg::{Float32, Float32MultiArray, Header};
+use std::time::Duration;
+
+/// The moment a message describes: its header's, or `now` for a driver that leaves the stamp at zero.
+pub fn stamp_of(header: &Header, now: Stamp) -> Stamp {
+    let stamp = Stamp::from_sec_nanosec(header.stamp.sec, header.stamp.nanosec);
+    if stamp == Stamp::default() { now } else { stamp }
+}
+
+/// `topic` names the camera in errors.
+pub fn image(topic: &str, message: &Image) -> Result<RgbImage, InputError> {
+    let Image { encoding, width, height, step, is_bigendian, data, .. } = message;
+    rgb_from_raw(topic, encoding, *width, *height, *step, *is_bigendian != 0, data)
+}
+
+/// `topic` names the camera in errors.
+pub fn compressed_image(topic: &str, message: &CompressedImage) -> Result<RgbImage, InputError> {
+    rgb_from_compressed(topic, &message.data)
+}
+
+/// Positions (rad or m) of the joints `wanted`, in that order.
+pub fn joint_state(wanted: &[String], message: &JointState) -> Result<Vec<f32>, InputError> {
+    joints_by_name(wanted, &message.name, &message.position)
+}
+
+/// The ee6d channels of a pose: position (m), 6-D rotation; the gripper comes from a topic of its own.
+pub fn ee_pose(message: &PoseStamped) -> Result<Vec<f32>, InputError> {
+    let (p, q) = (&message.pose.position, &message.pose.orientation);
+    let arm = ee6d_arm([p.x, p.y, p.z], &[q.x, q.y, q.z, q.w], 0.0)?;
+    let [pose @ .., _gripper] = arm;
+    Ok(pose.to_vec())
+}
+
+/// Gripper opening, in the checkpoint's unit.
+pub fn gripper(message: &Float32) -> Result<Vec<f32>, InputError> {
+    let channels = vec![message.data];
+    check_finite("gripper", &channels)?;
+    Ok(channels)
+}
+
+/// Channels as the checkpoint wants them. The layout says nothing that a plain list does not, so only its offset
+/// is looked at.
+pub fn proprio(message: &Float32MultiArray) -> Result<Vec<f32>, InputError> {
+    let offset = message.layout.data_offset as usize;
+    let channels = message.data.get(offset..).unwrap_or_default().to_vec();
+    if channels.is_empty() {
+        return Err(InputError::Shape {
+            field: "proprio",
+            expected: "at least 1 channel".to_owned(),
+            found: format!("{} values from offset {offset}", message.data.len()),
+        });
+    }
+    check_finite("proprio", &channels)?;
+    Ok(channels)
+}
+
+/// A header with the stamp of an observation.
+pub fn header(stamp: Stamp, frame_id: &str) -> Header {
+    let (sec, nanosec) = stamp.to_sec_nanosec();
+    Header { stamp: Time { sec, nanosec }, frame_id: frame_id.to_owned() }
+}
+
+/// A span of time; beyond 68 years it saturates.
+pub fn duration(span: Duration) -> DurationMessage {
+    DurationMessage { sec: i32::try_from(span.as_secs()).unwrap_or(i32::MAX), nanosec: span.subsec_nanos() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_all_zero_stamp_falls_back_to_the_time_of_receipt() {
+        let now = Stamp { nanos: 5 };
+        assert_eq!(stamp_of(&Header::default(), now), now);
+        assert_eq!(stamp_of(&header(Stamp { nanos: 1_500_000_000 }, ""), now), Stamp { nanos: 1_500_000_000 });
+    }
+
+    #[test]
+    fn an_image_error_names_the_topic() {
+        let message = Image { encoding: "rgb8".to_owned(), width: 4, height: 4, step: 12, ..Image::default() };
+        let error = image("camera_1/image", &message).unwrap_err().to_string();
+        assert_eq!(error, "`camera_1/image`: data holds 0 bytes, but height 4 x step 12 is 48");
+        let error = compressed_image("camera_0/image/compressed", &CompressedImage::default()).unwrap_err().to_string();
+        assert!(error.starts_with("`camera_0/image/compressed`: "), "{error}");
+    }
+
+    #[test]
+    fn a_pose_gives_nine_channels_and_the_gripper_one() {
+        let mut message = PoseStamped::default();
+        message.pose.position.x = 0.5;
+        message.pose.orientation.w = 1.0;
+        assert_eq!(ee_pose(&message).unwrap(), [0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
+        message.pose.orientation.w = 0.0;
+        assert!(ee_pose(&message).is_err());
+        assert_eq!(gripper(&Float32 { data: 0.25 }).unwrap(), [0.25]);
+        assert!(gripper(&Float32 { data: f32::NAN }).is_err());
+    }
+
+    #[test]
+    fn a_list_of_channels_must_hold_finite_numbers() {
+        let list = |data: &[f32]| Float32MultiArray { data: data.to_vec(), ..Float32MultiArray::default() };
+        assert_eq!(proprio(&list(&[1.0, 2.0])).unwrap(), [1.0, 2.0]);
+        assert!(proprio(&list(&[])).is_err());
+        assert_eq!(proprio(&list(&[1.0, f32::INFINITY])), Err(InputError::NotFinite { field: "proprio", index: 1 }));
+    }
+}

@@ -1,0 +1,154 @@
+//! The model's life beside the spinning thread: loaded and tried out on a thread of its own, then run on the
+//! inference thread.
+
+use super::error::NodeError;
+use super::outputs::{ModelFacts, Outputs, SharedRecord};
+use crate::config::{Config, ConfigError, ProprioSource};
+use crate::error::{PipelineError, TransformError};
+use crate::pipeline::noise;
+use crate::pipeline::worker::{Seeded, Worker};
+use crate::pipeline::{Options, Pipeline};
+use crate::types::{Observation, RgbImage, Stamp};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// State channels of a pose with its gripper.
+const EE_POSE_CHANNELS: usize = 10;
+
+/// Where the model is in its life.
+pub struct Inference {
+    phase: Phase,
+    record: SharedRecord,
+}
+
+enum Phase {
+    Loading(JoinHandle<Result<Worker, NodeError>>),
+    Running(Worker),
+    Over,
+}
+
+impl Inference {
+    /// Starts loading; chunks will go to `outputs`.
+    ///
+    /// # Errors
+    /// [`NodeError::Thread`].
+    pub fn start(config: Config, outputs: Outputs, record: SharedRecord) -> Result<Self, NodeError> {
+        let shared = record.clone();
+        let thread = std::thread::Builder::new()
+            .name("loading".to_owned())
+            .spawn(move || load(&config, outputs, &shared))
+            .map_err(NodeError::Thread)?;
+        Ok(Self { phase: Phase::Loading(thread), record })
+    }
+
+    /// Goes on from loading to running; whether it just did.
+    ///
+    /// # Errors
+    /// What kept the model from loading, or the end of a thread that should not have ended.
+    pub fn advance(&mut self) -> Result<bool, NodeError> {
+        match std::mem::replace(&mut self.phase, Phase::Over) {
+            Phase::Loading(thread) if thread.is_finished() => {
+                let worker = thread.join().map_err(|_| NodeError::Died("loading"))??;
+                self.phase = Phase::Running(worker);
+                Ok(true)
+            }
+            Phase::Running(worker) if !worker.is_running() => Err(NodeError::Died("inference")),
+            Phase::Over => Err(NodeError::Died("inference")),
+            unchanged => {
+                self.phase = unchanged;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether observations can be offered.
+    pub fn is_running(&self) -> bool {
+        matches!(self.phase, Phase::Running(_))
+    }
+
+    /// Offers an observation; whether it replaced one that the model never looked at.
+    pub fn offer(&self, observation: Observation) -> bool {
+        let Phase::Running(worker) = &self.phase else { return false };
+        let replaced = worker.offer(observation);
+        if replaced {
+            self.record.lock().superseded += 1;
+        }
+        replaced
+    }
+
+    /// Ends the threads; `false` if one was still busy after `patience`.
+    pub fn stop(self, patience: Duration) -> bool {
+        match self.phase {
+            // Loading cannot be interrupted.
+            Phase::Loading(thread) => thread.is_finished(),
+            Phase::Running(worker) => worker.stop(patience),
+            Phase::Over => true,
+        }
+    }
+}
+
+fn load(config: &Config, outputs: Outputs, record: &SharedRecord) -> Result<Worker, NodeError> {
+    if let Some(threads) = config.num_threads {
+        crate::backend::device::limit_threads(threads);
+    }
+    let mut pipeline = Pipeline::load(&Options::from(config))?;
+    let facts = facts(config, &pipeline)?;
+    rehearse(config, &mut pipeline)?;
+    record.lock().facts = Some(facts.clone());
+    let model = Seeded { pipeline, seed: config.seed };
+    Ok(Worker::spawn(model, move |outcome| outputs.deliver(&facts, &outcome))?)
+}
+
+fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> {
+    let own_names = pipeline.action_names();
+    let action_names = if config.action_names.is_empty() { own_names.clone() } else { config.action_names.clone() };
+    if action_names.len() != own_names.len() {
+        let reason = format!(
+            "{} names, but an action of this checkpoint has {} channels: {}",
+            action_names.len(),
+            own_names.len(),
+            own_names.join(", ")
+        );
+        return Err(ConfigError::Invalid { name: "action_names".to_owned(), reason }.into());
+    }
+    Ok(ModelFacts {
+        action_names,
+        action_mode: pipeline.config().action_space.mode.name().to_owned(),
+        backend: pipeline.backend().to_owned(),
+        steps: pipeline.steps(),
+        checkpoint_sha256: pipeline.checkpoint_sha256().map_err(PipelineError::from)?,
+        engine_sha256: pipeline.engine_sha256().unwrap_or_default().to_owned(),
+    })
+}
+
+/// Answers one dark observation of this deployment's shape: warms everything up, and finds out before the robot
+/// moves whether cameras, state and embodiment fit the checkpoint.
+fn rehearse(config: &Config, pipeline: &mut Pipeline) -> Result<(), NodeError> {
+    let dark = RgbImage::new(64, 48, vec![0; 64 * 48 * 3]).map(Arc::new);
+    let channels = match config.proprio_source {
+        ProprioSource::JointStates => config.joint_names.len(),
+        ProprioSource::EePose => EE_POSE_CHANNELS,
+        ProprioSource::Proprio => proprio_channels(pipeline),
+    };
+    let observation = Observation {
+        views: vec![dark; config.cameras.len()],
+        instruction: config.instruction.clone().unwrap_or_else(|| "warm up".to_owned()),
+        proprio: vec![0.0; channels],
+        domain_id: config.domain_id,
+        stamp: Stamp::default(),
+    };
+    let noise = noise::draw(config.seed.unwrap_or(0), &pipeline.noise_shape(1));
+    pipeline.infer(&observation, &noise).map(drop).map_err(|source| match source {
+        PipelineError::Input(_) | PipelineError::Transform(TransformError::Input(_)) => {
+            NodeError::Deployment { source }
+        }
+        other => other.into(),
+    })
+}
+
+/// Channels that the checkpoint itself asks for.
+fn proprio_channels(pipeline: &Pipeline) -> usize {
+    let widest = usize::try_from(pipeline.config().policy.proprio_dim).unwrap_or(0);
+    pipeline.processors().state.as_ref().map_or(widest, |statistics| statistics.dim())
+}

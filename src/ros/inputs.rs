@@ -1,0 +1,350 @@
+//! The latest value of every configured input, and when they add up to an observation. Knows no middleware.
+//!
+//! An observation is complete when every camera has a frame that no observation has used before, and the state and
+//! an instruction have been seen. So nothing is computed twice from the same frames, and nothing before everything
+//! that was configured has been seen. Its stamp is the oldest of those used. What is dropped leaves the latest good
+//! value in place.
+
+use super::frame_loss::FrameLoss;
+use crate::error::InputError;
+use crate::types::{Observation, RgbImage, Stamp};
+use std::sync::Arc;
+
+/// What happened on one topic.
+#[derive(Clone, Debug)]
+pub struct Topic {
+    /// Name as configured, before remapping.
+    pub name: String,
+    /// Messages that came.
+    pub received: u64,
+    /// Messages that were not fit for use.
+    pub dropped_invalid: u64,
+    /// The latest of those.
+    pub last_fault: Option<Fault>,
+    /// When the latest message came, good or not.
+    pub last_received: Option<Stamp>,
+}
+
+/// A message that was dropped.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fault {
+    /// Why.
+    pub reason: String,
+    /// When it came.
+    pub at: Stamp,
+}
+
+impl Topic {
+    fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), received: 0, dropped_invalid: 0, last_fault: None, last_received: None }
+    }
+
+    /// Counts a message; hands on what it holds, or the fault if it is news.
+    fn count<T>(&mut self, message: Result<T, InputError>, now: Stamp) -> Result<T, Option<String>> {
+        self.received += 1;
+        self.last_received = Some(now);
+        message.map_err(|error| {
+            self.dropped_invalid += 1;
+            let reason = error.to_string();
+            let fault = Fault { reason: reason.clone(), at: now };
+            let previous = self.last_fault.replace(fault);
+            (previous.is_none_or(|previous| previous.reason != reason)).then_some(reason)
+        })
+    }
+}
+
+/// A value and the moment it describes.
+#[derive(Clone, Debug)]
+struct Stamped<T> {
+    value: T,
+    stamp: Stamp,
+}
+
+/// One camera.
+#[derive(Clone, Debug)]
+pub struct Camera {
+    /// Its topic.
+    pub topic: Topic,
+    /// Frames that the model looked at.
+    pub used: u64,
+    /// Frames that never arrived.
+    pub loss: FrameLoss,
+    latest: Option<Stamped<Arc<RgbImage>>>,
+    fresh: bool,
+}
+
+/// One source of state channels.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Its topic.
+    pub topic: Topic,
+    latest: Option<Stamped<Vec<f32>>>,
+}
+
+/// All configured inputs.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    cameras: Vec<Camera>,
+    state: Vec<State>,
+    instruction_topic: Topic,
+    instruction: Option<String>,
+    domain_id: i64,
+    news: Vec<String>,
+}
+
+impl Inputs {
+    /// Inputs of which nothing has been seen, but perhaps the `instruction`. The topics of the state are
+    /// concatenated in their order.
+    pub fn new(cameras: &[String], state: &[&str], instruction: Option<String>, domain_id: i64) -> Self {
+        let camera = |name: &String| Camera {
+            topic: Topic::new(name),
+            used: 0,
+            loss: FrameLoss::default(),
+            latest: None,
+            fresh: false,
+        };
+        Self {
+            cameras: cameras.iter().map(camera).collect(),
+            state: state.iter().map(|name| State { topic: Topic::new(*name), latest: None }).collect(),
+            instruction_topic: Topic::new("instruction"),
+            instruction,
+            domain_id,
+            news: Vec::new(),
+        }
+    }
+
+    /// A frame of camera `index`, or why it is none; `stamp` is the moment it shows.
+    pub fn frame(&mut self, index: usize, frame: Result<RgbImage, InputError>, stamp: Stamp, now: Stamp) {
+        let Some(camera) = self.cameras.get_mut(index) else { return };
+        camera.loss.arrived(stamp);
+        match camera.topic.count(frame, now) {
+            Ok(image) => {
+                camera.latest = Some(Stamped { value: Arc::new(image), stamp });
+                camera.fresh = true;
+            }
+            Err(news) => self.news.extend(news),
+        }
+    }
+
+    /// Channels of the state from its topic `index`.
+    pub fn state(&mut self, index: usize, channels: Result<Vec<f32>, InputError>, stamp: Stamp, now: Stamp) {
+        let Some(state) = self.state.get_mut(index) else { return };
+        match state.topic.count(channels, now) {
+            Ok(value) => state.latest = Some(Stamped { value, stamp }),
+            Err(news) => self.news.extend(news),
+        }
+    }
+
+    /// An instruction; one without words is refused.
+    pub fn instruction(&mut self, text: String, now: Stamp) {
+        let checked = if text.trim().is_empty() { Err(InputError::EmptyInstruction) } else { Ok(text) };
+        match self.instruction_topic.count(checked, now) {
+            Ok(text) => self.instruction = Some(text),
+            Err(news) => self.news.extend(news),
+        }
+    }
+
+    /// The observation, once it is complete; its frames are then used.
+    pub fn observe(&mut self) -> Option<Observation> {
+        let instruction = self.instruction.clone()?;
+        let mut stamps = Vec::with_capacity(self.cameras.len() + self.state.len());
+        let mut proprio = Vec::new();
+        for state in &self.state {
+            let latest = state.latest.as_ref()?;
+            proprio.extend_from_slice(&latest.value);
+            stamps.push(latest.stamp);
+        }
+        let mut views = Vec::with_capacity(self.cameras.len());
+        for camera in &self.cameras {
+            let latest = camera.latest.as_ref().filter(|_| camera.fresh)?;
+            views.push(Some(latest.value.clone()));
+            stamps.push(latest.stamp);
+        }
+        for camera in &mut self.cameras {
+            camera.fresh = false;
+            camera.used += 1;
+        }
+        let stamp = stamps.into_iter().min().unwrap_or_default();
+        Some(Observation { views, instruction, proprio, domain_id: self.domain_id, stamp })
+    }
+
+    /// The model never looked at the observation before the latest.
+    pub fn superseded(&mut self) {
+        for camera in &mut self.cameras {
+            camera.used = camera.used.saturating_sub(1);
+        }
+    }
+
+    /// Names of the inputs of which nothing good has been seen.
+    pub fn waiting_for(&self) -> Vec<&str> {
+        let cameras = self.cameras.iter().filter(|camera| camera.latest.is_none()).map(|camera| &camera.topic);
+        let state = self.state.iter().filter(|state| state.latest.is_none()).map(|state| &state.topic);
+        let instruction = self.instruction.is_none().then_some(&self.instruction_topic);
+        cameras.chain(state).chain(instruction).map(|topic| topic.name.as_str()).collect()
+    }
+
+    /// The cameras, in the order of views.
+    pub fn cameras(&self) -> &[Camera] {
+        &self.cameras
+    }
+
+    /// Every topic: cameras, state, instruction.
+    pub fn topics(&self) -> impl Iterator<Item = &Topic> {
+        let cameras = self.cameras.iter().map(|camera| &camera.topic);
+        cameras.chain(self.state_topics()).chain([&self.instruction_topic])
+    }
+
+    /// Topics that are no cameras: state, instruction.
+    pub fn other_topics(&self) -> impl Iterator<Item = &Topic> {
+        self.state_topics().chain([&self.instruction_topic])
+    }
+
+    /// Reasons for dropping that a topic did not have before, each told once.
+    pub fn take_news(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.news)
+    }
+
+    fn state_topics(&self) -> impl Iterator<Item = &Topic> {
+        self.state.iter().map(|state| &state.topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> Stamp {
+        Stamp { nanos: ms * 1_000_000 }
+    }
+
+    fn image(shade: u8) -> Result<RgbImage, InputError> {
+        Ok(RgbImage::new(2, 1, vec![shade; 6]).unwrap())
+    }
+
+    fn fault() -> InputError {
+        InputError::Image { field: "camera_0/image".to_owned(), reason: "too short".to_owned() }
+    }
+
+    fn inputs(cameras: usize, instruction: Option<&str>) -> Inputs {
+        let cameras: Vec<String> = (0..cameras).map(|i| format!("camera_{i}/image")).collect();
+        Inputs::new(&cameras, &["joint_states"], instruction.map(str::to_owned), 3)
+    }
+
+    fn shade(observation: &Observation, view: usize) -> u8 {
+        observation.views[view].as_ref().unwrap().data()[0]
+    }
+
+    #[test]
+    fn nothing_is_observed_before_every_configured_input_has_been_seen() {
+        let mut inputs = inputs(2, None);
+        assert_eq!(inputs.waiting_for(), ["camera_0/image", "camera_1/image", "joint_states", "instruction"]);
+        inputs.frame(0, image(1), at(1), at(1));
+        assert!(inputs.observe().is_none());
+        inputs.state(0, Ok(vec![0.5]), at(2), at(2));
+        assert!(inputs.observe().is_none());
+        inputs.instruction("pick".to_owned(), at(3));
+        assert_eq!(inputs.waiting_for(), ["camera_1/image"]);
+        assert!(inputs.observe().is_none());
+        inputs.frame(1, image(2), at(4), at(4));
+        assert!(inputs.waiting_for().is_empty());
+        let observation = inputs.observe().unwrap();
+        assert_eq!((observation.instruction.as_str(), observation.domain_id), ("pick", 3));
+        assert_eq!(observation.proprio, [0.5]);
+    }
+
+    #[test]
+    fn the_stamp_is_the_oldest_of_what_was_used() {
+        let mut inputs = inputs(2, Some("go"));
+        inputs.frame(0, image(1), at(30), at(30));
+        inputs.state(0, Ok(vec![]), at(20), at(35));
+        inputs.frame(1, image(2), at(40), at(40));
+        assert_eq!(inputs.observe().unwrap().stamp, at(20));
+        inputs.state(0, Ok(vec![]), at(90), at(90));
+        inputs.frame(1, image(2), at(60), at(60));
+        inputs.frame(0, image(1), at(70), at(70));
+        assert_eq!(inputs.observe().unwrap().stamp, at(60));
+    }
+
+    #[test]
+    fn no_frame_is_used_twice_whatever_else_is_new() {
+        let mut inputs = inputs(2, Some("go"));
+        inputs.state(0, Ok(vec![]), at(0), at(0));
+        inputs.frame(0, image(1), at(1), at(1));
+        inputs.frame(1, image(1), at(1), at(1));
+        assert!(inputs.observe().is_some());
+        assert!(inputs.observe().is_none());
+        inputs.state(0, Ok(vec![1.0]), at(2), at(2));
+        inputs.instruction("stop".to_owned(), at(2));
+        inputs.frame(0, image(2), at(2), at(2));
+        assert!(inputs.observe().is_none(), "camera 1 has nothing new");
+        inputs.frame(1, image(2), at(3), at(3));
+        assert_eq!(inputs.observe().unwrap().instruction, "stop");
+    }
+
+    #[test]
+    fn the_latest_frame_wins() {
+        let mut inputs = inputs(1, Some("go"));
+        inputs.state(0, Ok(vec![]), at(0), at(0));
+        inputs.frame(0, image(1), at(1), at(1));
+        inputs.frame(0, image(2), at(2), at(2));
+        assert_eq!(shade(&inputs.observe().unwrap(), 0), 2);
+    }
+
+    #[test]
+    fn what_is_dropped_is_counted_and_leaves_the_latest_good_value() {
+        let mut inputs = inputs(1, Some("go"));
+        inputs.state(0, Ok(vec![0.25]), at(0), at(0));
+        inputs.frame(0, Err(fault()), at(1), at(1));
+        assert!(inputs.observe().is_none(), "no observation comes from what was dropped");
+        inputs.state(0, Err(InputError::NotFinite { field: "joint_states", index: 0 }), at(2), at(2));
+        inputs.frame(0, image(7), at(3), at(3));
+        let observation = inputs.observe().unwrap();
+        assert_eq!((shade(&observation, 0), observation.proprio.as_slice()), (7, [0.25].as_slice()));
+        let topic = &inputs.cameras()[0].topic;
+        assert_eq!((topic.received, topic.dropped_invalid), (2, 1));
+        assert_eq!(topic.last_fault, Some(Fault { reason: fault().to_string(), at: at(1) }));
+    }
+
+    #[test]
+    fn an_instruction_without_words_is_dropped_and_the_previous_one_stays() {
+        let mut inputs = inputs(1, Some("go"));
+        inputs.instruction("  ".to_owned(), at(1));
+        inputs.state(0, Ok(vec![]), at(0), at(0));
+        inputs.frame(0, image(1), at(1), at(1));
+        assert_eq!(inputs.observe().unwrap().instruction, "go");
+        assert_eq!(inputs.other_topics().last().unwrap().dropped_invalid, 1);
+    }
+
+    #[test]
+    fn a_superseded_observation_does_not_count_as_used() {
+        let mut inputs = inputs(1, Some("go"));
+        inputs.state(0, Ok(vec![]), at(0), at(0));
+        for ms in 1..=3 {
+            inputs.frame(0, image(1), at(ms), at(ms));
+            assert!(inputs.observe().is_some());
+        }
+        inputs.superseded();
+        assert_eq!(inputs.cameras()[0].used, 2);
+    }
+
+    #[test]
+    fn the_same_fault_over_and_over_is_news_only_once() {
+        let mut inputs = inputs(1, None);
+        for ms in 0..5 {
+            inputs.frame(0, Err(fault()), at(ms), at(ms));
+        }
+        assert_eq!(inputs.take_news(), [fault().to_string()]);
+        assert!(inputs.take_news().is_empty());
+        assert_eq!(inputs.cameras()[0].topic.dropped_invalid, 5);
+    }
+
+    #[test]
+    fn state_from_several_topics_is_concatenated_in_their_order() {
+        let mut inputs = Inputs::new(&["camera_0/image".to_owned()], &["ee_pose", "gripper"], Some("go".to_owned()), 0);
+        inputs.frame(0, image(1), at(1), at(1));
+        inputs.state(1, Ok(vec![9.0]), at(1), at(1));
+        assert_eq!(inputs.waiting_for(), ["ee_pose"]);
+        inputs.state(0, Ok(vec![1.0, 2.0]), at(1), at(1));
+        assert_eq!(inputs.observe().unwrap().proprio, [1.0, 2.0, 9.0]);
+    }
+}

@@ -1,0 +1,26 @@
+//! ROS 2 adapters: messages to values and back, nothing else. [`node`] holds the life of a message in one screen.
+//!
+//! | what | file |
+//! |---|---|
+//! | the command line as ROS 2 defines it | [`arguments`] |
+//! | parameters and the services that show them | [`params`], [`parameter_services`] |
+//! | messages ↔ values | [`convert`] |
+//! | subscriptions, drained at once | [`subscriptions`] |
+//! | when an observation is complete; what was lost | [`inputs`], [`frame_loss`] |
+//! | loading, the inference thread | [`inference`] |
+//! | chunks and latencies, health, log lines, time | [`outputs`], [`diagnostics`], [`rosout`], [`clock`] |
+
+pub mod arguments;
+pub mod clock;
+pub mod convert;
+pub mod diagnostics;
+pub mod error;
+pub mod frame_loss;
+pub mod inference;
+pub mod inputs;
+pub mod node;
+pub mod outputs;
+pub mod parameter_services;
+pub mod params;
+pub mod rosout;
+pub mod subscriptions;

@@ -1,0 +1,251 @@
+//! The parameter services of a ROS 2 node, over a table that does not change: what the node was told at its start
+//! holds until its end, so every request to set something is refused with the reason.
+//!
+//! r2r's own handler knows no ranges, no lists and no refusals.
+
+use super::error::NodeError;
+use super::params::Declared;
+use crate::config::{Domain, Value};
+use futures::{FutureExt, Stream, StreamExt};
+use r2r::rcl_interfaces::msg::{
+    FloatingPointRange, IntegerRange, ListParametersResult, Parameter, ParameterDescriptor, ParameterValue,
+    SetParametersResult,
+};
+use r2r::rcl_interfaces::srv::{
+    DescribeParameters, GetParameterTypes, GetParameters, ListParameters, SetParameters, SetParametersAtomically,
+};
+use r2r::{Node, QosProfile, ServiceRequest, WrappedServiceTypeSupport};
+
+/// `rcl_interfaces/ParameterType`; r2r makes these an enumeration of bindgen's, whose name and type differ by release.
+mod kind {
+    pub const NOT_SET: u8 = 0;
+    pub const BOOL: u8 = 1;
+    pub const INTEGER: u8 = 2;
+    pub const DOUBLE: u8 = 3;
+    pub const STRING: u8 = 4;
+    pub const STRING_ARRAY: u8 = 9;
+}
+
+/// Requests of one service that wait for an answer.
+type Requests<S> = Box<dyn Stream<Item = ServiceRequest<S>> + Unpin>;
+
+/// The six services and what they answer from.
+pub struct ParameterServices {
+    table: Vec<Declared>,
+    list: Requests<ListParameters::Service>,
+    get: Requests<GetParameters::Service>,
+    types: Requests<GetParameterTypes::Service>,
+    describe: Requests<DescribeParameters::Service>,
+    set: Requests<SetParameters::Service>,
+    set_atomically: Requests<SetParametersAtomically::Service>,
+}
+
+impl ParameterServices {
+    /// Offers the services under the node's name.
+    ///
+    /// # Errors
+    /// [`NodeError::Middleware`].
+    pub fn new(node: &mut Node, table: Vec<Declared>) -> Result<Self, NodeError> {
+        Ok(Self {
+            table,
+            list: offer(node, "~/list_parameters")?,
+            get: offer(node, "~/get_parameters")?,
+            types: offer(node, "~/get_parameter_types")?,
+            describe: offer(node, "~/describe_parameters")?,
+            set: offer(node, "~/set_parameters")?,
+            set_atomically: offer(node, "~/set_parameters_atomically")?,
+        })
+    }
+
+    /// Answers whatever has come in since the last call.
+    pub fn answer(&mut self) {
+        let table = &self.table;
+        answer(&mut self.list, |request: ListParameters::Request| ListParameters::Response {
+            result: list(table, &request.prefixes, request.depth),
+        });
+        answer(&mut self.get, |request: GetParameters::Request| GetParameters::Response {
+            values: request.names.iter().map(|name| to_message(find(table, name))).collect(),
+        });
+        answer(&mut self.types, |request: GetParameterTypes::Request| GetParameterTypes::Response {
+            types: request.names.iter().map(|name| type_of(find(table, name))).collect(),
+        });
+        answer(&mut self.describe, |request: DescribeParameters::Request| DescribeParameters::Response {
+            descriptors: request.names.iter().map(|name| describe(name, find(table, name))).collect(),
+        });
+        answer(&mut self.set, |request: SetParameters::Request| SetParameters::Response {
+            results: request.parameters.iter().map(|parameter| refuse(table, parameter)).collect(),
+        });
+        answer(&mut self.set_atomically, |request: SetParametersAtomically::Request| {
+            let first = request.parameters.first().map(|parameter| refuse(table, parameter));
+            let nothing = SetParametersResult { successful: true, reason: String::new() };
+            SetParametersAtomically::Response { result: first.unwrap_or(nothing) }
+        });
+    }
+}
+
+fn offer<S: WrappedServiceTypeSupport + 'static>(node: &mut Node, name: &str) -> Result<Requests<S>, NodeError> {
+    let stream = node
+        .create_service::<S>(name, QosProfile::services_default())
+        .map_err(NodeError::middleware(format!("offering {name}")))?;
+    Ok(Box::new(stream))
+}
+
+fn answer<S: WrappedServiceTypeSupport + 'static>(
+    requests: &mut Requests<S>,
+    respond: impl Fn(S::Request) -> S::Response,
+) {
+    while let Some(Some(request)) = requests.next().now_or_never() {
+        let response = respond(request.message.clone());
+        // Whoever asked may be gone by now.
+        if let Err(error) = request.respond(response) {
+            tracing::debug!("a parameter request was not answered: {error}");
+        }
+    }
+}
+
+fn find<'t>(table: &'t [Declared], name: &str) -> Option<&'t Declared> {
+    table.iter().find(|declared| declared.row.name == name)
+}
+
+/// The value as the services carry it.
+fn to_message(declared: Option<&Declared>) -> ParameterValue {
+    let mut message = ParameterValue { type_: type_of(declared), ..ParameterValue::default() };
+    match declared.map(|declared| declared.value.clone()) {
+        None => {}
+        Some(Value::Bool(value)) => message.bool_value = value,
+        Some(Value::Integer(value)) => message.integer_value = value,
+        Some(Value::Double(value)) => message.double_value = value,
+        Some(Value::String(value)) => message.string_value = value,
+        Some(Value::Strings(values)) => message.string_array_value = values,
+    }
+    message
+}
+
+/// The reverse; `None` for a type that no parameter of this node has.
+fn from_message(message: &ParameterValue) -> Option<Value> {
+    Some(match message.type_ {
+        kind::BOOL => Value::Bool(message.bool_value),
+        kind::INTEGER => Value::Integer(message.integer_value),
+        kind::DOUBLE => Value::Double(message.double_value),
+        kind::STRING => Value::String(message.string_value.clone()),
+        kind::STRING_ARRAY => Value::Strings(message.string_array_value.clone()),
+        _ => return None,
+    })
+}
+
+fn type_of(declared: Option<&Declared>) -> u8 {
+    match declared.map(|declared| &declared.value) {
+        None => kind::NOT_SET,
+        Some(Value::Bool(_)) => kind::BOOL,
+        Some(Value::Integer(_)) => kind::INTEGER,
+        Some(Value::Double(_)) => kind::DOUBLE,
+        Some(Value::String(_)) => kind::STRING,
+        Some(Value::Strings(_)) => kind::STRING_ARRAY,
+    }
+}
+
+/// Names below any of `prefixes` (below the root if there are none), at most `depth` levels down; 0 for all levels.
+fn list(table: &[Declared], prefixes: &[String], depth: u64) -> ListParametersResult {
+    let within = |rest: &str| depth == 0 || (rest.matches('.').count() as u64) < depth;
+    let selected = |name: &str| {
+        (prefixes.is_empty() && within(name))
+            || prefixes.iter().any(|prefix| {
+                let below = name.strip_prefix(prefix.as_str()).and_then(|rest| rest.strip_prefix('.'));
+                name == prefix || below.is_some_and(within)
+            })
+    };
+    let names: Vec<String> =
+        table.iter().map(|declared| declared.row.name.clone()).filter(|name| selected(name)).collect();
+    let mut prefixes: Vec<String> =
+        names.iter().filter_map(|name| name.rsplit_once('.')).map(|(prefix, _)| prefix.to_owned()).collect();
+    prefixes.dedup();
+    ListParametersResult { names, prefixes }
+}
+
+fn describe(name: &str, declared: Option<&Declared>) -> ParameterDescriptor {
+    let mut descriptor =
+        ParameterDescriptor { name: name.to_owned(), type_: type_of(declared), ..ParameterDescriptor::default() };
+    let Some(declared) = declared else { return descriptor };
+    descriptor.description = declared.row.description.to_owned();
+    descriptor.read_only = true;
+    match (&declared.row.domain, &declared.value) {
+        (Domain::Range(from, to), Value::Integer(_)) => {
+            let range = IntegerRange { from_value: *from as i64, to_value: *to as i64, step: 1 };
+            descriptor.integer_range = vec![range];
+        }
+        (Domain::Range(from, to), _) => {
+            let range = FloatingPointRange { from_value: *from, to_value: *to, step: 0.0 };
+            descriptor.floating_point_range = vec![range];
+        }
+        (Domain::Choice(choices), _) => descriptor.additional_constraints = format!("one of: {}", choices.join(", ")),
+        (Domain::Any, _) => {}
+    }
+    descriptor
+}
+
+/// Why `parameter` cannot be set: it does not exist, may not have the value, or is read-only like all of them.
+fn refuse(table: &[Declared], parameter: &Parameter) -> SetParametersResult {
+    let name = &parameter.name;
+    let reason = match (find(table, name), from_message(&parameter.value)) {
+        (None, _) => format!("parameter `{name}` does not exist"),
+        (_, None) => format!("parameter `{name}`: no parameter of this node has a value of that type"),
+        (Some(declared), Some(value)) => match declared.row.check(value) {
+            Err(error) => error.to_string(),
+            Ok(_) => format!("parameter `{name}` is read-only: restart the node with another value"),
+        },
+    };
+    SetParametersResult { successful: false, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::declared;
+
+    fn table() -> Vec<Declared> {
+        declared(1).into_iter().map(|row| Declared { value: row.default.clone(), row }).collect()
+    }
+
+    fn set(name: &str, value: Value) -> String {
+        let row = declared(1).swap_remove(0);
+        let value = to_message(Some(&Declared { row, value }));
+        let result = refuse(&table(), &Parameter { name: name.to_owned(), value });
+        assert!(!result.successful);
+        result.reason
+    }
+
+    #[test]
+    fn a_listing_respects_prefixes_and_depth() {
+        let names = |prefixes: &[&str], depth| {
+            let prefixes: Vec<String> = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+            list(&table(), &prefixes, depth).names
+        };
+        assert_eq!(names(&[], 0).len(), table().len());
+        assert!(names(&[], 1).iter().all(|name| !name.contains('.')));
+        assert_eq!(names(&["cameras"], 1), ["cameras.count"]);
+        assert_eq!(names(&["cameras.0"], 0), ["cameras.0.transport", "cameras.0.rotate_180"]);
+        assert_eq!(names(&["camera"], 0), [""; 0]);
+        assert_eq!(list(&table(), &[], 0).prefixes, ["cameras", "proprio", "cameras.0"]);
+    }
+
+    #[test]
+    fn a_description_carries_type_range_and_choices() {
+        let table = table();
+        let steps = describe("steps", find(&table, "steps"));
+        assert_eq!(steps.type_, kind::INTEGER);
+        assert_eq!((steps.integer_range[0].from_value, steps.integer_range[0].to_value), (0, 1000));
+        assert!(steps.read_only && !steps.description.is_empty());
+        assert_eq!(describe("step_dt_s", find(&table, "step_dt_s")).floating_point_range[0].to_value, 60.0);
+        assert_eq!(describe("dtype", find(&table, "dtype")).additional_constraints, "one of: f32, f16, bf16");
+        assert_eq!(describe("nothing", None).type_, kind::NOT_SET);
+    }
+
+    #[test]
+    fn setting_is_refused_with_the_reason_that_helps_most() {
+        assert_eq!(set("nothing", Value::Bool(true)), "parameter `nothing` does not exist");
+        let out_of_range = set("steps", Value::Integer(1001));
+        assert_eq!(out_of_range, "parameter `steps`: 1001 is out of range: expected 0..=1000");
+        let read_only = set("steps", Value::Integer(3));
+        assert_eq!(read_only, "parameter `steps` is read-only: restart the node with another value");
+    }
+}

@@ -1,0 +1,132 @@
+//! ROS 2 parameters to a validated [`Config`], and the table that the parameter services show.
+
+use super::error::NodeError;
+use crate::config::{Config, ConfigError, Domain, Parameter, Parameters, Value, declared};
+use r2r::ParameterValue;
+
+/// The parameter every ROS 2 node has.
+const USE_SIM_TIME: &str = "use_sim_time";
+
+/// A declared parameter and the value it has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Declared {
+    /// Name, type, domain, description.
+    pub row: Parameter,
+    /// Its value for the life of the node.
+    pub value: Value,
+}
+
+/// Everything the node was told.
+#[derive(Clone, Debug)]
+pub struct NodeParameters {
+    /// The deployment.
+    pub config: Config,
+    /// Whether time comes from `/clock`.
+    pub use_sim_time: bool,
+    /// Every parameter, in the order of the table.
+    pub table: Vec<Declared>,
+}
+
+impl NodeParameters {
+    /// Validates the overrides that rcl took from the command line and parameter files.
+    ///
+    /// # Errors
+    /// The first parameter that does not exist, has another type, or is out of range.
+    pub fn from_overrides<'a>(
+        overrides: impl IntoIterator<Item = (&'a String, &'a ParameterValue)>,
+    ) -> Result<Self, NodeError> {
+        let mut given = Parameters::new();
+        for (name, value) in overrides {
+            if let Some(value) = from_ros(name, value)? {
+                given.insert(name.clone(), value);
+            }
+        }
+        let sim_time = sim_time_row();
+        let use_sim_time = sim_time.check(given.remove(USE_SIM_TIME).unwrap_or(Value::Bool(false)))?;
+        let config = Config::from_parameters(&given)?;
+
+        let mut table = Vec::new();
+        for row in declared(config.cameras.len()) {
+            let value = row.check(given.remove(&row.name).unwrap_or_else(|| row.default.clone()))?;
+            table.push(Declared { row, value });
+        }
+        let enabled = use_sim_time == Value::Bool(true);
+        table.push(Declared { row: sim_time, value: use_sim_time });
+        Ok(Self { config, use_sim_time: enabled, table })
+    }
+}
+
+fn sim_time_row() -> Parameter {
+    Parameter {
+        name: USE_SIM_TIME.to_owned(),
+        default: Value::Bool(false),
+        domain: Domain::Any,
+        description: "Whether time comes from /clock instead of the system.",
+    }
+}
+
+/// A value in the types of the table; `None` for one that is not set (as rcl reads an empty list).
+///
+/// # Errors
+/// A type that no parameter of this node has.
+pub fn from_ros(name: &str, value: &ParameterValue) -> Result<Option<Value>, ConfigError> {
+    Ok(Some(match value {
+        ParameterValue::NotSet => return Ok(None),
+        ParameterValue::Bool(value) => Value::Bool(*value),
+        ParameterValue::Integer(value) => Value::Integer(*value),
+        ParameterValue::Double(value) => Value::Double(*value),
+        ParameterValue::String(value) => Value::String(value.clone()),
+        ParameterValue::StringArray(values) => Value::Strings(values.clone()),
+        other => {
+            let reason = format!("no parameter of this node is of type {}", other.type_name());
+            return Err(ConfigError::Invalid { name: name.to_owned(), reason });
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overrides(extra: &[(&str, ParameterValue)]) -> Result<NodeParameters, NodeError> {
+        let mut all = vec![
+            ("checkpoint".to_owned(), ParameterValue::String("model".to_owned())),
+            ("proprio.joint_names".to_owned(), ParameterValue::StringArray(vec!["a".to_owned()])),
+        ];
+        all.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        NodeParameters::from_overrides(all.iter().map(|(name, value)| (name, value)))
+    }
+
+    #[test]
+    fn every_parameter_of_the_table_is_declared_with_its_value() {
+        let parameters = overrides(&[("cameras.count", ParameterValue::Integer(2))]).unwrap();
+        assert_eq!(parameters.table.len(), declared(2).len() + 1);
+        let value = |name: &str| parameters.table.iter().find(|p| p.row.name == name).map(|p| p.value.clone());
+        assert_eq!(value("cameras.count"), Some(Value::Integer(2)));
+        assert_eq!(value("cameras.1.rotate_180"), Some(Value::Bool(false)));
+        assert_eq!(value("use_sim_time"), Some(Value::Bool(false)));
+    }
+
+    #[test]
+    fn a_whole_number_is_accepted_for_a_number() {
+        let parameters = overrides(&[("step_dt_s", ParameterValue::Integer(1))]).unwrap();
+        assert_eq!(parameters.config.step_dt_s, 1.0);
+    }
+
+    #[test]
+    fn a_list_that_is_not_of_strings_is_refused_by_name() {
+        let error = overrides(&[("action_names", ParameterValue::IntegerArray(vec![1]))]).unwrap_err();
+        assert_eq!(error.to_string(), "parameter `action_names`: no parameter of this node is of type integer array");
+    }
+
+    #[test]
+    fn an_empty_list_leaves_the_default() {
+        assert!(overrides(&[("action_names", ParameterValue::NotSet)]).unwrap().config.action_names.is_empty());
+    }
+
+    #[test]
+    fn use_sim_time_must_be_a_boolean() {
+        assert!(overrides(&[("use_sim_time", ParameterValue::Bool(true))]).unwrap().use_sim_time);
+        assert!(overrides(&[("use_sim_time", ParameterValue::Integer(1))]).is_err());
+    }
+}

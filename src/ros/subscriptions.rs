@@ -1,0 +1,122 @@
+//! The topics that are listened to. r2r keeps ten messages of each and drops the newest beyond that, so they are drained
+//! after every turn of the spinning thread; the latest-value slots of [`Inputs`] do the rest.
+//!
+//! Images are decoded here, on the spinning thread: packing a 640×480 frame takes a tenth of a millisecond, a JPEG of
+//! that size some milliseconds, and the middleware keeps only the newest frame meanwhile.
+
+use super::convert;
+use super::error::NodeError;
+use super::inputs::Inputs;
+use crate::config::{Config, ProprioSource, Transport};
+use crate::types::Stamp;
+use futures::{FutureExt, Stream, StreamExt};
+use r2r::geometry_msgs::msg::PoseStamped;
+use r2r::sensor_msgs::msg::{CompressedImage, Image, JointState};
+use r2r::std_msgs::msg::{Float32, Float32MultiArray};
+use r2r::{Node, QosProfile, WrappedTypesupport};
+
+/// What drivers publish with: losing a frame is better than waiting for one.
+const SENSOR: QosProfile = QosProfile::sensor_data().keep_last(1);
+/// An instruction that was given before the node came up still counts. Publishers must be transient local too.
+const LATCHED: QosProfile = QosProfile::default().keep_last(1).reliable().transient_local();
+
+type Messages<T> = Box<dyn Stream<Item = T> + Unpin>;
+
+/// One topic's messages and what they mean.
+type Drain = Box<dyn FnMut(&mut Inputs, Stamp)>;
+
+/// All subscriptions of a deployment.
+pub struct Subscriptions {
+    drains: Vec<Drain>,
+}
+
+impl Subscriptions {
+    /// Subscribes to what `config` calls for.
+    ///
+    /// # Errors
+    /// [`NodeError::Middleware`] naming the topic.
+    pub fn new(node: &mut Node, config: &Config) -> Result<Self, NodeError> {
+        let mut drains = Vec::new();
+        for (index, (topic, camera)) in camera_topics(config).into_iter().zip(&config.cameras).enumerate() {
+            drains.push(match camera.transport {
+                Transport::Raw => on(node, SENSOR, &topic.clone(), move |inputs, message: Image, now| {
+                    let stamp = convert::stamp_of(&message.header, now);
+                    inputs.frame(index, convert::image(&topic, &message), stamp, now);
+                })?,
+                Transport::Compressed => {
+                    on(node, SENSOR, &topic.clone(), move |inputs, message: CompressedImage, now| {
+                        let stamp = convert::stamp_of(&message.header, now);
+                        inputs.frame(index, convert::compressed_image(&topic, &message), stamp, now);
+                    })?
+                }
+            });
+        }
+        match config.proprio_source {
+            ProprioSource::JointStates => {
+                let wanted = config.joint_names.clone();
+                drains.push(on(node, SENSOR, "joint_states", move |inputs, message: JointState, now| {
+                    let stamp = convert::stamp_of(&message.header, now);
+                    inputs.state(0, convert::joint_state(&wanted, &message), stamp, now);
+                })?);
+            }
+            ProprioSource::EePose => {
+                drains.push(on(node, SENSOR, "ee_pose", |inputs, message: PoseStamped, now| {
+                    inputs.state(0, convert::ee_pose(&message), convert::stamp_of(&message.header, now), now);
+                })?);
+                drains.push(on(node, SENSOR, "gripper", |inputs, message: Float32, now| {
+                    inputs.state(1, convert::gripper(&message), now, now);
+                })?);
+            }
+            ProprioSource::Proprio => {
+                drains.push(on(node, SENSOR, "proprio", |inputs, message: Float32MultiArray, now| {
+                    inputs.state(0, convert::proprio(&message), now, now);
+                })?);
+            }
+        }
+        drains.push(on(node, LATCHED, "instruction", |inputs, message: r2r::std_msgs::msg::String, now| {
+            inputs.instruction(message.data, now);
+        })?);
+        Ok(Self { drains })
+    }
+
+    /// Moves everything that has come into `inputs`.
+    pub fn drain(&mut self, inputs: &mut Inputs, now: Stamp) {
+        for drain in &mut self.drains {
+            drain(inputs, now);
+        }
+    }
+}
+
+/// The topic of each camera, relative to the node's namespace.
+pub fn camera_topics(config: &Config) -> Vec<String> {
+    let topic = |(index, transport)| match transport {
+        Transport::Raw => format!("camera_{index}/image"),
+        Transport::Compressed => format!("camera_{index}/image/compressed"),
+    };
+    config.cameras.iter().map(|camera| camera.transport).enumerate().map(topic).collect()
+}
+
+/// The topics of the state, in the order of their channels.
+pub fn state_topics(source: ProprioSource) -> &'static [&'static str] {
+    match source {
+        ProprioSource::JointStates => &["joint_states"],
+        ProprioSource::EePose => &["ee_pose", "gripper"],
+        ProprioSource::Proprio => &["proprio"],
+    }
+}
+
+/// Subscribes to `topic`; `apply` gets each message.
+fn on<T: WrappedTypesupport + 'static>(
+    node: &mut Node,
+    qos: QosProfile,
+    topic: &str,
+    mut apply: impl FnMut(&mut Inputs, T, Stamp) + 'static,
+) -> Result<Drain, NodeError> {
+    let stream = node.subscribe::<T>(topic, qos).map_err(NodeError::middleware(format!("subscribing to {topic}")))?;
+    let mut messages: Messages<T> = Box::new(stream);
+    Ok(Box::new(move |inputs, now| {
+        while let Some(Some(message)) = messages.next().now_or_never() {
+            apply(inputs, message, now);
+        }
+    }))
+}
