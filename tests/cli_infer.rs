@@ -1,5 +1,7 @@
 //! `xvla infer` as a specification, on checkpoints that `xvla checkpoint synth` made.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
 mod cli;
 
 use cli::{Bench, array, delta, succeeds, text};
