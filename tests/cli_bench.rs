@@ -1,5 +1,7 @@
 //! `xvla bench` as a specification.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
 mod cli;
 
 use cli::{Bench, fails, succeeds, text};

@@ -1,5 +1,7 @@
 //! `xvla infer` as a specification, on checkpoints that `xvla checkpoint synth` made.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
 mod cli;
 
 use cli::{Bench, array, delta, succeeds, text};
@@ -65,10 +67,10 @@ fn weights_stored_in_half_precision_give_nearly_the_same_actions_in_every_layout
 #[test]
 fn computing_in_half_precision_stays_finite_and_close() {
     let bench = Bench::new(&["--dtype", "bf16"]);
-    let exact = bench.infer(&bench.input(), &[]);
+    let exact = bench.infer(&bench.input(), &["--steps", "1"]);
     for dtype in ["f16", "bf16"] {
         let difference = delta(&bench.infer(&bench.input(), &["--dtype", dtype, "--steps", "1"]), &exact);
-        assert!(difference < 1.0, "{dtype}: {difference}");
+        assert!(difference < 0.3, "{dtype}: {difference}");
     }
 }
 
