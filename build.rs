@@ -49,10 +49,7 @@ fn libtorch_folder() -> Result<PathBuf, String> {
     if folder.join("libtorch_cpu.so").exists() {
         Ok(folder)
     } else {
-        Err(format!(
-            "no libtorch_cpu.so in {}: {REMEDY}",
-            folder.display()
-        ))
+        Err(format!("no libtorch_cpu.so in {}: {REMEDY}", folder.display()))
     }
 }
 
@@ -60,21 +57,12 @@ fn libtorch_folder() -> Result<PathBuf, String> {
 fn ros_folders() -> Result<Vec<PathBuf>, String> {
     let prefixes = env::var_os("AMENT_PREFIX_PATH")
         .filter(|value| !value.is_empty())
-        .ok_or_else(|| {
-            format!("AMENT_PREFIX_PATH is not set, which the feature `ros` needs: {REMEDY}")
-        })?;
-    let folders: Vec<PathBuf> = env::split_paths(&prefixes)
-        .map(|prefix| prefix.join("lib"))
-        .filter(|folder| folder.is_dir())
-        .collect();
-    if !folders
-        .iter()
-        .any(|folder| folder.join("librcl.so").exists())
-    {
+        .ok_or_else(|| format!("AMENT_PREFIX_PATH is not set, which the feature `ros` needs: {REMEDY}"))?;
+    let folders: Vec<PathBuf> =
+        env::split_paths(&prefixes).map(|prefix| prefix.join("lib")).filter(|folder| folder.is_dir()).collect();
+    if !folders.iter().any(|folder| folder.join("librcl.so").exists()) {
         let listed = prefixes.to_string_lossy();
-        return Err(format!(
-            "no ROS 2 (lib/librcl.so) in AMENT_PREFIX_PATH={listed}: {REMEDY}"
-        ));
+        return Err(format!("no ROS 2 (lib/librcl.so) in AMENT_PREFIX_PATH={listed}: {REMEDY}"));
     }
     Ok(folders)
 }

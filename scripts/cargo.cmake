@@ -1,5 +1,9 @@
 # Builds xvla and xvla_node during `install` and puts them into lib/xvla_ros.
 
+if("$ENV{LIBTORCH}" STREQUAL "")
+  message(FATAL_ERROR "LIBTORCH is not set: run `source scripts/env.sh` before colcon, or name a libtorch 2.11 in it")
+endif()
+
 find_program(CARGO cargo HINTS $ENV{HOME}/.cargo/bin REQUIRED)
 set(XVLA_CARGO_TARGET ${CMAKE_CURRENT_BINARY_DIR}/cargo)
 

@@ -17,6 +17,8 @@
 //!
 //! Imports point downwards only; `tests/layers.rs` enforces it.
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a panic is how a test fails"))]
+
 pub mod backend;
 pub mod bench;
 pub mod config;

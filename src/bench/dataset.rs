@@ -180,9 +180,7 @@ impl BatchFile<'_> {
         };
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok((array.shape, values)),
-            Some(index) => {
-                Err(DatasetError::NotFinite { path: self.path.to_owned(), key: key.to_owned(), index })
-            }
+            Some(index) => Err(DatasetError::NotFinite { path: self.path.to_owned(), key: key.to_owned(), index }),
         }
     }
 

@@ -90,8 +90,7 @@ pub fn decode(bytes: &[u8]) -> Result<NpyArray, NpyError> {
     let needed = count.and_then(|count| count.checked_mul(element.size()));
     if needed != Some(body.len()) {
         let shape = &header.shape;
-        let needed =
-            needed.map_or("more than memory can hold".to_owned(), |needed| format!("{needed} bytes"));
+        let needed = needed.map_or("more than memory can hold".to_owned(), |needed| format!("{needed} bytes"));
         return Err(malformed(format!(
             "shape {shape:?} of {} takes {needed}, but {} are there",
             header.descr,
@@ -110,11 +109,7 @@ pub fn decode(bytes: &[u8]) -> Result<NpyArray, NpyError> {
 pub fn encode(array: &NpyArray) -> Result<Vec<u8>, NpyError> {
     let count = array.shape.iter().try_fold(1_usize, |count, extent| count.checked_mul(*extent));
     if count != Some(array.data.len()) {
-        return Err(malformed(format!(
-            "shape {:?} does not describe {} values",
-            array.shape,
-            array.data.len()
-        )));
+        return Err(malformed(format!("shape {:?} does not describe {} values", array.shape, array.data.len())));
     }
     let mut bytes = encode_header(array)?;
     match &array.data {
@@ -173,9 +168,7 @@ fn split_header(bytes: &[u8]) -> Result<(&str, &[u8]), NpyError> {
     };
     let length = length as usize;
     if length > MAX_HEADER_BYTES {
-        return Err(malformed(format!(
-            "the .npy header says it is {length} bytes long: at most {MAX_HEADER_BYTES}"
-        )));
+        return Err(malformed(format!("the .npy header says it is {length} bytes long: at most {MAX_HEADER_BYTES}")));
     }
     let (text, body) = rest.split_at_checked(length).ok_or_else(truncated)?;
     let text = str::from_utf8(text).map_err(|_| malformed("the .npy header is not text"))?;
@@ -241,8 +234,7 @@ impl<'a> Cursor<'a> {
     /// A quoted string without escapes: all that type names and keys need.
     fn string(&mut self) -> Result<&'a str, NpyError> {
         let quote = if self.skip("\"") { '"' } else { self.expect("'").map(|()| '\'')? };
-        let (string, rest) =
-            self.0.split_once(quote).ok_or_else(|| malformed("the .npy header has an open string"))?;
+        let (string, rest) = self.0.split_once(quote).ok_or_else(|| malformed("the .npy header has an open string"))?;
         self.0 = rest;
         Ok(string)
     }
@@ -275,9 +267,7 @@ impl<'a> Cursor<'a> {
         let end = self.0.find(|c: char| !c.is_ascii_digit()).unwrap_or(self.0.len());
         let (digits, rest) = self.0.split_at_checked(end).unwrap_or((self.0, ""));
         self.0 = rest;
-        digits
-            .parse()
-            .map_err(|_| malformed(format!("the .npy header has an extent {digits:?} that is no size")))
+        digits.parse().map_err(|_| malformed(format!("the .npy header has an extent {digits:?} that is no size")))
     }
 }
 
@@ -453,22 +443,14 @@ mod tests {
     #[test]
     fn hostile_headers_are_errors_that_say_what_is_wrong() {
         let fault = |header: &str, body: &[u8]| decode(&with_header(header, body)).unwrap_err().to_string();
-        let huge =
-            "{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 9223372036854775807)}";
+        let huge = "{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 9223372036854775807)}";
         assert!(fault(huge, &[]).contains("more than memory can hold"));
-        assert!(
-            fault("{'descr': '<f8', 'fortran_order': False, 'shape': ()}", &[0; 8]).contains("dtype <f8")
-        );
-        assert!(
-            fault("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", &[0; 7])
-                .contains("but 7 are there")
-        );
+        assert!(fault("{'descr': '<f8', 'fortran_order': False, 'shape': ()}", &[0; 8]).contains("dtype <f8"));
+        assert!(fault("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", &[0; 7]).contains("but 7 are there"));
         assert!(fault("{'descr': '|b1', 'fortran_order': False, 'shape': (1,)}", &[2]).contains("no bool"));
         assert!(fault("{'descr': '<f4', 'shape': (1,)}", &[0; 4]).contains("lacks"));
         assert!(fault("{'descr': '<f4', 'fortran_order': 0, 'shape': (1,)}", &[0; 4]).contains("where"));
-        assert!(
-            fault("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", &[0; 4]).contains("no size")
-        );
+        assert!(fault("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,)}", &[0; 4]).contains("no size"));
         assert!(fault(&"(".repeat(9_000), &[]).contains("where \"{\" belongs"));
         assert!(decode(b"PK").is_err());
     }

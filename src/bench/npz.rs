@@ -109,16 +109,13 @@ impl NpzReader {
 
     fn inflate(&mut self, key: &str, index: usize) -> Result<Vec<u8>, DatasetError> {
         let path = self.path.clone();
-        let damaged =
-            |reason: String| DatasetError::Array { path: path.clone(), key: key.to_owned(), reason };
+        let damaged = |reason: String| DatasetError::Array { path: path.clone(), key: key.to_owned(), reason };
         let left = self.limits.max_bytes.saturating_sub(self.used);
 
         let member = self.archive.by_index(index).map_err(|error| damaged(error.to_string()))?;
         let method = member.compression();
         if !matches!(method, CompressionMethod::Stored | CompressionMethod::Deflated) {
-            return Err(damaged(format!(
-                "compression {method:?} is not supported: expected stored or deflated"
-            )));
+            return Err(damaged(format!("compression {method:?} is not supported: expected stored or deflated")));
         }
         let declared = member.size();
         let mut bytes = Vec::with_capacity(declared.min(MAX_RESERVED_BYTES).min(left) as usize);
@@ -133,9 +130,7 @@ impl NpzReader {
         }
         if found != declared {
             let relation = if found > declared { "more than" } else { "less than" };
-            return Err(damaged(format!(
-                "inflates to {relation} the {declared} bytes that the directory declares"
-            )));
+            return Err(damaged(format!("inflates to {relation} the {declared} bytes that the directory declares")));
         }
         self.used = self.used.saturating_add(found);
         Ok(bytes)
@@ -146,12 +141,7 @@ impl NpzReader {
     }
 
     fn too_large(&self, key: &str, bytes: u64) -> DatasetError {
-        DatasetError::TooLarge {
-            path: self.path.clone(),
-            key: key.to_owned(),
-            bytes,
-            limit: self.limits.max_bytes,
-        }
+        DatasetError::TooLarge { path: self.path.clone(), key: key.to_owned(), bytes, limit: self.limits.max_bytes }
     }
 
     fn npy_error(&self, key: &str, error: NpyError) -> DatasetError {

@@ -129,11 +129,7 @@ fn mix(first: [f32; 3], second: [f32; 3], weight_second: f32) -> [f32; 3] {
     let weight_first = 1.0 - weight_second;
     let [a, b, c] = first;
     let [x, y, z] = second;
-    [
-        a * weight_first + x * weight_second,
-        b * weight_first + y * weight_second,
-        c * weight_first + z * weight_second,
-    ]
+    [a * weight_first + x * weight_second, b * weight_first + y * weight_second, c * weight_first + z * weight_second]
 }
 
 #[cfg(test)]
@@ -150,8 +146,7 @@ mod tests {
     #[test]
     fn taps_of_a_doubled_axis_lie_a_quarter_pixel_off_and_clamp_at_the_borders() {
         let expected = [(0, 1, 0.0), (0, 1, 0.25), (0, 1, 0.75), (1, 1, 0.25)];
-        let found: Vec<_> =
-            taps(2, 4, false).iter().map(|tap| (tap.first, tap.second, tap.weight_second)).collect();
+        let found: Vec<_> = taps(2, 4, false).iter().map(|tap| (tap.first, tap.second, tap.weight_second)).collect();
         assert_eq!(found, expected);
     }
 

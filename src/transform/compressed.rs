@@ -26,8 +26,7 @@ pub fn rgb_from_compressed(field: &str, data: &[u8]) -> Result<RgbImage, InputEr
     };
     let damaged = |error: image::ImageError| refuse(format!("{format:?} cannot be decoded: {error}"));
 
-    let (width, height) =
-        ImageReader::with_format(Cursor::new(data), format).into_dimensions().map_err(damaged)?;
+    let (width, height) = ImageReader::with_format(Cursor::new(data), format).into_dimensions().map_err(damaged)?;
     check_size(width, height).map_err(refuse)?;
 
     let mut limits = Limits::default();
@@ -38,8 +37,7 @@ pub fn rgb_from_compressed(field: &str, data: &[u8]) -> Result<RgbImage, InputEr
     reader.limits(limits);
     let decoded = reader.decode().map_err(damaged)?.into_rgb8();
     let (width, height) = (decoded.width() as usize, decoded.height() as usize);
-    RgbImage::new(width, height, decoded.into_raw())
-        .ok_or_else(|| refuse("the decoded image is empty".to_owned()))
+    RgbImage::new(width, height, decoded.into_raw()).ok_or_else(|| refuse("the decoded image is empty".to_owned()))
 }
 
 #[cfg(test)]
@@ -64,9 +62,7 @@ mod tests {
         assert_eq!((exact.width(), exact.height(), exact.data()), (32, 16, pixels.as_slice()));
 
         let mut jpeg = Vec::new();
-        JpegEncoder::new_with_quality(&mut jpeg, 95)
-            .encode(&pixels, 32, 16, ExtendedColorType::Rgb8)
-            .unwrap();
+        JpegEncoder::new_with_quality(&mut jpeg, 95).encode(&pixels, 32, 16, ExtendedColorType::Rgb8).unwrap();
         let close = rgb_from_compressed("camera_0", &jpeg).unwrap();
         let worst = pixels.iter().zip(close.data()).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(worst.unwrap() <= 16, "{worst:?}");
@@ -76,8 +72,7 @@ mod tests {
     fn grey_and_alpha_become_rgb() {
         let grey = rgb_from_compressed("camera_0", &png(ExtendedColorType::L8, 2, 1, &[5, 6])).unwrap();
         assert_eq!(grey.data(), [5, 5, 5, 6, 6, 6]);
-        let alpha =
-            rgb_from_compressed("camera_0", &png(ExtendedColorType::Rgba8, 1, 1, &[1, 2, 3, 0])).unwrap();
+        let alpha = rgb_from_compressed("camera_0", &png(ExtendedColorType::Rgba8, 1, 1, &[1, 2, 3, 0])).unwrap();
         assert_eq!(alpha.data(), [1, 2, 3]);
     }
 

@@ -1,7 +1,6 @@
 //! Camera image to model input: resize, optional half turn, normalise to [3, H, W].
 
-use fast_image_resize as fir;
-
+use super::bicubic::Bicubic;
 use super::bilinear::PaddedBilinear;
 use super::normalize::Normalizer;
 use crate::error::{InputError, TransformError};
@@ -25,11 +24,7 @@ pub struct ImageTransform {
     height: usize,
     mode: ResizeMode,
     normalizer: Normalizer,
-    resizer: fir::Resizer,
-    /// [source height, W, 3] after the horizontal pass.
-    narrowed: Vec<u8>,
-    /// [H, W, 3] after the vertical pass.
-    resized: Vec<u8>,
+    bicubic: Bicubic,
     bilinear: PaddedBilinear,
 }
 
@@ -41,9 +36,7 @@ impl ImageTransform {
             height,
             mode,
             normalizer: Normalizer::imagenet(),
-            resizer: fir::Resizer::new(),
-            narrowed: Vec::new(),
-            resized: Vec::new(),
+            bicubic: Bicubic::default(),
             bilinear: PaddedBilinear::new(width, height),
         }
     }
@@ -59,12 +52,7 @@ impl ImageTransform {
     ///
     /// # Errors
     /// When `out` does not hold [`Self::output_len`] values, or the size cannot be resized.
-    pub fn apply(
-        &mut self,
-        image: &RgbImage,
-        rotate_180: bool,
-        out: &mut [f32],
-    ) -> Result<(), TransformError> {
+    pub fn apply(&mut self, image: &RgbImage, rotate_180: bool, out: &mut [f32]) -> Result<(), TransformError> {
         if out.len() != self.output_len() {
             return Err(InputError::Shape {
                 field: "image_input",
@@ -83,59 +71,17 @@ impl ImageTransform {
         }
     }
 
-    /// PIL resamples the rows first, rounds to 8 bits, then the columns. The resize library would take the
-    /// columns first; two calls keep PIL's order, so that the rounding in between agrees too.
     fn bicubic(&mut self, image: &RgbImage, rotate_180: bool, out: &mut [f32]) -> Result<(), TransformError> {
-        let source = image.data();
-        let from = (image.width(), image.height());
-        let between = (self.width, image.height());
-        let to = (self.width, self.height);
-        let fail = |reason: String| TransformError::Resize {
+        let resized = self.bicubic.resize(image, (self.width, self.height));
+        let resized = resized.map_err(|reason| TransformError::Resize {
             from_width: image.width(),
             from_height: image.height(),
-            to_width: to.0,
-            to_height: to.1,
+            to_width: self.width,
+            to_height: self.height,
             reason,
-        };
-
-        let narrowed = if from == between {
-            source
-        } else {
-            resize(&mut self.resizer, source, from, &mut self.narrowed, between).map_err(fail)?
-        };
-        let resized = if between == to {
-            narrowed
-        } else {
-            resize(&mut self.resizer, narrowed, between, &mut self.resized, to).map_err(fail)?
-        };
+        })?;
         // The filter is symmetric, so turning the result is turning the source.
         self.normalizer.write_planes(resized, rotate_180, out);
         Ok(())
     }
-}
-
-/// Resamples packed RGB with PIL's bicubic (Catmull-Rom, a = -0.5, widened when shrinking) into `buffer`;
-/// sizes are (width, height).
-fn resize<'b>(
-    resizer: &mut fir::Resizer,
-    source: &[u8],
-    from: (usize, usize),
-    buffer: &'b mut Vec<u8>,
-    to: (usize, usize),
-) -> Result<&'b [u8], String> {
-    let side =
-        |pixels: usize| u32::try_from(pixels).map_err(|_| format!("a side of {pixels} pixels is too long"));
-    let bytes =
-        to.0.checked_mul(to.1).and_then(|pixels| pixels.checked_mul(3)).ok_or("the target is too large")?;
-    buffer.resize(bytes, 0);
-
-    let source = fir::images::ImageRef::new(side(from.0)?, side(from.1)?, source, fir::PixelType::U8x3)
-        .map_err(|error| error.to_string())?;
-    let mut target =
-        fir::images::Image::from_slice_u8(side(to.0)?, side(to.1)?, buffer, fir::PixelType::U8x3)
-            .map_err(|error| error.to_string())?;
-    let options =
-        fir::ResizeOptions::new().resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom));
-    resizer.resize(&source, &mut target, &options).map_err(|error| error.to_string())?;
-    Ok(buffer)
 }

@@ -3,11 +3,12 @@
 //! | from | to | file |
 //! |---|---|---|
 //! | bytes of an image message | [`crate::types::RgbImage`] | [`pixels`], [`compressed`] |
-//! | image | normalised [3, H, W] | [`image`] |
-//! | instruction | token ids | [`tokenize`] |
+//! | image | normalised [3, H, W] | [`image`] ([`bicubic`], [`bilinear`], [`normalize`]) |
+//! | instruction | token ids | [`tokenize`] ([`train_tokenizer`]) |
 //! | joints, poses | proprioception channels | [`state`], [`rotation`] |
 //! | a checkpoint's lerobot files | the statistics and settings they prescribe | [`processors`] |
 
+pub mod bicubic;
 pub mod bilinear;
 pub mod compressed;
 pub mod image;

@@ -18,11 +18,7 @@ impl Normalizer {
     pub fn imagenet() -> Self {
         let [red_mean, green_mean, blue_mean] = IMAGENET_MEAN;
         let [red_std, green_std, blue_std] = IMAGENET_STD;
-        Self {
-            red: table(red_mean, red_std),
-            green: table(green_mean, green_std),
-            blue: table(blue_mean, blue_std),
-        }
+        Self { red: table(red_mean, red_std), green: table(green_mean, green_std), blue: table(blue_mean, blue_std) }
     }
 
     /// The normalised channels of one pixel.

@@ -68,16 +68,11 @@ pub fn rgb_from_raw(
 
     let row_bytes = u64::from(width) * format.bytes_per_pixel();
     if u64::from(step) < row_bytes {
-        return Err(refuse(format!(
-            "step is {step} bytes, but a row of {width} {encoding} pixels takes {row_bytes}"
-        )));
+        return Err(refuse(format!("step is {step} bytes, but a row of {width} {encoding} pixels takes {row_bytes}")));
     }
     let needed = u64::from(height) * u64::from(step);
     if (data.len() as u64) < needed {
-        return Err(refuse(format!(
-            "data holds {} bytes, but height {height} x step {step} is {needed}",
-            data.len()
-        )));
+        return Err(refuse(format!("data holds {} bytes, but height {height} x step {step} is {needed}", data.len())));
     }
 
     // Both fit: `row_bytes <= step`, and `height * step` bytes are in memory.
@@ -180,9 +175,7 @@ mod tests {
     }
 
     fn refusal(encoding: &str, width: u32, height: u32, step: u32, bytes: usize) -> String {
-        rgb_from_raw("camera_1", encoding, width, height, step, false, &vec![0; bytes])
-            .unwrap_err()
-            .to_string()
+        rgb_from_raw("camera_1", encoding, width, height, step, false, &vec![0; bytes]).unwrap_err().to_string()
     }
 
     #[test]

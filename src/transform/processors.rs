@@ -120,9 +120,7 @@ impl Processors {
             match step.name() {
                 "to_batch_processor" | "device_processor" => {}
                 // Scaling to 0..1 and ImageNet statistics: what the image transform always does.
-                "xvla_image_scale" | "xvla_image_to_float" | "xvla_imagenet_normalize" => {
-                    at.expect_all_images()?
-                }
+                "xvla_image_scale" | "xvla_image_to_float" | "xvla_imagenet_normalize" => at.expect_all_images()?,
                 "rename_observations_processor" => {
                     self.rename.extend(at.config::<BTreeMap<_, _>>("rename_map")?.unwrap_or_default())
                 }
@@ -150,14 +148,10 @@ impl Processors {
     fn read_tokenizer(&mut self, at: &StepAt) -> Result<(), CheckpointError> {
         let padding: Option<String> = at.config("padding")?;
         if padding.as_deref().is_some_and(|padding| padding != "max_length") {
-            return Err(
-                at.refuse("padding", "only \"max_length\" is supported: the model sees every padding token")
-            );
+            return Err(at.refuse("padding", "only \"max_length\" is supported: the model sees every padding token"));
         }
         if at.config("truncation")? == Some(false) {
-            return Err(
-                at.refuse("truncation", "false is not supported: the model's sequence has a fixed length")
-            );
+            return Err(at.refuse("truncation", "false is not supported: the model's sequence has a fixed length"));
         }
         self.max_length = at.config("max_length")?;
         self.padding_side = match at.config::<String>("padding_side")?.as_deref() {
@@ -189,9 +183,7 @@ impl StepFile {
         };
         match serde_json::from_slice(&bytes) {
             Ok(StepList { steps }) => Ok(Some(Self { folder: folder.to_owned(), path, steps })),
-            Err(error) => {
-                Err(CheckpointError::Malformed { path, reason: format!("not a list of steps: {error}") })
-            }
+            Err(error) => Err(CheckpointError::Malformed { path, reason: format!("not a list of steps: {error}") }),
         }
     }
 
@@ -212,9 +204,7 @@ impl StepAt<'_> {
     fn config<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<Option<T>, CheckpointError> {
         match self.step.config.get(key) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => {
-                T::deserialize(value).map(Some).map_err(|error| self.refuse(key, &error.to_string()))
-            }
+            Some(value) => T::deserialize(value).map(Some).map_err(|error| self.refuse(key, &error.to_string())),
         }
     }
 
@@ -239,8 +229,7 @@ impl StepAt<'_> {
         match self.config::<Value>("image_keys")? {
             None => Ok(()),
             Some(_) => {
-                Err(self
-                    .refuse("image_keys", "a choice of images is not supported: expected null (all of them)"))
+                Err(self.refuse("image_keys", "a choice of images is not supported: expected null (all of them)"))
             }
         }
     }
@@ -267,16 +256,13 @@ impl StepAt<'_> {
         let mut found = None;
         for (key, feature) in &config.features {
             // A feature without statistics passes through: lerobot saves untrained normalisers so.
-            let changes = feature.kind != "ACTION"
-                && config.mode(&feature.kind) != "IDENTITY"
-                && config.applies_to(key);
+            let changes =
+                feature.kind != "ACTION" && config.mode(&feature.kind) != "IDENTITY" && config.applies_to(key);
             if !changes || !statistics.has(key) {
                 continue;
             }
             if key != STATE_KEY {
-                return Err(
-                    self.refuse(&format!("features.{key}"), "normalising this feature is not supported")
-                );
+                return Err(self.refuse(&format!("features.{key}"), "normalising this feature is not supported"));
             }
             found = Some(self.mean_std("proprio", &config, &feature.kind, &statistics, key)?);
         }
@@ -327,8 +313,7 @@ impl StepAt<'_> {
             return Err(self.refuse("state_file", &format!("{name:?} is not a file name")));
         }
         let path = self.file.folder.join(name);
-        let bytes =
-            std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
         let statistics = Statistics { path, bytes: Some(bytes) };
         statistics.tensors()?;
         Ok(statistics)
@@ -348,9 +333,8 @@ impl Statistics {
     }
 
     fn tensors(&self) -> Result<Option<safetensors::SafeTensors<'_>>, CheckpointError> {
-        let parse = |bytes| {
-            safetensors::SafeTensors::deserialize(bytes).map_err(|error| self.malformed(error.to_string()))
-        };
+        let parse =
+            |bytes| safetensors::SafeTensors::deserialize(bytes).map_err(|error| self.malformed(error.to_string()));
         self.bytes.as_deref().map(parse).transpose()
     }
 
@@ -366,10 +350,9 @@ impl Statistics {
         let tensors = self.tensors()?.ok_or_else(missing)?;
         let tensor = tensors.tensor(&name).map_err(|_| missing())?;
         if tensor.shape().len() != 1 {
-            return Err(self.malformed(format!(
-                "tensor `{name}`: shape is {:?}: expected one dimension",
-                tensor.shape()
-            )));
+            return Err(
+                self.malformed(format!("tensor `{name}`: shape is {:?}: expected one dimension", tensor.shape()))
+            );
         }
         floats(&tensor).ok_or_else(|| CheckpointError::TensorDtype {
             path: self.path.clone(),

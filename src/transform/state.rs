@@ -40,11 +40,7 @@ pub fn check_finite(field: &'static str, values: &[f32]) -> Result<(), InputErro
 /// # Errors
 /// `names` and `positions` of different length, a wanted joint that is not there, or a position that is
 /// not finite in float32.
-pub fn joints_by_name(
-    wanted: &[String],
-    names: &[String],
-    positions: &[f64],
-) -> Result<Vec<f32>, InputError> {
+pub fn joints_by_name(wanted: &[String], names: &[String], positions: &[f64]) -> Result<Vec<f32>, InputError> {
     const FIELD: &str = "joint_states";
     if names.len() != positions.len() {
         return Err(InputError::Shape {
@@ -69,11 +65,7 @@ pub fn joints_by_name(
 ///
 /// # Errors
 /// A value that is not finite, or a quaternion of length zero.
-pub fn ee6d_arm(
-    position_m: [f64; 3],
-    orientation: &Quaternion,
-    gripper: f64,
-) -> Result<[f32; EE6D_ARM], InputError> {
+pub fn ee6d_arm(position_m: [f64; 3], orientation: &Quaternion, gripper: f64) -> Result<[f32; EE6D_ARM], InputError> {
     let [x, y, z] = position_m;
     let [a, b, c, d, e, f] = rotation_6d_from_quaternion(orientation)?;
     let arm = [x, y, z, a, b, c, d, e, f, gripper].map(|value| value as f32);
@@ -97,11 +89,7 @@ impl MeanStd {
     /// Statistics of the feature called `field` in errors; `Err` says why they cannot be used.
     pub fn new(field: &'static str, mean: Vec<f32>, std: Vec<f32>, eps: f32) -> Result<Self, String> {
         if mean.is_empty() || mean.len() != std.len() {
-            return Err(format!(
-                "mean has {} values and std {}: expected as many, at least 1",
-                mean.len(),
-                std.len()
-            ));
+            return Err(format!("mean has {} values and std {}: expected as many, at least 1", mean.len(), std.len()));
         }
         if let Some(index) = mean.iter().position(|mean| !mean.is_finite()) {
             return Err(format!("mean is not finite at index {index}"));
@@ -167,10 +155,7 @@ mod tests {
         assert_eq!(pad_to(&[1.0, 2.0], 4).unwrap(), [1.0, 2.0, 0.0, 0.0]);
         assert_eq!(pad_to(&[1.0, 2.0], 2).unwrap(), [1.0, 2.0]);
         assert_eq!(pad_to(&[], 0).unwrap(), [0.0; 0]);
-        assert_eq!(
-            pad_to(&[1.0; 3], 2).unwrap_err().to_string(),
-            "`proprio`: expected at most 2 values, found 3"
-        );
+        assert_eq!(pad_to(&[1.0; 3], 2).unwrap_err().to_string(), "`proprio`: expected at most 2 values, found 3");
     }
 
     #[test]
@@ -190,10 +175,7 @@ mod tests {
     #[test]
     fn positions_that_are_missing_or_not_finite_are_refused() {
         let wanted = names(&["a"]);
-        assert!(matches!(
-            joints_by_name(&wanted, &names(&["a", "b"]), &[1.0]),
-            Err(InputError::Shape { .. })
-        ));
+        assert!(matches!(joints_by_name(&wanted, &names(&["a", "b"]), &[1.0]), Err(InputError::Shape { .. })));
         for position in [f64::NAN, f64::INFINITY, 1e300] {
             let error = joints_by_name(&wanted, &names(&["a"]), &[position]);
             assert_eq!(error, Err(InputError::NotFinite { field: "joint_states", index: 0 }));

@@ -36,8 +36,7 @@ impl Tokenizer {
     /// # Errors
     /// The file cannot be read, is no tokenizer, or `max_length` leaves no room beside its special tokens.
     pub fn from_file(path: &Path, max_length: usize, pad_id: i64) -> Result<Self, CheckpointError> {
-        let bytes =
-            std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
         Self::from_bytes(&bytes, max_length, pad_id)
             .map_err(|reason| CheckpointError::Malformed { path: path.to_owned(), reason })
     }
@@ -45,12 +44,9 @@ impl Tokenizer {
     fn from_bytes(bytes: &[u8], max_length: usize, pad_id: i64) -> Result<Self, String> {
         let mut inner =
             tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| format!("not a tokenizer: {error}"))?;
-        let special =
-            inner.get_post_processor().map_or(0, |post| tokenizers::PostProcessor::added_tokens(post, false));
+        let special = inner.get_post_processor().map_or(0, |post| tokenizers::PostProcessor::added_tokens(post, false));
         if max_length <= special {
-            return Err(format!(
-                "{max_length} tokens leave no room for words beside {special} special tokens"
-            ));
+            return Err(format!("{max_length} tokens leave no room for words beside {special} special tokens"));
         }
         inner.with_padding(None);
         let truncation = TruncationParams { max_length, ..TruncationParams::default() };
@@ -83,10 +79,8 @@ impl Tokenizer {
         if text.trim().is_empty() {
             return Err(InputError::EmptyInstruction.into());
         }
-        let encoding = self
-            .inner
-            .encode_fast(text, true)
-            .map_err(|error| TransformError::Tokenizer(error.to_string()))?;
+        let encoding =
+            self.inner.encode_fast(text, true).map_err(|error| TransformError::Tokenizer(error.to_string()))?;
         let ids = encoding.get_ids().iter().map(|id| i64::from(*id));
         let padding = std::iter::repeat_n(self.pad_id, self.max_length.saturating_sub(encoding.len()));
         Ok(match self.padding_side {

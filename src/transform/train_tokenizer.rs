@@ -95,13 +95,10 @@ pub fn train_small(vocab_size: usize) -> Result<String, TransformError> {
     }
     let refused = |error: tokenizers::Error| TransformError::Tokenizer(error.to_string());
 
-    let mut tokenizer = TokenizerImpl::<
-        BPE,
-        NormalizerWrapper,
-        PreTokenizerWrapper,
-        PostProcessorWrapper,
-        DecoderWrapper,
-    >::new(BPE::default());
+    let mut tokenizer =
+        TokenizerImpl::<BPE, NormalizerWrapper, PreTokenizerWrapper, PostProcessorWrapper, DecoderWrapper>::new(
+            BPE::default(),
+        );
     tokenizer
         .with_pre_tokenizer(Some(ByteLevel::new(false, true, true)))
         .with_decoder(Some(ByteLevelDecoder::default()))
@@ -122,9 +119,7 @@ pub fn train_small(vocab_size: usize) -> Result<String, TransformError> {
 /// Every action on every object in every place: 6,144 sentences.
 fn sentences() -> impl Iterator<Item = String> + Send {
     ACTIONS.iter().flat_map(|action| {
-        OBJECTS
-            .iter()
-            .flat_map(move |object| PLACES.iter().map(move |place| format!("{action} {object}{place}")))
+        OBJECTS.iter().flat_map(move |object| PLACES.iter().map(move |place| format!("{action} {object}{place}")))
     })
 }
 

@@ -128,7 +128,7 @@ fn parameters(path: &Path, args: &Args) -> anyhow::Result<Config> {
 
 fn text(report: &Report) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::ASCII_MARKDOWN);
     table.set_header(["backend", "stage", "min ms", "p50 ms", "p90 ms", "p99 ms", "max ms", "mean ms"]);
     for backend in &report.backends {
         for (stage, Summary { min, p50, p90, p99, max, mean }) in backend.stages.named() {

@@ -10,7 +10,7 @@ use xvla_ros::config::Dtype;
 use xvla_ros::model::action_space::ActionMode;
 use xvla_ros::model::synth::dialect::Dialect;
 use xvla_ros::model::synth::presets::Preset;
-use xvla_ros::model::synth::{self, Recipe};
+use xvla_ros::model::synth::{self, Recipe, StoredDtype};
 use xvla_ros::pipeline::prepare::TOKENIZER_FILE;
 use xvla_ros::transform::train_tokenizer::train_small;
 
@@ -91,7 +91,11 @@ impl Args {
                 LayoutName::Lerobot => Dialect::Lerobot,
                 LayoutName::LerobotNative => Dialect::LerobotNative,
             },
-            dtype: self.dtype,
+            dtype: match self.dtype {
+                Dtype::F32 => StoredDtype::F32,
+                Dtype::F16 => StoredDtype::F16,
+                Dtype::Bf16 => StoredDtype::Bf16,
+            },
             action_mode: self.action_mode,
             shards: usize::from(self.shards),
             views: usize::from(self.views),

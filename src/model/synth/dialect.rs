@@ -1,8 +1,7 @@
 //! The configuration of a synthetic checkpoint, in the words of whoever would have published it.
 
-use super::Recipe;
 use super::presets::Sizes;
-use crate::config::Dtype;
+use super::{Recipe, StoredDtype};
 use crate::error::CheckpointError;
 use crate::model::action_space::{ActionMode, ActionSpace};
 use crate::model::config_json::{CONFIG_FILE, PREPROCESSOR_FILE};
@@ -190,11 +189,11 @@ fn preprocessor(sizes: &Sizes) -> Value {
     })
 }
 
-fn torch_name(dtype: Dtype) -> &'static str {
+fn torch_name(dtype: StoredDtype) -> &'static str {
     match dtype {
-        Dtype::F32 => "float32",
-        Dtype::F16 => "float16",
-        Dtype::Bf16 => "bfloat16",
+        StoredDtype::F32 => "float32",
+        StoredDtype::F16 => "float16",
+        StoredDtype::Bf16 => "bfloat16",
     }
 }
 

@@ -13,7 +13,6 @@ use super::action_space::ActionMode;
 use super::audit::Parameters;
 use super::config::ModelConfig;
 use super::inventory;
-use crate::config::Dtype;
 use crate::error::CheckpointError;
 use dialect::Dialect;
 use presets::Preset;
@@ -27,7 +26,7 @@ pub struct Recipe {
     /// Names of tensors and configuration keys.
     pub dialect: Dialect,
     /// How weights are stored.
-    pub dtype: Dtype,
+    pub dtype: StoredDtype,
     /// Action space.
     pub action_mode: ActionMode,
     /// Number of weight files, at least 1.
@@ -38,6 +37,17 @@ pub struct Recipe {
     pub vocabulary: usize,
     /// Of all random values.
     pub seed: u64,
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoredDtype {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    Bf16,
 }
 
 /// What was made.

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 /// Values per random stream. Part of what a seed means: changing it changes every checkpoint.
 pub(super) const BLOCK: usize = 1 << 18;
 
+/// The one matrix that native `transformers` stores transposed.
+const TRANSPOSED: &str = ".image_projection.weight";
+
 /// One tensor to be written.
 #[derive(Clone, Debug)]
 pub(super) struct Tensor {
@@ -36,7 +39,8 @@ pub(super) fn plan(canonical: &[(String, Vec<i64>)], stored: Vec<(String, Vec<i6
         canonical.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
     let tensors = canonical.iter().zip(stored).map(|((name, drawn), (stored, shape))| {
         let transposed = match drawn.as_slice() {
-            [rows, columns] if *drawn != shape => Some((extent(*rows), extent(*columns))),
+            // By name, not by shape: the matrix may be square.
+            [rows, columns] if stored.ends_with(TRANSPOSED) => Some((extent(*rows), extent(*columns))),
             _ => None,
         };
         Tensor {
@@ -154,7 +158,8 @@ mod tests {
     fn a_transposed_matrix_holds_the_same_values() {
         let canonical = vec![("vlm.image_projection".to_owned(), vec![3, 2])];
         let plain = plan(&canonical, canonical.clone(), 1)[0].draw_all();
-        let turned = plan(&canonical, vec![("w".to_owned(), vec![2, 3])], 1)[0].draw_all();
+        let stored = "model.vlm.multi_modal_projector.image_projection.weight";
+        let turned = plan(&canonical, vec![(stored.to_owned(), vec![2, 3])], 1)[0].draw_all();
         assert_eq!(turned, [plain[0], plain[2], plain[4], plain[1], plain[3], plain[5]]);
     }
 

@@ -1,8 +1,8 @@
 //! Streams tensors into safetensors files: headers first, then blocks of values in any order from several
 //! threads, each at its own offset. Memory stays at a few blocks per thread.
 
+use super::StoredDtype;
 use super::values::{BLOCK, Tensor};
-use crate::config::Dtype;
 use crate::error::CheckpointError;
 use crate::model::weights::{INDEX_FILE, WEIGHTS_FILE};
 use half::slice::HalfFloatSliceExt;
@@ -36,7 +36,7 @@ struct Job<'a> {
 pub(super) fn write(
     folder: &Path,
     tensors: &[Tensor],
-    dtype: Dtype,
+    dtype: StoredDtype,
     shards: usize,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<u64, CheckpointError> {
@@ -81,11 +81,11 @@ fn file_name(shard: usize, count: usize) -> String {
     }
 }
 
-fn element_size(dtype: Dtype) -> u64 {
-    if dtype == Dtype::F32 { 4 } else { 2 }
+fn element_size(dtype: StoredDtype) -> u64 {
+    if dtype == StoredDtype::F32 { 4 } else { 2 }
 }
 
-fn bytes_of(tensor: &Tensor, dtype: Dtype) -> u64 {
+fn bytes_of(tensor: &Tensor, dtype: StoredDtype) -> u64 {
     tensor.count as u64 * element_size(dtype)
 }
 
@@ -94,13 +94,13 @@ fn create<'a>(
     path: &Path,
     shard: usize,
     tensors: &'a [Tensor],
-    dtype: Dtype,
+    dtype: StoredDtype,
     places: &mut Vec<Place<'a>>,
 ) -> Result<Shard, CheckpointError> {
     let name = match dtype {
-        Dtype::F32 => "F32",
-        Dtype::F16 => "F16",
-        Dtype::Bf16 => "BF16",
+        StoredDtype::F32 => "F32",
+        StoredDtype::F16 => "F16",
+        StoredDtype::Bf16 => "BF16",
     };
     let mut header = Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]);
     let mut end = 0;
@@ -143,7 +143,7 @@ fn write_index(folder: &Path, places: &[Place], shards: usize, total: u64) -> Re
 fn fill(
     files: &[Shard],
     places: &[Place],
-    dtype: Dtype,
+    dtype: StoredDtype,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(), CheckpointError> {
     let jobs: Vec<Job> = places
@@ -189,7 +189,7 @@ struct Buffers {
 
 impl Buffers {
     /// The bytes of a job as the file holds them.
-    fn draw(&mut self, job: &Job, dtype: Dtype) -> &[u8] {
+    fn draw(&mut self, job: &Job, dtype: StoredDtype) -> &[u8] {
         self.values.clear();
         match job.block {
             Some(block) => job.place.tensor.draw(block, &mut self.values),
@@ -197,13 +197,13 @@ impl Buffers {
         }
         self.bytes.clear();
         match dtype {
-            Dtype::F32 => extend(&mut self.bytes, &self.values, f32::to_le_bytes),
-            Dtype::F16 => {
+            StoredDtype::F32 => extend(&mut self.bytes, &self.values, f32::to_le_bytes),
+            StoredDtype::F16 => {
                 let mut halves = vec![f16::ZERO; self.values.len()];
                 halves.convert_from_f32_slice(&self.values);
                 extend(&mut self.bytes, &halves, f16::to_le_bytes);
             }
-            Dtype::Bf16 => {
+            StoredDtype::Bf16 => {
                 let mut halves = vec![bf16::ZERO; self.values.len()];
                 halves.convert_from_f32_slice(&self.values);
                 extend(&mut self.bytes, &halves, bf16::to_le_bytes);

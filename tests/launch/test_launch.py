@@ -1,0 +1,197 @@
+"""launch/xvla.launch.py against the real launch system and the real node.
+
+`launch` and `launch_ros` come with an installed ROS 2; where they cannot be imported these tests skip and say so.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH_FILE = ROOT / "launch/xvla.launch.py"
+PROGRAMS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+DOMAIN_ID = str(os.getpid() % 100 + 1)
+PATIENCE_S = 30.0
+
+# What `ros2 launch FILE name:=value...` does, without ros2cli.
+LAUNCHER = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+arguments = [tuple(argument.split(":=", 1)) for argument in sys.argv[2:]]
+include = IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)
+service = LaunchService()
+service.include_launch_description(LaunchDescription([include]))
+sys.exit(service.run())
+"""
+
+
+def why_not() -> str | None:
+    """Why these tests cannot run here."""
+    try:
+        import launch  # noqa: F401
+        import launch_ros.actions  # noqa: F401
+    except ImportError as error:
+        return f"no launch system here ({error}); it comes with an installed ROS 2"
+    for program in ("xvla", "xvla_node"):
+        if not (PROGRAMS / program).exists():
+            return f"{PROGRAMS / program} is not built"
+    return None
+
+
+REASON = why_not()
+
+
+class Launched:
+    """The launch file, running in a process of its own against a prefix that holds the node."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        (folder / "lib/xvla_ros").mkdir(parents=True)
+        (folder / "lib/xvla_ros/xvla_node").symlink_to(PROGRAMS / "xvla_node")
+        marker = folder / "share/ament_index/resource_index/packages/xvla_ros"
+        marker.parent.mkdir(parents=True)
+        marker.touch()
+        inherited = {name: value for name, value in os.environ.items() if not name.endswith("_PROFILES_FILE")}
+        given = {
+            "AMENT_PREFIX_PATH": f"{folder}:{inherited['AMENT_PREFIX_PATH']}",
+            "ROS_DOMAIN_ID": DOMAIN_ID,
+            "ROS_LOG_DIR": str(folder / "log"),
+            **environment,
+        }
+        self.log = folder / "launch.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", LAUNCHER, str(LAUNCH_FILE), *arguments],
+                env={**inherited, **given},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def node_environment(self) -> dict[str, str]:
+        """The environment of the node's process."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        entries = Path(f"/proc/{children[0]}/environ").read_text().split("\0")
+        return dict(entry.split("=", 1) for entry in entries if entry)
+
+    def interrupt(self) -> int:
+        """What Ctrl-C does; returns the exit code of launch."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(timeout=PATIENCE_S)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@unittest.skipIf(REASON is not None, REASON or "")
+class LaunchTest(unittest.TestCase):
+    def setUp(self) -> None:
+        import rclpy
+
+        scratch = tempfile.TemporaryDirectory()
+        self.addCleanup(scratch.cleanup)
+        self.folder = Path(scratch.name)
+        self.checkpoint = self.folder / "checkpoint"
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=int(DOMAIN_ID))
+        self.addCleanup(rclpy.shutdown, context=self.context)
+        self.observer = rclpy.create_node("observer", context=self.context)
+        self.addCleanup(self.observer.destroy_node)
+
+    def launch(self, *arguments: str, action_mode: str = "ee6d", **environment: str) -> Launched:
+        """Launches the node with a tiny checkpoint of one action space."""
+        synth = [PROGRAMS / "xvla", "checkpoint", "synth", "--preset", "tiny", "--action-mode", action_mode]
+        subprocess.run([*synth, "--out", self.checkpoint], check=True, capture_output=True)
+        launched = Launched(self.folder / "prefix", f"checkpoint:={self.checkpoint}", *arguments, **environment)
+        self.addCleanup(launched.kill)
+        return launched
+
+    def wait_until(self, launched: Launched, condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            self.assertIsNone(launched.process.poll(), launched.log.read_text())
+            self.assertLess(time.monotonic(), end, launched.log.read_text())
+            time.sleep(0.1)
+
+    def subscribed(self, node: str, namespace: str) -> set[str]:
+        """The topics a node listens to; none while the node is not there."""
+        if (node, namespace) not in self.observer.get_node_names_and_namespaces():
+            return set()
+        return {topic for topic, _ in self.observer.get_subscriber_names_and_types_by_node(node, namespace)}
+
+    def parameter(self, node: str, name: str) -> object:
+        import rclpy.executors
+        from rcl_interfaces.srv import GetParameters
+        from rclpy.parameter import parameter_value_to_python
+
+        client = self.observer.create_client(GetParameters, f"{node}/get_parameters")
+        self.assertTrue(client.wait_for_service(timeout_sec=PATIENCE_S))
+        future = client.call_async(GetParameters.Request(names=[name]))
+        executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
+        executor.add_node(self.observer)
+        executor.spin_until_future_complete(future, timeout_sec=PATIENCE_S)
+        executor.remove_node(self.observer)
+        result = future.result()
+        self.assertIsNotNone(result)
+        return parameter_value_to_python(result.values[0])
+
+    def test_arguments_set_namespace_topics_and_parameters_over_the_file(self) -> None:
+        launched = self.launch(
+            f"params_file:={ROOT / 'config/libero.yaml'}",
+            "namespace:=robot",
+            "camera_0_image:=/agentview/image_raw",
+            "camera_1_image:=wrist/image_raw",
+            "instruction_topic:=/task",
+            "instruction:=pick up the cup",
+        )
+        expected = {"/agentview/image_raw", "/robot/wrist/image_raw", "/task", "/robot/ee_pose"}
+        self.wait_until(launched, lambda: expected <= self.subscribed("xvla", "/robot"))
+        self.assertEqual(self.parameter("/robot/xvla", "checkpoint"), str(self.checkpoint))
+        self.assertEqual(self.parameter("/robot/xvla", "instruction"), "pick up the cup")
+        self.assertEqual(self.parameter("/robot/xvla", "domain_id"), 3, "from the file")
+        self.assertEqual(launched.interrupt(), 0, launched.log.read_text())
+
+    def test_without_namespace_and_remappings_topics_are_the_nodes_own(self) -> None:
+        launched = self.launch(f"params_file:={ROOT / 'config/bimanual_joints.yaml'}", action_mode="joint")
+        expected = {"/camera_0/image", "/camera_1/image/compressed", "/instruction", "/joint_states"}
+        self.wait_until(launched, lambda: expected <= self.subscribed("xvla", "/"))
+        self.assertEqual(launched.interrupt(), 0, launched.log.read_text())
+
+    def test_a_compressed_camera_is_remapped_with_its_suffix(self) -> None:
+        launched = self.launch(
+            f"params_file:={ROOT / 'config/bimanual_joints.yaml'}",
+            "camera_1_image:=/left_wrist/image",
+            action_mode="joint",
+        )
+        self.wait_until(launched, lambda: "/left_wrist/image/compressed" in self.subscribed("xvla", "/"))
+
+    def test_the_node_gets_the_shared_memory_profile(self) -> None:
+        launched = self.launch(f"params_file:={ROOT / 'config/libero.yaml'}")
+        self.wait_until(launched, lambda: bool(self.subscribed("xvla", "/")))
+        profile = launched.node_environment()["FASTRTPS_DEFAULT_PROFILES_FILE"]
+        self.assertEqual(profile, str(ROOT / "config/fastdds_shm.xml"))
+
+    def test_a_profile_that_was_chosen_is_kept(self) -> None:
+        chosen = str(self.folder / "chosen.xml")
+        Path(chosen).write_text((ROOT / "config/fastdds_shm.xml").read_text())
+        launched = self.launch(f"params_file:={ROOT / 'config/libero.yaml'}", FASTRTPS_DEFAULT_PROFILES_FILE=chosen)
+        self.wait_until(launched, lambda: bool(self.subscribed("xvla", "/")))
+        self.assertEqual(launched.node_environment()["FASTRTPS_DEFAULT_PROFILES_FILE"], chosen)
+
+    def test_a_params_file_that_is_not_there_is_named(self) -> None:
+        launched = self.launch("params_file:=/nowhere/robot.yaml")
+        self.assertNotEqual(launched.process.wait(timeout=PATIENCE_S), 0)
+        self.assertIn("/nowhere/robot.yaml is not a file", launched.log.read_text())
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,371 @@
+//! The batch contract: what NumPy wrote is read, what was written is read back, and a file that breaks the
+//! contract is refused by name of file and key.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use xvla_ros::bench::dataset::{Batch, Limits, calibration_files, read_batch, write_batch};
+use xvla_ros::bench::npy::{NpyArray, NpyData, encode};
+use xvla_ros::bench::npz::{NpzReader, write_npz};
+use xvla_ros::error::DatasetError;
+use xvla_ros::types::{HostArray, ModelInputs};
+use zip::CompressionMethod;
+use zip::write::SimpleFileOptions;
+
+/// B 2, V 2, H 4, W 6, L 5, P 3, T 2, A 4.
+fn batch() -> Batch {
+    let floats = |count: usize| (0..count).map(|i| i as f32 * 0.25 - 3.0).collect::<Vec<_>>();
+    Batch {
+        inputs: ModelInputs {
+            batch: 2,
+            views: 2,
+            height: 4,
+            width: 6,
+            tokens: 5,
+            proprio_dim: 3,
+            input_ids: vec![0, 7, 9, 2, 1, 0, 8, 2, 1, 1],
+            image_input: floats(2 * 2 * 3 * 4 * 6),
+            image_mask: vec![true, false, true, true],
+            domain_id: vec![3, 5],
+            proprio: floats(6),
+        },
+        noise: Some(HostArray { shape: vec![2, 2, 4], data: floats(16) }),
+        actions: None,
+    }
+}
+
+/// The arrays of [`batch`], to be spoiled.
+fn arrays() -> Vec<(&'static str, NpyArray)> {
+    let Batch { inputs, noise, .. } = batch();
+    vec![
+        ("input_ids", NpyArray { shape: vec![2, 5], data: NpyData::I64(inputs.input_ids) }),
+        ("image_input", NpyArray { shape: vec![2, 2, 3, 4, 6], data: NpyData::F32(inputs.image_input) }),
+        ("image_mask", NpyArray { shape: vec![2, 2], data: NpyData::Bool(inputs.image_mask) }),
+        ("domain_id", NpyArray { shape: vec![2], data: NpyData::I64(inputs.domain_id) }),
+        ("proprio", NpyArray { shape: vec![2, 3], data: NpyData::F32(inputs.proprio) }),
+        ("noise", noise.unwrap().into()),
+    ]
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("batch.npz")
+    }
+}
+
+fn read(path: &Path) -> Result<Batch, DatasetError> {
+    read_batch(path, Limits::default())
+}
+
+/// The error of a batch in which `spoil` changed the array `key`.
+fn refusal(key: &str, spoil: impl FnOnce(&mut NpyArray)) -> DatasetError {
+    let folder = Folder::new();
+    let mut arrays = arrays();
+    spoil(&mut arrays.iter_mut().find(|(name, _)| *name == key).unwrap().1);
+    write_npz(&folder.path(), &arrays).unwrap();
+    let error = read(&folder.path()).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("batch.npz") && message.contains(&format!("`{key}`")), "{message}");
+    error
+}
+
+fn write_members(path: &Path, method: CompressionMethod, members: &[(&str, Vec<u8>)]) {
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
+    for (name, bytes) in members {
+        archive.start_file(*name, SimpleFileOptions::default().compression_method(method)).unwrap();
+        archive.write_all(bytes).unwrap();
+    }
+    archive.finish().unwrap();
+}
+
+#[test]
+fn a_batch_that_was_written_reads_back_the_same() {
+    let folder = Folder::new();
+    let mut batch = batch();
+    write_batch(&folder.path(), &batch).unwrap();
+    assert_eq!(read(&folder.path()).unwrap(), batch);
+
+    batch.actions = Some(HostArray { shape: vec![2, 2, 3], data: vec![0.5; 12] });
+    batch.noise = None;
+    write_batch(&folder.path(), &batch).unwrap();
+    assert_eq!(read(&folder.path()).unwrap(), batch);
+}
+
+#[test]
+fn batches_that_numpy_wrote_are_read_whatever_their_compression() {
+    let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/cases");
+    let mut count = 0;
+    for case in std::fs::read_dir(cases).unwrap() {
+        let path = case.unwrap().path().join("inputs.npz");
+        let batch = read(&path).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(batch.inputs.check(), Ok(()), "{}", path.display());
+        count += 1;
+    }
+    assert!(count > 5, "{count} cases");
+}
+
+#[test]
+fn deflated_members_half_precision_images_and_extra_keys_are_accepted() {
+    let folder = Folder::new();
+    let mut expected = batch();
+    let mut members = Vec::new();
+    for (key, mut array) in arrays() {
+        if key == "image_input" {
+            let NpyData::F32(values) = &array.data else { panic!("f32 above") };
+            let halves: Vec<_> = values.iter().map(|value| half::f16::from_f32(*value)).collect();
+            expected.inputs.image_input = halves.iter().map(|value| value.to_f32()).collect();
+            array.data = NpyData::F16(halves);
+        }
+        members.push((format!("{key}.npy"), encode(&array).unwrap()));
+    }
+    members.push(("language.npy".to_owned(), b"not even an array".to_vec()));
+    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    write_members(&folder.path(), CompressionMethod::Deflated, &members);
+    assert_eq!(read(&folder.path()).unwrap(), expected);
+}
+
+#[test]
+fn each_wrong_dtype_is_refused_with_what_was_expected_and_found() {
+    let to_floats = |array: &mut NpyArray| array.data = NpyData::F32(vec![0.0; array.shape.iter().product()]);
+    let to_integers = |array: &mut NpyArray| array.data = NpyData::I64(vec![0; array.shape.iter().product()]);
+    for (key, expected) in [("input_ids", "int64"), ("image_mask", "bool"), ("domain_id", "int64")] {
+        let message = refusal(key, to_floats).to_string();
+        assert!(message.contains(&format!("dtype is float32: expected {expected}")), "{message}");
+    }
+    for (key, expected) in [("image_input", "float32 or float16"), ("proprio", "float32"), ("noise", "float32")] {
+        let message = refusal(key, to_integers).to_string();
+        assert!(message.contains(&format!("dtype is int64: expected {expected}")), "{message}");
+    }
+}
+
+#[test]
+fn a_type_outside_the_contract_is_refused_with_what_this_key_expects() {
+    let folder = Folder::new();
+    let mut members: Vec<_> =
+        arrays().into_iter().map(|(key, array)| (format!("{key}.npy"), encode(&array).unwrap())).collect();
+    let text = String::from_utf8_lossy(&members[4].1[..64]).into_owned();
+    assert!(text.contains("'<f4'"), "{text}");
+    let at = members[4].1.windows(3).position(|window| window == b"<f4").unwrap();
+    members[4].1[at..at + 3].copy_from_slice(b"<f8");
+    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    write_members(&folder.path(), CompressionMethod::Stored, &members);
+    let message = read(&folder.path()).unwrap_err().to_string();
+    assert!(message.ends_with("`proprio`: dtype is <f8: expected float32"), "{message}");
+}
+
+#[test]
+fn each_wrong_shape_is_refused_with_the_extents_the_other_keys_imply() {
+    let reshape = |shape: &[usize]| {
+        let shape = shape.to_vec();
+        move |array: &mut NpyArray| array.shape = shape
+    };
+    let shape = |error: DatasetError| match error {
+        DatasetError::Shape { expected, .. } => expected,
+        other => panic!("{other}"),
+    };
+    assert_eq!(shape(refusal("input_ids", reshape(&[10]))), "[B, L]");
+    assert_eq!(shape(refusal("image_input", reshape(&[1, 4, 3, 4, 6]))), "[B=2, V, 3, H, W]");
+    assert_eq!(shape(refusal("image_input", reshape(&[2, 2, 4, 3, 6]))), "[B=2, V, 3, H, W]");
+    assert_eq!(shape(refusal("image_mask", reshape(&[1, 4]))), "[B=2, V=2]");
+    assert_eq!(shape(refusal("domain_id", reshape(&[2, 1]))), "[B=2]");
+    assert_eq!(shape(refusal("proprio", reshape(&[3, 2]))), "[B=2, P]");
+    assert_eq!(shape(refusal("noise", reshape(&[4, 1, 4]))), "[B=2, T, A]");
+}
+
+#[test]
+fn a_batch_without_samples_tokens_or_views_is_refused() {
+    for key in ["input_ids", "image_input"] {
+        let error = refusal(key, |array| {
+            array.shape[1] = 0;
+            array.data = match array.data {
+                NpyData::I64(_) => NpyData::I64(vec![]),
+                _ => NpyData::F32(vec![]),
+            };
+        });
+        assert!(matches!(error, DatasetError::Shape { .. }), "{error}");
+    }
+}
+
+#[test]
+fn nan_and_infinity_are_refused_with_their_index() {
+    for (key, value, place) in
+        [("image_input", f32::NAN, 17), ("proprio", f32::INFINITY, 5), ("noise", f32::NEG_INFINITY, 0)]
+    {
+        let error = refusal(key, |array| {
+            let NpyData::F32(values) = &mut array.data else { panic!("{key} holds floats") };
+            values[place] = value;
+        });
+        assert!(matches!(error, DatasetError::NotFinite { index, .. } if index == place), "{error}");
+    }
+}
+
+#[test]
+fn each_missing_key_is_named_with_those_that_are_there() {
+    for key in ["input_ids", "image_input", "image_mask", "domain_id", "proprio"] {
+        let folder = Folder::new();
+        let rest: Vec<_> = arrays().into_iter().filter(|(name, _)| *name != key).collect();
+        write_npz(&folder.path(), &rest).unwrap();
+        let message = read(&folder.path()).unwrap_err().to_string();
+        assert!(message.contains(&format!("batch.npz: `{key}`: missing: the file has ")), "{message}");
+        assert!(message.ends_with("noise"), "{message}");
+    }
+}
+
+#[test]
+fn what_is_no_archive_is_refused() {
+    let folder = Folder::new();
+    for bytes in [&b""[..], b"PK", b"\x93NUMPY\x01\x00v\x00{'descr'", &[0; 4096]] {
+        std::fs::write(folder.path(), bytes).unwrap();
+        let error = read(&folder.path()).unwrap_err();
+        assert!(matches!(error, DatasetError::Archive { .. }), "{error}");
+    }
+    let error = read(folder.0.path()).unwrap_err();
+    assert!(error.to_string().contains("not a file"), "{error}");
+    let error = read(&folder.0.path().join("absent.npz")).unwrap_err();
+    assert!(matches!(error, DatasetError::Io { .. }), "{error}");
+}
+
+#[test]
+fn a_truncated_file_is_refused_wherever_it_ends() {
+    let folder = Folder::new();
+    write_batch(&folder.path(), &batch()).unwrap();
+    let bytes = std::fs::read(folder.path()).unwrap();
+    for length in (0..bytes.len()).step_by(97) {
+        std::fs::write(folder.path(), &bytes[..length]).unwrap();
+        assert!(read(&folder.path()).is_err(), "{length} of {} bytes", bytes.len());
+    }
+}
+
+#[test]
+fn a_bomb_is_refused_from_its_directory_before_anything_is_inflated() {
+    let folder = Folder::new();
+    write_members(&folder.path(), CompressionMethod::Deflated, &[("input_ids.npy", vec![0; 8 << 20])]);
+    let limits = Limits { max_bytes: 1 << 20, ..Limits::default() };
+    let error = NpzReader::open(&folder.path(), limits).err().unwrap();
+    assert!(matches!(error, DatasetError::TooLarge { bytes, .. } if bytes == 8 << 20), "{error}");
+    assert!(error.to_string().contains("`input_ids`: 8388608 bytes exceed the limit of 1048576"), "{error}");
+}
+
+#[test]
+fn a_bomb_that_lies_about_its_size_is_stopped_while_inflating() {
+    let folder = Folder::new();
+    write_members(&folder.path(), CompressionMethod::Deflated, &[("input_ids.npy", vec![0; 8 << 20])]);
+    // The inflated size stands in the local header and in the directory; say 1,000 in both.
+    let mut bytes = std::fs::read(folder.path()).unwrap();
+    let declared = (8_u32 << 20).to_le_bytes();
+    let places: Vec<_> = (0..bytes.len() - 4).filter(|at| bytes[*at..at + 4] == declared).collect();
+    assert_eq!(places.len(), 2);
+    for at in places {
+        bytes[at..at + 4].copy_from_slice(&1000_u32.to_le_bytes());
+    }
+    std::fs::write(folder.path(), bytes).unwrap();
+
+    let mut npz = NpzReader::open(&folder.path(), Limits::default()).unwrap();
+    let error = npz.read("input_ids").unwrap_err().to_string();
+    assert!(error.contains("`input_ids`") && error.contains("larger than its declared"), "{error}");
+}
+
+#[test]
+fn an_archive_of_too_many_members_is_refused() {
+    let folder = Folder::new();
+    let names: Vec<_> = (0..65).map(|index| format!("{index}.npy")).collect();
+    let members: Vec<_> = names.iter().map(|name| (name.as_str(), Vec::new())).collect();
+    write_members(&folder.path(), CompressionMethod::Stored, &members);
+    let error = read(&folder.path()).unwrap_err().to_string();
+    assert!(error.contains("65 members: at most 64"), "{error}");
+}
+
+#[test]
+fn writing_leaves_the_old_file_when_it_fails_and_no_partial_file_ever() {
+    let folder = Folder::new();
+    write_batch(&folder.path(), &batch()).unwrap();
+    let before = std::fs::read(folder.path()).unwrap();
+    let wrong = [("proprio", NpyArray { shape: vec![3], data: NpyData::F32(vec![0.0; 2]) })];
+    let error = write_npz(&folder.path(), &wrong).unwrap_err().to_string();
+    assert!(error.contains("`proprio`"), "{error}");
+    assert_eq!(std::fs::read(folder.path()).unwrap(), before);
+    let files: Vec<_> = std::fs::read_dir(folder.0.path()).unwrap().collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+
+    let nowhere = folder.0.path().join("absent/batch.npz");
+    assert!(matches!(write_npz(&nowhere, &[]), Err(DatasetError::Io { .. })));
+}
+
+#[test]
+fn the_same_batch_gives_the_same_bytes() {
+    let folder = Folder::new();
+    write_batch(&folder.path(), &batch()).unwrap();
+    let first = std::fs::read(folder.path()).unwrap();
+    write_batch(&folder.path(), &batch()).unwrap();
+    assert_eq!(std::fs::read(folder.path()).unwrap(), first);
+}
+
+#[test]
+fn calibration_batches_come_in_the_order_of_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = calibration_files(folder.path()).unwrap_err();
+    assert!(matches!(error, DatasetError::NoBatches { .. }), "{error}");
+    let names =
+        ["calib_100000.npz", "calib_00002.npz", "calib_00010.npz", "calib_1.npz", "other.npz", "calib_0000a.npz"];
+    for name in names {
+        std::fs::write(folder.path().join(name), b"").unwrap();
+    }
+    let files = calibration_files(folder.path()).unwrap();
+    let found: Vec<_> = files.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+    assert_eq!(found, ["calib_00002.npz", "calib_00010.npz", "calib_100000.npz"]);
+    assert!(matches!(calibration_files(&folder.path().join("absent")), Err(DatasetError::Io { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// A changed byte is noticed or harmless: what is accepted is still well-formed.
+    #[test]
+    fn corrupted_bytes_never_panic_and_what_is_accepted_is_well_formed(
+        deflated in any::<bool>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+    ) {
+        let folder = Folder::new();
+        let method = if deflated { CompressionMethod::Deflated } else { CompressionMethod::Stored };
+        let members: Vec<_> =
+            arrays().into_iter().map(|(key, array)| (format!("{key}.npy"), encode(&array).unwrap())).collect();
+        let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+        write_members(&folder.path(), method, &members);
+
+        let mut bytes = std::fs::read(folder.path()).unwrap();
+        for (index, value) in changes {
+            let length = bytes.len();
+            bytes[index.index(length)] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        std::fs::write(folder.path(), bytes).unwrap();
+        if let Ok(batch) = read_batch(&folder.path(), Limits { max_bytes: 1 << 20, max_members: 64 }) {
+            prop_assert_eq!(batch.inputs.check(), Ok(()));
+            prop_assert!(batch.inputs.image_input.iter().all(|value| value.is_finite()));
+        }
+    }
+
+    #[test]
+    fn bytes_of_an_array_never_panic_the_decoder(
+        text in "[{}()',: 0-9<>|=a-z_]{0,120}",
+        body in prop::collection::vec(any::<u8>(), 0..64),
+    ) {
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
+        bytes.extend_from_slice(text.as_bytes());
+        bytes.extend_from_slice(&body);
+        let _ = xvla_ros::bench::npy::decode(&bytes);
+    }
+}

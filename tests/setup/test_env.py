@@ -1,0 +1,174 @@
+"""scripts/env.sh gives a shell as a workspace's setup.bash would."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SHELLS = [shell for shell in ("bash", "zsh") if shutil.which(shell)]
+# Elsewhere a bare environment has no ROS 2 or libtorch to be set up with.
+USES_OURS = "_ROS_WHEELS_BOOTSTRAP_COMPLETE" in os.environ and os.environ.get("LIBTORCH", "") in os.environ.get(
+    "_XVLA_ROS_ADDED", ""
+)
+SKIPPED = "this shell uses a ROS 2 or libtorch of its own (or did not source scripts/env.sh)"
+LISTS = ("PATH", "AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
+
+
+def bare_environment() -> dict[str, str]:
+    """The environment of somebody who sourced nothing."""
+    kept = {name: os.environ[name] for name in ("HOME", "XVLA_ROS_CACHE") if name in os.environ}
+    return {**kept, "PATH": "/usr/local/bin:/usr/bin:/bin"}
+
+
+def environment_after(shell: str, script: str, **given: str) -> dict[str, str]:
+    """What `env` says at the end of a script run by a shell in /."""
+    result = subprocess.run(
+        [shell, "-c", f"set -eu\n{script}\nenv -0"],
+        cwd="/",
+        env={**bare_environment(), **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(entry.split("=", 1) for entry in result.stdout.split("\0") if entry)
+
+
+def sourced(times: int = 1) -> str:
+    return f"source '{ROOT}/scripts/env.sh'\n" * times
+
+
+def imagined_ros(folder: str) -> str:
+    """A prefix that looks like an installed ROS 2 as far as choosing between it and ours goes."""
+    (Path(folder) / "share/rosidl_default_generators").mkdir(parents=True)
+    return folder
+
+
+@unittest.skipUnless(USES_OURS, SKIPPED)
+class EnvironmentTest(unittest.TestCase):
+    def test_rclpy_and_our_messages_import_in_every_shell(self) -> None:
+        for shell in SHELLS:
+            with self.subTest(shell=shell):
+                environment = environment_after(shell, sourced())
+                subprocess.run(
+                    ["python3", "-c", "import rclpy; from xvla_ros.msg import ActionChunk; ActionChunk()"],
+                    cwd="/",
+                    env=environment,
+                    check=True,
+                )
+
+    def test_sourcing_again_changes_nothing(self) -> None:
+        for shell in SHELLS:
+            with self.subTest(shell=shell):
+                self.assertEqual(environment_after(shell, sourced(1)), environment_after(shell, sourced(3)))
+
+    def test_no_path_holds_an_element_twice_or_an_empty_one(self) -> None:
+        environment = environment_after("bash", sourced(2))
+        for name in LISTS:
+            elements = environment[name].split(":")
+            self.assertEqual(len(elements), len(set(elements)), f"{name}: {elements}")
+            self.assertNotIn("", elements, name)
+
+    def test_what_the_person_had_on_the_paths_stays_behind_ours(self) -> None:
+        environment = environment_after("bash", sourced(2), PYTHONPATH="/mine/python", LD_LIBRARY_PATH="/mine/lib")
+        self.assertTrue(environment["PYTHONPATH"].endswith(":/mine/python"))
+        self.assertTrue(environment["LD_LIBRARY_PATH"].endswith(":/mine/lib"))
+
+    def test_nothing_but_exported_variables_is_left_behind(self) -> None:
+        script = sourced() + "set | grep -E '^_xvla' || true; declare -F 2>/dev/null | grep _xvla || true"
+        result = subprocess.run(
+            ["bash", "-c", script], env=bare_environment(), capture_output=True, text=True, check=True
+        )
+        self.assertEqual(result.stdout, "")
+
+    def test_a_profile_that_was_chosen_is_kept(self) -> None:
+        environment = environment_after("bash", sourced(2), FASTRTPS_DEFAULT_PROFILES_FILE="/mine.xml")
+        self.assertEqual(environment["FASTRTPS_DEFAULT_PROFILES_FILE"], "/mine.xml")
+        environment = environment_after("bash", sourced())
+        self.assertEqual(environment["FASTRTPS_DEFAULT_PROFILES_FILE"], f"{ROOT}/config/fastdds_shm.xml")
+
+    def test_a_shell_without_the_installed_parts_is_told_what_to_run(self) -> None:
+        with tempfile.TemporaryDirectory() as empty:
+            result = subprocess.run(
+                ["bash", "-c", sourced()],
+                env={**bare_environment(), "XVLA_ROS_CACHE": empty},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("make build", result.stderr)
+
+
+@unittest.skipUnless(USES_OURS, SKIPPED)
+class ChoiceTest(unittest.TestCase):
+    """Which ROS 2 and libtorch are used."""
+
+    def located(self, script: str, **given: str) -> dict[str, str]:
+        common = f"source '{ROOT}/scripts/common.sh'\n_xvla_forget_all\nset -a\n_xvla_locate '{ROOT}'"
+        return environment_after("bash", f"{script}\n{common}", **given)
+
+    def test_a_sourced_ros_is_used_instead_of_ours(self) -> None:
+        with tempfile.TemporaryDirectory() as prefix:
+            found = self.located("", ROS_DISTRO="humble", AMENT_PREFIX_PATH=imagined_ros(prefix))
+        self.assertEqual((found["_xvla_own_ros"], found["_xvla_ros"]), ("no", prefix))
+
+    def test_ours_is_not_taken_for_a_sourced_one(self) -> None:
+        self.assertEqual(self.located(sourced())["_xvla_own_ros"], "yes")
+
+    def test_a_ros_sourced_after_ours_takes_over(self) -> None:
+        with tempfile.TemporaryDirectory() as prefix:
+            script = f"{sourced()}export ROS_DISTRO=humble AMENT_PREFIX_PATH={imagined_ros(prefix)}:$AMENT_PREFIX_PATH"
+            found = self.located(script)
+        self.assertEqual((found["_xvla_own_ros"], found["AMENT_PREFIX_PATH"]), ("no", prefix))
+
+    def test_messages_are_built_apart_for_each_ros(self) -> None:
+        with tempfile.TemporaryDirectory() as prefix:
+            theirs = self.located("", ROS_DISTRO="humble", AMENT_PREFIX_PATH=imagined_ros(prefix))
+        self.assertNotEqual(theirs["_xvla_messages"], self.located("")["_xvla_messages"])
+
+    def test_a_libtorch_that_is_named_is_used_instead_of_ours(self) -> None:
+        found = self.located("", LIBTORCH="/opt/libtorch")
+        self.assertEqual((found["_xvla_own_libtorch"], found["_xvla_libtorch"]), ("no", "/opt/libtorch"))
+        self.assertEqual(self.located(sourced())["_xvla_own_libtorch"], "yes")
+
+
+class SetupTest(unittest.TestCase):
+    def setup(self, **given: str) -> subprocess.CompletedProcess[str]:
+        with tempfile.TemporaryDirectory() as empty:
+            # Nothing is installed: each of these must stop before it would be.
+            return subprocess.run(
+                [ROOT / "scripts/setup.sh"],
+                env={**bare_environment(), "PATH": os.environ["PATH"], "XVLA_ROS_CACHE": empty, **given},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+    def test_a_libtorch_folder_without_libtorch_is_named(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            result = self.setup(LIBTORCH=folder)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(f"LIBTORCH={folder}", result.stderr)
+
+    def test_a_sourced_ros_that_cannot_build_messages_is_named(self) -> None:
+        result = self.setup(ROS_DISTRO="humble", AMENT_PREFIX_PATH="/nowhere")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("ros-humble-ros-base", result.stderr)
+
+    @unittest.skipUnless(USES_OURS, SKIPPED)
+    def test_what_is_installed_is_not_installed_again(self) -> None:
+        result = subprocess.run(
+            [ROOT / "scripts/setup.sh"],
+            env={**bare_environment(), "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        self.assertEqual(result.stderr, "")
+
+
+if __name__ == "__main__":
+    unittest.main()

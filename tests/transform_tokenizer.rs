@@ -1,0 +1,112 @@
+//! Tokenisation against Hugging Face's, for the same `tokenizer.json`.
+//!
+//! `tests/fixtures/tokenizer` holds two states of one tokenizer (as trained, and as saved by somebody who
+//! used it with other padding and truncation) and the ids transformers gave for awkward sentences.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use xvla_ros::error::{CheckpointError, InputError, TransformError};
+use xvla_ros::transform::tokenize::{BART_PAD_ID, PaddingSide, Tokenizer};
+use xvla_ros::transform::train_tokenizer::train_small;
+
+#[derive(Deserialize)]
+struct Expected {
+    pad_id: i64,
+    sentences: Vec<String>,
+    encodings: Vec<Encodings>,
+}
+
+#[derive(Deserialize)]
+struct Encodings {
+    max_length: usize,
+    ids: Vec<Vec<i64>>,
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tokenizer").join(name)
+}
+
+fn expected() -> Expected {
+    serde_json::from_slice(&std::fs::read(fixture("expected.json")).unwrap()).unwrap()
+}
+
+fn assert_equals_hugging_face(tokenizer_json: &str) {
+    let expected = expected();
+    assert_eq!(expected.pad_id, BART_PAD_ID);
+    for Encodings { max_length, ids } in &expected.encodings {
+        let tokenizer = Tokenizer::from_file(&fixture(tokenizer_json), *max_length, BART_PAD_ID).unwrap();
+        assert_eq!(ids.len(), expected.sentences.len());
+        for (sentence, ids) in expected.sentences.iter().zip(ids) {
+            match tokenizer.encode(sentence) {
+                Ok(found) => assert_eq!(found, *ids, "{sentence:?} at {max_length} tokens"),
+                Err(error) => assert!(sentence.trim().is_empty(), "{sentence:?}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn ids_equal_hugging_faces_cut_or_padded() {
+    assert_equals_hugging_face("tokenizer.json");
+}
+
+#[test]
+fn padding_and_truncation_saved_in_the_file_are_ignored() {
+    assert_equals_hugging_face("tokenizer_after_use.json");
+}
+
+#[test]
+fn left_padding_moves_the_text_to_the_end() {
+    let right = Tokenizer::from_file(&fixture("tokenizer.json"), 40, BART_PAD_ID).unwrap();
+    let left =
+        Tokenizer::from_file(&fixture("tokenizer.json"), 40, BART_PAD_ID).unwrap().with_padding_side(PaddingSide::Left);
+    let text = "pick up the red cube";
+    let (mut right, left) = (right.encode(text).unwrap(), left.encode(text).unwrap());
+    let padding = right.iter().filter(|id| **id == BART_PAD_ID).count();
+    assert!(padding > 0);
+    right.rotate_right(padding);
+    assert_eq!(left, right);
+}
+
+#[test]
+fn a_cut_instruction_keeps_its_end_token() {
+    let tokenizer = Tokenizer::from_file(&fixture("tokenizer.json"), 5, BART_PAD_ID).unwrap();
+    let ids = tokenizer.encode(&"stack the blocks ".repeat(50)).unwrap();
+    assert_eq!((ids.len(), ids[0], ids[4]), (5, 0, 2));
+}
+
+#[test]
+fn an_instruction_without_words_is_refused() {
+    let tokenizer = Tokenizer::from_file(&fixture("tokenizer.json"), 50, BART_PAD_ID).unwrap();
+    for blank in ["", " ", "\n\t \u{3000}"] {
+        let error = tokenizer.encode(blank).unwrap_err();
+        assert!(matches!(error, TransformError::Input(InputError::EmptyInstruction)), "{blank:?}: {error}");
+    }
+}
+
+#[test]
+fn a_length_without_room_for_words_and_a_broken_file_are_refused() {
+    let error = Tokenizer::from_file(&fixture("tokenizer.json"), 2, BART_PAD_ID).err().unwrap().to_string();
+    assert!(error.contains("tokenizer.json: 2 tokens leave no room"), "{error}");
+    let error = Tokenizer::from_file(&fixture("expected.json"), 50, BART_PAD_ID).err().unwrap().to_string();
+    assert!(error.contains("expected.json: not a tokenizer"), "{error}");
+    let error = Tokenizer::from_file(&fixture("absent.json"), 50, BART_PAD_ID).err().unwrap();
+    assert!(matches!(error, CheckpointError::Io { .. }));
+}
+
+#[test]
+fn a_tokenizer_trained_for_a_synthetic_checkpoint_loads_and_encodes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenizer.json");
+    std::fs::write(&path, train_small(512).unwrap()).unwrap();
+    let tokenizer = Tokenizer::from_file(&path, 50, BART_PAD_ID).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 512);
+    let ids = tokenizer.encode("pick up the red block and place it in the basket").unwrap();
+    assert_eq!((ids.len(), ids[0]), (50, 0));
+    let words = ids.iter().take_while(|id| **id != 2).count();
+    assert!((5..20).contains(&words), "{words} tokens for 11 words");
+    assert!(ids.iter().all(|id| (0..512).contains(id)));
+}
