@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     };
     let rounds: usize = rounds.parse().context("ROUNDS")?;
     let size: usize = size.parse().context("SIZE")?;
-    let images = paths.iter().map(|path| open(path)).collect::<Result<Vec<_>>>()?;
+    let images = paths.iter().map(open).collect::<Result<Vec<_>>>()?;
 
     let mut transform = ImageTransform::new(size, size, ResizeMode::Bicubic);
     let mut planes = vec![0.0_f32; images.len() * transform.output_len()];

@@ -2,6 +2,8 @@
 //!
 //! The fixture checkpoint was saved by lerobot itself; the spoiled ones are derived from it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};

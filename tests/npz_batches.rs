@@ -1,6 +1,8 @@
 //! The batch contract: what NumPy wrote is read, what was written is read back, and a file that breaks the
 //! contract is refused by name of file and key.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 

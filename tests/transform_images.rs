@@ -3,6 +3,8 @@
 //! `tests/fixtures/images` holds the photographs, Pillow's resizes of them, and what lerobot's own code made
 //! of them; `tools/goldens.py` wrote it.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
 use std::path::{Path, PathBuf};
 
 use xvla_ros::bench::npy::NpyData;

@@ -1,5 +1,7 @@
 //! Rotations against goldens (SciPy and the policy's own Python), and properties of any rotation.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
 use std::path::Path;
 
 use proptest::prelude::*;

@@ -3,6 +3,8 @@
 //! `tests/fixtures/tokenizer` holds two states of one tokenizer (as trained, and as saved by somebody who
 //! used it with other padding and truncation) and the ids transformers gave for awkward sentences.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         // The inference thread cannot be interrupted, and running destructors under it would not be safe.
         Ok(Ended::Busy) => signal_hook::low_level::exit(0),
         Err(error) => {
-            let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+            let line = format!("{error}").split_whitespace().collect::<Vec<_>>().join(" ");
             let _ = writeln!(std::io::stderr(), "error: {line}");
             ExitCode::from(error.downcast_ref::<NodeError>().map_or(1, NodeError::exit_code))
         }

@@ -58,14 +58,16 @@ impl Bicubic {
 
 /// `value` rounded half up and clamped to a byte.
 ///
-/// A conversion with `as` takes four times as long, since there is no vector instruction for it. Adding 2^23
-/// instead leaves no bits for a fraction: the float is rounded to a whole number, which stands in its lowest
-/// byte. That rounds a tie to even, so ties are first pushed up by two float32 steps at 255.
+/// A conversion with `as` takes four times as long, since there is no vector instruction for it. Added to
+/// 2^23, a float has no bits left for a fraction: it becomes the nearest whole number, and stands in its own
+/// lowest byte. Nearest means ties to even; one less where that went up makes it the floor.
 #[inline]
 fn round(value: f32) -> u8 {
-    const PUSH: f32 = 1.0 / 32_768.0;
     const WHOLE: f32 = 8_388_608.0;
-    ((value + PUSH).clamp(0.0, 255.0) + WHOLE).to_bits() as u8
+    let raised = (value + 0.5).clamp(0.0, 255.0);
+    let nearest = (raised + WHOLE) - WHOLE;
+    let floor = if nearest > raised { nearest - 1.0 } else { nearest };
+    (floor + WHOLE).to_bits() as u8
 }
 
 /// Resamples packed RGB with PIL's bicubic: Catmull-Rom (a = -0.5), as a convolution, which widens when

@@ -1,0 +1,202 @@
+"""A robot by remote control: one JSON command per line on stdin, one JSON answer per line on stdout.
+
+It publishes what it is told with rclpy and remembers what the node publishes; what it means is the test's business.
+"""
+
+import json
+import sys
+import threading
+import time
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from rcl_interfaces.msg import Log
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.parameter_client import AsyncParameterClient
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from std_msgs.msg import Float32, Float32MultiArray, String
+from xvla_ros.msg import ActionChunk, StageLatency
+
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED_LOG = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+TYPES = {
+    "image": Image,
+    "compressed": CompressedImage,
+    "joints": JointState,
+    "pose": PoseStamped,
+    "gripper": Float32,
+    "list": Float32MultiArray,
+    "instruction": String,
+}
+
+
+def nanoseconds(stamp):
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+class Driver:
+    def __init__(self, node_name):
+        rclpy.init(args=[])
+        self.node = rclpy.create_node("driver")
+        self.seen = {"chunks": [], "latencies": [], "diagnostics": [], "log": []}
+        self.changed = threading.Condition()
+        self.senders = {}
+        self.node_name = node_name
+        subscribe = self.node.create_subscription
+        self.outputs = [
+            subscribe(ActionChunk, f"{node_name}/action_chunk", self.on_chunk, 100),
+            subscribe(StageLatency, f"{node_name}/stage_latency", self.on_latency, 100),
+            subscribe(DiagnosticArray, "/diagnostics", self.on_diagnostics, 10),
+            subscribe(Log, "/rosout", self.on_log, LATCHED_LOG),
+        ]
+        self.parameters = AsyncParameterClient(self.node, node_name)
+        self.executor = SingleThreadedExecutor()
+        self.executor.add_node(self.node)
+        threading.Thread(target=self.executor.spin, daemon=True).start()
+
+    def remember(self, kind, entry):
+        with self.changed:
+            self.seen[kind].append(entry)
+            self.changed.notify_all()
+
+    def on_chunk(self, message):
+        fields = ("sequence", "chunk_length", "action_dim", "action_mode", "domain_id", "instruction", "backend")
+        entry = {field: getattr(message, field) for field in fields}
+        entry |= {
+            "stamp_ns": nanoseconds(message.header.stamp),
+            "frame_id": message.header.frame_id,
+            "step_dt_ns": nanoseconds(message.step_dt),
+            "age_ns": nanoseconds(message.observation_age),
+            "action_names": list(message.action_names),
+            "checkpoint_sha256": message.checkpoint_sha256,
+            "engine_sha256": message.engine_sha256,
+            "actions": list(message.actions),
+        }
+        self.remember("chunks", entry)
+
+    def on_latency(self, message):
+        fields = ("sequence", "backend", "steps", "queue_ms", "preprocess_ms", "vlm_ms", "policy_ms")
+        fields += ("postprocess_ms", "e2e_ms", "observation_age_ms")
+        entry = {field: getattr(message, field) for field in fields}
+        self.remember("latencies", entry | {"stamp_ns": nanoseconds(message.header.stamp)})
+
+    def on_diagnostics(self, message):
+        entry = {"at_s": time.monotonic()}
+        for status in message.status:
+            values = {pair.key: pair.value for pair in status.values}
+            level = int.from_bytes(status.level, "little")
+            entry[status.name] = {"level": level, "message": status.message, "values": values, "id": status.hardware_id}
+        self.remember("diagnostics", entry)
+
+    def on_log(self, message):
+        self.remember("log", {"text": message.msg, "level": message.level, "name": message.name})
+
+    def sender(self, kind, topic):
+        if topic not in self.senders:
+            qos = LATCHED if kind == "instruction" else 10
+            self.senders[topic] = self.node.create_publisher(TYPES[kind], topic, qos)
+        return self.senders[topic]
+
+    # Commands: their arguments come from the test, what they return goes back to it.
+
+    def connect(self, topics, timeout_s=20.0):
+        """Waits until the node listens to `topics` ([kind, topic] each) and all its outputs are matched."""
+        senders = [self.sender(kind, topic) for kind, topic in topics]
+        count = self.node.count_publishers
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if all(sender.get_subscription_count() for sender in senders) and count(f"{self.node_name}/action_chunk"):
+                return True
+            time.sleep(0.02)
+        return False
+
+    def send(self, kind, topic, stamp_ns=0, **fields):
+        message = TYPES[kind]()
+        if kind in ("image", "compressed"):
+            message.data = bytes.fromhex(fields.pop("data"))
+        if kind == "pose":
+            position, orientation = message.pose.position, message.pose.orientation
+            position.x, position.y, position.z = fields.pop("position")
+            orientation.x, orientation.y, orientation.z, orientation.w = fields.pop("orientation")
+        for name, value in fields.items():
+            setattr(message, name, value)
+        if hasattr(message, "header"):
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+        self.sender(kind, topic).publish(message)
+
+    def stream(self, topic, frames, rate_hz, **image):
+        """Publishes frames stamped with the time they are sent at; answers with the stamps."""
+        stamps = []
+        for frame in range(frames):
+            stamps.append(time.time_ns())
+            self.send("image", topic, stamp_ns=stamps[-1], **image)
+            time.sleep(1.0 / rate_hz)
+        return stamps
+
+    def now_ns(self):
+        return time.time_ns()
+
+    def take(self, kind, count, timeout_s=20.0):
+        """The next `count` messages of a kind, fewer if they do not come in time."""
+        with self.changed:
+            self.changed.wait_for(lambda: len(self.seen[kind]) >= count, timeout_s)
+            taken, self.seen[kind] = self.seen[kind][:count], self.seen[kind][count:]
+        return taken
+
+    def drain(self, kind, wait_s=0.0):
+        """Everything of a kind that has come, or comes within `wait_s`."""
+        time.sleep(wait_s)
+        return self.take(kind, len(self.seen[kind]), 0.0)
+
+    def await_log(self, text, timeout_s=20.0):
+        """Waits for a log line that holds `text`; answers with it and forgets those before."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            for line in self.take("log", 1, left):
+                if text in line["text"]:
+                    return line["text"]
+        return None
+
+    def call(self, future):
+        deadline = time.monotonic() + 10.0
+        while not future.done() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return future.result()
+
+    def list_parameters(self):
+        return list(self.call(self.parameters.list_parameters()).result.names)
+
+    def get_parameters(self, names):
+        values = self.call(self.parameters.get_parameters(names)).values
+        return [rclpy.parameter.parameter_value_to_python(value) for value in values]
+
+    def parameter_types(self, names):
+        return list(self.call(self.parameters.get_parameter_types(names)).types)
+
+    def describe_parameter(self, name):
+        found = self.call(self.parameters.describe_parameters([name])).descriptors[0]
+        integers = [[r.from_value, r.to_value] for r in found.integer_range]
+        doubles = [[r.from_value, r.to_value] for r in found.floating_point_range]
+        fields = ("type", "description", "read_only", "additional_constraints")
+        return {field: getattr(found, field) for field in fields} | {"integers": integers, "doubles": doubles}
+
+    def set_parameter(self, name, value, atomically=False):
+        method = self.parameters.set_parameters_atomically if atomically else self.parameters.set_parameters
+        answer = self.call(method([Parameter(name, value=value)]))
+        result = answer.result if atomically else answer.results[0]
+        return [result.successful, result.reason]
+
+
+def main():
+    driver = Driver(sys.argv[1])
+    print(json.dumps("up"), flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        answer = getattr(driver, command.pop("do"))(**command)
+        print(json.dumps(answer), flush=True)
+
+
+main()
