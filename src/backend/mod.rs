@@ -7,6 +7,7 @@
 pub mod device;
 pub mod libtorch;
 pub mod select;
+pub mod waiting;
 
 use crate::error::BackendError;
 use crate::model::vlm::VlmTokens;

@@ -54,6 +54,7 @@ enum CheckpointCommand {
 }
 
 fn main() -> ExitCode {
+    xvla_ros::backend::waiting::yield_rather_than_spin();
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

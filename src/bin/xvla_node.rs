@@ -29,6 +29,7 @@ use xvla_ros::ros::node::{self, Ended};
 struct Cli {}
 
 fn main() -> ExitCode {
+    xvla_ros::backend::waiting::yield_rather_than_spin();
     match run() {
         Ok(Ended::Quiet) => ExitCode::SUCCESS,
         // The inference thread cannot be interrupted, and running destructors under it would not be safe.
