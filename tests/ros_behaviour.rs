@@ -175,8 +175,8 @@ fn a_slow_model_never_queues_and_does_not_delay_the_end() {
         }
     }
     assert_eq!(robot.chunks_within(0.3), 0, "something was queued behind the newest frame");
-    let report =
-        robot.diagnostics(|report| report["xvla: inference"]["values"]["chunks_published"] == used.to_string());
+    let report = robot
+        .diagnostics(|report| report["xvla: inference"]["values"]["chunks_published"] == used.to_string().as_str());
     let value = |part: &str, key: &str| report[part]["values"][key].as_str().unwrap().parse::<u64>().unwrap();
     assert_eq!(value("xvla: inputs", "camera_0.used"), used);
     let replaced = value("xvla: inference", "superseded");
