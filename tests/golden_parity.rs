@@ -1,7 +1,13 @@
 //! The network against an oracle that shares no code with it (`tests/fixtures/README.md`): every checkpoint
 //! layout, action space and stored dtype; intermediates as well as actions.
 
-#![allow(clippy::disallowed_methods, reason = "a panic is how a test fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a panic is how a test fails"
+)]
 
 mod common;
 

@@ -1,5 +1,7 @@
 //! The layer map of `src/lib.rs`, enforced: who may import whom, and which libraries stay where.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::path::{Path, PathBuf};
 
 /// Layers and what each may import from this crate.
