@@ -1,9 +1,6 @@
-//! The sizes of the network, validated. Where they come from is [`super::config_json`]'s business.
+//! The sizes of the network, validated. `config_json.rs` reads them from a checkpoint.
 
 use super::action_space::ActionSpace;
-use super::config_json;
-use crate::error::CheckpointError;
-use std::path::Path;
 
 /// Everything `config.json` says about the network.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,14 +22,6 @@ pub struct ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads `config.json` (and `preprocessor_config.json`, if there) in `folder`.
-    ///
-    /// # Errors
-    /// An unreadable file, or the first key whose value is missing, of the wrong type or out of range.
-    pub fn from_folder(folder: &Path) -> Result<Self, CheckpointError> {
-        config_json::read(folder)
-    }
-
     /// Side lengths (h, w) of the last feature map for images of `height`×`width` pixels.
     pub fn feature_map(&self, height: i64, width: i64) -> (i64, i64) {
         self.vision.stages.iter().fold((height, width), |(h, w), stage| (stage.output_side(h), stage.output_side(w)))

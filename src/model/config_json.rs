@@ -195,13 +195,18 @@ const LEROBOT_TEXT_TOKENS: i64 = 64;
 /// Side of the images that Florence-2's processor makes for X-VLA.
 const IMAGE_SIDE: i64 = 224;
 
-/// Reads and validates; see [`ModelConfig::from_folder`].
-pub(super) fn read(folder: &Path) -> Result<ModelConfig, CheckpointError> {
-    let path = folder.join(CONFIG_FILE);
-    let raw: Raw = read_json(&path)?;
-    let preprocessor = folder.join(PREPROCESSOR_FILE);
-    let image_processor = preprocessor.exists().then(|| read_json::<Value>(&preprocessor)).transpose()?;
-    Checker { path }.model(&raw, image_processor.as_ref())
+impl ModelConfig {
+    /// Reads `config.json` (and `preprocessor_config.json`, if there) in `folder`.
+    ///
+    /// # Errors
+    /// An unreadable file, or the first key whose value is missing, of the wrong type or out of range.
+    pub fn from_folder(folder: &Path) -> Result<Self, CheckpointError> {
+        let path = folder.join(CONFIG_FILE);
+        let raw: Raw = read_json(&path)?;
+        let preprocessor = folder.join(PREPROCESSOR_FILE);
+        let image_processor = preprocessor.exists().then(|| read_json::<Value>(&preprocessor)).transpose()?;
+        Checker { path }.model(&raw, image_processor.as_ref())
+    }
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
