@@ -26,8 +26,8 @@ test: setup ## run the whole test suite, the ROS tests included
 	echo '==> cargo test (a first build takes about ten minutes on two cores)' >&2
 	cargo test $(CARGO_FLAGS)
 	echo '==> tests of the set-up and of the launch file' >&2
-	python3 -m unittest discover --start-directory tests/setup
-	python3 -m unittest discover --start-directory tests/launch
+	python3 -m unittest discover --verbose --start-directory tests/setup
+	python3 -m unittest discover --verbose --start-directory tests/launch
 
 demo: build ## watch the node answer two cameras over real ROS 2 topics
 	@scripts/demo.sh
