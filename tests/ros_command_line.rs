@@ -1,4 +1,4 @@
-//! What `xvla_node` says and returns when it cannot start: one line that names the fault, 2 for bad usage, else 1.
+//! How `xvla_node` starts, and what it says and returns when it cannot: one line that names the fault, 2 for bad usage, else 1.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -76,4 +76,18 @@ fn a_checkpoint_that_is_not_there_is_named() {
     let (code, line) = refused(&["-p", "checkpoint:=/nowhere", "-p", "proprio.joint_names:=[a]"]);
     assert_eq!(code, Some(1));
     assert!(line.contains("/nowhere/config.json: cannot be read"), "{line}");
+}
+
+#[test]
+fn the_node_starts_without_any_environment() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_xvla_node"))
+        .args(["--ros-args", "-p", "stepz:=3"])
+        .env_clear()
+        .env("ROS_DOMAIN_ID", domain().to_string())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    // It got as far as its parameters: libraries were found and the middleware was up.
+    assert!(text.contains("error: parameter `stepz` does not exist"), "{text}");
+    assert_eq!(output.status.code(), Some(1));
 }

@@ -5,9 +5,9 @@
 //! every backend there is.
 
 pub mod device;
+pub mod environment;
 pub mod libtorch;
 pub mod select;
-pub mod waiting;
 
 use crate::error::BackendError;
 use crate::model::vlm::VlmTokens;

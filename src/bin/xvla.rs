@@ -18,6 +18,7 @@ mod synth;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use xvla_ros::backend::environment::{self, Setting};
 
 /// X-VLA offline: the pipeline that `xvla_node` runs live, on files.
 #[derive(Debug, Parser)]
@@ -54,7 +55,7 @@ enum CheckpointCommand {
 }
 
 fn main() -> ExitCode {
-    xvla_ros::backend::waiting::yield_rather_than_spin();
+    environment::start_with([Setting::openmp_spins_briefly()]);
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

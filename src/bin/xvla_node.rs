@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use xvla_ros::backend::environment::{self, Setting};
 use xvla_ros::ros::arguments::Arguments;
 use xvla_ros::ros::error::NodeError;
 use xvla_ros::ros::node::{self, Ended};
+use xvla_ros::ros::rosout;
 
 /// X-VLA as a ROS 2 node: camera images, an instruction and proprioception in, chunks of actions out.
 ///
@@ -29,7 +31,7 @@ use xvla_ros::ros::node::{self, Ended};
 struct Cli {}
 
 fn main() -> ExitCode {
-    xvla_ros::backend::waiting::yield_rather_than_spin();
+    environment::start_with([Setting::openmp_spins_briefly(), rosout::log_folder()]);
     match run() {
         Ok(Ended::Quiet) => ExitCode::SUCCESS,
         // The inference thread cannot be interrupted, and running destructors under it would not be safe.

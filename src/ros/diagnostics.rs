@@ -118,8 +118,7 @@ fn inputs_health(inputs: &Inputs, now: Stamp) -> (Level, String) {
     }
     if let Some(camera) = inputs.cameras().iter().find(|camera| camera.loss.recent_share() > TOO_MANY) {
         let percent = camera.loss.recent_share() * 100.0;
-        let remedy =
-            "give both sides the shared-memory profile (FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds_shm.xml)";
+        let remedy = "start the camera driver with the shared-memory profile (FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds_shm.xml)";
         return (Level::Warn, format!("{}: {percent:.0} % of the frames get lost: {remedy}", camera.topic.name));
     }
     (Level::Ok, format!("{} camera(s), state and instruction arrive", inputs.cameras().len()))

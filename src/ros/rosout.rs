@@ -6,6 +6,7 @@
 use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
+use crate::backend::environment::Setting;
 use r2r::rcl_interfaces::msg::Log;
 use r2r::{Node, Publisher, QosProfile};
 
@@ -13,6 +14,12 @@ use r2r::{Node, Publisher, QosProfile};
 const INFO: u8 = 20;
 const WARN: u8 = 30;
 const ERROR: u8 = 40;
+
+/// Where the middleware's log files go when there is no home folder to hold them; it refuses to start otherwise.
+pub fn log_folder() -> Setting {
+    let value = std::env::temp_dir().join("xvla_ros_log").into_os_string();
+    Setting { name: "ROS_LOG_DIR", value, unless: &["ROS_HOME", "HOME"] }
+}
 
 /// Says things in both places.
 pub struct Rosout {
