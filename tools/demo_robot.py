@@ -211,8 +211,8 @@ def print_latencies(latencies_ms: dict[str, list[float]]) -> None:
 
 
 def print_diagnostics(diagnostics: dict[str, DiagnosticStatus]) -> None:
-    """What /diagnostics said last."""
-    print("\n/diagnostics, last word")
+    """What /diagnostics said."""
+    print("\n/diagnostics, the last word while the cameras ran")
     for status in diagnostics.values():
         print(f"  {status.name}: {LEVELS[status.level]}, {status.message}")
         for item in status.values:
@@ -278,11 +278,12 @@ def play(robot: Robot, seconds: float) -> list[str]:
         return [f"xvla_node does not listen to {topic}" for topic in unmatched]
     for text in INSTRUCTIONS:
         give_instruction(robot, text, seconds / len(INSTRUCTIONS), start + LIMIT_S)
+    while_sending = dict(robot.received.diagnostics)  # rates fall to zero afterwards
     robot.stop_sending()
     spin_until(robot, time.monotonic() + LAST_DIAGNOSTICS_S)
     counts = frame_counts(robot)
     print_latencies(robot.received.latencies_ms)
-    print_diagnostics(robot.received.diagnostics)
+    print_diagnostics(while_sending)
     print_frames(counts)
     return shortcomings(robot, counts)
 
