@@ -20,8 +20,9 @@ impl Setting {
     /// Lets OpenMP's threads, and so libtorch's, spin for some microseconds only before they yield the core.
     ///
     /// By default they spin for milliseconds, and on a robot, where other processes want the same cores, each
-    /// spinning thread keeps off the one it waits for. Tiny checkpoint on two cores, end to end, p50 and p99 in ms:
-    /// idle 5.0 and 5.6 either way; with two busy processes beside it 16 and 211 by default, 13 and 31 so.
+    /// spinning thread keeps off the one it waits for. Tiny checkpoint on two cores with two busy processes beside
+    /// it, end to end: p99 31 ms so, 211 ms by default; idle there is no difference to speak of
+    /// (docs/benchmarks/2026-11-24-cpu.md).
     pub fn openmp_spins_briefly() -> Self {
         let unless = &["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
         Self { name: "GOMP_SPINCOUNT", value: "10000".into(), unless }
