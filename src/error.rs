@@ -195,9 +195,6 @@ pub enum TransformError {
     /// The tokenizer refused the text.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
-    /// A compressed image could not be decoded.
-    #[error("compressed image: {0}")]
-    Decode(String),
 }
 
 /// A `.npz` batch, or a folder of them, that cannot be used.

@@ -17,7 +17,6 @@ pub struct Projector {
     temporal: Tensor, // [C], the embedding of frame 0
     projection: Linear,
     norm: LayerNorm,
-    max_positions: i64,
 }
 
 impl Projector {
@@ -40,13 +39,7 @@ impl Projector {
             temporal: scope.torch(temporal.f_select(0, 0))?,
             projection: Linear::from_weight(projection),
             norm: LayerNorm::new(&scope.sub("image_proj_norm"), projection_dim)?,
-            max_positions: config.max_positions,
         })
-    }
-
-    /// The feature map's largest side.
-    pub fn max_positions(&self) -> i64 {
-        self.max_positions
     }
 
     /// A map of h·w tokens → image tokens [B, N, D], N = h·w + 1: the spatial mean first, then the tokens.
