@@ -4,7 +4,7 @@
 
 use anyhow::Context;
 use clap::Parser;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,7 +48,11 @@ fn run() -> anyhow::Result<Ended> {
     let arguments = Arguments::parse(std::env::args_os()).map_err(NodeError::from)?;
     let Cli {} = Cli::parse_from(&arguments.own);
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     arguments.check_files()?;
     let stop = stop_on_signals().context("signals")?;
     Ok(node::run(&stop)?)
