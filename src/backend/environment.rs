@@ -19,10 +19,9 @@ pub struct Setting {
 impl Setting {
     /// Lets OpenMP's threads, and so libtorch's, spin for some microseconds only before they yield the core.
     ///
-    /// By default they spin for milliseconds, and on a robot, where other processes want the same cores, each
-    /// spinning thread keeps off the one it waits for. Tiny checkpoint on two cores with two busy processes beside
-    /// it, end to end: p99 31 ms so, 211 ms by default; idle there is no difference to speak of
-    /// (docs/benchmarks/2026-11-24-cpu.md).
+    /// By default they spin for longer, and on a robot, where other processes want the same cores, each spinning
+    /// thread keeps off the one it waits for. Tiny checkpoint on two cores with two busy processes beside it, end to
+    /// end, median of six runs: p99 25 ms so, 201 ms by default (docs/benchmarks/2026-11-24-cpu.md).
     pub fn openmp_spins_briefly() -> Self {
         let unless = &["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
         Self { name: "GOMP_SPINCOUNT", value: "10000".into(), unless }
