@@ -5,26 +5,36 @@ SHELL := /bin/bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 
-# One set of features and one profile everywhere, so that nothing is built twice.
-CARGO_FLAGS := --release --locked --features ros
+# One profile everywhere, so that nothing is built twice.
+CARGO_FLAGS := --release --locked
+FEATURES := ros
+
+CUDA ?= $(XVLA_CUDA)
+export XVLA_CUDA := $(CUDA)
+ifeq ($(CUDA),1)
+  FEATURES := ros,cuda
+  # The other libtorch means another torch-sys and all that uses it; in one folder each switch would rebuild them.
+  export CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/cuda
+endif
 ENVIRONMENT := source scripts/env.sh
 
 .PHONY: help setup build test demo lint format clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@echo '  CUDA=1 with any of them: for an NVIDIA GPU, with a libtorch of its own (fetches 2.5 GB once)'
 
 setup: ## install what is missing (into ~/.cache/xvla_ros, or XVLA_ROS_CACHE)
 	@scripts/setup.sh
 
-build: setup ## build target/release/xvla and xvla_node
+build: setup ## build target/release/xvla and xvla_node (with CUDA=1, in target/cuda/release)
 	@$(ENVIRONMENT)
-	cargo build $(CARGO_FLAGS)
+	cargo build $(CARGO_FLAGS) --features $(FEATURES)
 
 test: setup ## run the whole test suite, the ROS tests included
 	@$(ENVIRONMENT)
 	echo '==> cargo test (a first build takes about ten minutes on two cores)' >&2
-	cargo test $(CARGO_FLAGS)
+	cargo test $(CARGO_FLAGS) --features $(FEATURES)
 	echo '==> tests of the set-up and of the launch file' >&2
 	python3 -m unittest discover --verbose --start-directory tests/setup
 	python3 -m unittest discover --verbose --start-directory tests/launch
@@ -35,7 +45,10 @@ demo: build ## watch the node answer two cameras over real ROS 2 topics
 lint: setup ## check formatting and run clippy, warnings being errors
 	@$(ENVIRONMENT)
 	cargo fmt --check
-	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	# The GPU's code is checked everywhere: that takes CUDA's headers, neither its libraries nor a GPU.
+	for features in ros ros,cuda; do
+	  cargo clippy $(CARGO_FLAGS) --features "$$features" --all-targets -- -D warnings
+	done
 	if command -v shellcheck > /dev/null; then
 	  shellcheck scripts/*.sh scripts/install/*.sh .ci/run
 	else

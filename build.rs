@@ -1,7 +1,9 @@
-//! Makes the programs find libtorch, ROS 2 and our messages with no environment set.
+//! Makes the programs find libtorch, NVIDIA's libraries, ROS 2 and our messages with no environment set, and compiles
+//! the C++ shim to libtorch's CUDA half.
 //!
 //! The folders go into the executables as DT_RPATH, not as the newer DT_RUNPATH: only the former is also searched for
-//! the libraries of libraries and for what those open by name at run time (rosidl's type supports, the middleware).
+//! the libraries of libraries and for what those open by name at run time (rosidl's type supports, the middleware,
+//! NVIDIA's compiler).
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -31,10 +33,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// The folders to search at run time: libtorch's, then those of every ROS 2 prefix, overlays first.
+/// The folders to search at run time: libtorch's, NVIDIA's, then those of every ROS 2 prefix, overlays first.
 fn library_folders() -> Result<Vec<PathBuf>, String> {
     let mut folders = vec![libtorch_folder()?];
-    if env::var_os("CARGO_FEATURE_ROS").is_some() {
+    #[cfg(feature = "cuda")]
+    folders.extend(cuda::configure(&folders[0])?);
+    if cfg!(feature = "ros") {
         folders.extend(ros_folders()?);
     }
     Ok(folders)
@@ -65,4 +69,110 @@ fn ros_folders() -> Result<Vec<PathBuf>, String> {
         return Err(format!("no ROS 2 (lib/librcl.so) in AMENT_PREFIX_PATH={listed}: {REMEDY}"));
     }
     Ok(folders)
+}
+
+/// The C++ shim and the libraries it needs. Checking the Rust code takes headers only, so libraries that are missing
+/// are no error here: this script cannot know whether anything will be linked.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use super::REMEDY;
+    use std::path::{Path, PathBuf};
+    use std::{env, fs};
+
+    /// Compiles the shim, links it, and returns the folders of NVIDIA's libraries.
+    pub fn configure(libtorch_folder: &Path) -> Result<Vec<PathBuf>, String> {
+        for name in ["LIBTORCH_INCLUDE", "XVLA_CUDA_INCLUDE", "CUDA_HOME", "CUDA_PATH"] {
+            println!("cargo::rerun-if-env-changed={name}");
+        }
+        println!("cargo::rerun-if-changed=csrc");
+
+        let cuda_headers = cuda_headers()?;
+        compile_shim(&[libtorch_headers()?, cuda_headers.clone()])?;
+        let nvidia_folders = nvidia_folders(libtorch_folder, &cuda_headers);
+        link_libtorch(libtorch_folder);
+        link_cuda_runtime([libtorch_folder].into_iter().chain(nvidia_folders.iter().map(PathBuf::as_path)));
+        Ok(nvidia_folders)
+    }
+
+    /// The headers of a CUDA toolkit: those of scripts/env.sh, else of the toolkit that the usual variables name, else
+    /// of the one in its usual place.
+    fn cuda_headers() -> Result<PathBuf, String> {
+        let toolkit_headers = |name| env::var_os(name).map(|toolkit| Path::new(&toolkit).join("include"));
+        let folder = env::var_os("XVLA_CUDA_INCLUDE")
+            .map(PathBuf::from)
+            .or_else(|| toolkit_headers("CUDA_HOME"))
+            .or_else(|| toolkit_headers("CUDA_PATH"))
+            .unwrap_or_else(|| PathBuf::from("/usr/local/cuda/include"));
+        containing(folder, "cuda_runtime_api.h", "set CUDA_HOME to a CUDA toolkit")
+    }
+
+    /// `LIBTORCH_INCLUDE/include`, as torch-sys has it, else `LIBTORCH/include`.
+    fn libtorch_headers() -> Result<PathBuf, String> {
+        let root = env::var_os("LIBTORCH_INCLUDE").or_else(|| env::var_os("LIBTORCH")).unwrap_or_default();
+        // Only a build of libtorch for CUDA generates this one.
+        let header = "c10/cuda/impl/cuda_cmake_macros.h";
+        containing(Path::new(&root).join("include"), header, "set LIBTORCH to a libtorch built for CUDA")
+    }
+
+    /// The folder, if the header lies in it.
+    fn containing(folder: PathBuf, header: &str, remedy: &str) -> Result<PathBuf, String> {
+        if folder.join(header).exists() {
+            Ok(folder)
+        } else {
+            let folder = folder.display();
+            Err(format!("no {header} in {folder}, which the feature `cuda` needs: {remedy}, or {REMEDY}"))
+        }
+    }
+
+    fn compile_shim(headers: &[PathBuf]) -> Result<(), String> {
+        let mut build = cc::Build::new();
+        build.cpp(true).std("c++17").file("csrc/cuda_shim.cpp");
+        for folder in headers {
+            // As system headers, so that their warnings are not ours.
+            build.flag("-isystem").flag(folder);
+        }
+        build.try_compile("xvla_cuda_shim").map_err(|error| format!("csrc/cuda_shim.cpp does not compile: {error}"))
+    }
+
+    /// The folders beside a libtorch that was installed from wheels (`torch/lib`, `nvidia/*/lib`), and the toolkit's.
+    fn nvidia_folders(libtorch_folder: &Path, cuda_headers: &Path) -> Vec<PathBuf> {
+        let site_packages = libtorch_folder.ancestors().nth(2).unwrap_or(libtorch_folder);
+        let packages = fs::read_dir(site_packages.join("nvidia")).into_iter().flatten().flatten();
+        let mut folders: Vec<PathBuf> = packages.map(|package| package.path().join("lib")).collect();
+        folders.sort();
+        folders.extend(cuda_headers.parent().map(|toolkit| toolkit.join("lib64")));
+        folders.retain(|folder| folder.is_dir());
+        folders
+    }
+
+    /// libtorch's CUDA half registers its kernels when it is loaded, so it must be loaded even where no symbol of it
+    /// is used.
+    fn link_libtorch(libtorch_folder: &Path) {
+        if !libtorch_folder.join("libtorch_cuda.so").exists() {
+            let folder = libtorch_folder.display();
+            println!(
+                "cargo::warning=no libtorch_cuda.so in {folder}: the feature `cuda` can be checked but not linked; \
+                 `make build CUDA=1` installs one"
+            );
+        }
+        println!("cargo::rustc-link-arg=-Wl,--push-state,--no-as-needed");
+        for library in ["libtorch_cuda.so", "libc10_cuda.so"] {
+            println!("cargo::rustc-link-arg={}", libtorch_folder.join(library).display());
+        }
+        println!("cargo::rustc-link-arg=-Wl,--pop-state");
+    }
+
+    /// libtorch's headers call the CUDA runtime inline. Wheels have it under its versioned name only.
+    fn link_cuda_runtime<'a>(mut folders: impl Iterator<Item = &'a Path>) {
+        let runtime = folders.find_map(|folder| {
+            let files = fs::read_dir(folder).ok()?.flatten();
+            files.map(|file| file.path()).find(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with("libcudart") && name.contains(".so")
+            })
+        });
+        if let Some(library) = runtime {
+            println!("cargo::rustc-link-arg={}", library.display());
+        }
+    }
 }

@@ -20,8 +20,8 @@ _xvla_forget() {
 # Forgets everything an earlier env.sh added, so that what remains is what the person's own shell had.
 _xvla_forget_all() {
   local name
-  for name in PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH LIBTORCH LIBCLANG_PATH \
-    FASTRTPS_DEFAULT_PROFILES_FILE; do
+  for name in PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH LIBTORCH XVLA_CUDA_INCLUDE \
+    LIBCLANG_PATH FASTRTPS_DEFAULT_PROFILES_FILE; do
     _xvla_forget "$name"
   done
   unset _XVLA_ROS_ADDED
@@ -46,21 +46,18 @@ _xvla_sourced_ros() {
   done
 }
 
-# Sets, for the project in folder $1 (call _xvla_forget_all first):
+# Sets, for the project in folder $1 (call _xvla_forget_all first; XVLA_CUDA=1 chooses the libtorch for NVIDIA GPUs):
 #   _xvla_cache                         the folder of everything installed
 #   _xvla_libtorch, _xvla_own_libtorch  LIBTORCH, and whether it is ours to install (yes or no)
+#   _xvla_libtorch_part                 the folder to install it into, if it is ours
+#   _xvla_cuda_headers                  the folder of CUDA's headers, or empty where the person's own toolkit has them
 #   _xvla_ros, _xvla_own_ros            the ROS 2 prefix, and the same
 #   _xvla_messages, _xvla_photos        our messages; the demo's photographs
 _xvla_locate() {
   local scripts="$1/scripts" ros_key
   _xvla_cache="${XVLA_ROS_CACHE:-$HOME/.cache/xvla_ros}"
-  _xvla_own_libtorch=no
-  _xvla_libtorch="${LIBTORCH:-}"
-  if [ -z "$_xvla_libtorch" ]; then
-    _xvla_own_libtorch=yes
-    _xvla_libtorch="$_xvla_cache/libtorch-$(_xvla_hash \
-      "$scripts/requirements-libtorch.txt" "$scripts/install/libtorch.sh" "$scripts/install/wheels.sh")"
-  fi
+  _xvla_locate_libtorch "$scripts"
+  _xvla_locate_cuda_headers "$scripts"
   _xvla_own_ros=no
   _xvla_ros="$(_xvla_sourced_ros)"
   ros_key="${ROS_DISTRO:-} $_xvla_ros"
@@ -74,6 +71,37 @@ _xvla_locate() {
     "$1"/msg/*.msg "$1/CMakeLists.txt" "$1/package.xml" "$scripts/install/messages.sh")"
   _xvla_photos="$_xvla_cache/photos-$(_xvla_hash \
     "$scripts/requirements-photos.txt" "$scripts/install/photos.sh" "$scripts/install/wheels.sh")"
+}
+
+_xvla_locate_libtorch() {
+  _xvla_own_libtorch=no
+  _xvla_libtorch="${LIBTORCH:-}"
+  _xvla_libtorch_part=""
+  [ -z "$_xvla_libtorch" ] || return 0
+  _xvla_own_libtorch=yes
+  if [ "${XVLA_CUDA:-}" = 1 ]; then
+    _xvla_libtorch_part="$_xvla_cache/libtorch-cuda-$(_xvla_hash "$1/requirements-cuda-headers.txt" \
+      "$1/requirements-libtorch-cuda.txt" "$1/install/libtorch_cuda.sh" "$1/install/wheels.sh")"
+    _xvla_libtorch="$_xvla_libtorch_part/torch"
+  else
+    _xvla_libtorch_part="$_xvla_cache/libtorch-$(_xvla_hash \
+      "$1/requirements-libtorch.txt" "$1/install/libtorch.sh" "$1/install/wheels.sh")"
+    _xvla_libtorch="$_xvla_libtorch_part"
+  fi
+}
+
+# Our libtorch for GPUs comes with the headers; the wheels are for x86_64.
+_xvla_locate_cuda_headers() {
+  _xvla_cuda_headers=""
+  if [ -n "${CUDA_HOME:-}${CUDA_PATH:-}" ] || [ "$(uname -m)" != x86_64 ]; then
+    return 0
+  fi
+  if [ "$_xvla_own_libtorch" = yes ] && [ "${XVLA_CUDA:-}" = 1 ]; then
+    _xvla_cuda_headers="$_xvla_libtorch_part/nvidia/cu13/include"
+  else
+    _xvla_cuda_headers="$_xvla_cache/cuda-headers-$(_xvla_hash \
+      "$1/requirements-cuda-headers.txt" "$1/install/cuda_headers.sh" "$1/install/wheels.sh")"
+  fi
 }
 
 # Prints the folder of the newest libclang that bindgen understands (below 22), or nothing.

@@ -2,7 +2,8 @@
 # Source this file (bash or zsh, from any folder) to get what a ROS 2 workspace's setup.bash would give: rclpy, our
 # messages, the programs on PATH, and what cargo needs to build them. Sourcing it again changes nothing.
 #
-# A ROS 2 that was sourced before is used instead of ours, and so is a libtorch that LIBTORCH names.
+# A ROS 2 that was sourced before is used instead of ours, and so are a libtorch that LIBTORCH names and a CUDA toolkit
+# that CUDA_HOME or CUDA_PATH names. With XVLA_CUDA=1 it is the environment of `make build CUDA=1`.
 
 if [ -n "${BASH_VERSION:-}" ]; then
   _xvla_root="${BASH_SOURCE[0]}"
@@ -24,10 +25,16 @@ _xvla_prepend() {
 }
 
 _xvla_environment() {
-  if [ ! -d "$_xvla_messages" ] || [ ! -d "$_xvla_ros" ] || [ ! -d "$_xvla_libtorch" ]; then
-    echo "env.sh: something is not installed yet; run \`make build\` (or scripts/setup.sh) in $_xvla_root first" >&2
-    return 1
+  local folder programs=target/release remedy="make build"
+  if [ "${XVLA_CUDA:-}" = 1 ]; then
+    programs=target/cuda/release remedy="make build CUDA=1"
   fi
+  for folder in "$_xvla_messages" "$_xvla_ros" "$_xvla_libtorch" "${_xvla_cuda_headers:-/}"; do
+    if [ ! -d "$folder" ]; then
+      echo "env.sh: something is not installed yet; run \`$remedy\` (or scripts/setup.sh) in $_xvla_root first" >&2
+      return 1
+    fi
+  done
   if [ "$_xvla_own_ros" = yes ]; then
     export ROS_DISTRO=jazzy ROS_VERSION=2 ROS_PYTHON_VERSION=3 RMW_IMPLEMENTATION=rmw_fastrtps_cpp
     # Keeps the wheels' start-up hook from running Python a second time.
@@ -41,9 +48,12 @@ _xvla_environment() {
   _xvla_prepend CMAKE_PREFIX_PATH "$_xvla_messages"
   _xvla_prepend LD_LIBRARY_PATH "$_xvla_messages/lib"
   _xvla_prepend PYTHONPATH "$(cat "$_xvla_messages/python_path")"
-  _xvla_prepend PATH "$_xvla_root/target/release"
+  _xvla_prepend PATH "$_xvla_root/$programs"
   if [ "$_xvla_own_libtorch" = yes ]; then
     _xvla_prepend LIBTORCH "$_xvla_libtorch"
+  fi
+  if [ -z "${XVLA_CUDA_INCLUDE:-}" ] && [ -n "$_xvla_cuda_headers" ]; then
+    _xvla_prepend XVLA_CUDA_INCLUDE "$_xvla_cuda_headers"
   fi
   if [ -z "${LIBCLANG_PATH:-}" ] && [ -n "$(_xvla_libclang)" ]; then
     _xvla_prepend LIBCLANG_PATH "$(_xvla_libclang)"
@@ -60,8 +70,9 @@ _xvla_locate "$_xvla_root"
 _xvla_environment
 _xvla_status=$?
 
-unset -f _xvla_forget _xvla_forget_all _xvla_hash _xvla_sourced_ros _xvla_locate _xvla_libclang _xvla_prepend \
-  _xvla_environment
-unset _xvla_root _xvla_cache _xvla_libtorch _xvla_own_libtorch _xvla_ros _xvla_own_ros _xvla_messages _xvla_photos
+unset -f _xvla_forget _xvla_forget_all _xvla_hash _xvla_sourced_ros _xvla_locate _xvla_locate_libtorch \
+  _xvla_locate_cuda_headers _xvla_libclang _xvla_prepend _xvla_environment
+unset _xvla_root _xvla_cache _xvla_libtorch _xvla_own_libtorch _xvla_libtorch_part _xvla_cuda_headers _xvla_ros \
+  _xvla_own_ros _xvla_messages _xvla_photos
 # The last command gives the status of sourcing, without leaving a variable behind.
 eval "unset _xvla_status; [ $_xvla_status -eq 0 ]"

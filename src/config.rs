@@ -146,6 +146,24 @@ impl std::str::FromStr for Dtype {
     }
 }
 
+/// What takes over when the configured backend cannot run or fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// libtorch, on the same device if that is usable, else on the CPU.
+    Libtorch,
+    /// Nothing: the failure is an error.
+    None,
+}
+
+/// Where images are resized and normalised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preprocess {
+    /// On the CPU.
+    Host,
+    /// Where the network runs, by backends that can; on the CPU otherwise.
+    Device,
+}
+
 /// A validated deployment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -153,8 +171,14 @@ pub struct Config {
     pub checkpoint: PathBuf,
     /// Policy backend, by name.
     pub backend: String,
+    /// What takes over when that backend cannot run or fails.
+    pub fallback: Fallback,
     /// Where the network runs.
     pub device: Device,
+    /// Where images are resized and normalised.
+    pub preprocess: Preprocess,
+    /// Whether one frame's vision-language half may run beside the frame before's denoising.
+    pub overlap: bool,
     /// The precision it computes in.
     pub dtype: Dtype,
     /// Denoising steps; `None` for the checkpoint's own number.
@@ -213,6 +237,9 @@ impl Config {
         Ok(Self {
             checkpoint: values.text("checkpoint").into(),
             backend: values.text("backend"),
+            fallback: if values.text("fallback") == "none" { Fallback::None } else { Fallback::Libtorch },
+            preprocess: if values.text("preprocess") == "device" { Preprocess::Device } else { Preprocess::Host },
+            overlap: values.boolean("overlap"),
             device: parse("device", values.text("device").parse())?,
             dtype: values.text("dtype").parse().map_err(|reason: String| invalid("dtype", reason))?,
             steps: values.positive("steps"),
@@ -255,6 +282,10 @@ impl Complete {
         }
     }
 
+    fn boolean(&self, name: &str) -> bool {
+        self.0.get(name) == Some(&Value::Bool(true))
+    }
+
     fn double(&self, name: &str) -> f64 {
         match self.0.get(name) {
             Some(Value::Double(value)) => *value,
@@ -270,7 +301,7 @@ impl Complete {
         let compressed = self.text(&format!("cameras.{index}.transport")) == "compressed";
         CameraConfig {
             transport: if compressed { Transport::Compressed } else { Transport::Raw },
-            rotate_180: self.0.get(&format!("cameras.{index}.rotate_180")) == Some(&Value::Bool(true)),
+            rotate_180: self.boolean(&format!("cameras.{index}.rotate_180")),
         }
     }
 }

@@ -303,9 +303,67 @@ pub enum BackendError {
         /// How to get it.
         remedy: String,
     },
-    /// libtorch refused an operation (shape, device, memory).
+    /// libtorch refused an operation (shape, device).
     #[error("libtorch: {0}")]
     Libtorch(#[source] LibtorchError),
+    /// The device has no memory left for what was asked.
+    #[error("out of device memory: {0}")]
+    OutOfMemory(String),
+    /// The device failed or is gone; this process cannot use it any more.
+    #[error("GPU failed: {0}")]
+    DeviceLost(String),
+    /// Work that could not be recorded as a graph.
+    #[error("graph capture: {0}")]
+    Capture(String),
+    /// A kernel of this project did not compile, load or start.
+    #[error("kernel `{kernel}`: {reason}")]
+    Kernel {
+        /// Its name.
+        kernel: String,
+        /// What the compiler or the driver said.
+        reason: String,
+    },
+}
+
+impl BackendError {
+    /// Sorts what libtorch or the driver says: its messages are all there is to tell an exhausted or lost device from
+    /// a wrong shape.
+    pub fn from_device_message(message: String) -> Self {
+        let text = message.to_lowercase();
+        let lost = [
+            "illegal memory access",
+            "unspecified launch failure",
+            "illegal instruction",
+            "device-side assert",
+            "misaligned address",
+            "uncorrectable ecc",
+            "gpu is lost",
+            "device is lost",
+            "no cuda-capable device",
+            "cuda_error_illegal_address",
+            "cuda_error_launch_failed",
+            "cuda_error_ecc_uncorrectable",
+            "launch timed out",
+        ];
+        if text.contains("out of memory") || text.contains("out_of_memory") || text.contains("alloc_failed") {
+            return Self::OutOfMemory(first_line(&message));
+        }
+        if lost.iter().any(|sign| text.contains(sign)) {
+            return Self::DeviceLost(first_line(&message));
+        }
+        Self::Libtorch(LibtorchError(message))
+    }
+
+    /// Whether the device can serve nobody any more, or not for now: another backend has to run elsewhere.
+    pub fn loses_device(&self) -> bool {
+        matches!(self, Self::DeviceLost(_) | Self::OutOfMemory(_))
+    }
+}
+
+/// The first line, without the advice on allocator settings that libtorch adds for developers.
+fn first_line(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    line.split(" Including non-PyTorch memory").next().unwrap_or_default().to_owned()
 }
 
 /// Anything that keeps the pipeline from loading or from answering.
@@ -313,7 +371,7 @@ pub enum BackendError {
 pub enum PipelineError {
     /// The checkpoint is at fault.
     #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+    Checkpoint(CheckpointError),
     /// The observation or batch is at fault; the next good one will do.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -338,6 +396,19 @@ pub enum PipelineError {
     /// The operating system refused a thread.
     #[error("inference thread: {0}")]
     Thread(#[source] std::io::Error),
+}
+
+impl From<CheckpointError> for PipelineError {
+    /// While weights are on their way to a GPU, it may be the GPU that is at fault.
+    fn from(error: CheckpointError) -> Self {
+        if let CheckpointError::Libtorch { source, .. } = &error {
+            let device = BackendError::from_device_message(source.0.clone());
+            if device.loses_device() {
+                return Self::Backend(device);
+            }
+        }
+        Self::Checkpoint(error)
+    }
 }
 
 /// Anything that keeps a batch from being answered offline, or a measurement from being made.
@@ -365,4 +436,31 @@ pub enum BenchError {
         /// What the operating system said.
         source: std::io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exhausted_and_a_lost_device_are_told_from_a_wrong_shape() {
+        let sorted = |message: &str| BackendError::from_device_message(message.to_owned());
+        let exhausted =
+            sorted("CUDA out of memory. Tried to allocate 20.00 MiB. Including non-PyTorch memory, …\ntrace");
+        assert_eq!(exhausted.to_string(), "out of device memory: CUDA out of memory. Tried to allocate 20.00 MiB.");
+        assert!(exhausted.loses_device());
+        assert!(matches!(sorted("CUDA error: an illegal memory access was encountered"), BackendError::DeviceLost(_)));
+        assert!(matches!(sorted("CUDA_ERROR_LAUNCH_FAILED: unspecified"), BackendError::DeviceLost(_)));
+        assert!(!sorted("shape mismatch: [2] and [3]").loses_device());
+    }
+
+    #[test]
+    fn a_gpu_that_fills_up_while_weights_are_loaded_is_not_the_checkpoints_fault() {
+        let while_loading = |message: &str| {
+            let source = LibtorchError(message.to_owned());
+            PipelineError::from(CheckpointError::Libtorch { path: "model.safetensors".into(), source })
+        };
+        assert!(matches!(while_loading("CUDA out of memory."), PipelineError::Backend(BackendError::OutOfMemory(_))));
+        assert!(matches!(while_loading("bad stride"), PipelineError::Checkpoint(_)));
+    }
 }

@@ -14,9 +14,9 @@ mod common;
 use common::{Case, cases};
 use tch::{Device, Kind, Tensor};
 use xvla_ros::model::config::ModelConfig;
-use xvla_ros::model::flow::denoise;
+use xvla_ros::model::flow::{denoise, times};
 use xvla_ros::model::policy::Policy;
-use xvla_ros::model::vlm::Vlm;
+use xvla_ros::model::vlm::{Views, Vlm};
 use xvla_ros::model::weights::Weights;
 use xvla_ros::pipeline::{Options, Pipeline};
 use xvla_ros::types::{HostArray, ModelInputs};
@@ -65,8 +65,8 @@ fn every_vision_stage_the_image_tokens_and_the_encoder_equal_the_oracles() {
         let shape = [inputs.batch, inputs.views, 3, inputs.height, inputs.width];
         let images = tensor(&inputs.image_input, &shape);
         let mut seen = Vec::new();
-        vlm.forward(&ids, &images, &inputs.image_mask, &mut |name, tensor| seen.push((name.to_owned(), host(tensor))))
-            .unwrap();
+        let views = Views::of(&inputs.image_mask, Device::Cpu).unwrap();
+        vlm.forward(&ids, &images, &views, &mut |name, tensor| seen.push((name.to_owned(), host(tensor)))).unwrap();
         for (name, found) in &seen {
             let name = name.strip_prefix("vlm.").unwrap_or(name);
             stages_seen += usize::from(name.starts_with("vision.") && case.expected.contains_key(name));
@@ -102,9 +102,12 @@ fn the_policy_equals_the_oracles_after_its_first_and_last_block() {
         let proprio = model_proprio(&case, &config) * visible(config.policy.proprio_dim);
         let noise = case.noise();
         let mut seen = Vec::new();
-        let _ = denoise(&tensor(&noise.data, &noise.shape), 1, |x_t, t| {
+        let embeddings = policy.time_embeddings(&times(1)).unwrap();
+        let _ = denoise(&tensor(&noise.data, &noise.shape), &times(1), |x_t, step| {
             let x_t = x_t * visible(config.policy.action_dim);
-            policy.step(&context, &x_t, &proprio, t, &mut |name, tensor| seen.push((name.to_owned(), host(tensor))))
+            policy.step(&context, &x_t, &proprio, &embeddings.get(step as i64), &mut |name, tensor| {
+                seen.push((name.to_owned(), host(tensor)))
+            })
         })
         .unwrap();
         assert_eq!(seen.len(), 2, "{}: one tap per block at the first step", case.name);

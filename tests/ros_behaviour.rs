@@ -73,6 +73,33 @@ fn parameters_are_declared_described_and_fixed_and_names_follow_namespace_and_re
 }
 
 #[test]
+fn a_backend_that_cannot_run_is_replaced_by_libtorch_and_diagnostics_say_so_for_as_long_as_it_runs() {
+    let domain = domain();
+    let asked = ["-p", "backend:=cuda_graph", "-p", "device:=cuda:63", "-p", "dtype:=f16"];
+    let file = params_file(1);
+    let node = NodeProcess::start(domain, &[&["--params-file", file.as_str()], asked.as_slice()].concat());
+    let mut robot = Robot::start(domain, "/xvla");
+    let topics = [("image", "camera_0/image"), ("joints", "joint_states"), ("instruction", "instruction")];
+    robot.connect(&topics);
+    robot.joints(&JOINTS, &[0.1, 0.2, 0.3], 0);
+    robot.instruction("instruction", "go");
+    robot.image("camera_0/image", &noise_image(64, 64, 1), 0);
+    assert_eq!(robot.chunk().message["backend"], "libtorch");
+    let report = robot.diagnostics(|report| report["xvla: inference"]["values"]["chunks_published"] == "1");
+    let inference = &report["xvla: inference"];
+    assert_eq!((&inference["level"], &inference["values"]["backend"]), (&json!(1), &json!("libtorch")));
+    let message = inference["message"].as_str().unwrap();
+    assert!(message.starts_with("fallback libtorch on cpu instead of cuda_graph: "), "{message}");
+    node.signal("TERM");
+
+    let strict = [asked.as_slice(), &["-p", "fallback:=none"]].concat();
+    let (code, log) =
+        NodeProcess::start(domain, &[&["--params-file", file.as_str()], strict.as_slice()].concat()).finish();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("is not available"), "{log}");
+}
+
+#[test]
 fn bad_input_is_dropped_counted_and_explained_and_the_next_good_one_works() {
     let domain = domain();
     let node = NodeProcess::start(domain, &["--params-file", &params_file(2)]);

@@ -5,30 +5,41 @@ use super::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs};
 use crate::error::{BackendError, CheckpointError};
 use crate::model::action_space::ActionSpace;
 use crate::model::config::ModelConfig;
-use crate::model::flow::denoise;
+use crate::model::flow;
 use crate::model::ignore;
 use crate::model::policy::Policy;
-use crate::model::vlm::{Vlm, VlmTokens};
+use crate::model::vlm::{Views, Vlm, VlmTokens};
 use crate::model::weights::Scope;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// Name of this backend.
 pub const NAME: &str = "libtorch";
 
 /// Florence-2 in libtorch.
 #[derive(Debug)]
-pub struct LibtorchVlm(Vlm);
+pub struct LibtorchVlm {
+    vlm: Vlm,
+    kind: Kind,
+}
 
 impl LibtorchVlm {
     /// Takes its tensors from `root`.
     pub fn new(root: &Scope, config: &ModelConfig) -> Result<Self, CheckpointError> {
-        Ok(Self(Vlm::new(root, config)?))
+        Ok(Self { vlm: Vlm::new(root, config)?, kind: root.options().0 })
+    }
+
+    /// Ids [B, L] i64, images [B, V, 3, H, W] f32 and the views that are there → tokens.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn forward(&self, input_ids: &Tensor, images: &Tensor, views: &Views) -> Result<VlmTokens, BackendError> {
+        Ok(self.vlm.forward(input_ids, &images.f_to_kind(self.kind)?, views, &mut ignore)?)
     }
 }
 
 impl VlmBackend for LibtorchVlm {
     fn encode(&mut self, inputs: &VlmInputs) -> Result<VlmTokens, BackendError> {
-        Ok(self.0.forward(inputs.input_ids, inputs.images, inputs.mask, &mut ignore)?)
+        self.forward(inputs.input_ids, inputs.images, &Views::of(inputs.mask, inputs.images.device())?)
     }
 }
 
@@ -38,6 +49,14 @@ pub struct LibtorchPolicy {
     policy: Policy,
     visible_actions: Tensor, // [A], 0 on channels the network may not see
     visible_proprio: Tensor, // [P]
+    schedule: Option<Schedule>,
+}
+
+/// The denoising steps' times and their embeddings, which stay the same from frame to frame.
+#[derive(Debug)]
+struct Schedule {
+    times: Vec<f32>,
+    embeddings: Tensor, // [N, time_dim]
 }
 
 impl LibtorchPolicy {
@@ -50,7 +69,18 @@ impl LibtorchPolicy {
             policy: Policy::new(root, &config.policy, config.projection_dim)?,
             visible_actions: visible(config.policy.action_dim)?,
             visible_proprio: visible(config.policy.proprio_dim)?,
+            schedule: None,
         })
+    }
+
+    fn schedule(&mut self, steps: usize) -> Result<Schedule, BackendError> {
+        match self.schedule.take().filter(|schedule| schedule.times.len() == steps.max(1)) {
+            Some(schedule) => Ok(schedule),
+            None => {
+                let times = flow::times(steps);
+                Ok(Schedule { embeddings: self.policy.time_embeddings(&times)?, times })
+            }
+        }
     }
 }
 
@@ -60,11 +90,15 @@ impl PolicyBackend for LibtorchPolicy {
     }
 
     fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
-        let proprio = inputs.proprio.f_mul(&self.visible_proprio)?;
+        let kind = self.visible_actions.kind();
+        let schedule = self.schedule(inputs.steps)?;
+        let proprio = inputs.proprio.f_to_kind(kind)?.f_mul(&self.visible_proprio)?;
         let context = self.policy.context(tokens, inputs.domain)?;
-        let actions = denoise(inputs.noise, inputs.steps, |x_t, t| {
-            self.policy.step(&context, &x_t.f_mul(&self.visible_actions)?, &proprio, t, &mut ignore)
+        let actions = flow::denoise(&inputs.noise.f_to_kind(kind)?, &schedule.times, |x_t, step| {
+            let time = schedule.embeddings.f_get(step as i64)?;
+            self.policy.step(&context, &x_t.f_mul(&self.visible_actions)?, &proprio, &time, &mut ignore)
         })?;
+        self.schedule = Some(schedule);
         Ok(actions)
     }
 }

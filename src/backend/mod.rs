@@ -4,8 +4,13 @@
 //! Tensors cross on the device they live on; noise is an input, never drawn inside. [`select`] alone names
 //! every backend there is.
 
+pub mod capture;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod device;
 pub mod environment;
+pub mod host_lane;
+pub mod lane;
 pub mod libtorch;
 pub mod select;
 
@@ -15,7 +20,7 @@ use tch::{TchError, Tensor};
 
 impl From<TchError> for BackendError {
     fn from(error: TchError) -> Self {
-        Self::Libtorch(error.into())
+        Self::from_device_message(error.to_string())
     }
 }
 
@@ -24,7 +29,9 @@ impl From<TchError> for BackendError {
 pub struct VlmInputs<'a> {
     /// [B, L] i64
     pub input_ids: &'a Tensor,
-    /// [B, V, 3, H, W]
+    /// The same on the host: an instruction that stays needs no new embeddings.
+    pub host_ids: &'a [i64],
+    /// [B, V, 3, H, W] f32
     pub images: &'a Tensor,
     /// [B·V], on the host so that choosing views never waits for the device.
     pub mask: &'a [bool],
@@ -35,9 +42,11 @@ pub struct VlmInputs<'a> {
 pub struct PolicyInputs<'a> {
     /// [B] i64
     pub domain: &'a Tensor,
-    /// [B, P]
+    /// The same on the host, where recordings are chosen by it.
+    pub host_domain: &'a [i64],
+    /// [B, P] f32
     pub proprio: &'a Tensor,
-    /// x₁ [B, T, A]
+    /// x₁ [B, T, A] f32
     pub noise: &'a Tensor,
     /// N, at least 1.
     pub steps: usize,

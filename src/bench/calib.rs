@@ -42,7 +42,7 @@ pub fn write_calibration(folder: &Path, target: &Path, count: usize, size: usize
     for number in 0..count {
         let mut inputs = ModelInputs::default();
         for _ in 0..size {
-            append(&mut inputs, preparer.prepare(&observation(&facts, &mut random))?);
+            append(&mut inputs, preparer.prepare(&observation(&facts, &mut random), true)?);
         }
         let batch = Batch { inputs, noise: None, actions: None };
         write_batch(&target.join(format!("calib_{number:05}.npz")), &batch)?;

@@ -1,14 +1,16 @@
 //! Runs every backend over the same batches and writes down how long each stage took, each time.
 
 use super::dataset::{Limits, read_batch};
-use super::memory::{Peak, Segment};
+use super::memory::{Peak, Segment, process_age};
 use super::offline::{answer, max_abs_delta};
+use crate::backend::lane::DeviceMemory;
 use crate::backend::select;
 use crate::error::{BenchError, PipelineError};
 use crate::pipeline::stages::milliseconds;
-use crate::pipeline::{Options, Pipeline};
+use crate::pipeline::{Options, Pipeline, noise};
 use crate::types::{HostArray, StageTimes};
 use serde::Serialize;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -44,8 +46,25 @@ pub struct Run {
     pub samples: Vec<Sample>,
     /// Peak memory of the host process.
     pub memory: Memory,
+    /// Memory of the device after loading and warm-up, and of the inferences that counted; `None` on the host.
+    pub gpu_memory: Option<GpuMemory>,
+    /// From the start of the process to the first chunk; `None` for backends after the first.
+    pub first_action_ms: Option<f64>,
+    /// Frame after frame without a pause.
+    pub throughput: Throughput,
     /// max |Δ| of the actions against the first backend over all batches; `None` for the first.
     pub max_abs_delta: Option<f32>,
+}
+
+/// What the pipeline gives when frames are always waiting.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Throughput {
+    /// Frames that are under way at a time: two with `overlap`.
+    pub depth: usize,
+    /// Chunks per second.
+    pub chunks_per_s: f64,
+    /// From the batch in memory to the actions, per frame.
+    pub e2e_ms: Vec<f64>,
 }
 
 /// One inference.
@@ -76,6 +95,31 @@ pub struct Memory {
     pub warm_up: Peak,
     /// Those that count.
     pub run: Peak,
+}
+
+/// Device memory of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GpuMemory {
+    /// In tensors at most, bytes.
+    pub peak_allocated_bytes: u64,
+    /// Held by libtorch's allocator at most, bytes.
+    pub peak_reserved_bytes: u64,
+    /// Taken from the device by this process, beyond the driver's own context, bytes.
+    pub process_bytes: u64,
+    /// Requests to the allocator during the inferences that counted.
+    pub steady_allocations: u64,
+}
+
+impl GpuMemory {
+    /// Of a warm-up and what followed it.
+    fn of(warm_up: DeviceMemory, run: DeviceMemory) -> Self {
+        Self {
+            peak_allocated_bytes: warm_up.peak_allocated_bytes.max(run.peak_allocated_bytes),
+            peak_reserved_bytes: warm_up.peak_reserved_bytes.max(run.peak_reserved_bytes),
+            process_bytes: warm_up.process_bytes.max(run.process_bytes),
+            steady_allocations: run.allocations.saturating_sub(warm_up.allocations),
+        }
+    }
 }
 
 /// What is going on, for whoever watches.
@@ -127,14 +171,17 @@ fn one(
     let (mut segment, start) = (Segment::start(), Instant::now());
     pipeline.warm_up()?;
     let first_inference_ms = milliseconds(start.elapsed());
+    let first_action_ms = reference.is_empty().then(process_age).flatten().map(milliseconds);
 
     let total = plan.warmup + plan.iterations;
     let mut warm_up = Peak::default();
+    let mut gpu_warm_up = None;
     let mut samples = Vec::with_capacity(plan.iterations);
     let mut actions: Vec<Option<HostArray>> = vec![None; plan.batches.len()];
     for (done, (index, path)) in plan.batches.iter().enumerate().cycle().take(total).enumerate() {
         if done == plan.warmup {
             warm_up = segment.finish();
+            gpu_warm_up = pipeline.take_device_memory();
             segment = Segment::start();
         }
         // Read again each time: a thousand batches in memory would be measured along with the model.
@@ -150,11 +197,48 @@ fn one(
     }
     let memory = Memory { load, warm_up, run: segment.finish() };
     let max_abs_delta = (!reference.is_empty()).then(|| largest_delta(reference, &actions));
-    let steps = pipeline.steps();
-    Ok((
-        Run { backend: backend.to_owned(), load_ms, first_inference_ms, steps, samples, memory, max_abs_delta },
-        actions,
-    ))
+    let throughput = throughput(plan, &mut pipeline)?;
+    let gpu_memory = gpu_warm_up.zip(pipeline.take_device_memory()).map(|(before, run)| GpuMemory::of(before, run));
+    let run = Run {
+        backend: backend.to_owned(),
+        load_ms,
+        first_inference_ms,
+        steps: pipeline.steps(),
+        samples,
+        memory,
+        gpu_memory,
+        first_action_ms,
+        throughput,
+        max_abs_delta,
+    };
+    Ok((run, actions))
+}
+
+/// Answers batches without a pause, from memory: reading them would take longer than answering.
+fn throughput(plan: &Plan, pipeline: &mut Pipeline) -> Result<Throughput, BenchError> {
+    /// Batches that are kept in memory and taken in turn.
+    const KEPT: usize = 8;
+    let depth = if pipeline.overlaps() { 2 } else { 1 };
+    let noise = noise::draw(plan.seed, &pipeline.noise_shape(1));
+    let files = plan.batches.iter().take(KEPT);
+    let batches: Vec<_> = files.map(|path| read_batch(path, Limits::default())).collect::<Result<_, _>>()?;
+    let single: Vec<_> = batches.iter().map(|batch| &batch.inputs).filter(|inputs| inputs.batch == 1).collect();
+    let mut e2e_ms = Vec::with_capacity(plan.iterations);
+    let mut flights = VecDeque::with_capacity(depth);
+    let start = Instant::now();
+    for inputs in single.iter().cycle().take(plan.iterations) {
+        flights.push_back(pipeline.begin_batch(inputs, &noise)?);
+        if flights.len() == depth
+            && let Some(flight) = flights.pop_front()
+        {
+            e2e_ms.push(flight.wait()?.times.e2e_ms);
+        }
+    }
+    for flight in flights {
+        e2e_ms.push(flight.wait()?.times.e2e_ms);
+    }
+    let chunks_per_s = e2e_ms.len() as f64 / start.elapsed().as_secs_f64();
+    Ok(Throughput { depth, chunks_per_s, e2e_ms })
 }
 
 impl Sample {

@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 use std::fs;
+use std::time::Duration;
 
 /// Memory of one segment of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -43,6 +44,17 @@ impl Segment {
     }
 }
 
+/// How long ago this process was started, to about ten milliseconds; `None` where the system does not tell.
+pub fn process_age() -> Option<Duration> {
+    /// What Linux counts in, whatever the kernel's own clock (`USER_HZ`).
+    const TICKS_PER_S: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The program's name, in parentheses, may hold anything; the start is the twentieth field after it.
+    let start: f64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime_s: f64 = fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
+    Duration::try_from_secs_f64(uptime_s - start / TICKS_PER_S).ok()
+}
+
 /// A size in `/proc/self/status`, bytes.
 fn field(status: &str, name: &str) -> Option<u64> {
     let value = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -60,6 +72,12 @@ mod tests {
         assert_eq!(field(status, "VmHWM:"), Some(1234 * 1024));
         assert_eq!(field(status, "RssAnon:"), None);
         assert_eq!(field(status, "RssFile:"), None);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn this_process_was_started_a_moment_ago() {
+        assert!(process_age().is_some_and(|age| age < Duration::from_secs(3600)));
     }
 
     #[test]

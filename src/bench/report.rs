@@ -1,7 +1,7 @@
 //! A measurement with everything needed to judge it: machine, versions, configuration and every sample.
 
 use super::machine::{Machine, Versions};
-use super::measure::{Memory, Plan, Run, Sample};
+use super::measure::{GpuMemory, Memory, Plan, Run, Sample};
 use super::stats::Summary;
 use crate::backend::device;
 use serde::Serialize;
@@ -67,10 +67,27 @@ pub struct BackendReport {
     pub stages: Stages,
     /// Peak memory of the host process.
     pub memory: Memory,
+    /// Memory of the device; `None` on the host.
+    pub gpu_memory: Option<GpuMemory>,
+    /// From the start of the process to the first chunk; of the first backend only.
+    pub first_action_ms: Option<f64>,
+    /// Frame after frame without a pause; `None` if no batch holds a single sample.
+    pub throughput: Option<ThroughputReport>,
     /// max |Δ| of the actions against the first backend.
     pub max_abs_delta: Option<f32>,
     /// Every inference that counted.
     pub samples: Vec<Sample>,
+}
+
+/// What the pipeline gives when frames are always waiting.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ThroughputReport {
+    /// Frames that are under way at a time.
+    pub depth: usize,
+    /// Chunks per second.
+    pub chunks_per_s: f64,
+    /// From the batch in memory to the actions.
+    pub e2e_ms: Summary,
 }
 
 /// A summary per stage, milliseconds.
@@ -124,6 +141,13 @@ impl Report {
                 load_ms: run.load_ms,
                 first_inference_ms: run.first_inference_ms,
                 memory: run.memory,
+                gpu_memory: run.gpu_memory,
+                first_action_ms: run.first_action_ms,
+                throughput: Summary::of(&run.throughput.e2e_ms).map(|e2e_ms| ThroughputReport {
+                    depth: run.throughput.depth,
+                    chunks_per_s: run.throughput.chunks_per_s,
+                    e2e_ms,
+                }),
                 max_abs_delta: run.max_abs_delta,
                 samples: run.samples,
             })

@@ -56,7 +56,9 @@ enum CheckpointCommand {
 
 fn main() -> ExitCode {
     environment::start_with([Setting::openmp_spins_briefly()]);
-    match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    output::log_to_stderr();
+    match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&error);

@@ -75,8 +75,26 @@ pub fn declared(cameras: usize) -> Vec<Parameter> {
             "Folder of the checkpoint: config.json, model.safetensors, tokenizer.json. Required.",
         ),
         row("backend", text("libtorch"), Any, "Policy backend; `xvla doctor` lists those this build has."),
+        row(
+            "fallback",
+            text("libtorch"),
+            Choice(&["libtorch", "none"]),
+            "What takes over when the backend cannot run or fails: libtorch (on the CPU if the GPU is at fault), or none.",
+        ),
         row("device", text("cpu"), Any, "Where the network runs: cpu, cuda or cuda:N."),
         row("dtype", text("f32"), Choice(&Dtype::NAMES), "Precision the network computes in."),
+        row(
+            "preprocess",
+            text("host"),
+            Choice(&["host", "device"]),
+            "Where images are resized and normalised; device needs backend cuda_graph.",
+        ),
+        row(
+            "overlap",
+            Value::Bool(false),
+            Any,
+            "Whether a frame's vision-language half runs beside the denoising of the frame before; needs backend cuda_graph.",
+        ),
         row("steps", Value::Integer(0), Range(0.0, 1000.0), "Denoising steps; 0 for the checkpoint's own number."),
         row(
             "seed",

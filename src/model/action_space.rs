@@ -2,7 +2,7 @@
 //! becomes targets (X-VLA's `action_hub`).
 
 use super::TensorResult;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Width of the vectors that X-VLA was pre-trained with; robots with fewer channels are padded to it.
 const PRETRAINED_DIM: i64 = 20;
@@ -87,17 +87,16 @@ impl ActionSpace {
         Tensor::f_from_slice(&factors)?.f_to_device_(device, kind, false, false)
     }
 
-    /// Turns the network's output into what the robot executes: [B, T, A] → [B, T, A'].
-    pub fn postprocess(&self, actions: &Tensor) -> TensorResult {
-        let actions = if self.grippers.is_empty() { actions.shallow_clone() } else { self.squash(actions)? };
-        actions.f_narrow(-1, 0, self.real_dim)
+    /// Turns the network's output [.., A] into what the robot executes [.., A'], row by row.
+    pub fn postprocess(&self, actions: &[f32]) -> Vec<f32> {
+        let (width, real) = (self.model_dim.max(1).unsigned_abs() as usize, self.real_dim.unsigned_abs() as usize);
+        let rows = actions.chunks_exact(width);
+        rows.flat_map(|row| (0i64..).zip(row).take(real).map(|(channel, &value)| self.target(channel, value))).collect()
     }
 
     /// A sigmoid on the gripper channels only.
-    fn squash(&self, actions: &Tensor) -> Result<Tensor, TchError> {
-        let width = actions.size().last().copied().unwrap_or(0);
-        let visible = self.visible(width, Kind::Bool, actions.device())?;
-        actions.f_where_self(&visible, &actions.f_sigmoid()?)
+    fn target(&self, channel: i64, value: f32) -> f32 {
+        if self.grippers.contains(&channel) { 1.0 / (1.0 + (-value).exp()) } else { value }
     }
 
     /// Names for the A' channels, for robots whose configuration gives none.
@@ -121,10 +120,6 @@ impl ActionSpace {
 mod tests {
     use super::*;
 
-    fn row(values: &[f32]) -> Tensor {
-        Tensor::from_slice(values).view([1, 1, values.len() as i64])
-    }
-
     #[test]
     fn every_mode_is_found_by_its_name_in_any_case() {
         for mode in ActionMode::ALL {
@@ -142,11 +137,12 @@ mod tests {
     }
 
     #[test]
-    fn only_gripper_channels_are_squashed() {
+    fn only_gripper_channels_are_squashed_in_every_row() {
         let space = ActionSpace::fixed(ActionMode::Joint);
-        let actions = space.postprocess(&row(&[2.0; 14])).unwrap();
-        let actions: Vec<f32> = actions.reshape([-1]).try_into().unwrap();
-        for (channel, value) in actions.iter().enumerate() {
+        let actions = space.postprocess(&[2.0; 28]);
+        assert_eq!(actions.len(), 28);
+        for (index, value) in actions.iter().enumerate() {
+            let channel = index % 14;
             let expected = if channel == 6 || channel == 13 { 1.0 / (1.0 + (-2.0f32).exp()) } else { 2.0 };
             assert!((value - expected).abs() < 1e-6, "channel {channel}: {value}");
         }
@@ -155,6 +151,8 @@ mod tests {
     #[test]
     fn padded_spaces_keep_the_robots_channels_only() {
         let space = ActionSpace::fixed(ActionMode::FrankaJoint7);
-        assert_eq!(space.postprocess(&row(&[1.0; 20])).unwrap().size(), [1, 1, 7]);
+        let actions: Vec<f32> = (0..40u8).map(f32::from).collect();
+        let first_of_each: Vec<f32> = (0..7u8).chain(20..27).map(f32::from).collect();
+        assert_eq!(space.postprocess(&actions), first_of_each);
     }
 }

@@ -6,16 +6,22 @@
 use super::TensorResult;
 use tch::Tensor;
 
-/// Runs `steps` steps (at least one) from `noise` [B, T, A]; `network` maps (x_t, t) to a prediction of that shape.
-pub fn denoise(noise: &Tensor, steps: usize, mut network: impl FnMut(&Tensor, f32) -> TensorResult) -> TensorResult {
+/// The times of `steps` denoising steps (at least one), in the order in which they run: 1, (N−1)/N, …, 1/N.
+pub fn times(steps: usize) -> Vec<f32> {
+    let steps = steps.max(1);
+    // In single precision, as the reference computes it.
+    (1..=steps).rev().map(|step| step as f32 / steps as f32).collect()
+}
+
+/// Runs one step for each of `times`, from `noise` [B, T, A]; `network` maps x_t and the step's index into `times` to
+/// a prediction of that shape.
+pub fn denoise(noise: &Tensor, times: &[f32], mut network: impl FnMut(&Tensor, usize) -> TensorResult) -> TensorResult {
     // The first step sees pure noise at t = 1.
-    let mut actions = network(noise, 1.0)?;
-    for step in (1..steps).rev() {
-        // In single precision, as the reference computes it.
-        let t = step as f32 / steps as f32;
+    let mut actions = network(noise, 0)?;
+    for (step, &t) in times.iter().enumerate().skip(1) {
         let kept = actions.f_mul_scalar(f64::from(1.0 - t))?;
         let x_t = noise.f_mul_scalar(f64::from(t))?.f_add(&kept)?;
-        actions = network(&x_t, t)?;
+        actions = network(&x_t, step)?;
     }
     Ok(actions)
 }
@@ -25,22 +31,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_step_shows_the_network_pure_noise_at_time_one() {
+    fn the_first_step_sees_pure_noise_and_time_falls_from_one_to_one_nth() {
+        assert_eq!(times(4), [1.0, 0.75, 0.5, 0.25]);
         let noise = Tensor::from_slice(&[1.0f32, -2.0]);
         let mut seen = Vec::new();
-        let actions = denoise(&noise, 1, |x, t| {
-            seen.push(t);
+        let actions = denoise(&noise, &times(1), |x, step| {
+            seen.push(step);
             x.f_mul_scalar(10.0)
         });
         assert_eq!(Vec::<f32>::try_from(actions.unwrap()).unwrap(), [10.0, -20.0]);
-        assert_eq!(seen, [1.0]);
+        assert_eq!(seen, [0]);
     }
 
     #[test]
     fn a_network_that_knows_the_answer_is_believed_at_any_number_of_steps() {
         let noise = Tensor::from_slice(&[1.0f32]);
         for steps in [1, 4, 10] {
-            let actions = denoise(&noise, steps, |_, _| Tensor::f_from_slice(&[0.5f32])).unwrap();
+            let actions = denoise(&noise, &times(steps), |_, _| Tensor::f_from_slice(&[0.5f32])).unwrap();
             assert_eq!(actions.double_value(&[0]), 0.5);
         }
     }
@@ -49,7 +56,7 @@ mod tests {
     fn noise_and_prediction_are_mixed_by_time() {
         let noise = Tensor::from_slice(&[8.0f32]);
         let mut seen = Vec::new();
-        let _ = denoise(&noise, 4, |x, _| {
+        let _ = denoise(&noise, &times(4), |x, _| {
             seen.push(x.double_value(&[0]));
             Tensor::f_from_slice(&[4.0f32])
         })
@@ -59,12 +66,6 @@ mod tests {
 
     #[test]
     fn no_steps_counts_as_one() {
-        let mut calls = 0;
-        let _ = denoise(&Tensor::from_slice(&[1.0f32]), 0, |x, _| {
-            calls += 1;
-            Ok(x.shallow_clone())
-        })
-        .unwrap();
-        assert_eq!(calls, 1);
+        assert_eq!(times(0), [1.0]);
     }
 }

@@ -35,6 +35,11 @@ impl Linear {
         Self { weight, bias: None }
     }
 
+    /// [out, in]
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     /// [.., in] → [.., out]
     pub fn forward(&self, input: &Tensor) -> TensorResult {
         input.f_linear(&self.weight, self.bias.as_ref())

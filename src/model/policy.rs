@@ -79,13 +79,20 @@ impl Policy {
         Ok(Context { tokens: Tensor::f_cat(&sequence, 1)?, domain: domain.shallow_clone() })
     }
 
-    /// One denoising step: x_t [B, T, A] and proprioception [B, P], both masked by the action space, at time `t`
-    /// → the predicted clean actions [B, T, A]. Taps `policy.first_block` and `policy.last_block`.
-    pub fn step(&self, context: &Context, x_t: &Tensor, proprio: &Tensor, t: f32, tap: Tap) -> TensorResult {
+    /// The embeddings of `times`, one row each: [N, time_dim] of the weights' dtype and on their device. They depend on
+    /// nothing else, so that they are made once for a number of steps.
+    pub fn time_embeddings(&self, times: &[f32]) -> TensorResult {
+        let (kind, device) = (self.positions.kind(), self.positions.device());
+        time_embeddings(times, self.config.time_dim)?.f_to_device_(device, kind, false, false)
+    }
+
+    /// One denoising step: x_t [B, T, A] and proprioception [B, P], both masked by the action space, at the time whose
+    /// embedding [time_dim] is given → the predicted clean actions [B, T, A]. Taps `policy.first_block` and
+    /// `policy.last_block`.
+    pub fn step(&self, context: &Context, x_t: &Tensor, proprio: &Tensor, time: &Tensor, tap: Tap) -> TensorResult {
         let (batch, length, _) = x_t.size3()?;
-        let time = time_embedding(t, self.config.time_dim)?.f_to_device_(x_t.device(), x_t.kind(), false, false)?;
         let repeat = |vector: &Tensor| vector.f_expand([batch, length, -1], false);
-        let inputs = [x_t.shallow_clone(), repeat(&proprio.f_unsqueeze(1)?)?, repeat(&time)?];
+        let inputs = [x_t.shallow_clone(), repeat(&proprio.f_unsqueeze(1)?)?, repeat(time)?];
         let actions = self.action_encoder.forward(&Tensor::f_cat(&inputs, -1)?, &context.domain)?; // [B, T, H]
         let actions = actions.f_add(&self.positions.f_narrow(1, 0, length)?)?;
 
@@ -102,14 +109,17 @@ impl Policy {
     }
 }
 
-/// Sinusoids of `t` (not scaled): [1, 1, width], cosines first; an odd width ends in zero.
-fn time_embedding(t: f32, width: i64) -> TensorResult {
+/// Sinusoids of each of `times` (not scaled): [N, width] on the host, cosines first; an odd width ends in zero.
+pub fn time_embeddings(times: &[f32], width: i64) -> TensorResult {
     let half = width / 2;
-    let angle = |k: i64| t * (-(MAX_PERIOD.ln()) * k as f64 / half as f64).exp() as f32;
-    let mut values: Vec<f32> = (0..half).map(|k| angle(k).cos()).collect();
-    values.extend((0..half).map(|k| angle(k).sin()));
-    values.resize(width.unsigned_abs() as usize, 0.0);
-    Tensor::f_from_slice(&values)?.f_view([1, 1, width])
+    let angle = |t: f32, k: i64| t * (-(MAX_PERIOD.ln()) * k as f64 / half as f64).exp() as f32;
+    let mut values: Vec<f32> = Vec::with_capacity(times.len() * width.unsigned_abs() as usize);
+    for (row, &t) in (1..).zip(times) {
+        values.extend((0..half).map(|k| angle(t, k).cos()));
+        values.extend((0..half).map(|k| angle(t, k).sin()));
+        values.resize(row * width.unsigned_abs() as usize, 0.0);
+    }
+    Tensor::f_from_slice(&values)?.f_view([-1, width])
 }
 
 /// A Linear with a matrix per domain: row `domain` of the table, read as [in, out] (y = x·W + b).
@@ -202,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_time_embedding_has_cosines_first_and_pads_odd_widths_with_zero() {
-        let values: Vec<f32> = time_embedding(0.5, 5).unwrap().reshape([-1]).try_into().unwrap();
+        let values: Vec<f32> = time_embeddings(&[1.0, 0.5], 5).unwrap().get(1).reshape([-1]).try_into().unwrap();
         let slow = 0.5f32 * 0.1;
         let expected = [0.5f32.cos(), slow.cos(), 0.5f32.sin(), slow.sin(), 0.0];
         for (value, expected) in values.iter().zip(expected) {

@@ -42,6 +42,16 @@ impl Projector {
         })
     }
 
+    /// The projection's matrix [D, C].
+    pub fn projection(&self) -> &Tensor {
+        self.projection.weight()
+    }
+
+    /// What every map of h×w tokens gets added: positions and the embedding of the only frame, [h·w, C].
+    pub fn positions_in_time(&self, height: i64, width: i64) -> TensorResult {
+        self.positions(height, width)?.f_add(&self.temporal)
+    }
+
     /// A map of h·w tokens → image tokens [B, N, D], N = h·w + 1: the spatial mean first, then the tokens.
     pub fn forward(&self, map: &FeatureMap) -> TensorResult {
         let tokens = map.tokens.f_add(&self.positions(map.height, map.width)?)?.f_add(&self.temporal)?;

@@ -8,7 +8,7 @@ use super::vision::VisionTower;
 use super::weights::Scope;
 use super::{Tap, TensorResult};
 use crate::error::CheckpointError;
-use tch::{TchError, Tensor};
+use tch::{Device, TchError, Tensor};
 
 /// What the policy attends to.
 #[derive(Debug)]
@@ -17,6 +17,26 @@ pub struct VlmTokens {
     pub vlm_features: Tensor,
     /// [B, (V − 1)·N, D]: the other views as the vision tower saw them.
     pub aux_visual_inputs: Tensor,
+}
+
+/// Which camera views are there. Made from the host's mask, so that choosing views never waits for the device.
+#[derive(Debug)]
+pub enum Views {
+    /// Every one.
+    All,
+    /// Those whose indices into B·V these are: [n] i64 on the network's device.
+    At(Tensor),
+}
+
+impl Views {
+    /// Those that are true in `mask` [B·V].
+    pub fn of(mask: &[bool], device: Device) -> Result<Self, TchError> {
+        if !mask.contains(&false) {
+            return Ok(Self::All);
+        }
+        let valid: Vec<i64> = (0i64..).zip(mask).filter(|(_, valid)| **valid).map(|(index, _)| index).collect();
+        Ok(Self::At(Tensor::f_from_slice(&valid)?.f_to(device)?))
+    }
 }
 
 /// Florence-2 without its decoder.
@@ -38,18 +58,15 @@ impl Vlm {
         })
     }
 
-    /// Ids [B, L], images [B, V, 3, H, W] and the host's mask [B·V] → tokens.
+    /// Ids [B, L], images [B, V, 3, H, W] and which views are there → tokens. Masked views contribute zeros.
     ///
-    /// The mask is the host's so that choosing views never waits for the device. Masked views contribute zeros.
     /// Taps every vision stage, `vlm.image_tokens` [n, N, D] of the valid views, and both results.
-    pub fn forward(&self, input_ids: &Tensor, images: &Tensor, mask: &[bool], tap: Tap) -> Result<VlmTokens, TchError> {
+    pub fn forward(&self, input_ids: &Tensor, images: &Tensor, valid: &Views, tap: Tap) -> Result<VlmTokens, TchError> {
         let (batch, views) = (images.size()[0], images.size()[1]);
         let images = images.f_flatten(0, 1)?; // [B·V, 3, H, W]
-        let valid: Vec<i64> = (0i64..).zip(mask).filter(|(_, valid)| **valid).map(|(index, _)| index).collect();
-        let features = if valid.len() == mask.len() {
-            self.encode_images(&images, tap)?
-        } else {
-            self.encode_some(&images, &valid, tap)?
+        let features = match valid {
+            Views::All => self.encode_images(&images, tap)?,
+            Views::At(index) => self.encode_some(&images, index, tap)?,
         };
         let (_, tokens, width) = features.size3()?;
         let features = features.f_view([batch, views, tokens, width])?;
@@ -70,12 +87,11 @@ impl Vlm {
         Ok(tokens)
     }
 
-    /// Encodes the images at `valid` only: [B·V, 3, H, W] → [B·V, N, D], zeros elsewhere.
-    fn encode_some(&self, images: &Tensor, valid: &[i64], tap: Tap) -> TensorResult {
-        let index = Tensor::f_from_slice(valid)?.f_to(images.device())?;
-        let encoded = self.encode_images(&images.f_index_select(0, &index)?, tap)?;
+    /// Encodes the images at `index` [n] only: [B·V, 3, H, W] → [B·V, N, D], zeros elsewhere.
+    fn encode_some(&self, images: &Tensor, index: &Tensor, tap: Tap) -> TensorResult {
+        let encoded = self.encode_images(&images.f_index_select(0, index)?, tap)?;
         let (_, tokens, width) = encoded.size3()?;
         let options = (encoded.kind(), encoded.device());
-        Tensor::f_zeros([images.size()[0], tokens, width], options)?.f_index_copy(0, &index, &encoded)
+        Tensor::f_zeros([images.size()[0], tokens, width], options)?.f_index_copy(0, index, &encoded)
     }
 }

@@ -2,115 +2,64 @@
 //! command line offline; neither has a path of its own.
 
 mod check;
+pub mod fallback;
+pub mod flight;
 pub mod inspect;
 pub mod noise;
+pub mod options;
 pub mod prepare;
 pub mod slot;
 pub mod stages;
 pub mod worker;
 
-use crate::backend::libtorch::LibtorchVlm;
-use crate::backend::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs, device, select};
-use crate::config::{Config, Device, Dtype};
+pub use fallback::Degraded;
+pub use flight::{InFlight, Inference};
+pub use options::Options;
+
+use crate::backend::lane::{DeviceMemory, HostImages, HostInputs};
+use crate::backend::select::{self, Backends};
+use crate::backend::{PolicyInputs, VlmInputs};
+use crate::config::Preprocess;
 use crate::error::{BackendError, CheckpointError, PipelineError};
 use crate::model::config::ModelConfig;
-use crate::model::vlm::VlmTokens;
 use crate::model::weights::Weights;
 use crate::transform::processors::Processors;
-use crate::types::{ActionChunk, HostArray, ModelInputs, Observation, StageTimes};
+use crate::types::{HostArray, ModelInputs, Observation};
+use flight::Postprocess;
 use prepare::Preparer;
 use sha2::{Digest, Sha256};
-use stages::StageTimer;
+use stages::milliseconds;
 use std::path::{Path, PathBuf};
-use tch::{Kind, TchError, Tensor};
-
-/// What to load and how to run it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Options {
-    /// Checkpoint folder.
-    pub checkpoint: PathBuf,
-    /// Policy backend by name, see [`select::NAMES`].
-    pub backend: String,
-    /// Where the network runs.
-    pub device: Device,
-    /// The precision it computes in.
-    pub dtype: Dtype,
-    /// Denoising steps; `None` for the checkpoint's own number.
-    pub steps: Option<usize>,
-    /// Which cameras' images are turned by 180°; cameras beyond the list are not.
-    pub rotate_180: Vec<bool>,
-}
-
-impl Options {
-    /// The default backend on the CPU in single precision.
-    pub fn new(checkpoint: impl Into<PathBuf>) -> Self {
-        Self {
-            checkpoint: checkpoint.into(),
-            backend: select::DEFAULT.to_owned(),
-            device: Device::Cpu,
-            dtype: Dtype::F32,
-            steps: None,
-            rotate_180: Vec::new(),
-        }
-    }
-}
-
-impl From<&Config> for Options {
-    fn from(config: &Config) -> Self {
-        Self {
-            checkpoint: config.checkpoint.clone(),
-            backend: config.backend.clone(),
-            device: config.device,
-            dtype: config.dtype,
-            steps: config.steps,
-            rotate_180: config.cameras.iter().map(|camera| camera.rotate_180).collect(),
-        }
-    }
-}
+use std::sync::Arc;
+use std::time::Instant;
 
 /// A loaded checkpoint on its backends.
 pub struct Pipeline {
     config: ModelConfig,
     processors: Processors,
     preparer: Preparer,
-    vlm: Box<dyn VlmBackend>,
-    policy: Box<dyn PolicyBackend>,
-    device: tch::Device,
-    kind: Kind,
+    backends: Backends,
+    options: Options,
     steps: usize,
     weight_files: Vec<PathBuf>,
+    postprocess: Arc<Postprocess>,
+    degraded: Option<Degraded>,
+}
+
+/// What is to be answered.
+#[derive(Clone, Copy)]
+enum Request<'a> {
+    Observation(&'a Observation),
+    Batch(&'a ModelInputs),
 }
 
 impl std::fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pipeline")
-            .field("policy", &self.policy.name())
-            .field("device", &self.device)
-            .field("kind", &self.kind)
+            .field("policy", &self.backend())
+            .field("options", &self.options)
             .field("steps", &self.steps)
             .finish_non_exhaustive()
-    }
-}
-
-/// One answer of the pipeline.
-#[derive(Debug)]
-pub struct Inference {
-    /// Actions, as executed and as predicted.
-    pub chunk: ActionChunk,
-    /// Where the time went.
-    pub times: StageTimes,
-    tokens: VlmTokens,
-}
-
-impl Inference {
-    /// `vlm_features` [B, N + L, D], downloaded now.
-    pub fn vlm_features(&self) -> Result<HostArray, PipelineError> {
-        download(&self.tokens.vlm_features)
-    }
-
-    /// `aux_visual_inputs` [B, (V − 1)·N, D], downloaded now.
-    pub fn aux_visual_inputs(&self) -> Result<HostArray, PipelineError> {
-        download(&self.tokens.aux_visual_inputs)
     }
 }
 
@@ -125,17 +74,26 @@ impl Pipeline {
         let processors = Processors::load(folder)?;
         check_processors(folder, &config, &processors)?;
         let preparer = Preparer::new(folder, &config, &processors, options.rotate_180.clone())?;
-
-        let device = device::resolve(options.device)?;
-        let kind = device::kind(options.dtype);
         let weights = Weights::open(folder)?;
-        let root = weights.root(kind, device);
-        let vlm = Box::new(LibtorchVlm::new(&root, &config)?);
-        let policy = select::policy(&options.backend, &root, &config)?;
-        weights.check_all_taken()?;
-        let weight_files = weights.files().map(Path::to_owned).collect();
-        let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
-        Ok(Self { config, processors, preparer, vlm, policy, device, kind, steps, weight_files })
+        let (backends, degraded) = match select::load(&options.backend, &weights, &config, &options.target()) {
+            Err(PipelineError::Backend(error)) if fallback::is_allowed(options) => {
+                let (backends, degraded) = fallback::load(options, &weights, &config, &error)?;
+                (backends, Some(degraded))
+            }
+            loaded => (loaded?, None),
+        };
+        let postprocess = Postprocess { space: config.action_space.clone(), statistics: processors.action.clone() };
+        Ok(Self {
+            steps: options.steps.unwrap_or(config.denoising_steps).max(1),
+            weight_files: weights.files().map(Path::to_owned).collect(),
+            postprocess: Arc::new(postprocess),
+            options: options.clone(),
+            config,
+            processors,
+            preparer,
+            backends,
+            degraded,
+        })
     }
 
     /// The checkpoint's sizes.
@@ -150,12 +108,27 @@ impl Pipeline {
 
     /// Name of the policy backend that runs.
     pub fn backend(&self) -> &'static str {
-        self.policy.name()
+        self.backends.policy.name()
     }
 
     /// SHA-256 of the engine that runs, if the backend has one.
     pub fn engine_sha256(&self) -> Option<&str> {
-        self.policy.engine_sha256()
+        self.backends.policy.engine_sha256()
+    }
+
+    /// Why another backend runs than the one that was asked for, if so.
+    pub fn degraded(&self) -> Option<&Degraded> {
+        self.degraded.as_ref()
+    }
+
+    /// Whether one observation may begin while the actions of the one before are pending.
+    pub fn overlaps(&self) -> bool {
+        self.options.overlap && self.degraded.is_none()
+    }
+
+    /// Peak memory of the device since the last call; `None` on the host.
+    pub fn take_device_memory(&mut self) -> Option<DeviceMemory> {
+        self.backends.lane.take_memory()
     }
 
     /// Denoising steps per chunk.
@@ -205,11 +178,7 @@ impl Pipeline {
     /// # Errors
     /// [`PipelineError::Input`] or [`PipelineError::Transform`] when the observation is at fault.
     pub fn infer(&mut self, observation: &Observation, noise: &HostArray) -> Result<Inference, PipelineError> {
-        let timer = StageTimer::start(self.device);
-        let inputs = self.preparer.prepare(observation)?;
-        let inference = self.run(&inputs, noise, timer);
-        self.preparer.recycle(inputs);
-        inference
+        self.answer(Request::Observation(observation), noise)
     }
 
     /// Answers a batch that is already preprocessed; `noise` is [B, T, A]. `proprio` is what the robot measures:
@@ -218,84 +187,131 @@ impl Pipeline {
     /// # Errors
     /// [`PipelineError::Input`] when the batch does not fit the checkpoint.
     pub fn generate(&mut self, inputs: &ModelInputs, noise: &HostArray) -> Result<Inference, PipelineError> {
-        self.run(inputs, noise, StageTimer::start(self.device))
+        self.answer(Request::Batch(inputs), noise)
+    }
+
+    /// Queues one observation; the next may be queued before this one's actions are waited for, if `overlap` is on.
+    ///
+    /// # Errors
+    /// As [`Pipeline::infer`], as far as it shows before the device is done.
+    pub fn begin(&mut self, observation: &Observation, noise: &HostArray) -> Result<InFlight, PipelineError> {
+        self.queue_or_fall_back(Request::Observation(observation), noise)
+    }
+
+    /// As [`Pipeline::begin`], for a batch that is already preprocessed.
+    ///
+    /// # Errors
+    /// As [`Pipeline::generate`], as far as it shows before the device is done.
+    pub fn begin_batch(&mut self, inputs: &ModelInputs, noise: &HostArray) -> Result<InFlight, PipelineError> {
+        self.queue_or_fall_back(Request::Batch(inputs), noise)
     }
 
     /// Forgets whatever an episode left behind.
     pub fn reset(&mut self) {
-        self.policy.reset();
+        self.backends.policy.reset();
     }
 
-    fn run(
+    fn answer(&mut self, request: Request, noise: &HostArray) -> Result<Inference, PipelineError> {
+        match self.queue(request, noise).and_then(InFlight::wait) {
+            Err(PipelineError::Backend(error)) if self.can_fall_back() => {
+                self.fall_back(&error)?;
+                self.queue(request, noise)?.wait()
+            }
+            answered => answered,
+        }
+    }
+
+    fn queue_or_fall_back(&mut self, request: Request, noise: &HostArray) -> Result<InFlight, PipelineError> {
+        match self.queue(request, noise) {
+            Err(PipelineError::Backend(error)) if self.can_fall_back() => {
+                self.fall_back(&error)?;
+                self.queue(request, noise)
+            }
+            queued => queued,
+        }
+    }
+
+    fn can_fall_back(&self) -> bool {
+        self.degraded.is_none() && fallback::is_allowed(&self.options)
+    }
+
+    /// Replaces backends that failed with `error`, in this process and for good: a device that failed once is not
+    /// trusted again without a person.
+    fn fall_back(&mut self, error: &BackendError) -> Result<(), PipelineError> {
+        tracing::error!("backend {}: {error}", self.options.backend);
+        let weights = Weights::open(&self.options.checkpoint)?;
+        let (backends, degraded) = fallback::load(&self.options, &weights, &self.config, error)?;
+        let failed = std::mem::replace(&mut self.backends, backends);
+        if matches!(error, BackendError::DeviceLost(_)) {
+            // Nothing on a device that is gone can be freed, and libraries crash on trying.
+            std::mem::forget(failed);
+        }
+        self.degraded = Some(degraded);
+        Ok(())
+    }
+
+    fn queue(&mut self, request: Request, noise: &HostArray) -> Result<InFlight, PipelineError> {
+        let started = Instant::now();
+        let observation = match request {
+            Request::Batch(inputs) => {
+                return self.queue_inputs(inputs, HostImages::Normalised(&inputs.image_input), noise, started);
+            }
+            Request::Observation(observation) => observation,
+        };
+        let on_device = self.options.preprocess == Preprocess::Device && self.backends.lane.resizes();
+        let inputs = self.preparer.prepare(observation, !on_device)?;
+        let frames = if on_device { self.preparer.frames(observation)? } else { Vec::new() };
+        let images = if on_device { HostImages::Frames(&frames) } else { HostImages::Normalised(&inputs.image_input) };
+        let queued = self.queue_inputs(&inputs, images, noise, started);
+        self.preparer.recycle(inputs);
+        queued
+    }
+
+    fn queue_inputs(
         &mut self,
         inputs: &ModelInputs,
+        images: HostImages,
         noise: &HostArray,
-        mut timer: StageTimer,
-    ) -> Result<Inference, PipelineError> {
-        check::inputs(&self.config, inputs)?;
+        started: Instant,
+    ) -> Result<InFlight, PipelineError> {
+        check::inputs(&self.config, inputs, images)?;
         check::noise(&self.noise_shape(inputs.batch), noise)?;
-        let _no_grad = tch::no_grad_guard();
-        let tensors = self.upload(inputs, noise)?;
-        timer.preprocessed();
-
-        let vlm_inputs = VlmInputs { input_ids: &tensors.input_ids, images: &tensors.images, mask: &inputs.image_mask };
-        let tokens = self.vlm.encode(&vlm_inputs)?;
-        timer.encoded();
-
-        let policy_inputs = PolicyInputs {
-            domain: &tensors.domain,
-            proprio: &tensors.proprio,
-            noise: &tensors.noise,
-            steps: self.steps,
-        };
-        let raw = self.policy.generate(&tokens, &policy_inputs)?;
-        timer.generated();
-
-        let chunk = self.postprocess(&raw)?;
-        Ok(Inference { chunk, times: timer.finish(), tokens })
-    }
-
-    fn upload(&self, inputs: &ModelInputs, noise: &HostArray) -> Result<Uploaded, PipelineError> {
         let proprio = prepare::proprio(&self.config, &self.processors, inputs)?;
-        let upload = || -> Result<Uploaded, TchError> {
-            let floats = |data: &[f32], shape: &[i64]| {
-                Tensor::f_from_slice(data)?.f_view(shape)?.f_to_device_(self.device, self.kind, false, false)
-            };
-            let integers = |data: &[i64], shape: &[i64]| Tensor::f_from_slice(data)?.f_view(shape)?.f_to(self.device);
-            let [batch, views, tokens] = [inputs.batch, inputs.views, inputs.tokens].map(|n| n as i64);
-            let [height, width] = [inputs.height, inputs.width].map(|n| n as i64);
-            let [_, length, channels] = self.noise_shape(inputs.batch).map(|n| n as i64);
-            Ok(Uploaded {
-                input_ids: integers(&inputs.input_ids, &[batch, tokens])?,
-                images: floats(&inputs.image_input, &[batch, views, 3, height, width])?,
-                domain: integers(&inputs.domain_id, &[batch])?,
-                proprio: floats(&proprio, &[batch, self.config.policy.proprio_dim])?,
-                noise: floats(&noise.data, &[batch, length, channels])?,
-            })
-        };
-        Ok(upload().map_err(BackendError::from)?)
+        let Backends { vlm, policy, lane } = &mut self.backends;
+        let _no_grad = tch::no_grad_guard();
+        let prepared_ms = milliseconds(started.elapsed());
+        let tensors = lane.upload(&HostInputs {
+            batch: inputs.batch,
+            views: inputs.views,
+            height: inputs.height,
+            width: inputs.width,
+            input_ids: &inputs.input_ids,
+            images,
+            domain_id: &inputs.domain_id,
+            proprio: &proprio,
+            noise,
+        })?;
+        let tokens = vlm.encode(&VlmInputs {
+            input_ids: &tensors.input_ids,
+            host_ids: &inputs.input_ids,
+            images: &tensors.images,
+            mask: &inputs.image_mask,
+        })?;
+        lane.encoded()?;
+        let raw = policy.generate(
+            &tokens,
+            &PolicyInputs {
+                domain: &tensors.domain,
+                host_domain: &inputs.domain_id,
+                proprio: &tensors.proprio,
+                noise: &tensors.noise,
+                steps: self.steps,
+            },
+        )?;
+        let pending = lane.generated(&raw)?;
+        let postprocess = self.postprocess.clone();
+        Ok(InFlight { started, prepared_ms, pending, tokens, backend: policy.name(), postprocess })
     }
-
-    /// Action space, download, de-normalisation; refuses to hand on what is not a number.
-    fn postprocess(&self, raw: &Tensor) -> Result<ActionChunk, PipelineError> {
-        let real = self.config.action_space.postprocess(raw).map_err(BackendError::from)?;
-        let mut actions = download(&real)?;
-        let actions_raw = download(raw)?;
-        if let Some(statistics) = &self.processors.action {
-            statistics.unnormalize(&mut actions.data)?;
-        }
-        check::actions(&actions)?;
-        Ok(ActionChunk { actions, actions_raw })
-    }
-}
-
-/// The inputs of one inference where the network runs.
-struct Uploaded {
-    input_ids: Tensor, // [B, L] i64
-    images: Tensor,    // [B, V, 3, H, W]
-    domain: Tensor,    // [B] i64
-    proprio: Tensor,   // [B, P]
-    noise: Tensor,     // [B, T, A]
 }
 
 /// The statistics of a checkpoint must be as wide as what they apply to.
@@ -313,16 +329,4 @@ fn check_processors(folder: &Path, config: &ModelConfig, processors: &Processors
         return Err(fault(reason));
     }
     Ok(())
-}
-
-/// Copies a tensor to the host as f32.
-fn download(tensor: &Tensor) -> Result<HostArray, PipelineError> {
-    let copy = || -> Result<HostArray, TchError> {
-        let shape: Vec<usize> = tensor.size().iter().map(|extent| extent.unsigned_abs() as usize).collect();
-        let mut data = vec![0.0f32; shape.iter().product()];
-        let host = tensor.f_to_device_(tch::Device::Cpu, Kind::Float, false, false)?.f_contiguous()?;
-        host.f_copy_data(&mut data, shape.iter().product())?;
-        Ok(HostArray { shape, data })
-    };
-    Ok(copy().map_err(BackendError::from)?)
 }

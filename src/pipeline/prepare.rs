@@ -1,14 +1,17 @@
 //! From an observation to model inputs, on the host: images resized and normalised, the instruction tokenised,
 //! proprioception normalised and padded.
 
+use crate::backend::lane::Frame;
 use crate::error::{CheckpointError, InputError, PipelineError, TransformError};
 use crate::model::config::{ModelConfig, ResizeMode};
 use crate::transform::image::{self, ImageTransform};
 use crate::transform::processors::Processors;
+use crate::transform::resample;
 use crate::transform::state;
 use crate::transform::tokenize::{BART_PAD_ID, PaddingSide, Tokenizer};
-use crate::types::{ModelInputs, Observation};
+use crate::types::{ModelInputs, Observation, Resampling};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The tokenizer's file within a checkpoint folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -16,6 +19,9 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Prepares observations, keeping buffers and the last instruction's ids between frames.
 pub struct Preparer {
     images: ImageTransform,
+    mode: image::ResizeMode,
+    /// Tables for frames that are resized elsewhere, by their size.
+    resamplings: Vec<Arc<Resampling>>,
     /// Batches bring their own ids, so a checkpoint without a tokenizer is only at fault once words arrive.
     tokenizer: Result<Tokenizer, String>,
     last_instruction: Option<(String, Vec<i64>)>,
@@ -44,6 +50,8 @@ impl Preparer {
         };
         Ok(Self {
             images: ImageTransform::new(inputs.image_width, inputs.image_height, mode),
+            mode,
+            resamplings: Vec::new(),
             tokenizer: read_tokenizer(folder, config, processors)?,
             last_instruction: None,
             rotate_180,
@@ -75,11 +83,12 @@ impl Preparer {
         }
     }
 
-    /// Prepares one observation. Hand the result back with [`Preparer::recycle`] to spare the next allocation.
+    /// Prepares one observation; its images only if `images`, as they may be resized elsewhere. Hand the result back
+    /// with [`Preparer::recycle`] to spare the next allocation.
     ///
     /// # Errors
     /// More views than the checkpoint has, an empty instruction, an image that cannot be resized.
-    pub fn prepare(&mut self, observation: &Observation) -> Result<ModelInputs, PipelineError> {
+    pub fn prepare(&mut self, observation: &Observation, images: bool) -> Result<ModelInputs, PipelineError> {
         if observation.views.len() > self.views {
             return Err(InputError::Shape {
                 field: "views",
@@ -90,16 +99,15 @@ impl Preparer {
         }
         let input_ids = self.tokens_of(&observation.instruction)?;
         let mut inputs = std::mem::take(&mut self.spare);
-        inputs.image_input.resize(self.views * self.image_len(), 0.0);
+        let view = |index: usize| observation.views.get(index).and_then(Option::as_ref);
         inputs.image_mask.clear();
-        let planes = inputs.image_input.chunks_exact_mut(self.image_len());
-        for (index, planes) in planes.enumerate() {
-            let view = observation.views.get(index).and_then(Option::as_ref);
-            match view {
+        inputs.image_mask.extend((0..self.views).map(|index| view(index).is_some()));
+        inputs.image_input.resize(if images { self.views * self.image_len() } else { 0 }, 0.0);
+        for (index, planes) in inputs.image_input.chunks_exact_mut(3 * self.height * self.width).enumerate() {
+            match view(index) {
                 Some(image) => self.images.apply(image, self.rotate_180.get(index) == Some(&true), planes)?,
                 None => planes.fill(0.0),
             }
-            inputs.image_mask.push(view.is_some());
         }
         Ok(ModelInputs {
             tokens: input_ids.len(),
@@ -111,6 +119,34 @@ impl Preparer {
             image_mask: inputs.image_mask,
             ..self.sizes()
         })
+    }
+
+    /// The frames of an observation with their tables, to be resized elsewhere.
+    ///
+    /// # Errors
+    /// An image that cannot be resized.
+    pub fn frames(&mut self, observation: &Observation) -> Result<Vec<Frame>, PipelineError> {
+        let views = observation.views.iter().enumerate();
+        let present = views.filter_map(|(view, image)| Some((view, image.clone()?)));
+        present
+            .map(|(view, image)| {
+                let resampling = self.resampling((image.width(), image.height()))?;
+                Ok(Frame { view, image, rotate_180: self.rotate_180.get(view) == Some(&true), resampling })
+            })
+            .collect()
+    }
+
+    /// Tables for images of size `from`, made at most once for each of the few sizes that cameras have.
+    fn resampling(&mut self, from: (usize, usize)) -> Result<Arc<Resampling>, TransformError> {
+        /// Sizes that are remembered; a stream of ever new ones would otherwise fill the memory.
+        const SIZES: usize = 16;
+        if let Some(known) = self.resamplings.iter().find(|known| known.from == from) {
+            return Ok(known.clone());
+        }
+        let made = Arc::new(resample::resampling(self.mode, from, (self.width, self.height))?);
+        self.resamplings.truncate(SIZES - 1);
+        self.resamplings.insert(0, made.clone());
+        Ok(made)
     }
 
     /// Keeps the buffers of `inputs` for the next frame.

@@ -150,6 +150,7 @@ fn inference_health(record: &Record, now: Stamp) -> (Level, String) {
     }
     match &record.last_failure {
         Some(failure) if is_recent(failure, now) => (Level::Error, format!("no chunk: {}", failure.reason)),
+        _ if record.degraded.is_some() => (Level::Warn, record.degraded.clone().unwrap_or_default()),
         _ if record.chunks_published == 0 => (Level::Ok, "ready, no chunk yet".to_owned()),
         _ => (Level::Ok, format!("{} chunks published", record.chunks_published)),
     }
@@ -162,7 +163,7 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
         pair("superseded", record.superseded),
     ];
     if let Some(facts) = &record.facts {
-        values.push(pair("backend", &facts.backend));
+        values.push(pair("backend", &record.backend));
         values.push(pair("steps", facts.steps));
         values.push(pair("checkpoint_sha256", &facts.checkpoint_sha256));
     }
@@ -172,6 +173,7 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
         values.extend(percentile(&sorted, share).map(|ms| pair(key, format!("{ms:.2}"))));
     }
     values.extend(record.observation_age_ms.map(|ms| pair("observation_age_ms", format!("{ms:.2}"))));
+    values.push(pair("degraded", record.degraded.as_deref().unwrap_or_default()));
     values.push(pair("last_error", record.last_failure.as_ref().map_or("", |failure| failure.reason.as_str())));
     values
 }
@@ -198,6 +200,16 @@ mod tests {
 
     fn at_s(seconds: f64) -> Stamp {
         Stamp { nanos: (seconds * 1e9) as i64 }
+    }
+
+    fn facts() -> crate::ros::outputs::ModelFacts {
+        crate::ros::outputs::ModelFacts {
+            action_names: Vec::new(),
+            action_mode: "ee6d".to_owned(),
+            steps: 1,
+            checkpoint_sha256: String::new(),
+            engine_sha256: String::new(),
+        }
     }
 
     fn streaming() -> Inputs {
@@ -260,18 +272,20 @@ mod tests {
     fn loading_is_no_error_but_a_failed_inference_is() {
         let mut record = Record::default();
         assert_eq!(inference_health(&record, at_s(1.0)).1, "loading the checkpoint");
-        record.facts = Some(crate::ros::outputs::ModelFacts {
-            action_names: Vec::new(),
-            action_mode: "ee6d".to_owned(),
-            backend: "libtorch".to_owned(),
-            steps: 1,
-            checkpoint_sha256: String::new(),
-            engine_sha256: String::new(),
-        });
+        record.facts = Some(facts());
         assert_eq!(inference_health(&record, at_s(1.0)).0, Level::Ok);
         record.last_failure = Some(Fault { reason: "not finite".to_owned(), at: at_s(2.0) });
         assert_eq!(inference_health(&record, at_s(3.0)), (Level::Error, "no chunk: not finite".to_owned()));
         assert_eq!(inference_health(&record, at_s(9.0)).0, Level::Ok);
+    }
+
+    #[test]
+    fn a_fallback_warns_for_as_long_as_it_runs_and_says_why() {
+        let mut record = Record { facts: Some(facts()), ..Record::default() };
+        record.degraded = Some("fallback libtorch on cpu instead of cuda_graph: GPU failed".to_owned());
+        let (level, message) = inference_health(&record, at_s(100.0));
+        assert_eq!(level, Level::Warn);
+        assert!(message.contains("instead of cuda_graph"), "{message}");
     }
 
     #[test]

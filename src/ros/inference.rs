@@ -95,9 +95,17 @@ fn load(config: &Config, outputs: Outputs, record: &SharedRecord) -> Result<Work
     let mut pipeline = Pipeline::load(&Options::from(config))?;
     let facts = facts(config, &pipeline)?;
     rehearse(config, &mut pipeline)?;
-    record.lock().facts = Some(facts.clone());
+    note(record, &facts, &pipeline);
     let model = Seeded { pipeline, seed: config.seed };
     Ok(Worker::spawn(model, move |outcome| outputs.deliver(&facts, &outcome))?)
+}
+
+/// Tells diagnostics what has been loaded.
+fn note(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline) {
+    let mut record = record.lock();
+    record.facts = Some(facts.clone());
+    record.backend = pipeline.backend().to_owned();
+    record.degraded = pipeline.degraded().map(ToString::to_string);
 }
 
 fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> {
@@ -115,7 +123,6 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
     Ok(ModelFacts {
         action_names,
         action_mode: pipeline.config().action_space.mode.name().to_owned(),
-        backend: pipeline.backend().to_owned(),
         steps: pipeline.steps(),
         checkpoint_sha256: pipeline.checkpoint_sha256().map_err(PipelineError::from)?,
         engine_sha256: pipeline.engine_sha256().unwrap_or_default().to_owned(),
@@ -156,13 +163,13 @@ fn proprio_channels(pipeline: &Pipeline) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::worker::Infer;
+    use crate::pipeline::worker::{Begun, Infer};
 
     /// A model with a defect.
     struct Panics;
 
     impl Infer for Panics {
-        fn infer(&mut self, _: &Observation) -> Result<crate::pipeline::Inference, PipelineError> {
+        fn begin(&mut self, _: &Observation) -> Result<Begun, PipelineError> {
             panic!("a defect, on purpose");
         }
     }

@@ -25,8 +25,6 @@ pub struct ModelFacts {
     pub action_names: Vec<String>,
     /// Name of the action space.
     pub action_mode: String,
-    /// Name of the policy backend.
-    pub backend: String,
     /// Denoising steps.
     pub steps: usize,
     /// Of the weights.
@@ -40,6 +38,10 @@ pub struct ModelFacts {
 pub struct Record {
     /// The model, once loaded.
     pub facts: Option<ModelFacts>,
+    /// The backend of the latest chunk, or the loaded one's.
+    pub backend: String,
+    /// Why another backend runs than the one that was asked for, if so.
+    pub degraded: Option<String>,
     /// Chunks that went out.
     pub chunks_published: u64,
     /// Observations that the model could not answer.
@@ -92,6 +94,9 @@ impl Outputs {
 
     /// Publishes what became of an observation, or records why nothing can be published.
     pub fn deliver(&self, facts: &ModelFacts, outcome: &Outcome) {
+        if let Some(degraded) = &outcome.degraded {
+            self.record.lock().degraded = Some(degraded.to_string());
+        }
         match &outcome.result {
             Ok(inference) => self.publish(facts, &outcome.observation, outcome.queued, inference),
             Err(error) => {
@@ -113,6 +118,7 @@ impl Outputs {
         match sent {
             Ok(()) => {
                 record.chunks_published += 1;
+                record.backend = inference.backend.to_owned();
                 record.observation_age_ms = Some(milliseconds(age));
                 record.e2e_ms.truncate(LATENCIES - 1);
                 record.e2e_ms.push_front(inference.times.e2e_ms);
@@ -144,7 +150,7 @@ impl Outputs {
             action_names: facts.action_names.clone(),
             domain_id: observation.domain_id,
             instruction: observation.instruction.clone(),
-            backend: facts.backend.clone(),
+            backend: inference.backend.to_owned(),
             checkpoint_sha256: facts.checkpoint_sha256.clone(),
             engine_sha256: facts.engine_sha256.clone(),
             observation_age: convert::duration(age),
@@ -165,7 +171,7 @@ impl Outputs {
         StageLatency {
             header: convert::header(stamp, &self.frame_id),
             sequence,
-            backend: facts.backend.clone(),
+            backend: inference.backend.to_owned(),
             steps: u32::try_from(facts.steps).unwrap_or(u32::MAX),
             queue_ms: milliseconds(queued),
             preprocess_ms: times.preprocess_ms,

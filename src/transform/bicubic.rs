@@ -88,7 +88,7 @@ fn resample(
 
 /// Whether Pillow 13 resamples columns before rows: when the height loses more than twice as many pixels as
 /// the width. Earlier versions always took the rows first, as this one does for every frame wider than high.
-fn columns_first(from: (usize, usize), to: (usize, usize)) -> bool {
+pub fn columns_first(from: (usize, usize), to: (usize, usize)) -> bool {
     let lost_columns = from.0.saturating_sub(to.0);
     let lost_rows = from.1.saturating_sub(to.1);
     lost_rows > lost_columns.saturating_mul(2)

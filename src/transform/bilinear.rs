@@ -7,10 +7,10 @@ use crate::types::RgbImage;
 
 /// The two source pixels that one output pixel of an axis mixes, and how much of the second.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Tap {
-    first: usize,
-    second: usize,
-    weight_second: f32,
+pub(super) struct Tap {
+    pub(super) first: usize,
+    pub(super) second: usize,
+    pub(super) weight_second: f32,
 }
 
 /// The resize, with tap tables kept from frame to frame.
@@ -87,14 +87,14 @@ impl PaddedBilinear {
 }
 
 /// The size (width, height) of the content inside the target: lerobot's arithmetic, truncation included.
-fn fitted_size(from_width: usize, from_height: usize, width: usize, height: usize) -> (usize, usize) {
+pub fn fitted_size(from_width: usize, from_height: usize, width: usize, height: usize) -> (usize, usize) {
     let ratio = (from_width as f64 / width as f64).max(from_height as f64 / height as f64);
     let fit = |side: usize, limit: usize| ((side as f64 / ratio) as usize).min(limit);
     (fit(from_width, width), fit(from_height, height))
 }
 
 /// torch's source coordinate `scale·(i + ½) − ½`, clamped at the borders; in f32, as torch computes it.
-fn taps(from: usize, to: usize, reverse: bool) -> Vec<Tap> {
+pub(super) fn taps(from: usize, to: usize, reverse: bool) -> Vec<Tap> {
     let last = from.saturating_sub(1);
     let scale = from as f32 / to as f32;
     let place = |index: usize| if reverse { last.saturating_sub(index) } else { index };

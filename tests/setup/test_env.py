@@ -14,12 +14,14 @@ USES_OURS = "_ROS_WHEELS_BOOTSTRAP_COMPLETE" in os.environ and os.environ.get("L
     "_XVLA_ROS_ADDED", ""
 )
 SKIPPED = "this shell uses a ROS 2 or libtorch of its own (or did not source scripts/env.sh)"
+# What decides which parts are installed and where; all else of a person's environment is left out.
+DECISIVE = ("HOME", "XVLA_ROS_CACHE", "XVLA_CUDA", "CUDA_HOME", "CUDA_PATH")
 LISTS = ("PATH", "AMENT_PREFIX_PATH", "CMAKE_PREFIX_PATH", "LD_LIBRARY_PATH", "PYTHONPATH")
 
 
 def bare_environment() -> dict[str, str]:
     """The environment of somebody who sourced nothing."""
-    kept = {name: os.environ[name] for name in ("HOME", "XVLA_ROS_CACHE") if name in os.environ}
+    kept = {name: os.environ[name] for name in DECISIVE if name in os.environ}
     return {**kept, "PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 
@@ -89,6 +91,13 @@ class EnvironmentTest(unittest.TestCase):
         environment = environment_after("bash", sourced())
         self.assertEqual(environment["FASTRTPS_DEFAULT_PROFILES_FILE"], f"{ROOT}/config/fastdds_shm.xml")
 
+    def test_cuda_headers_are_named_unless_the_person_has_a_toolkit(self) -> None:
+        environment = environment_after("bash", sourced(2), CUDA_HOME="/mine", CUDA_PATH="")
+        self.assertNotIn("XVLA_CUDA_INCLUDE", environment)
+        if not os.environ.get("CUDA_HOME") and not os.environ.get("CUDA_PATH"):
+            environment = environment_after("bash", sourced(2))
+            self.assertTrue((Path(environment["XVLA_CUDA_INCLUDE"]) / "cuda_runtime_api.h").exists())
+
     def test_a_shell_without_the_installed_parts_is_told_what_to_run(self) -> None:
         with tempfile.TemporaryDirectory() as empty:
             result = subprocess.run(
@@ -134,6 +143,29 @@ class ChoiceTest(unittest.TestCase):
         self.assertEqual((found["_xvla_own_libtorch"], found["_xvla_libtorch"]), ("no", "/opt/libtorch"))
         self.assertEqual(self.located(sourced())["_xvla_own_libtorch"], "yes")
 
+    def test_a_gpu_gets_a_libtorch_of_its_own_with_headers(self) -> None:
+        found = self.located("", XVLA_CUDA="1", CUDA_HOME="", CUDA_PATH="")
+        part = Path(found["_xvla_libtorch_part"])
+        self.assertTrue(part.name.startswith("libtorch-cuda-"), part)
+        self.assertEqual(Path(found["_xvla_libtorch"]), part / "torch")
+        self.assertEqual(Path(found["_xvla_cuda_headers"]), part / "nvidia/cu13/include")
+
+    def test_without_a_gpu_the_headers_are_a_part_of_their_own(self) -> None:
+        found = self.located("", XVLA_CUDA="", CUDA_HOME="", CUDA_PATH="")
+        self.assertEqual(found["_xvla_libtorch"], found["_xvla_libtorch_part"])
+        self.assertTrue(Path(found["_xvla_cuda_headers"]).name.startswith("cuda-headers-"))
+
+    def test_a_shell_set_up_for_one_libtorch_can_be_set_up_for_the_other(self) -> None:
+        for cuda in ("", "1"):
+            with self.subTest(XVLA_CUDA=cuda):
+                found = self.located(f"{sourced()}export XVLA_CUDA={cuda}")
+                self.assertEqual(found["_xvla_libtorch"], self.located("", XVLA_CUDA=cuda)["_xvla_libtorch"])
+
+    def test_a_toolkit_that_is_named_is_used_instead_of_our_headers(self) -> None:
+        for name in ("CUDA_HOME", "CUDA_PATH"):
+            with self.subTest(name):
+                self.assertEqual(self.located("", **{name: "/opt/cuda"})["_xvla_cuda_headers"], "")
+
 
 class SetupTest(unittest.TestCase):
     def setup(self, **given: str) -> subprocess.CompletedProcess[str]:
@@ -152,6 +184,14 @@ class SetupTest(unittest.TestCase):
             result = self.setup(LIBTORCH=folder)
         self.assertEqual(result.returncode, 1)
         self.assertIn(f"LIBTORCH={folder}", result.stderr)
+
+    def test_a_libtorch_without_cuda_is_refused_for_a_gpu(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "lib").mkdir()
+            (Path(folder) / "lib/libtorch_cpu.so").touch()
+            result = self.setup(LIBTORCH=folder, XVLA_CUDA="1")
+        self.assertEqual(result.returncode, 1)
+        self.assertIn(f"LIBTORCH={folder} holds no lib/libtorch_cuda.so", result.stderr)
 
     def test_a_sourced_ros_that_cannot_build_messages_is_named(self) -> None:
         result = self.setup(ROS_DISTRO="humble", AMENT_PREFIX_PATH="/nowhere")

@@ -3,8 +3,19 @@
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
+use tracing_subscriber::EnvFilter;
+
+/// Warnings of the library go to stderr; `RUST_LOG` asks for more or less.
+pub fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}
 
 /// Prints `text` and a newline. A reader that has gone away (`| head`) is no failure.
 pub fn print(text: &str) -> anyhow::Result<()> {

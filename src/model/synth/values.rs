@@ -63,6 +63,9 @@ fn extent(extent: i64) -> usize {
 const SMALL: f32 = 0.02;
 /// Spread of position embeddings beside tokens of size one.
 const POSITIONS: f32 = 0.1;
+/// What ends a residual branch is smaller: dozens of branches then add up to about one, as in trained networks, instead
+/// of drowning the stream and multiplying rounding errors (Radford et al. 2019, GPT-2's initialisation).
+const BRANCH_END: f32 = 0.2;
 /// Depth-wise convolutions stand in residual branches without a norm: close to the identity, or tens of them
 /// would multiply up to overflow in half precision.
 const DEPTHWISE: f32 = 0.1;
@@ -83,9 +86,16 @@ fn distribution(name: &str, shape: &[i64], shapes: &BTreeMap<&str, &[i64]>) -> D
             fan_in(table / outputs.max(1)) // a matrix [in, out] per domain
         }
         (_, [_, 1, height, width]) => spread(DEPTHWISE * ((height * width) as f32).sqrt().recip()),
+        (_, [_, inputs]) if ends_branch(name) => spread(BRANCH_END * (*inputs as f32).sqrt().recip()),
         (_, [_, inputs @ ..]) => fan_in(inputs.iter().product()),
         (_, []) => spread(SMALL),
     }
+}
+
+/// Whether a matrix is the last one before a residual sum: of an attention or of an MLP.
+fn ends_branch(name: &str) -> bool {
+    let attention = ["attn.proj.weight", "attn.fn.proj.weight", "self_attn.out_proj.weight"];
+    attention.iter().any(|end| name.ends_with(end)) || name.ends_with("fc2.weight")
 }
 
 impl Tensor {

@@ -1,0 +1,283 @@
+//! Recordings of device work, kept by what they depend on: recorded once for a set of sizes, replayed for every frame
+//! after that.
+//!
+//! Nothing in here knows CUDA. A [`Recorder`] is a stream that can record; a [`Work`] owns the buffers that a recording
+//! reads and writes, whose addresses therefore never change. What changes from frame to frame is copied into them
+//! before a replay.
+
+use crate::error::BackendError;
+
+/// Runs of a work before it is recorded: libraries choose algorithms and take workspaces in them.
+const WARM_UP_RUNS: usize = 2;
+
+/// A stream whose work can be recorded.
+pub trait Recorder {
+    /// A recording.
+    type Graph;
+
+    /// Records what `work` queues. Nothing of it is executed.
+    ///
+    /// # Errors
+    /// What `work` returns, or a recording that the device refuses; the stream is usable afterwards.
+    fn record(&mut self, work: &mut dyn FnMut() -> Result<(), BackendError>) -> Result<Self::Graph, BackendError>;
+
+    /// Queues a recording.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn replay(&mut self, graph: &Self::Graph) -> Result<(), BackendError>;
+
+    /// Waits until everything queued is done.
+    ///
+    /// # Errors
+    /// The failure of anything queued before.
+    fn synchronize(&mut self) -> Result<(), BackendError>;
+}
+
+/// Work on buffers of its own.
+pub trait Work {
+    /// Queues everything, from static inputs to static outputs: no host synchronisation, no memory from outside.
+    ///
+    /// # Errors
+    /// What a library underneath refuses.
+    fn run(&mut self) -> Result<(), BackendError>;
+
+    /// Called once after the warm-up runs, to settle what they found out.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn settle(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+/// A work together with its recording.
+#[derive(Debug)]
+struct Entry<K, W, G> {
+    key: K,
+    // Dropped before the work whose buffers it names.
+    graph: G,
+    work: W,
+}
+
+/// The recordings of one network, the least recently used of which makes room for a new one.
+#[derive(Debug)]
+pub struct Recordings<K, W, R: Recorder> {
+    recorder: R,
+    /// Most recently used last.
+    entries: Vec<Entry<K, W, R::Graph>>,
+    capacity: usize,
+}
+
+impl<K: PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
+    /// Keeps at most `capacity` recordings (at least one).
+    pub fn new(recorder: R, capacity: usize) -> Self {
+        Self { recorder, entries: Vec::new(), capacity: capacity.max(1) }
+    }
+
+    /// Replays the recording for `key` after `load` has filled its work's inputs; makes it first, from the work that
+    /// `prepare` returns, if there is none. Returns the work, whose outputs are valid once the stream gets there.
+    ///
+    /// # Errors
+    /// What preparing, recording, loading or replaying fails with. A recording that fails is not kept.
+    pub fn replay(
+        &mut self,
+        key: K,
+        prepare: impl FnOnce() -> Result<W, BackendError>,
+        load: impl FnOnce(&mut W) -> Result<(), BackendError>,
+    ) -> Result<&W, BackendError> {
+        let mut entry = match self.entries.iter().position(|entry| entry.key == key) {
+            Some(index) => self.entries.remove(index),
+            None => self.make(key, prepare)?,
+        };
+        let queued = load(&mut entry.work).and_then(|()| self.recorder.replay(&entry.graph));
+        self.entries.push(entry);
+        queued?;
+        self.entries.last().map(|entry| &entry.work).ok_or_else(|| BackendError::Capture("no recording".to_owned()))
+    }
+
+    /// How many recordings are kept.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn make(
+        &mut self,
+        key: K,
+        prepare: impl FnOnce() -> Result<W, BackendError>,
+    ) -> Result<Entry<K, W, R::Graph>, BackendError> {
+        // Room first: on a small GPU the old recording's memory is what the new one needs.
+        if self.entries.len() >= self.capacity {
+            self.recorder.synchronize()?;
+            self.entries.remove(0);
+        }
+        let mut work = prepare()?;
+        for _ in 0..WARM_UP_RUNS {
+            work.run()?;
+        }
+        self.recorder.synchronize()?;
+        work.settle()?;
+        let graph = self.recorder.record(&mut || work.run())?;
+        Ok(Entry { key, graph, work })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    /// What happened on the stream, in order.
+    type Log = Rc<RefCell<Vec<String>>>;
+
+    /// A stream that writes down what it is asked for; work that runs while it records is not executed.
+    struct MockStream {
+        log: Log,
+        recording: Rc<RefCell<bool>>,
+        refuses: bool,
+    }
+
+    impl Recorder for MockStream {
+        type Graph = usize;
+
+        fn record(&mut self, work: &mut dyn FnMut() -> Result<(), BackendError>) -> Result<usize, BackendError> {
+            *self.recording.borrow_mut() = true;
+            let worked = work();
+            *self.recording.borrow_mut() = false;
+            worked?;
+            if self.refuses {
+                return Err(BackendError::Capture("operation not permitted when stream is capturing".to_owned()));
+            }
+            let mut log = self.log.borrow_mut();
+            log.push("recorded".to_owned());
+            Ok(log.len())
+        }
+
+        fn replay(&mut self, _: &usize) -> Result<(), BackendError> {
+            self.log.borrow_mut().push("replay".to_owned());
+            Ok(())
+        }
+
+        fn synchronize(&mut self) -> Result<(), BackendError> {
+            self.log.borrow_mut().push("synchronize".to_owned());
+            Ok(())
+        }
+    }
+
+    struct MockWork {
+        input: Box<f32>,
+        log: Log,
+        recording: Rc<RefCell<bool>>,
+        fails: bool,
+    }
+
+    impl Work for MockWork {
+        fn run(&mut self) -> Result<(), BackendError> {
+            if self.fails {
+                return Err(BackendError::OutOfMemory("2 GiB".to_owned()));
+            }
+            let what = if *self.recording.borrow() { "kernel into recording" } else { "kernel" };
+            self.log.borrow_mut().push(what.to_owned());
+            Ok(())
+        }
+
+        fn settle(&mut self) -> Result<(), BackendError> {
+            self.log.borrow_mut().push("settle".to_owned());
+            Ok(())
+        }
+    }
+
+    struct Bench {
+        log: Log,
+        recording: Rc<RefCell<bool>>,
+        recordings: Recordings<u32, MockWork, MockStream>,
+        prepared: usize,
+    }
+
+    impl Bench {
+        fn new(capacity: usize, refuses: bool) -> Self {
+            let (log, recording) = (Log::default(), Rc::new(RefCell::new(false)));
+            let stream = MockStream { log: log.clone(), recording: recording.clone(), refuses };
+            Self { log, recording, recordings: Recordings::new(stream, capacity), prepared: 0 }
+        }
+
+        /// Answers with `input` for `key`; the address of the static input.
+        fn answer(&mut self, key: u32, input: f32, fails: bool) -> Result<*const f32, BackendError> {
+            let (log, recording, prepared) = (self.log.clone(), self.recording.clone(), &mut self.prepared);
+            let prepare = || {
+                *prepared += 1;
+                Ok(MockWork { input: Box::new(0.0), log, recording, fails })
+            };
+            let load = |work: &mut MockWork| {
+                *work.input = input;
+                Ok(())
+            };
+            let work = self.recordings.replay(key, prepare, load)?;
+            assert_eq!(*work.input, input);
+            Ok(&raw const *work.input)
+        }
+
+        fn take_log(&self) -> Vec<String> {
+            std::mem::take(&mut *self.log.borrow_mut())
+        }
+    }
+
+    #[test]
+    fn the_first_frame_warms_up_settles_records_and_replays_and_the_second_only_replays() {
+        let mut bench = Bench::new(4, false);
+        bench.answer(3, 1.0, false).unwrap();
+        let first = ["kernel", "kernel", "synchronize", "settle", "kernel into recording", "recorded", "replay"];
+        assert_eq!(bench.take_log(), first);
+        bench.answer(3, 2.0, false).unwrap();
+        assert_eq!(bench.take_log(), ["replay"]);
+    }
+
+    #[test]
+    fn a_frame_is_copied_to_where_the_recording_reads() {
+        let mut bench = Bench::new(4, false);
+        let first = bench.answer(3, 1.0, false).unwrap();
+        bench.answer(4, 5.0, false).unwrap();
+        assert_eq!(bench.answer(3, 2.0, false).unwrap(), first);
+    }
+
+    #[test]
+    fn another_key_is_recorded_apart_and_both_are_kept() {
+        let mut bench = Bench::new(4, false);
+        for key in [1, 2, 1, 2] {
+            bench.answer(key, 0.0, false).unwrap();
+        }
+        assert_eq!((bench.prepared, bench.recordings.len()), (2, 2));
+    }
+
+    #[test]
+    fn the_least_recently_used_recording_makes_room_once_the_stream_is_idle() {
+        let mut bench = Bench::new(2, false);
+        for key in [1, 2, 1] {
+            bench.answer(key, 0.0, false).unwrap();
+        }
+        bench.take_log();
+        bench.answer(3, 0.0, false).unwrap();
+        assert_eq!(bench.take_log()[0], "synchronize");
+        bench.answer(1, 0.0, false).unwrap();
+        assert_eq!(bench.prepared, 3, "1 was used last and is kept");
+        bench.answer(2, 0.0, false).unwrap();
+        assert_eq!(bench.prepared, 4, "2 made room for 3");
+    }
+
+    #[test]
+    fn a_recording_that_fails_is_an_error_and_is_not_kept() {
+        let mut bench = Bench::new(2, true);
+        assert!(matches!(bench.answer(1, 0.0, false), Err(BackendError::Capture(_))));
+        assert!(bench.recordings.is_empty());
+        let mut bench = Bench::new(2, false);
+        assert!(matches!(bench.answer(1, 0.0, true), Err(BackendError::OutOfMemory(_))));
+        assert!(bench.recordings.is_empty());
+        bench.answer(1, 0.0, false).unwrap();
+    }
+}

@@ -1,0 +1,197 @@
+//! The vision-language half on this project's kernels, for one sample.
+
+use super::gemm::{Activation, Gemm, Linear};
+use super::kernels::{Kernels, Source};
+use super::memory::{Span, buffer};
+use super::operators::transformer::LayerNorm;
+use super::operators::vision::ImageTokens;
+use super::session::{Half, Session};
+use super::text::{self, TextEncoder};
+use super::vision::{self, Activations, VisionTower, length, norm_weights};
+use super::works::{VlmWork, lock};
+use crate::backend::VlmInputs;
+use crate::backend::capture::Work;
+use crate::error::{BackendError, PipelineError};
+use crate::model::config::ModelConfig;
+use crate::model::projector::Projector;
+use crate::model::vlm::VlmTokens;
+use crate::model::weights::Scope;
+use std::sync::{Arc, Mutex};
+use tch::{Kind, Tensor};
+
+/// What keeps this half from running on the kernels; `None` if nothing does.
+pub fn unsupported(config: &ModelConfig) -> Option<String> {
+    let width = config.projection_dim;
+    vision::unsupported(config)
+        .or_else(|| text::unsupported(&config.text))
+        .or_else(|| (width % 8 != 0 || width > 8192).then(|| format!("tokens of {width}")))
+}
+
+/// Florence-2 with its weights as the kernels want them.
+pub struct FusedVlm {
+    gemm: Gemm,
+    network: Network,
+}
+
+struct Network {
+    session: Arc<Session>,
+    vision: VisionTower,
+    image_tokens: ImageTokens,
+    projector: Projector,
+    projection: Linear,
+    projection_norm: LayerNorm,
+    text: TextEncoder,
+    config: ModelConfig,
+    kind: Kind,
+}
+
+impl FusedVlm {
+    /// Takes its tensors from `root`.
+    ///
+    /// # Errors
+    /// The checkpoint's or the kernels' faults.
+    pub fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>) -> Result<Self, PipelineError> {
+        let kind = root.options().0;
+        let width = config.projection_dim;
+        let mut sources: Vec<Source> = vision::sources(config);
+        sources.extend(text::sources(&config.text));
+        sources.extend([ImageTokens::source(), LayerNorm::source(length(width))]);
+        let kernels = Kernels::compile(&session, kind, sources)?;
+
+        let scope = root.sub("vlm");
+        let projector = Projector::new(&scope, &config.vision, width)?;
+        let norm = norm_weights(&scope.sub("image_proj_norm"), width)?;
+        let gemm = Gemm::new(session.clone(), session.stream(Half::Vlm).clone(), kind)?;
+        let network = Network {
+            vision: VisionTower::new(&scope.sub("vision_tower"), config, &kernels)?,
+            image_tokens: ImageTokens::new(&kernels)?,
+            projection: Linear::new(projector.projection(), None)?,
+            projection_norm: LayerNorm::new(&kernels, norm, length(width))?,
+            projector,
+            text: TextEncoder::new(&scope.sub("language_model.model"), &config.text, &kernels)?,
+            session,
+            config: config.clone(),
+            kind,
+        };
+        Ok(Self { gemm, network })
+    }
+}
+
+/// One set of sizes: buffers and which views are valid.
+pub struct FusedVlmWork {
+    shared: Arc<Mutex<FusedVlm>>,
+    views: Vec<usize>,
+    image_size: [usize; 2],
+    images: Tensor,    // [V, 3, H, W] f32
+    words: Tensor,     // [L, D]
+    ids: Vec<i64>,     // those that `words` embeds
+    positions: Tensor, // [h·w, C]
+    tokens: Tensor,    // [V, N, D], zeros for views that are not valid
+    features: Tensor,  // [1, N + L, D]
+    tower: Activations,
+    encoder: Activations,
+}
+
+impl FusedVlmWork {
+    /// Buffers for one sample of `images` [1, V, 3, H, W], `mask` [V] and `tokens` words.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(shared: Arc<Mutex<FusedVlm>>, inputs: &VlmInputs) -> Result<Self, BackendError> {
+        let guard = lock(&shared);
+        let network = &guard.network;
+        let config = &network.config;
+        let (device, kind) = (network.session.device(), network.kind);
+        let sizes: Vec<usize> = inputs.images.size().iter().map(|&extent| length(extent)).collect();
+        let &[_, views, _, height, width] = sizes.as_slice() else {
+            return Err(BackendError::Capture(format!("images of shape {sizes:?}")));
+        };
+        let (rows, columns) = config.feature_map(height as i64, width as i64);
+        let count = length(config.tokens_per_view(height as i64, width as i64));
+        let (words, depth) = (inputs.host_ids.len(), length(config.projection_dim));
+        let valid: Vec<usize> = (0..views).filter(|&view| inputs.mask.get(view) == Some(&true)).collect();
+        let tower = Activations::of_tower(config, [valid.len(), height, width], (kind, device))?;
+        let wide = length(config.text.ffn_width);
+        let encoder = Activations::of_text(count + words, depth, wide, (kind, device))?;
+        let positions = network.projector.positions_in_time(rows, columns)?.f_contiguous()?;
+        drop(guard);
+        Ok(Self {
+            images: buffer(&[views, 3, height, width], Kind::Float, device)?,
+            words: buffer(&[words, depth], kind, device)?,
+            ids: Vec::new(),
+            positions,
+            tokens: buffer(&[views, count, depth], kind, device)?,
+            features: buffer(&[1, count + words, depth], kind, device)?,
+            image_size: [height, width],
+            views: valid,
+            tower,
+            encoder,
+            shared,
+        })
+    }
+}
+
+impl FusedVlmWork {
+    /// The tower and the projector: fills the tokens of the views that are there.
+    fn look(&self, network: &Network, gemm: &mut Gemm) -> Result<(), BackendError> {
+        let (views, buffers) = (&self.views, &self.tower);
+        let [height, width] = network.vision.run(gemm, (&self.images, self.image_size), views, buffers)?;
+        let stream = &gemm.stream().clone();
+        let (count, depth) = (height * width, network.projection.outputs());
+        let [features, projected, _] = buffers.others();
+        let shape = [views.len(), count, length(network.config.vision.width())];
+        network.image_tokens.run(stream, buffers.map(), &self.positions, features, shape)?;
+        let rows = views.len() * (count + 1);
+        gemm.linear(&network.projection, features, projected, rows, Activation::None, None)?;
+        let per_view = (count + 1) * depth;
+        let mut place = 0;
+        // Views that follow each other are normalised together.
+        for run in views.chunk_by(|before, after| before + 1 == *after) {
+            let first = run.first().copied().unwrap_or(0);
+            let (from, to) = (projected.from(place * per_view), Span::of(&self.tokens).from(first * per_view));
+            network.projection_norm.run(stream, from, to, run.len() * (count + 1))?;
+            place += run.len();
+        }
+        Ok(())
+    }
+
+    /// The text encoder over the first view's tokens, zeros if there is no first view, and the words.
+    fn read(&self, network: &Network, gemm: &mut Gemm) -> Result<(), BackendError> {
+        let extent = |tensor: &Tensor, dimension: usize| length(tensor.size().get(dimension).copied().unwrap_or(0));
+        let image = (Span::of(&self.tokens), extent(&self.tokens, 1));
+        let words = (Span::of(&self.words), extent(&self.words, 0));
+        network.text.run(gemm, image, words, &self.encoder, Span::of(&self.features))
+    }
+}
+
+impl Work for FusedVlmWork {
+    fn run(&mut self) -> Result<(), BackendError> {
+        let FusedVlm { gemm, network } = &mut *lock(&self.shared);
+        self.look(network, gemm)?;
+        self.read(network, gemm)
+    }
+
+    fn settle(&mut self) -> Result<(), BackendError> {
+        lock(&self.shared).gemm.tune()
+    }
+}
+
+impl VlmWork for FusedVlmWork {
+    fn load(&mut self, inputs: &VlmInputs) -> Result<(), BackendError> {
+        self.images.f_copy_(&inputs.images.f_squeeze_dim(0)?)?;
+        if self.ids != inputs.host_ids {
+            lock(&self.shared).network.text.embed(inputs.input_ids, &self.words)?;
+            self.ids = inputs.host_ids.to_vec();
+        }
+        Ok(())
+    }
+
+    fn tokens(&self) -> Result<VlmTokens, BackendError> {
+        let (views, count, depth) = self.tokens.size3()?;
+        let others = self.tokens.f_narrow(0, 1, views - 1)?;
+        Ok(VlmTokens {
+            vlm_features: self.features.shallow_clone(),
+            aux_visual_inputs: others.f_view([1, (views - 1) * count, depth])?,
+        })
+    }
+}

@@ -1,0 +1,299 @@
+//! The lane of a GPU: one pinned staging buffer and one copy for all inputs of a frame, CUDA events between the stages,
+//! one pinned buffer for the way back. Nothing but [`Pending::wait`] waits.
+
+#![allow(unsafe_code, reason = "copies between pinned host memory and libtorch's tensors")]
+
+use super::resize::Resizer;
+use super::session::{Half, Session};
+use super::shim;
+use crate::backend::lane::{DeviceInputs, DeviceMemory, Finished, HostImages, HostInputs, Lane, Pending};
+use crate::error::BackendError;
+use crate::types::HostArray;
+use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
+use std::sync::Arc;
+use tch::{Device, Kind, Tensor};
+
+/// Tensors in a buffer begin at multiples of this, as the driver's own allocations do.
+const ALIGNMENT: usize = 256;
+
+/// The way of frames through one GPU.
+pub struct GpuLane {
+    session: Arc<Session>,
+    inputs: Option<Staging>,
+    /// Made when the first frame comes that is to be resized here.
+    resizer: Option<Resizer>,
+    /// Events and result buffers that are not in flight.
+    spare: Arc<Pool>,
+    current: Option<Flight>,
+    /// Free device memory when the lane was made, bytes.
+    free_at_first: usize,
+}
+
+/// What one inference in flight needs: kept, so that a steady state allocates nothing.
+struct Flight {
+    started: CudaEvent,
+    uploaded: CudaEvent,
+    encoded: CudaEvent,
+    generated: CudaEvent,
+    downloaded: CudaEvent,
+    actions: Option<PinnedHostSlice<f32>>,
+}
+
+type Pool = std::sync::Mutex<Vec<Flight>>;
+
+impl Flight {
+    fn new(session: &Session) -> Result<Self, BackendError> {
+        Ok(Self {
+            started: session.timed_event()?,
+            uploaded: session.timed_event()?,
+            encoded: session.timed_event()?,
+            generated: session.timed_event()?,
+            downloaded: session.timed_event()?,
+            actions: None,
+        })
+    }
+}
+
+/// Pinned memory and its counterpart on the device, for one set of shapes.
+struct Staging {
+    layout: Layout,
+    host: PinnedHostSlice<u8>,
+    device: Tensor, // [bytes] u8
+    views: DeviceInputs,
+    /// The device has read the host's side.
+    read: CudaEvent,
+}
+
+/// Where each input lies within the staging buffers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Layout {
+    batch: usize,
+    views: usize,
+    height: usize,
+    width: usize,
+    tokens: usize,
+    proprio_dim: usize,
+    noise: Vec<usize>,
+}
+
+/// Offsets of images, noise, proprioception, ids, domains, and the end.
+struct Offsets([usize; 6]);
+
+impl Layout {
+    fn of(inputs: &HostInputs) -> Self {
+        let batch = inputs.batch.max(1);
+        Self {
+            batch,
+            views: inputs.views,
+            height: inputs.height,
+            width: inputs.width,
+            tokens: inputs.input_ids.len() / batch,
+            proprio_dim: inputs.proprio.len() / batch,
+            noise: inputs.noise.shape.clone(),
+        }
+    }
+
+    fn offsets(&self) -> Offsets {
+        let images = self.batch * self.views * 3 * self.height * self.width;
+        let noise: usize = self.noise.iter().product();
+        let sizes =
+            [4 * images, 4 * noise, 4 * self.batch * self.proprio_dim, 8 * self.batch * self.tokens, 8 * self.batch];
+        let mut offsets = [0; 6];
+        let mut end = 0;
+        for (offset, size) in offsets.iter_mut().skip(1).zip(sizes) {
+            end += size.next_multiple_of(ALIGNMENT);
+            *offset = end;
+        }
+        Offsets(offsets)
+    }
+}
+
+impl Staging {
+    fn new(session: &Session, layout: Layout) -> Result<Self, BackendError> {
+        let Offsets([images, noise, proprio, ids, domains, end]) = layout.offsets();
+        // SAFETY: every byte that the device reads is written before; the padding is never looked at.
+        let host = unsafe { session.context().alloc_pinned_with_flags::<u8>(end, 0) }?;
+        let device = Tensor::f_zeros([end as i64], (Kind::Uint8, Device::Cuda(session.device())))?;
+        let extent = |value: usize| value as i64;
+        let view = |start: usize, kind: Kind, shape: &[i64]| -> Result<Tensor, BackendError> {
+            let bytes = shape.iter().product::<i64>() * kind.elt_size_in_bytes() as i64;
+            Ok(device.f_narrow(0, extent(start), bytes)?.f_view_dtype(kind)?.f_view(shape)?)
+        };
+        let batch = extent(layout.batch);
+        let images_shape = [batch, extent(layout.views), 3, extent(layout.height), extent(layout.width)];
+        let noise_shape: Vec<i64> = layout.noise.iter().copied().map(extent).collect();
+        let views = DeviceInputs {
+            images: view(images, Kind::Float, &images_shape)?,
+            noise: view(noise, Kind::Float, &noise_shape)?,
+            proprio: view(proprio, Kind::Float, &[batch, extent(layout.proprio_dim)])?,
+            input_ids: view(ids, Kind::Int64, &[batch, extent(layout.tokens)])?,
+            domain: view(domains, Kind::Int64, &[batch])?,
+        };
+        let read = session.context().new_event(None)?;
+        Ok(Self { layout, host, device, views, read })
+    }
+
+    /// Fills the host's side and queues its copy to the device.
+    fn send(&mut self, session: &Session, inputs: &HostInputs) -> Result<(), BackendError> {
+        let Offsets(offsets) = self.layout.offsets();
+        // The copy of the frame before has long begun; writing waits for its end.
+        self.read.synchronize()?;
+        // Frames have a way of their own: see `Resizer`.
+        let images = match inputs.images {
+            HostImages::Normalised(images) => images,
+            HostImages::Frames(_) => &[],
+        };
+        let parts: [&[u8]; 5] = [
+            bytemuck::cast_slice(images),
+            bytemuck::cast_slice(&inputs.noise.data),
+            bytemuck::cast_slice(inputs.proprio),
+            bytemuck::cast_slice(inputs.input_ids),
+            bytemuck::cast_slice(inputs.domain_id),
+        ];
+        let host = self.host.as_mut_slice()?;
+        for (&start, part) in offsets.iter().zip(parts) {
+            let place = host.get_mut(start..start + part.len()).ok_or_else(|| mismatch("staging"))?;
+            place.copy_from_slice(part);
+        }
+        let first = if images.is_empty() { offsets[1] } else { 0 };
+        let host = host.get(first..).ok_or_else(|| mismatch("staging"))?;
+        let stream = session.stream(Half::Vlm);
+        let target = self.device.data_ptr() as u64 + first as u64;
+        // SAFETY: both sides are as long as the layout says; the host's side is not written before `read` has passed.
+        unsafe { result::memcpy_htod_async(target, host, stream.cu_stream()) }?;
+        Ok(self.read.record(stream)?)
+    }
+}
+
+fn mismatch(what: &str) -> BackendError {
+    BackendError::from_device_message(format!("{what}: sizes do not agree"))
+}
+
+impl GpuLane {
+    /// A lane on the session's streams.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn new(session: Arc<Session>) -> Result<Self, BackendError> {
+        let (free_at_first, _) = session.context().mem_get_info()?;
+        Ok(Self { session, inputs: None, resizer: None, spare: Arc::default(), current: None, free_at_first })
+    }
+
+    fn flight(&mut self) -> Result<&Flight, BackendError> {
+        self.current.as_ref().ok_or_else(|| mismatch("a stage without an upload"))
+    }
+}
+
+impl Lane for GpuLane {
+    fn upload(&mut self, inputs: &HostInputs) -> Result<DeviceInputs, BackendError> {
+        self.session.enter(Half::Vlm)?;
+        let spare = self.spare.lock().map_or(None, |mut spare| spare.pop());
+        let flight = match spare {
+            Some(flight) => flight,
+            None => Flight::new(&self.session)?,
+        };
+        let stream = self.session.stream(Half::Vlm).clone();
+        self.session.wait_for_inputs_taken()?;
+        flight.started.record(&stream)?;
+        let layout = Layout::of(inputs);
+        let mut staging = match self.inputs.take().filter(|staging| staging.layout == layout) {
+            Some(staging) => staging,
+            None => Staging::new(&self.session, layout)?,
+        };
+        staging.send(&self.session, inputs)?;
+        if let HostImages::Frames(frames) = inputs.images {
+            let mut resizer = match self.resizer.take() {
+                Some(resizer) => resizer,
+                None => Resizer::new(self.session.clone())?,
+            };
+            resizer.run(frames, &staging.views.images, [inputs.height, inputs.width])?;
+            self.resizer = Some(resizer);
+        }
+        flight.uploaded.record(&stream)?;
+        let views = &staging.views;
+        let uploaded = DeviceInputs {
+            input_ids: views.input_ids.shallow_clone(),
+            images: views.images.shallow_clone(),
+            domain: views.domain.shallow_clone(),
+            proprio: views.proprio.shallow_clone(),
+            noise: views.noise.shallow_clone(),
+        };
+        self.inputs = Some(staging);
+        self.current = Some(flight);
+        Ok(uploaded)
+    }
+
+    fn encoded(&mut self) -> Result<(), BackendError> {
+        let (vlm, policy) = (self.session.stream(Half::Vlm).clone(), self.session.stream(Half::Policy).clone());
+        let flight = self.flight()?;
+        flight.encoded.record(&vlm)?;
+        policy.wait(&flight.encoded)?;
+        self.session.enter(Half::Policy)
+    }
+
+    fn generated(&mut self, actions: &Tensor) -> Result<Box<dyn Pending>, BackendError> {
+        let mut flight = self.current.take().ok_or_else(|| mismatch("a stage without an upload"))?;
+        let stream = self.session.stream(Half::Policy);
+        flight.generated.record(stream)?;
+        let actions = actions.f_to_kind(Kind::Float)?.f_contiguous()?;
+        let length = actions.numel();
+        let mut host = match flight.actions.take().filter(|host| host.len() == length) {
+            Some(host) => host,
+            // SAFETY: read only after the copy below has filled it.
+            None => unsafe { self.session.context().alloc_pinned_with_flags::<f32>(length, 0) }?,
+        };
+        let target = host.as_mut_slice()?;
+        // SAFETY: `length` floats on both sides; the tensor is either static or freed in this stream's order, and the
+        // host's side is read only after `downloaded`.
+        unsafe { result::memcpy_dtoh_async(target, actions.data_ptr() as u64, stream.cu_stream()) }?;
+        flight.downloaded.record(stream)?;
+        flight.actions = Some(host);
+        let shape = actions.size().iter().map(|extent| extent.unsigned_abs() as usize).collect();
+        Ok(Box::new(Download { flight: Some(flight), shape, spare: self.spare.clone() }))
+    }
+
+    fn resizes(&self) -> bool {
+        true
+    }
+
+    fn take_memory(&mut self) -> Option<DeviceMemory> {
+        let device = self.session.device();
+        let memory = shim::memory(device).ok()?;
+        shim::reset_peak_memory(device).ok()?;
+        let (free, _) = self.session.context().mem_get_info().ok()?;
+        Some(DeviceMemory {
+            peak_allocated_bytes: memory.peak_allocated_bytes.unsigned_abs(),
+            peak_reserved_bytes: memory.peak_reserved_bytes.unsigned_abs(),
+            process_bytes: self.free_at_first.saturating_sub(free) as u64,
+            allocations: memory.allocations.unsigned_abs(),
+        })
+    }
+}
+
+/// Actions on their way to the host.
+struct Download {
+    flight: Option<Flight>,
+    shape: Vec<usize>,
+    spare: Arc<Pool>,
+}
+
+impl Pending for Download {
+    fn wait(mut self: Box<Self>) -> Result<Finished, BackendError> {
+        let flight = self.flight.take().ok_or_else(|| mismatch("a download waited for twice"))?;
+        flight.downloaded.synchronize()?;
+        let between = |from: &CudaEvent, to: &CudaEvent| from.elapsed_ms(to).map(f64::from);
+        let mut finished = Finished {
+            actions_raw: HostArray { shape: std::mem::take(&mut self.shape), data: Vec::new() },
+            upload_ms: between(&flight.started, &flight.uploaded)?,
+            vlm_ms: between(&flight.uploaded, &flight.encoded)?,
+            policy_ms: between(&flight.encoded, &flight.generated)?,
+        };
+        if let Some(actions) = &flight.actions {
+            finished.actions_raw.data.extend_from_slice(actions.as_slice()?);
+        }
+        if let Ok(mut spare) = self.spare.lock() {
+            spare.push(flight);
+        }
+        Ok(finished)
+    }
+}

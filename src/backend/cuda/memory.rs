@@ -1,0 +1,58 @@
+//! Stretches of device memory with their lengths, so that what a kernel is given can be checked before it starts.
+
+use crate::error::BackendError;
+use tch::{Device, Kind, Tensor};
+
+/// Elements of a tensor in device memory. Valid as long as the tensor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    address: u64,
+    len: usize,
+    /// Bytes of an element.
+    width: usize,
+}
+
+impl Span {
+    /// All elements of a contiguous tensor.
+    pub fn of(tensor: &Tensor) -> Self {
+        Self {
+            address: tensor.data_ptr() as u64,
+            len: if tensor.is_contiguous() { tensor.numel() } else { 0 },
+            width: tensor.kind().elt_size_in_bytes(),
+        }
+    }
+
+    /// The elements from `start` on; none beyond the end.
+    pub fn from(self, start: usize) -> Self {
+        let start = start.min(self.len);
+        Self { address: self.address + (start * self.width) as u64, len: self.len - start, ..self }
+    }
+
+    /// Where it begins.
+    pub fn address(self) -> u64 {
+        self.address
+    }
+
+    /// Its address, if it holds at least `count` elements.
+    ///
+    /// # Errors
+    /// [`BackendError::Kernel`] naming `what`.
+    pub fn holding(self, count: usize, what: &str) -> Result<u64, BackendError> {
+        if self.len >= count {
+            return Ok(self.address);
+        }
+        Err(BackendError::Kernel {
+            kernel: what.to_owned(),
+            reason: format!("a buffer holds {} elements of the {count} that are needed", self.len),
+        })
+    }
+}
+
+/// A static buffer: zeroed, contiguous, at an address that stays.
+///
+/// # Errors
+/// Memory that is not there.
+pub fn buffer(shape: &[usize], kind: Kind, device: usize) -> Result<Tensor, BackendError> {
+    let shape: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
+    Ok(Tensor::f_zeros(shape.as_slice(), (kind, Device::Cuda(device)))?)
+}

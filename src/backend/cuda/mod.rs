@@ -1,0 +1,260 @@
+//! Both halves as captured CUDA graphs on one NVIDIA GPU.
+//!
+//! | file | |
+//! |---|---|
+//! | [`session`] | the GPU, its streams, the events between them |
+//! | [`shim`] | what tch lacks: current stream, capture, memory counters (`csrc/`) |
+//! | [`recorder`] | recordings on a stream |
+//! | [`lane`] | pinned uploads and downloads, timing by events |
+//! | [`resize`] | camera images to the network's input, on the GPU |
+//! | [`kernels`], [`operators`] | our own kernels, compiled at run time; as operators |
+//! | [`gemm`] | cuBLASLt, the fastest algorithm for each shape |
+//! | [`vision`], [`text`], [`fused_vlm`], [`fused_policy`] | the network on those |
+//! | [`works`] | what gets recorded |
+//!
+//! In half precision and for the sizes that the kernels support, which those of the published checkpoints are, the
+//! network runs on our kernels; anything else is recorded from libtorch's operators.
+
+pub mod fused_policy;
+pub mod fused_vlm;
+pub mod gemm;
+pub mod kernels;
+pub mod lane;
+pub mod memory;
+pub mod operators;
+pub mod recorder;
+pub mod resize;
+pub mod session;
+pub mod shim;
+pub mod text;
+pub mod vision;
+pub mod works;
+
+use super::capture::Recordings;
+use super::libtorch::{LibtorchPolicy, LibtorchVlm};
+use super::select::{Backends, Target};
+use super::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs, device};
+use crate::config::{Device, Dtype};
+use crate::error::{BackendError, PipelineError};
+use crate::model::config::ModelConfig;
+use crate::model::vlm::VlmTokens;
+use crate::model::weights::{Scope, Weights};
+use fused_policy::{FusedPolicy, FusedPolicyWork};
+use fused_vlm::{FusedVlm, FusedVlmWork};
+use lane::GpuLane;
+use recorder::StreamRecorder;
+use session::{Half, Session};
+use std::sync::{Arc, Mutex};
+use tch::Tensor;
+use works::{LibtorchPolicyWork, LibtorchVlmWork, PolicyWork, VlmWork, copy_of};
+
+/// Name of this backend.
+pub const NAME: &str = super::select::CUDA_GRAPH;
+
+/// Recordings that each half keeps: for the views that come and go, instructions of two lengths, a few domains.
+const RECORDINGS: usize = 8;
+
+/// Loads both halves onto the target's GPU.
+///
+/// # Errors
+/// No such GPU, a library that is missing, a checkpoint that does not fit.
+pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<Backends, PipelineError> {
+    let Device::Cuda(index) = target.device else {
+        return Err(BackendError::Unavailable {
+            backend: NAME.to_owned(),
+            reason: "it runs on NVIDIA GPUs".to_owned(),
+            remedy: "set device to cuda".to_owned(),
+        }
+        .into());
+    };
+    let device = device::resolve(target.device)?;
+    let session = Session::open(index, target.overlap)?;
+    let lane = GpuLane::new(session.clone())?;
+    session.enter(Half::Vlm)?;
+    let _no_grad = tch::no_grad_guard();
+    let root = weights.root(device::kind(target.dtype), device);
+    let fused = fused(config, target.dtype);
+    let vlm = CapturedVlm::new(&root, config, session.clone(), fused)?;
+    let policy = CapturedPolicy::new(&root, config, session.clone(), fused)?;
+    // Weights were converted and joined on the stream of one half; both may use them from here on.
+    session.context().synchronize().map_err(BackendError::from)?;
+    Ok(Backends { vlm: Box::new(vlm), policy: Box::new(policy), lane: Box::new(lane) })
+}
+
+/// Whether the network runs on our kernels.
+fn fused(config: &ModelConfig, dtype: Dtype) -> bool {
+    let unsupported = match dtype {
+        Dtype::F32 => Some("single precision".to_owned()),
+        Dtype::F16 | Dtype::Bf16 => fused_vlm::unsupported(config).or_else(|| fused_policy::unsupported(config)),
+    };
+    match unsupported {
+        Some(reason) => tracing::info!("recording libtorch's operators, since the kernels are not for {reason}"),
+        None => return true,
+    }
+    false
+}
+
+enum VlmNetwork {
+    Fused(Arc<Mutex<FusedVlm>>),
+    Libtorch(Arc<Mutex<LibtorchVlm>>),
+}
+
+/// What a recording of the vision-language half depends on.
+#[derive(Clone, Debug, PartialEq)]
+struct VlmKey {
+    mask: Vec<bool>,
+    images: Vec<i64>,
+    ids: Vec<i64>,
+}
+
+/// Florence-2 as recordings.
+struct CapturedVlm {
+    network: VlmNetwork,
+    session: Arc<Session>,
+    recordings: Recordings<VlmKey, Box<dyn VlmWork>, StreamRecorder>,
+}
+
+impl CapturedVlm {
+    fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, PipelineError> {
+        let network = if fused {
+            VlmNetwork::Fused(Arc::new(Mutex::new(FusedVlm::new(root, config, session.clone())?)))
+        } else {
+            VlmNetwork::Libtorch(Arc::new(Mutex::new(LibtorchVlm::new(root, config)?)))
+        };
+        let recorder = StreamRecorder::new(session.clone(), Half::Vlm);
+        Ok(Self { network, session, recordings: Recordings::new(recorder, RECORDINGS) })
+    }
+
+    /// One recording's worth: a sample for our kernels, any batch for libtorch's operators.
+    fn encode_together(&mut self, inputs: &VlmInputs) -> Result<VlmTokens, BackendError> {
+        let key = VlmKey { mask: inputs.mask.to_vec(), images: inputs.images.size(), ids: inputs.input_ids.size() };
+        let (network, session) = (&self.network, &self.session);
+        let prepare = || -> Result<Box<dyn VlmWork>, BackendError> {
+            match network {
+                VlmNetwork::Fused(network) => Ok(Box::new(FusedVlmWork::new(network.clone(), inputs)?)),
+                VlmNetwork::Libtorch(network) => Ok(Box::new(LibtorchVlmWork::new(network.clone(), session, inputs)?)),
+            }
+        };
+        self.recordings.replay(key, prepare, |work| work.load(inputs))?.tokens()
+    }
+}
+
+impl VlmBackend for CapturedVlm {
+    fn encode(&mut self, inputs: &VlmInputs) -> Result<VlmTokens, BackendError> {
+        let batch = inputs.images.size().first().copied().unwrap_or(1);
+        if batch <= 1 || matches!(self.network, VlmNetwork::Libtorch(_)) {
+            return self.encode_together(inputs);
+        }
+        let samples = (0..batch).map(|sample| {
+            let tokens = self.encode_together(&VlmInputs {
+                input_ids: &inputs.input_ids.f_narrow(0, sample, 1)?,
+                host_ids: part(inputs.host_ids, batch, sample),
+                images: &inputs.images.f_narrow(0, sample, 1)?,
+                mask: part(inputs.mask, batch, sample),
+            })?;
+            // The next sample overwrites what this one left.
+            Ok([copy_of(&tokens.vlm_features)?, copy_of(&tokens.aux_visual_inputs)?])
+        });
+        let samples: Vec<[Tensor; 2]> = samples.collect::<Result<_, BackendError>>()?;
+        let joined =
+            |index: usize| Tensor::f_cat(&samples.iter().filter_map(|tokens| tokens.get(index)).collect::<Vec<_>>(), 0);
+        Ok(VlmTokens { vlm_features: joined(0)?, aux_visual_inputs: joined(1)? })
+    }
+}
+
+/// Sample `index` of values that belong to `batch` samples.
+fn part<T>(values: &[T], batch: i64, index: i64) -> &[T] {
+    let width = values.len() / vision::length(batch).max(1);
+    let start = vision::length(index) * width;
+    values.get(start..start + width).unwrap_or_default()
+}
+
+enum PolicyNetwork {
+    Fused(Arc<Mutex<FusedPolicy>>),
+    Libtorch(Arc<Mutex<LibtorchPolicy>>),
+}
+
+/// What a recording of the policy half depends on.
+#[derive(Clone, Debug, PartialEq)]
+struct PolicyKey {
+    features: Vec<i64>,
+    others: Vec<i64>,
+    steps: usize,
+    /// Of our kernels, which know one domain's matrices only.
+    domain: Option<i64>,
+}
+
+/// The soft-prompted transformer as recordings.
+struct CapturedPolicy {
+    network: PolicyNetwork,
+    session: Arc<Session>,
+    recordings: Recordings<PolicyKey, Box<dyn PolicyWork>, StreamRecorder>,
+}
+
+impl CapturedPolicy {
+    fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, PipelineError> {
+        let network = if fused {
+            PolicyNetwork::Fused(Arc::new(Mutex::new(FusedPolicy::new(root, config, session.clone())?)))
+        } else {
+            PolicyNetwork::Libtorch(Arc::new(Mutex::new(LibtorchPolicy::new(root, config)?)))
+        };
+        let recorder = StreamRecorder::new(session.clone(), Half::Policy);
+        Ok(Self { network, session, recordings: Recordings::new(recorder, RECORDINGS) })
+    }
+
+    fn generate_together(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
+        let (network, session) = (&self.network, &self.session);
+        let domain = match network {
+            PolicyNetwork::Fused(_) => inputs.host_domain.first().copied(),
+            PolicyNetwork::Libtorch(_) => None,
+        };
+        let (features, others) = (tokens.vlm_features.size(), tokens.aux_visual_inputs.size());
+        let key = PolicyKey { features, others, steps: inputs.steps, domain };
+        let prepare = || -> Result<Box<dyn PolicyWork>, BackendError> {
+            match network {
+                PolicyNetwork::Fused(network) => Ok(Box::new(FusedPolicyWork::new(network.clone(), tokens, inputs)?)),
+                PolicyNetwork::Libtorch(network) => {
+                    Ok(Box::new(LibtorchPolicyWork::new(network.clone(), tokens, inputs)?))
+                }
+            }
+        };
+        let load = |work: &mut Box<dyn PolicyWork>| {
+            work.load(tokens, inputs)?;
+            session.note_inputs_taken()
+        };
+        self.recordings.replay(key, prepare, load)?.actions()
+    }
+}
+
+impl PolicyBackend for CapturedPolicy {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
+        let batch = inputs.noise.size().first().copied().unwrap_or(1);
+        if batch <= 1 || matches!(self.network, PolicyNetwork::Libtorch(_)) {
+            return self.generate_together(tokens, inputs);
+        }
+        let samples = (0..batch).map(|sample| {
+            let one = |tensor: &Tensor| tensor.f_narrow(0, sample, 1);
+            let tokens = VlmTokens {
+                vlm_features: one(&tokens.vlm_features)?,
+                aux_visual_inputs: one(&tokens.aux_visual_inputs)?,
+            };
+            let actions = self.generate_together(
+                &tokens,
+                &PolicyInputs {
+                    domain: &one(inputs.domain)?,
+                    host_domain: part(inputs.host_domain, batch, sample),
+                    proprio: &one(inputs.proprio)?,
+                    noise: &one(inputs.noise)?,
+                    steps: inputs.steps,
+                },
+            )?;
+            copy_of(&actions)
+        });
+        let samples: Vec<Tensor> = samples.collect::<Result<_, BackendError>>()?;
+        Ok(Tensor::f_cat(&samples, 0)?)
+    }
+}

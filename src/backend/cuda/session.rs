@@ -1,0 +1,139 @@
+//! One GPU as this project uses it: two streams of its own and the events that order them.
+//!
+//! Without overlap everything runs on one stream. With it, uploads and the vision-language half have a stream of their
+//! own, so that they run beside the denoising of the frame before.
+
+#![allow(unsafe_code, reason = "hands a raw stream to libtorch")]
+
+use super::shim;
+use crate::error::BackendError;
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, sys};
+use std::sync::Arc;
+
+/// Which half of the network work belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// Uploads, vision tower, text encoder.
+    Vlm,
+    /// Denoising, downloads.
+    Policy,
+}
+
+/// A GPU with its streams.
+#[derive(Debug)]
+pub struct Session {
+    context: Arc<CudaContext>,
+    device: usize,
+    vlm_stream: Arc<CudaStream>,
+    policy_stream: Arc<CudaStream>,
+    /// The policy half has copied what it needs of the vision-language half's outputs and of the uploads.
+    inputs_taken: CudaEvent,
+}
+
+impl From<DriverError> for BackendError {
+    fn from(error: DriverError) -> Self {
+        Self::from_device_message(format!("{:?}: {error}", error.0))
+    }
+}
+
+impl Session {
+    /// Opens GPU `device`.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`] without a driver or a library; what the driver reports.
+    pub fn open(device: usize, overlap: bool) -> Result<Arc<Self>, BackendError> {
+        check_libraries()?;
+        let context = CudaContext::new(device)?;
+        let vlm_stream = context.new_stream()?;
+        let policy_stream = if overlap { context.new_stream()? } else { vlm_stream.clone() };
+        let inputs_taken = context.new_event(None)?;
+        Ok(Arc::new(Self { context, device, vlm_stream, policy_stream, inputs_taken }))
+    }
+
+    /// The driver's context.
+    pub fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// Index of the GPU.
+    pub fn device(&self) -> usize {
+        self.device
+    }
+
+    /// The stream of one half.
+    pub fn stream(&self, half: Half) -> &Arc<CudaStream> {
+        match half {
+            Half::Vlm => &self.vlm_stream,
+            Half::Policy => &self.policy_stream,
+        }
+    }
+
+    /// Makes the stream of `half` the one that this thread's work goes to, libtorch's and our own.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn enter(&self, half: Half) -> Result<(), BackendError> {
+        self.context.bind_to_thread()?;
+        // SAFETY: the stream belongs to this GPU and lives as long as the session, which outlives all its work.
+        unsafe { shim::use_stream(self.device, self.stream(half).cu_stream().cast()) }
+    }
+
+    /// Notes that the policy half has taken its inputs.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn note_inputs_taken(&self) -> Result<(), BackendError> {
+        Ok(self.inputs_taken.record(&self.policy_stream)?)
+    }
+
+    /// Lets the stream of the vision-language half wait for that, before it writes there again.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn wait_for_inputs_taken(&self) -> Result<(), BackendError> {
+        Ok(self.vlm_stream.wait(&self.inputs_taken)?)
+    }
+
+    /// An event with a time.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn timed_event(&self) -> Result<CudaEvent, BackendError> {
+        Ok(self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))?)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // libtorch must not go on with a stream that is about to be destroyed, and should not keep memory that whoever
+        // comes next may need; errors leave nothing to do.
+        let _ = shim::use_default_stream(self.device);
+        let _ = shim::release_unused_memory();
+    }
+}
+
+/// cudarc opens its libraries at their first use and panics without them.
+fn check_libraries() -> Result<(), BackendError> {
+    let missing = |library: &str, remedy: &str| BackendError::Unavailable {
+        backend: super::NAME.to_owned(),
+        reason: format!("{library} cannot be opened"),
+        remedy: remedy.to_owned(),
+    };
+    // SAFETY: each only tries to open a library.
+    let [driver, nvrtc, cublaslt] = unsafe {
+        [
+            cudarc::driver::sys::is_culib_present(),
+            cudarc::nvrtc::sys::is_culib_present(),
+            cudarc::cublaslt::sys::is_culib_present(),
+        ]
+    };
+    if !driver {
+        return Err(missing("the NVIDIA driver (libcuda.so)", "install it, or use device cpu"));
+    }
+    let remedy = "it comes with PyTorch's wheels: see `xvla doctor`, or set LD_LIBRARY_PATH";
+    match (nvrtc, cublaslt) {
+        (false, _) => Err(missing("libnvrtc.so", remedy)),
+        (_, false) => Err(missing("libcublasLt.so", remedy)),
+        _ => Ok(()),
+    }
+}

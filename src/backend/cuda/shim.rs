@@ -1,0 +1,137 @@
+//! The Rust side of `csrc/cuda_shim.cpp`: libtorch's current stream, its graph capture and its allocator's counters.
+
+#![allow(unsafe_code, reason = "calls into C++")]
+
+use crate::error::{BackendError, LibtorchError};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::NonNull;
+
+mod ffi {
+    use super::{Memory, c_char, c_int, c_void};
+
+    unsafe extern "C" {
+        pub fn xvla_use_stream(device: c_int, stream: *mut c_void) -> *const c_char;
+        pub fn xvla_use_default_stream(device: c_int) -> *const c_char;
+        pub fn xvla_graph_new(graph: *mut *mut c_void) -> *const c_char;
+        pub fn xvla_graph_free(graph: *mut c_void);
+        pub fn xvla_graph_begin(graph: *mut c_void) -> *const c_char;
+        pub fn xvla_graph_end(graph: *mut c_void) -> *const c_char;
+        pub fn xvla_graph_replay(graph: *mut c_void) -> *const c_char;
+        pub fn xvla_memory(device: c_int, memory: *mut Memory) -> *const c_char;
+        pub fn xvla_memory_reset_peak(device: c_int) -> *const c_char;
+        pub fn xvla_memory_release() -> *const c_char;
+    }
+}
+
+/// Counters of libtorch's caching allocator on one GPU (`XvlaMemory` in the shim).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// In tensors now, bytes.
+    pub allocated_bytes: i64,
+    /// In tensors at most since the last reset, bytes.
+    pub peak_allocated_bytes: i64,
+    /// Taken from the driver now, bytes.
+    pub reserved_bytes: i64,
+    /// Taken from the driver at most since the last reset, bytes.
+    pub peak_reserved_bytes: i64,
+    /// Requests for memory so far.
+    pub allocations: i64,
+    /// Those of them that went to the driver.
+    pub driver_allocations: i64,
+}
+
+/// What the shim's functions return, as a `Result`.
+fn check(message: *const c_char) -> Result<(), LibtorchError> {
+    if message.is_null() {
+        return Ok(());
+    }
+    // SAFETY: the shim returns null or a NUL-terminated message that lives until this thread's next call.
+    let message = unsafe { CStr::from_ptr(message) };
+    Err(LibtorchError(message.to_string_lossy().into_owned()))
+}
+
+fn device_error(error: LibtorchError) -> BackendError {
+    BackendError::from_device_message(error.0)
+}
+
+/// Makes `stream` the one that libtorch's operators of this thread run on.
+///
+/// # Safety
+/// `stream` is a live stream of GPU `device` and outlives its use.
+pub unsafe fn use_stream(device: usize, stream: *mut c_void) -> Result<(), BackendError> {
+    // SAFETY: the caller vouches for the stream.
+    check(unsafe { ffi::xvla_use_stream(device as c_int, stream) }).map_err(device_error)
+}
+
+/// Makes the device's default stream the one that libtorch's operators of this thread run on.
+pub fn use_default_stream(device: usize) -> Result<(), BackendError> {
+    // SAFETY: takes a number only.
+    check(unsafe { ffi::xvla_use_default_stream(device as c_int) }).map_err(device_error)
+}
+
+/// The allocator's counters on GPU `device`.
+pub fn memory(device: usize) -> Result<Memory, BackendError> {
+    let mut memory = Memory::default();
+    // SAFETY: `memory` has the layout that the shim writes.
+    check(unsafe { ffi::xvla_memory(device as c_int, &mut memory) }).map_err(device_error)?;
+    Ok(memory)
+}
+
+/// Lets the peaks of GPU `device` begin anew.
+pub fn reset_peak_memory(device: usize) -> Result<(), BackendError> {
+    // SAFETY: takes a number only.
+    check(unsafe { ffi::xvla_memory_reset_peak(device as c_int) }).map_err(device_error)
+}
+
+/// Gives memory that no tensor uses back to the driver.
+pub fn release_unused_memory() -> Result<(), BackendError> {
+    // SAFETY: takes nothing.
+    check(unsafe { ffi::xvla_memory_release() }).map_err(device_error)
+}
+
+/// A recording of GPU work, with the memory that it needs.
+#[derive(Debug)]
+pub struct Graph(NonNull<c_void>);
+
+// SAFETY: a graph is used by one thread at a time; nothing in it belongs to the thread that recorded it.
+unsafe impl Send for Graph {}
+
+impl Graph {
+    /// Records what `work` queues on this thread's current stream, which must not be the default one.
+    ///
+    /// # Errors
+    /// What `work` returns; [`BackendError::Capture`] when the recording is refused or becomes invalid.
+    pub fn record(work: &mut dyn FnMut() -> Result<(), BackendError>) -> Result<Self, BackendError> {
+        let failed = |error: LibtorchError| BackendError::Capture(error.to_string());
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: the shim writes a new graph or reports an error.
+        check(unsafe { ffi::xvla_graph_new(&mut graph) }).map_err(failed)?;
+        let graph = Self(NonNull::new(graph).ok_or_else(|| BackendError::Capture("no graph".to_owned()))?);
+        // SAFETY: the graph is alive.
+        check(unsafe { ffi::xvla_graph_begin(graph.0.as_ptr()) }).map_err(failed)?;
+        let worked = work();
+        // The stream leaves capture mode whether or not the work succeeded.
+        // SAFETY: as above, and capture has begun.
+        let ended = check(unsafe { ffi::xvla_graph_end(graph.0.as_ptr()) }).map_err(failed);
+        worked?;
+        ended?;
+        Ok(graph)
+    }
+
+    /// Queues the recorded work on this thread's current stream.
+    ///
+    /// # Errors
+    /// What the driver reports, such as an earlier kernel's failure.
+    pub fn replay(&self) -> Result<(), BackendError> {
+        // SAFETY: the graph is alive and complete.
+        check(unsafe { ffi::xvla_graph_replay(self.0.as_ptr()) }).map_err(device_error)
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: made by `xvla_graph_new`, freed once.
+        unsafe { ffi::xvla_graph_free(self.0.as_ptr()) }
+    }
+}

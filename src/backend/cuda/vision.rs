@@ -1,0 +1,388 @@
+//! DaViT from cuBLASLt's products and this project's kernels: seven launches a block, token-major throughout, no
+//! window partition, no padding, no layout copies. The maths is that of [`crate::model::vision`].
+
+use super::gemm::{Activation, Gemm, Linear};
+use super::kernels::{Kernels, Source};
+use super::memory::{Span, buffer};
+use super::operators::NormWeights;
+use super::operators::transformer::LayerNorm;
+use super::operators::vision::{ChannelAttention, DepthwiseNorm, PatchSizes, Patches, WindowAttention};
+use crate::error::{BackendError, CheckpointError, PipelineError};
+use crate::model::config::{ModelConfig, StageConfig, VisionConfig};
+use crate::model::weights::Scope;
+use cudarc::driver::CudaStream;
+use tch::{Kind, Tensor};
+
+/// A size of the configuration as a length.
+pub fn length(value: i64) -> usize {
+    usize::try_from(value).unwrap_or(0)
+}
+
+/// Reads `weight` and `bias` of a norm.
+pub fn norm_weights(scope: &Scope, width: i64) -> Result<NormWeights, CheckpointError> {
+    Ok(NormWeights { weight: scope.tensor("weight", &[width])?, bias: scope.tensor("bias", &[width])? })
+}
+
+/// Reads a linear layer [out, in] with its bias.
+pub fn linear(scope: &Scope, inputs: i64, outputs: i64) -> Result<Linear, PipelineError> {
+    let (weight, bias) = (scope.tensor("weight", &[outputs, inputs])?, scope.tensor("bias", &[outputs])?);
+    Ok(Linear::new(&weight, Some(&bias))?)
+}
+
+/// The tower.
+pub struct VisionTower {
+    stages: Vec<Stage>,
+    patches: Patches,
+}
+
+struct Stage {
+    config: StageConfig,
+    embed: Embed,
+    blocks: Vec<Block>,
+}
+
+/// Patches by a strided convolution, with a norm before or after it.
+struct Embed {
+    projection: Linear,
+    norm: LayerNorm,
+    pre_norm: bool,
+    /// Channels of the input; 3 for images.
+    channels: usize,
+}
+
+/// A spatial or a channel block.
+struct Block {
+    conv1: DepthwiseNorm,
+    qkv: Linear,
+    qkv_bias: Tensor,
+    attention: Attention,
+    proj: Linear,
+    conv2: DepthwiseNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+enum Attention {
+    Window(WindowAttention),
+    Channel(ChannelAttention),
+}
+
+/// Activations of the tower, as large as its largest stage needs, or of the text encoder.
+#[derive(Debug)]
+pub struct Activations {
+    map: Tensor,
+    sum: Tensor,
+    normed: Tensor,
+    qkv: Tensor,
+    mixed: Tensor,
+    hidden: Tensor,
+    scratch: Tensor,
+}
+
+/// The patches of one stage.
+fn stage_patches(stage: &StageConfig, input: [usize; 2]) -> PatchSizes {
+    let (kernel, stride, padding) =
+        (length(stage.patch_size), length(stage.patch_stride).max(1), length(stage.patch_padding));
+    let output = input.map(|extent| (extent + 2 * padding).saturating_sub(kernel) / stride + 1);
+    PatchSizes { kernel, stride, padding, input, output }
+}
+
+/// The patches of every stage, for images of one size.
+fn patch_sizes(config: &VisionConfig, height: usize, width: usize) -> Vec<PatchSizes> {
+    let next = |input: &mut [usize; 2], stage: &StageConfig| {
+        let sizes = stage_patches(stage, *input);
+        *input = sizes.output;
+        Some(sizes)
+    };
+    config.stages.iter().scan([height, width], next).collect()
+}
+
+/// What keeps this tower from running on the kernels; `None` if nothing does.
+pub fn unsupported(config: &ModelConfig) -> Option<String> {
+    let sizes = patch_sizes(&config.vision, config.inputs.image_height, config.inputs.image_width);
+    let window = length(config.vision.window_size);
+    for (index, (stage, sizes)) in config.vision.stages.iter().zip(&sizes).enumerate() {
+        let (head_dim, group_dim) = (stage.width / stage.heads.max(1), stage.width / stage.groups.max(1));
+        let reason = if stage.width % 8 != 0 || stage.width > 2048 {
+            format!("{} channels", stage.width)
+        } else if !WindowAttention::supports(window, length(head_dim)) {
+            format!("windows of {window} with heads of {head_dim}")
+        } else if !ChannelAttention::supports(length(group_dim)) {
+            format!("groups of {group_dim} channels")
+        } else if !Patches::supports(sizes, index == 0) {
+            format!("patches of {}", stage.patch_size)
+        } else if index == 0 && stage.pre_norm {
+            "a norm over the pixels".to_owned()
+        } else {
+            continue;
+        };
+        return Some(format!("vision stage {index}: {reason}"));
+    }
+    (config.inputs.views > 16).then(|| format!("{} views", config.inputs.views))
+}
+
+/// Everything that has to be compiled for this tower.
+pub fn sources(config: &ModelConfig) -> Vec<Source> {
+    let sizes = patch_sizes(&config.vision, config.inputs.image_height, config.inputs.image_width);
+    let mut sources = vec![Patches::source()];
+    let mut inputs = 3;
+    for (stage, sizes) in config.vision.stages.iter().zip(&sizes) {
+        let width = length(stage.width);
+        sources.push(DepthwiseNorm::source(width, sizes.output[1]));
+        sources.push(WindowAttention::source(length(config.vision.window_size), width / length(stage.heads).max(1)));
+        sources.push(ChannelAttention::source(width / length(stage.groups).max(1)));
+        sources.push(LayerNorm::source(if stage.pre_norm { inputs } else { width }));
+        inputs = width;
+    }
+    sources
+}
+
+impl VisionTower {
+    /// Reads `convs.S.*` and `blocks.S.B.*`.
+    ///
+    /// # Errors
+    /// The checkpoint's or the kernels' faults.
+    pub fn new(scope: &Scope, config: &ModelConfig, kernels: &Kernels) -> Result<Self, PipelineError> {
+        let sizes = patch_sizes(&config.vision, config.inputs.image_height, config.inputs.image_width);
+        let mut inputs = config.vision.in_channels;
+        let mut stages = Vec::with_capacity(config.vision.stages.len());
+        for (index, (stage, sizes)) in config.vision.stages.iter().zip(&sizes).enumerate() {
+            let embed = Embed::new(&scope.sub(format!("convs.{index}")), stage, inputs, kernels)?;
+            let mut blocks = Vec::with_capacity(2 * stage.depth);
+            for block in 0..stage.depth {
+                let scope = scope.sub(format!("blocks.{index}.{block}"));
+                for channel in [false, true] {
+                    blocks.push(Block::new(&scope, &config.vision, stage, channel, sizes.output[1], kernels)?);
+                }
+            }
+            stages.push(Stage { config: *stage, embed, blocks });
+            inputs = stage.width;
+        }
+        Ok(Self { stages, patches: Patches::new(kernels)? })
+    }
+
+    /// The `valid` views of `images` [V, 3, H, W] f32 → the last map [n, h·w, C] in [`Activations::map`]; its h and w.
+    ///
+    /// # Errors
+    /// What the device refuses.
+    pub fn run(
+        &self,
+        gemm: &mut Gemm,
+        images: (&Tensor, [usize; 2]),
+        valid: &[usize],
+        buffers: &Activations,
+    ) -> Result<[usize; 2], BackendError> {
+        let (images, mut input) = (Span::of(images.0), images.1);
+        let stream = &gemm.stream().clone();
+        for (index, stage) in self.stages.iter().enumerate() {
+            let sizes = stage_patches(&stage.config, input);
+            let patches = Span::of(&buffers.hidden);
+            let rows = valid.len() * sizes.output[0] * sizes.output[1];
+            if index == 0 {
+                self.patches.of_images(stream, images, patches, valid, &sizes)?;
+            } else {
+                let source = stage.embed.normed_input(stream, buffers, valid.len() * input[0] * input[1])?;
+                self.patches.of_maps(stream, source, patches, valid.len(), stage.embed.channels, &sizes)?;
+            }
+            stage.embed.project(stream, gemm, buffers, rows)?;
+            for block in &stage.blocks {
+                block.run(stream, gemm, [valid.len(), sizes.output[0], sizes.output[1]], buffers)?;
+            }
+            input = sizes.output;
+        }
+        Ok(input)
+    }
+}
+
+impl Activations {
+    /// For the tower and `images` images of `height`×`width` pixels.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn of_tower(
+        model: &ModelConfig,
+        [images, height, width]: [usize; 3],
+        place: (Kind, usize),
+    ) -> Result<Self, BackendError> {
+        let config = &model.vision;
+        let (mut map, mut hidden, mut scratch, mut inputs) = (0, 0, 1, 3);
+        for (index, (stage, sizes)) in config.stages.iter().zip(patch_sizes(config, height, width)).enumerate() {
+            let tokens = sizes.output[0] * sizes.output[1];
+            let (rows, channels) = (images * tokens, length(stage.width));
+            let mlp = (channels as f64 * config.mlp_ratio) as usize;
+            let row = if index == 0 { Patches::image_row(sizes.kernel) } else { sizes.kernel.pow(2) * inputs };
+            // One token more an image: the spatial mean; and the last map is projected.
+            map = map.max((rows + images) * channels);
+            if index + 1 == config.stages.len() {
+                map = map.max((rows + images) * length(model.projection_dim));
+            }
+            hidden = hidden.max(rows * mlp.max(row));
+            let groups = length(stage.groups).max(1);
+            scratch = scratch.max(ChannelAttention::scratch(images, tokens, groups, channels / groups));
+            inputs = channels;
+        }
+        Self::new(map, hidden, scratch, place)
+    }
+
+    /// For the text encoder and `rows` tokens.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn of_text(rows: usize, width: usize, mlp: usize, place: (Kind, usize)) -> Result<Self, BackendError> {
+        Self::new(rows * width, rows * mlp, 1, place)
+    }
+
+    fn new(map: usize, hidden: usize, scratch: usize, (kind, device): (Kind, usize)) -> Result<Self, BackendError> {
+        Ok(Self {
+            map: buffer(&[map], kind, device)?,
+            sum: buffer(&[map], kind, device)?,
+            normed: buffer(&[map], kind, device)?,
+            qkv: buffer(&[3 * map], kind, device)?,
+            mixed: buffer(&[map], kind, device)?,
+            hidden: buffer(&[hidden], kind, device)?,
+            scratch: buffer(&[scratch], Kind::Float, device)?,
+        })
+    }
+
+    /// The tower's result; see [`VisionTower::run`].
+    pub fn map(&self) -> Span {
+        Span::of(&self.map)
+    }
+
+    /// Free between the tower and its next run, each as large as the map: three for whoever comes after the tower.
+    pub fn others(&self) -> [Span; 3] {
+        [Span::of(&self.sum), Span::of(&self.normed), Span::of(&self.mixed)]
+    }
+
+    /// Three times as large as the map, free as well.
+    pub fn qkv(&self) -> Span {
+        Span::of(&self.qkv)
+    }
+
+    /// As wide as the MLP's hidden layer, free as well.
+    pub fn hidden(&self) -> Span {
+        Span::of(&self.hidden)
+    }
+}
+
+impl Embed {
+    fn new(scope: &Scope, stage: &StageConfig, inputs: i64, kernels: &Kernels) -> Result<Self, PipelineError> {
+        let proj = scope.sub("proj");
+        let side = stage.patch_size;
+        let weight = proj.tensor("weight", &[stage.width, inputs, side, side])?;
+        let bias = proj.tensor("bias", &[stage.width])?;
+        let rows = || -> Result<Tensor, tch::TchError> {
+            // Patches run over (ky, kx, channel) and are as long as a multiple of eight.
+            let weight = weight.f_permute([0, 2, 3, 1])?.f_reshape([stage.width, side * side * inputs])?;
+            let padding = (8 - side * side * inputs % 8) % 8;
+            weight.f_constant_pad_nd([0, padding])
+        };
+        let norm_width = if stage.pre_norm { inputs } else { stage.width };
+        let norm = norm_weights(&scope.sub("norm"), norm_width)?;
+        Ok(Self {
+            projection: Linear::new(&scope.torch(rows())?, Some(&bias))?,
+            norm: LayerNorm::new(kernels, norm, length(norm_width))?,
+            pre_norm: stage.pre_norm,
+            channels: length(inputs),
+        })
+    }
+
+    /// What the patches are taken from.
+    fn normed_input(&self, stream: &CudaStream, buffers: &Activations, rows: usize) -> Result<Span, BackendError> {
+        let (map, normed) = (Span::of(&buffers.map), Span::of(&buffers.normed));
+        if !self.pre_norm {
+            return Ok(map);
+        }
+        self.norm.run(stream, map, normed, rows)?;
+        Ok(normed)
+    }
+
+    /// Patches in `hidden` → the stage's map.
+    fn project(
+        &self,
+        stream: &CudaStream,
+        gemm: &mut Gemm,
+        buffers: &Activations,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        let (patches, map, sum) = (Span::of(&buffers.hidden), Span::of(&buffers.map), Span::of(&buffers.sum));
+        if self.pre_norm {
+            return gemm.linear(&self.projection, patches, map, rows, Activation::None, None);
+        }
+        gemm.linear(&self.projection, patches, sum, rows, Activation::None, None)?;
+        self.norm.run(stream, sum, map, rows)
+    }
+}
+
+impl Block {
+    fn new(
+        scope: &Scope,
+        config: &VisionConfig,
+        stage: &StageConfig,
+        channel: bool,
+        map_width: usize,
+        kernels: &Kernels,
+    ) -> Result<Self, PipelineError> {
+        let width = stage.width;
+        let scope = scope.sub(if channel { "channel_block" } else { "spatial_block" });
+        let attn = scope.sub(if channel { "channel_attn" } else { "window_attn" });
+        let hidden = (width as f64 * config.mlp_ratio) as i64;
+        let conv = |name: &str, norm: NormWeights| -> Result<DepthwiseNorm, PipelineError> {
+            let scope = scope.sub(name);
+            let (weight, bias) = (scope.tensor("weight", &[width, 1, 3, 3])?, scope.tensor("bias", &[width])?);
+            Ok(DepthwiseNorm::new(kernels, &weight, bias, norm, map_width)?)
+        };
+        let qkv = attn.sub("fn.qkv");
+        let weight = qkv.tensor("weight", &[3 * width, width])?;
+        let qkv_bias = if config.qkv_bias {
+            qkv.tensor("bias", &[3 * width])?
+        } else {
+            scope.torch(Tensor::f_zeros([3 * width], (weight.kind(), weight.device())))?
+        };
+        let (heads, groups) = (length(stage.heads), length(stage.groups));
+        let attention = if channel {
+            Attention::Channel(ChannelAttention::new(kernels, groups, length(width) / groups.max(1))?)
+        } else {
+            let (window, head_dim) = (length(config.window_size), length(width) / heads.max(1));
+            Attention::Window(WindowAttention::new(kernels, window, heads, head_dim)?)
+        };
+        let mlp = scope.sub("ffn.fn.net");
+        Ok(Self {
+            conv1: conv("conv1.fn.dw", norm_weights(&attn.sub("norm"), width)?)?,
+            qkv: Linear::new(&weight, Some(&qkv_bias))?,
+            qkv_bias,
+            attention,
+            proj: linear(&attn.sub("fn.proj"), width, width)?,
+            conv2: conv("conv2.fn.dw", norm_weights(&scope.sub("ffn.norm"), width)?)?,
+            fc1: linear(&mlp.sub("fc1"), width, hidden)?,
+            fc2: linear(&mlp.sub("fc2"), hidden, width)?,
+        })
+    }
+
+    /// The map [images, height, width, C], in place.
+    fn run(
+        &self,
+        stream: &CudaStream,
+        gemm: &mut Gemm,
+        [images, height, width]: [usize; 3],
+        buffers: &Activations,
+    ) -> Result<(), BackendError> {
+        let (map, sum, normed) = (Span::of(&buffers.map), Span::of(&buffers.sum), Span::of(&buffers.normed));
+        let (qkv, mixed, hidden) = (Span::of(&buffers.qkv), Span::of(&buffers.mixed), Span::of(&buffers.hidden));
+        let (tokens, shape) = (height * width, [images, height, width]);
+        let rows = images * tokens;
+
+        self.conv1.run(stream, map, sum, normed, shape)?;
+        gemm.linear(&self.qkv, normed, qkv, rows, Activation::None, None)?;
+        match &self.attention {
+            Attention::Window(attention) => attention.run(stream, qkv, &self.qkv_bias, mixed, shape)?,
+            Attention::Channel(attention) => {
+                attention.run(stream, qkv, mixed, Span::of(&buffers.scratch), images, tokens)?;
+            }
+        }
+        gemm.linear(&self.proj, mixed, sum, rows, Activation::None, Some(sum))?;
+        self.conv2.run(stream, sum, map, normed, shape)?;
+        gemm.linear(&self.fc1, normed, hidden, rows, Activation::Gelu, None)?;
+        gemm.linear(&self.fc2, hidden, map, rows, Activation::None, Some(map))
+    }
+}

@@ -1,0 +1,103 @@
+"""Compiles, launches and times the CUDA kernels of src/backend/cuda/kernels from Python."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import statistics
+import unittest
+from collections.abc import Callable
+from pathlib import Path
+
+try:
+    import cupy
+    import numpy
+except ImportError:  # requires_gpu says so
+    cupy = numpy = None
+try:
+    import torch
+except ImportError:
+    torch = None
+
+KERNELS = Path(__file__).resolve().parents[2] / "src/backend/cuda/kernels"
+UNASKED_SHARED_BYTES = 48 * 1024  # dynamic shared memory that a kernel may use without being allowed more
+WARM_REPLAYS = 3
+REPLAYS = 30
+
+
+def reason_to_skip() -> str | None:
+    """What is missing here, if anything is."""
+    if torch is None:
+        return "needs PyTorch"
+    if cupy is None:
+        return "needs CuPy"
+    if not torch.cuda.is_available():
+        return "needs an NVIDIA GPU"
+    return None
+
+
+def requires_gpu(test_class: type[unittest.TestCase]) -> type[unittest.TestCase]:
+    """Skips a test class, with the reason, where the kernels cannot run."""
+    reason = reason_to_skip()
+    return unittest.skip(reason)(test_class) if reason else test_class
+
+
+@functools.cache
+def module(name: str, dtype: torch.dtype, **macros: int) -> cupy.RawModule:
+    """Compiles kernels/<name>.cu behind the prelude, as the program itself does."""
+    code = "".join((KERNELS / file).read_text(encoding="utf-8") for file in ("prelude.cuh", f"{name}.cu"))
+    precision = ["-DXVLA_BF16"] if dtype == torch.bfloat16 else []
+    sizes = [f"-D{macro}={value}" for macro, value in macros.items()]
+    return cupy.RawModule(code=code, backend="nvrtc", options=("--std=c++17", *precision, *sizes))
+
+
+def launch(
+    kernel: cupy.RawKernel, grid: tuple[int, ...], block: tuple[int, ...], *arguments: object, shared: int = 0
+) -> None:
+    """Launches on torch's current stream, so that it is ordered with torch's work and captured with it."""
+    if shared > UNASKED_SHARED_BYTES:
+        kernel.max_dynamic_shared_size_bytes = shared
+    with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+        kernel(grid, block, tuple(map(as_argument, arguments)), shared_mem=shared)
+
+
+def as_argument(value: object) -> object:
+    """What CuPy passes as the C type that the kernels declare: pointer, int, float, or a struct by value."""
+    if isinstance(value, torch.Tensor):
+        return numpy.uint64(value.data_ptr())
+    if isinstance(value, int):
+        return numpy.int32(value)
+    if isinstance(value, float):
+        return numpy.float32(value)
+    if isinstance(value, ctypes.Structure | ctypes._SimpleCData):
+        return numpy.frombuffer(bytes(value), dtype=numpy.dtype((numpy.void, ctypes.sizeof(value))))
+    return value
+
+
+def median_us(call: Callable[[], None], repeats: int = 20) -> float:
+    """Median time of one call, which launches once, over replays of a graph of `repeats` calls in a row."""
+    call()  # loads the kernel, which cannot be captured
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            call()
+    times_us = [replay_us(graph) / repeats for _ in range(WARM_REPLAYS + REPLAYS)]
+    return statistics.median(times_us[WARM_REPLAYS:])
+
+
+def replay_us(graph: torch.cuda.CUDAGraph) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    graph.replay()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e3
+
+
+def error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference over the norm of what was expected; infinite if anything is not finite."""
+    found, expected = found.double(), expected.double()
+    relative = ((found - expected).norm() / expected.norm()).item()
+    return relative if math.isfinite(relative) else math.inf

@@ -1,0 +1,185 @@
+//! The backend of captured graphs against libtorch on the CPU, on a real GPU; skipped, with a word, where there is
+//! none.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a panic is how a test fails"
+)]
+
+mod common;
+mod gpu_common;
+
+use gpu_common::{Base, answers, captured, channel_errors, gpu, on_cpu, say, worst_channel};
+use std::sync::Arc;
+use xvla_ros::bench::dataset::Batch;
+use xvla_ros::config::{Dtype, Preprocess};
+use xvla_ros::pipeline::{Inference, Options, Pipeline, noise};
+use xvla_ros::types::{HostArray, Observation, RgbImage, Stamp};
+
+/// Of f32 on a GPU, whose convolutions round to TF32.
+const SINGLE: f32 = 5e-3;
+/// Relative norm per channel, half precision and bfloat16.
+const HALF: f64 = 2e-2;
+const BFLOAT16: f64 = 5e-2;
+
+#[test]
+fn goldens_hold_from_recordings_of_libtorchs_operators_and_again_at_the_second_replay() {
+    let Some(_gpu) = gpu("goldens") else { return };
+    for case in common::cases() {
+        let mut pipeline = Pipeline::load(&captured(&case.checkpoint, Dtype::F32, case.steps)).unwrap();
+        let first = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+        case.compare("vlm_features", &first.vlm_features().unwrap(), SINGLE);
+        case.compare("aux_visual_inputs", &first.aux_visual_inputs().unwrap(), SINGLE);
+        case.compare("actions_raw", &first.chunk.actions_raw, SINGLE);
+        case.compare("actions", &first.chunk.actions, SINGLE);
+        let second = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+        assert_eq!(first.chunk, second.chunk, "{}", case.name);
+    }
+}
+
+#[test]
+fn half_precision_at_full_size_stays_close_to_single_precision_on_the_cpu_in_every_channel() {
+    let Some(_gpu) = gpu("precision") else { return };
+    let base = Base::get();
+    let batches = base.batches();
+    for steps in [1, 10] {
+        let expected = answers(&on_cpu(&base.checkpoint(), steps), &batches);
+        for (dtype, tolerance) in [(Dtype::F16, HALF), (Dtype::Bf16, BFLOAT16)] {
+            let found = answers(&captured(&base.checkpoint(), dtype, steps), &batches);
+            let what = format!("{} {steps} step(s), ten inputs", dtype.name());
+            assert!(worst_channel(&what, &found, &expected) <= tolerance);
+        }
+    }
+}
+
+#[test]
+fn a_steady_state_allocates_nothing_and_needs_little_more_than_the_weights() {
+    let Some(_gpu) = gpu("memory") else { return };
+    let base = Base::get();
+    let batch = &base.batches()[0];
+    let mut pipeline = Pipeline::load(&captured(&base.checkpoint(), Dtype::F16, 10)).unwrap();
+    let noise = noise::draw(0, &pipeline.noise_shape(1));
+    for _ in 0..3 {
+        pipeline.generate(&batch.inputs, &noise).unwrap();
+    }
+    let before = pipeline.take_device_memory().unwrap();
+    for _ in 0..20 {
+        pipeline.generate(&batch.inputs, &noise).unwrap();
+    }
+    let after = pipeline.take_device_memory().unwrap();
+    assert_eq!(after.allocations, before.allocations);
+    let weights = 2 * 879_700_000u64;
+    say(&format!("memory: weights {weights}, {before:?}"));
+    assert!(before.peak_reserved_bytes <= weights + 500_000_000, "{before:?}");
+}
+
+#[test]
+fn masked_views_a_batch_and_another_instruction_are_answered_as_on_the_cpu() {
+    let Some(_gpu) = gpu("masks") else { return };
+    let base = Base::get();
+    let batches = base.batches();
+    let masked = |mask: &[bool], batch: &Batch| {
+        let mut batch = batch.clone();
+        batch.inputs.image_mask = mask.to_vec();
+        batch
+    };
+    let pair = joined(&batches[0], &batches[1]);
+    let variants = [
+        batches[0].clone(),
+        masked(&[true, false, true], &batches[1]),
+        masked(&[true, false, false], &batches[2]),
+        masked(&[false, true, true], &batches[3]),
+        batches[4].clone(),
+        pair,
+        batches[0].clone(),
+    ];
+    let expected = answers(&on_cpu(&base.checkpoint(), 2), &variants);
+    let found = answers(&captured(&base.checkpoint(), Dtype::F16, 2), &variants);
+    for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let overall = relative_norm(found, expected);
+        say(&format!("variant {index}: relative norm {overall:.2e}"));
+        assert!(overall <= HALF, "variant {index}: {overall:e}");
+    }
+}
+
+#[test]
+fn overlapping_frames_get_the_answers_they_get_one_by_one() {
+    let Some(_gpu) = gpu("overlap") else { return };
+    let base = Base::get();
+    let batches = base.batches();
+    let one_by_one = answers(&captured(&base.checkpoint(), Dtype::F16, 4), &batches);
+    let options = Options { overlap: true, ..captured(&base.checkpoint(), Dtype::F16, 4) };
+    let mut pipeline = Pipeline::load(&options).unwrap();
+    let mut flights = std::collections::VecDeque::new();
+    let mut found = Vec::new();
+    for _ in 0..3 {
+        found.clear();
+        for (seed, batch) in (0..).zip(&batches) {
+            let noise = noise::draw(seed, &pipeline.noise_shape(1));
+            flights.push_back(pipeline.begin_batch(&batch.inputs, &noise).unwrap());
+            if flights.len() == 2 {
+                found.push(flights.pop_front().unwrap().wait().unwrap().chunk.actions_raw);
+            }
+        }
+        found.extend(flights.drain(..).map(|flight| flight.wait().unwrap().chunk.actions_raw));
+    }
+    // Other streams may make cuBLASLt's search end in other algorithms: the same to rounding, not to the bit.
+    assert!(worst_channel("overlap", &found, &one_by_one) <= HALF);
+}
+
+#[test]
+fn frames_resized_on_the_gpu_give_the_actions_of_frames_resized_on_the_host() {
+    let Some(_gpu) = gpu("preprocess") else { return };
+    let base = Base::get();
+    let observation = Observation {
+        views: vec![Some(scene(640, 480, 1)), Some(scene(1280, 720, 2)), None],
+        instruction: "open the drawer".to_owned(),
+        proprio: vec![0.1; 20],
+        domain_id: 3,
+        stamp: Stamp::default(),
+    };
+    let answer = |preprocess| {
+        let rotate_180 = vec![true, false];
+        let options = Options { preprocess, rotate_180, ..captured(&base.checkpoint(), Dtype::F16, 2) };
+        let mut pipeline = Pipeline::load(&options).unwrap();
+        let noise = noise::draw(0, &pipeline.noise_shape(1));
+        (0..2).map(|_| pipeline.infer(&observation, &noise).unwrap()).last().unwrap()
+    };
+    let (host, device): (Inference, Inference) = (answer(Preprocess::Host), answer(Preprocess::Device));
+    say(&format!("preprocess host {:.3} ms, device {:.3} ms", host.times.preprocess_ms, device.times.preprocess_ms));
+    let errors = channel_errors(&[device.chunk.actions_raw], &[host.chunk.actions_raw]);
+    assert!(errors.iter().all(|error| *error <= HALF), "{errors:?}");
+}
+
+/// A smooth picture with an edge.
+fn scene(width: usize, height: usize, seed: usize) -> Arc<RgbImage> {
+    let pixel = |index: usize| {
+        let (x, y, channel) = (index / 3 % width, index / 3 / width, index % 3);
+        let wave = ((x * (seed + channel) + y * 3) as f32 * 0.01).sin() * 100.0 + 120.0;
+        if x > width / 2 && y > height / 3 { (255.0 - wave) as u8 } else { wave as u8 }
+    };
+    Arc::new(RgbImage::new(width, height, (0..width * height * 3).map(pixel).collect()).unwrap())
+}
+
+/// Two batches of one as a batch of two.
+fn joined(a: &Batch, b: &Batch) -> Batch {
+    let mut both = a.clone();
+    let next = &b.inputs;
+    both.inputs.batch = 2;
+    both.inputs.input_ids.extend(&next.input_ids);
+    both.inputs.image_input.extend(&next.image_input);
+    both.inputs.image_mask.extend(&next.image_mask);
+    both.inputs.domain_id.extend(&next.domain_id);
+    both.inputs.proprio.extend(&next.proprio);
+    both
+}
+
+fn relative_norm(found: &HostArray, expected: &HostArray) -> f64 {
+    assert_eq!(found.shape, expected.shape);
+    let pairs = || found.data.iter().zip(&expected.data);
+    let difference: f64 = pairs().map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    (difference / pairs().map(|(_, b)| f64::from(*b).powi(2)).sum::<f64>()).sqrt()
+}

@@ -1,0 +1,129 @@
+//! What the GPU tests share: whether there is a GPU, and a full-size checkpoint.
+
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use tempfile::TempDir;
+use xvla_ros::backend::{device, select};
+use xvla_ros::bench::calib::write_calibration;
+use xvla_ros::bench::dataset::{Batch, Limits, calibration_files, read_batch};
+use xvla_ros::config::{Device, Dtype};
+use xvla_ros::model::action_space::ActionMode;
+use xvla_ros::model::synth::dialect::Dialect;
+use xvla_ros::model::synth::presets::Preset;
+use xvla_ros::model::synth::{self, Recipe, StoredDtype};
+use xvla_ros::pipeline::prepare::TOKENIZER_FILE;
+use xvla_ros::pipeline::{Options, Pipeline, noise};
+use xvla_ros::transform::train_tokenizer::train_small;
+use xvla_ros::types::HostArray;
+
+/// Says something that the test harness does not swallow.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// The GPU, for one test at a time; `None`, and a word about it, without one.
+pub fn gpu(test: &str) -> Option<MutexGuard<'static, ()>> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    if device::gpus() == 0 {
+        say(&format!("{test}: skipped: no NVIDIA GPU"));
+        return None;
+    }
+    Some(ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+/// A full-size checkpoint with ten batches.
+pub struct Base {
+    folder: TempDir,
+}
+
+impl Base {
+    /// Made once per process.
+    pub fn get() -> &'static Self {
+        static BASE: OnceLock<Base> = OnceLock::new();
+        BASE.get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let (checkpoint, calib) = (folder.path().join("base"), folder.path().join("calib"));
+            std::fs::create_dir_all(&checkpoint).unwrap();
+            std::fs::create_dir_all(&calib).unwrap();
+            let recipe = Recipe {
+                preset: Preset::Base,
+                dialect: Dialect::Original,
+                dtype: StoredDtype::F32,
+                action_mode: ActionMode::Ee6d,
+                shards: 1,
+                views: 3,
+                vocabulary: Preset::Base.vocabulary(),
+                seed: 0,
+            };
+            synth::write(&recipe, &checkpoint, &|_, _| ()).unwrap();
+            std::fs::write(checkpoint.join(TOKENIZER_FILE), train_small(512).unwrap()).unwrap();
+            write_calibration(&checkpoint, &calib, 10, 1, 1).unwrap();
+            Base { folder }
+        })
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.folder.path().join("base")
+    }
+
+    /// Its batches.
+    pub fn batches(&self) -> Vec<Batch> {
+        let files = calibration_files(&self.folder.path().join("calib")).unwrap();
+        files.iter().map(|file| read_batch(file, Limits::default()).unwrap()).collect()
+    }
+}
+
+/// Captured graphs on the first GPU.
+pub fn captured(checkpoint: &Path, dtype: Dtype, steps: usize) -> Options {
+    Options {
+        backend: select::CUDA_GRAPH.to_owned(),
+        device: Device::Cuda(0),
+        dtype,
+        steps: Some(steps),
+        ..Options::new(checkpoint)
+    }
+}
+
+/// libtorch on the CPU in single precision.
+pub fn on_cpu(checkpoint: &Path, steps: usize) -> Options {
+    Options { steps: Some(steps), ..Options::new(checkpoint) }
+}
+
+/// The answers to `batches`, with noise from the batch's index; raw actions [T, A] each.
+pub fn answers(options: &Options, batches: &[Batch]) -> Vec<HostArray> {
+    let mut pipeline = Pipeline::load(options).unwrap();
+    let answer = |(seed, batch): (u64, &Batch)| {
+        let noise = noise::draw(seed, &pipeline.noise_shape(batch.inputs.batch));
+        pipeline.generate(&batch.inputs, &noise).unwrap().chunk.actions_raw
+    };
+    (0..).zip(batches).map(answer).collect()
+}
+
+/// ‖found − expected‖ / ‖expected‖ for each channel, over all steps of all answers.
+pub fn channel_errors(found: &[HostArray], expected: &[HostArray]) -> Vec<f64> {
+    let channels = expected[0].shape[2];
+    let mut sums = vec![(0.0f64, 0.0f64); channels];
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!(found.shape, expected.shape);
+        for (index, (found, expected)) in found.data.iter().zip(&expected.data).enumerate() {
+            assert!(found.is_finite());
+            let (difference, norm) = &mut sums[index % channels];
+            *difference += f64::from(found - expected).powi(2);
+            *norm += f64::from(*expected).powi(2);
+        }
+    }
+    sums.iter().map(|(difference, norm)| (difference / norm).sqrt()).collect()
+}
+
+/// The largest of them, with a word about it.
+pub fn worst_channel(what: &str, found: &[HostArray], expected: &[HostArray]) -> f64 {
+    let errors = channel_errors(found, expected);
+    let worst = errors.iter().copied().fold(0.0, f64::max);
+    let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+    say(&format!("{what}: relative error per channel at most {worst:.2e}, mean {mean:.2e}"));
+    worst
+}

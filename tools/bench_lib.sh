@@ -1,0 +1,55 @@
+# shellcheck shell=bash
+# What gpu_bench.sh and cpu_bench.sh share. Sourced in the root of the project.
+
+readonly TEXT_TOKENS=64
+# Options of both, with their defaults.
+xvla=target/release/xvla
+python=python3
+work=build/bench
+
+# Ends with one line on stderr.
+die() {
+  echo "${0##*/}: $1" >&2
+  exit 1
+}
+
+# Finds both programs and makes an empty folder of results: NAME.
+prepare() {
+  results="$work/$1"
+  mkdir -p "$work"
+  command -v "$xvla" > /dev/null || die "$xvla: not found: run make build, or name the program with --xvla"
+  "$python" -c 'import numpy, torch, transformers' 2> "$work/python.log" ||
+    die "$python cannot import numpy, torch and transformers ($(last_line "$work/python.log")): name one with --python"
+  rm -rf "$results"
+  mkdir -p "$results"
+}
+
+# Makes a full-size checkpoint with its batches, unless an earlier run did: DTYPE.
+synthesise() {
+  local checkpoint="$work/base_$1" calib="$work/calib_$1"
+  [[ -d "$checkpoint" && -d "$calib" ]] && return
+  echo "==> synthesising $checkpoint" >&2
+  "$xvla" checkpoint synth --preset base --dtype "$1" --out "$checkpoint" --calib "$calib" >&2
+  "$python" tools/text_tokens.py --checkpoint "$checkpoint" --calib "$calib" --tokens "$TEXT_TOKENS"
+}
+
+# Runs a command that takes --json, and keeps what it wrote or why it failed: NAME LABEL COMMAND...
+measure() {
+  local name="$1" label="$2"
+  shift 2
+  echo "==> $label: $*" >&2
+  echo "$*" >> "$results/commands.txt"
+  if ! "$@" --json "$results/$name.json" > "$results/$name.log" 2>&1; then
+    echo "    failed: $(last_line "$results/$name.log")" >&2
+    skip "$name" "$label" "$(last_line "$results/$name.log")"
+  fi
+}
+
+# Notes why a row of the table is missing: NAME LABEL REASON.
+skip() {
+  printf '%s\n%s\n' "$2" "$3" > "$results/$1.missing"
+}
+
+last_line() {
+  grep -v '^[[:space:]]*$' "$1" | tail -n 1
+}
