@@ -31,8 +31,9 @@ from typing import Any
 
 import torch
 import transformers
-from reference_network import ACTION_DIM, PRESETS, Network, Sizes, build_network
 from torch import Tensor
+
+from reference_network import ACTION_DIM, PRESETS, Network, Sizes, build_network
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 MODES = ("eager", "compile")

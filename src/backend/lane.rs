@@ -130,6 +130,11 @@ pub trait Lane: Send {
         false
     }
 
+    /// Whether calls only queue work, so that the host is free until [`Pending::wait`].
+    fn only_queues(&self) -> bool {
+        false
+    }
+
     /// Memory of the device; `None` on the host. Peaks begin anew.
     fn take_memory(&mut self) -> Option<DeviceMemory> {
         None

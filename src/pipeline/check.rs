@@ -5,7 +5,8 @@ use crate::error::{InputError, PipelineError};
 use crate::model::config::ModelConfig;
 use crate::types::{HostArray, ModelInputs};
 
-/// Sizes, ranges and finiteness of a batch for this checkpoint, whose images are in it or still to be resized.
+/// Sizes and ranges of a batch for this checkpoint, whose images are in it or still to be resized, and finiteness of
+/// everything but the images.
 pub fn inputs(config: &ModelConfig, inputs: &ModelInputs, images: HostImages) -> Result<(), InputError> {
     inputs
         .check(matches!(images, HostImages::Normalised(_)))
@@ -13,12 +14,19 @@ pub fn inputs(config: &ModelConfig, inputs: &ModelInputs, images: HostImages) ->
     sizes(config, inputs)?;
     range("input_ids", &inputs.input_ids, config.text.vocabulary - 1)?;
     range("domain_id", &inputs.domain_id, config.policy.domains - 1)?;
-    finite("image_input", &inputs.image_input)?;
     finite("proprio", &inputs.proprio)?;
     let mut samples = inputs.image_mask.chunks_exact(inputs.views);
     match samples.position(|views| !views.contains(&true)) {
         Some(sample) => Err(InputError::NoView { sample }),
         None => Ok(()),
+    }
+}
+
+/// Finiteness of images, half a million values a frame.
+pub fn images(images: HostImages) -> Result<(), InputError> {
+    match images {
+        HostImages::Normalised(values) => finite("image_input", values),
+        HostImages::Frames(_) => Ok(()),
     }
 }
 

@@ -278,6 +278,10 @@ impl Pipeline {
         check::noise(&self.noise_shape(inputs.batch), noise)?;
         let proprio = prepare::proprio(&self.config, &self.processors, inputs)?;
         let Backends { vlm, policy, lane } = &mut self.backends;
+        let looks_later = lane.only_queues();
+        if !looks_later {
+            check::images(images)?;
+        }
         let _no_grad = tch::no_grad_guard();
         let prepared_ms = milliseconds(started.elapsed());
         let tensors = lane.upload(&HostInputs {
@@ -309,6 +313,10 @@ impl Pipeline {
             },
         )?;
         let pending = lane.generated(&raw)?;
+        if looks_later {
+            // While the device computes; what it makes of an image that is refused is never looked at.
+            check::images(images)?;
+        }
         let postprocess = self.postprocess.clone();
         Ok(InFlight { started, prepared_ms, pending, tokens, backend: policy.name(), postprocess })
     }

@@ -167,19 +167,6 @@ def decode_actions(dtype: torch.dtype, length: int, action_dim: int, width: int)
     )
 
 
-def gelu(dtype: torch.dtype, rows: int, width: int) -> Case:
-    kernel = module("gelu", dtype).get_function("gelu")
-    before = random(dtype, rows, width, scale=2.0)
-    values = followed_by_nan(before)
-    count = numpy.int64(rows * width)
-    return Case(
-        f"gelu {rows}x{width}",
-        lambda: launch(kernel, (ceil_div(rows * width, 8 * 256),), (256,), values, count),
-        values,
-        lambda: before.double() * (1 + torch.erf(before.double() / 2**0.5)) / 2,
-    )
-
-
 def base_cases(dtype: torch.dtype) -> Iterator[Case]:
     """The sizes of the released model: policy, text encoder, last layer of the policy."""
     yield layer_norm(dtype, 262, 1024)
@@ -192,7 +179,6 @@ def base_cases(dtype: torch.dtype) -> Iterator[Case]:
     yield encode_actions(dtype, 30, 20, 20, 1024, 1.0)
     yield encode_actions(dtype, 30, 20, 20, 1024, 0.3)
     yield decode_actions(dtype, 30, 20, 1024)
-    yield gelu(dtype, 114, 4096)
 
 
 def tuning_cases(dtype: torch.dtype) -> Iterator[Case]:
@@ -217,8 +203,6 @@ def odd_cases(dtype: torch.dtype) -> Iterator[Case]:
     yield encode_actions(dtype, 1, 33, 1, 64, 1.0)
     yield decode_actions(dtype, 7, 14, 264)
     yield decode_actions(dtype, 2, 45, 1608)
-    yield gelu(dtype, 3, 8)
-    yield gelu(dtype, 33, 1016)
 
 
 @requires_gpu

@@ -1,19 +1,20 @@
-//! Matrix products by cuBLASLt, with bias, GELU and residual in the epilogue, and the fastest algorithm for each shape
-//! found by trying.
+//! Matrix products with bias, GELU and residual in the epilogue, by cuBLASLt or by our own kernel, whichever is found to
+//! be faster for a shape.
 //!
-//! The library's first suggestion is made for large matrices; a few hundred rows leave most multiprocessors idle with
-//! it. The network is therefore run once with that suggestion while every product it makes is written down; then
-//! [`Gemm::tune`] times all of the library's suggestions on those very products, in turn over all layers of a shape so
-//! that weights come from memory as they will, and keeps the fastest.
+//! The network is run with the library's first suggestions while every product it makes is written down; then
+//! [`Gemm::tune`] times all candidates on those very products, in turn over all layers of a shape so that weights come
+//! from memory as they will, and keeps the fastest.
 
 #![allow(unsafe_code, reason = "calls cuBLASLt")]
 
+use super::kernels::Kernels;
+use super::matmul::{self, MatMul, Tiling};
 use super::memory::{Span, buffer};
 use super::session::Session;
 use crate::error::BackendError;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::{CudaStream, sys as driver};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -83,23 +84,43 @@ pub enum Activation {
 
 /// Everything that an algorithm is chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Shape {
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-    bias: bool,
-    residual: bool,
-    activation: Activation,
+pub struct Shape {
+    /// Rows of input and output.
+    pub rows: usize,
+    /// Columns of the input.
+    pub inputs: usize,
+    /// Columns of the output.
+    pub outputs: usize,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// Whether a residual is added.
+    pub residual: bool,
+    /// What comes between the two.
+    pub activation: Activation,
 }
 
-/// Addresses of one product.
+/// Addresses of one product; 0 for what it does not have.
 #[derive(Clone, Copy, Debug)]
-struct Product {
-    input: u64,
-    weight: u64,
-    bias: u64,
-    residual: u64,
-    output: u64,
+pub struct Product {
+    /// [rows, inputs]
+    pub input: u64,
+    /// [outputs, inputs]
+    pub weight: u64,
+    /// [outputs]
+    pub bias: u64,
+    /// [rows, outputs]
+    pub residual: u64,
+    /// [rows, outputs]
+    pub output: u64,
+}
+
+/// Who computes the products of a shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    /// cuBLASLt, with one of [`Plan::algorithms`].
+    Library(usize),
+    /// Our own kernel, one of [`Plan::kernels`].
+    Own(usize),
 }
 
 /// Matrix products on one stream.
@@ -169,50 +190,83 @@ impl Gemm {
         if !plan.tuned {
             self.products.entry(shape).or_default().push(product);
         }
-        self.multiply(plan, plan.chosen, &product)
+        self.multiply(&shape, plan, plan.chosen, &product)
     }
 
-    /// Chooses the fastest algorithm for every new shape that has occurred. Overwrites outputs.
+    /// Chooses who computes the products of every new shape that has occurred, by trying. Overwrites outputs.
     ///
     /// # Errors
-    /// What the driver reports.
+    /// What the driver or the compiler reports.
     pub fn tune(&mut self) -> Result<(), BackendError> {
-        for (shape, products) in std::mem::take(&mut self.products) {
+        let new = std::mem::take(&mut self.products);
+        self.compile_own(new.keys())?;
+        for (shape, products) in new {
             let Some(plan) = self.plans.get(&shape) else { continue };
-            // What the library suggests and then refuses is no candidate.
-            let time = |candidate: usize, trials: usize| {
-                self.time(plan, candidate, &products, trials).ok().map(|ms| (ms, candidate))
-            };
-            let mut looks: Vec<(f32, usize)> = (0..plan.algorithms.len()).filter_map(|one| time(one, 1)).collect();
-            looks.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let finals = looks.iter().take(FINALISTS).filter_map(|(_, candidate)| time(*candidate, TRIALS));
-            let Some(fastest) = finals.min_by(|a, b| a.0.total_cmp(&b.0)) else { continue };
-            let us = |ms: f32| f64::from(ms) * 1e3 / PRODUCTS_PER_TRIAL as f64;
-            let first = looks.iter().find(|(_, candidate)| *candidate == 0).map(|(ms, _)| us(*ms));
-            tracing::debug!(
-                ?shape,
-                candidates = plan.algorithms.len(),
-                first_us = first,
-                fastest_us = us(fastest.0),
-                split = plan.algorithms.get(fastest.1).map(splits_of),
-                "matrix product"
-            );
+            let fastest = self.fastest(&shape, plan, &products);
             if let Some(plan) = self.plans.get_mut(&shape) {
-                plan.chosen = fastest.1;
+                plan.chosen = fastest.unwrap_or(plan.chosen);
                 plan.tuned = true;
             }
         }
         Ok(())
     }
 
+    /// Makes our own kernels for those of `shapes` that they may be faster for.
+    fn compile_own<'a>(&mut self, shapes: impl Iterator<Item = &'a Shape>) -> Result<(), BackendError> {
+        let capability = self.session.context().compute_capability()?;
+        let candidates: Vec<(Shape, Vec<Tiling>)> =
+            shapes.map(|shape| (*shape, matmul::candidates(shape, capability))).collect();
+        let mut sources: Vec<_> =
+            candidates.iter().flat_map(|(shape, tilings)| matmul::sources(shape, tilings)).collect();
+        let mut seen = HashSet::new();
+        sources.retain(|source| seen.insert(source.clone()));
+        let kernels = Kernels::compile(&self.session, self.kind, sources)?;
+        for (shape, tilings) in candidates {
+            let Some(plan) = self.plans.get_mut(&shape) else { continue };
+            plan.kernels = tilings
+                .into_iter()
+                .map(|tiling| MatMul::new(&kernels, &shape, tiling))
+                .collect::<Result<_, BackendError>>()?;
+        }
+        Ok(())
+    }
+
+    /// The fastest choice for a shape. What is suggested and then refused is no candidate.
+    fn fastest(&self, shape: &Shape, plan: &Plan, products: &[Product]) -> Option<Choice> {
+        let time = |choice: Choice, trials: usize| {
+            self.time(shape, plan, choice, products, trials).ok().map(|ms| (ms, choice))
+        };
+        let library = (0..plan.algorithms.len()).map(Choice::Library);
+        let own = (0..plan.kernels.len()).map(Choice::Own);
+        let mut looks: Vec<(f32, Choice)> = library.chain(own).filter_map(|choice| time(choice, 1)).collect();
+        looks.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let finals = looks.iter().take(FINALISTS).filter_map(|(_, choice)| time(*choice, TRIALS));
+        let (ms, choice) = finals.min_by(|a, b| a.0.total_cmp(&b.0))?;
+        let us = |ms: f32| f64::from(ms) * 1e3 / PRODUCTS_PER_TRIAL as f64;
+        let library = looks.iter().find(|(_, choice)| matches!(choice, Choice::Library(_))).map(|(ms, _)| us(*ms));
+        let how = match choice {
+            Choice::Library(index) => format!("cuBLASLt, split {:?}", plan.algorithms.get(index).map(splits_of)),
+            Choice::Own(index) => format!("{:?}", plan.kernels.get(index).map(MatMul::tiling)),
+        };
+        tracing::debug!(?shape, candidates = looks.len(), library_us = library, fastest_us = us(ms), how, "product");
+        Some(choice)
+    }
+
     /// Milliseconds that `PRODUCTS_PER_TRIAL` products take with one algorithm, as they will run: from a graph. The
     /// fastest of `trials`.
-    fn time(&self, plan: &Plan, candidate: usize, products: &[Product], trials: usize) -> Result<f32, BackendError> {
+    fn time(
+        &self,
+        shape: &Shape,
+        plan: &Plan,
+        choice: Choice,
+        products: &[Product],
+        trials: usize,
+    ) -> Result<f32, BackendError> {
         let stream = &self.stream;
         stream.begin_capture(driver::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)?;
         let mut queued = Ok(());
         for product in products.iter().cycle().take(PRODUCTS_PER_TRIAL) {
-            queued = queued.and_then(|()| self.multiply(plan, candidate, product));
+            queued = queued.and_then(|()| self.multiply(shape, plan, choice, product));
         }
         let flags = driver::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
         let graph = stream.end_capture(flags)?;
@@ -230,7 +284,17 @@ impl Gemm {
         Ok(fastest)
     }
 
-    fn multiply(&self, plan: &Plan, algorithm: usize, product: &Product) -> Result<(), BackendError> {
+    fn multiply(&self, shape: &Shape, plan: &Plan, choice: Choice, product: &Product) -> Result<(), BackendError> {
+        match choice {
+            Choice::Library(algorithm) => self.multiply_by_library(plan, algorithm, product),
+            Choice::Own(kernel) => match plan.kernels.get(kernel) {
+                Some(kernel) => kernel.run(&self.stream, shape, self.kind, product),
+                None => Err(refused(result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))),
+            },
+        }
+    }
+
+    fn multiply_by_library(&self, plan: &Plan, algorithm: usize, product: &Product) -> Result<(), BackendError> {
         let Some(algorithm) = plan.algorithms.get(algorithm) else {
             return Err(refused(result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)));
         };
@@ -276,7 +340,9 @@ struct Plan {
     output: MatrixLayout,
     /// What the library suggests, best guess first.
     algorithms: Vec<Algorithm>,
-    chosen: usize,
+    /// Our own, once compiled.
+    kernels: Vec<MatMul>,
+    chosen: Choice,
     tuned: bool,
 }
 
@@ -301,7 +367,16 @@ impl Plan {
         let weight = MatrixLayout::new(element, shape.inputs, shape.outputs)?;
         let input = MatrixLayout::new(element, shape.inputs, shape.rows)?;
         let output = MatrixLayout::new(element, shape.outputs, shape.rows)?;
-        let mut plan = Self { matmul, weight, input, output, algorithms: Vec::new(), chosen: 0, tuned: false };
+        let mut plan = Self {
+            matmul,
+            weight,
+            input,
+            output,
+            algorithms: Vec::new(),
+            kernels: Vec::new(),
+            chosen: Choice::Library(0),
+            tuned: false,
+        };
         plan.algorithms = plan.suggestions(handle)?;
         let splits: Vec<_> = plan.algorithms.iter().flat_map(|one| plan.splits(handle, one)).collect();
         plan.algorithms.extend(splits);

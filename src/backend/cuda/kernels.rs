@@ -5,7 +5,7 @@
 
 use super::session::Session;
 use crate::error::BackendError;
-use cudarc::driver::result::module;
+use cudarc::driver::result::{function, module};
 use cudarc::driver::{CudaStream, sys as driver};
 use cudarc::nvrtc::{result, sys};
 use std::collections::HashMap;
@@ -31,6 +31,25 @@ pub enum Argument {
     Float(f32),
     /// Which views are valid.
     Views(ViewIndices),
+    /// A matrix for the tensor copy engine.
+    Tensor(TensorMap),
+}
+
+/// A description that the driver has made of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct TensorMap(pub driver::CUtensorMap);
+
+/// Geometry of a launch.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch {
+    /// Blocks.
+    pub grid: [usize; 3],
+    /// Threads of a block.
+    pub block: [usize; 2],
+    /// Dynamic shared memory of a block, bytes.
+    pub shared_bytes: usize,
+    /// Blocks that are started together, if that matters.
+    pub cluster: Option<[usize; 3]>,
 }
 
 impl Argument {
@@ -41,6 +60,7 @@ impl Argument {
             Self::Int(value) => (&raw const *value).cast_mut().cast(),
             Self::Float(value) => (&raw const *value).cast_mut().cast(),
             Self::Views(views) => (&raw const *views).cast_mut().cast(),
+            Self::Tensor(map) => (&raw const *map).cast_mut().cast(),
         }
     }
 }
@@ -88,6 +108,17 @@ unsafe impl Send for Function {}
 unsafe impl Sync for Function {}
 
 impl Kernel {
+    /// Lets blocks of this kernel have more dynamic shared memory than usual.
+    ///
+    /// # Errors
+    /// More than the GPU has.
+    pub fn allow_shared_bytes(&self, bytes: usize) -> Result<(), BackendError> {
+        let attribute = driver::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+        // SAFETY: the function is alive.
+        Ok(unsafe { function::set_function_attribute(self.function.0, attribute, bytes) }?)
+    }
+
     /// Queues the kernel on `stream`.
     ///
     /// # Safety
@@ -103,24 +134,40 @@ impl Kernel {
         shared_bytes: usize,
         arguments: &[Argument],
     ) -> Result<(), BackendError> {
+        // SAFETY: the caller vouches for it.
+        unsafe { self.launch_as(stream, &Launch { grid, block, shared_bytes, cluster: None }, arguments) }
+    }
+
+    /// As [`Kernel::launch`], for kernels whose blocks work in clusters.
+    ///
+    /// # Safety
+    /// As [`Kernel::launch`].
+    ///
+    /// # Errors
+    /// As [`Kernel::launch`].
+    pub unsafe fn launch_as(
+        &self,
+        stream: &CudaStream,
+        launch: &Launch,
+        arguments: &[Argument],
+    ) -> Result<(), BackendError> {
         let fault = |reason: String| BackendError::Kernel { kernel: self.name.to_owned(), reason };
-        let extent = |value: usize| u32::try_from(value).map_err(|_| fault(format!("a grid of {grid:?}")));
-        let mut overlap = driver::CUlaunchAttribute {
-            id: driver::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-            pad: [0; 4],
-            value: driver::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
-        };
+        let extent =
+            |value: usize| u32::try_from(value).map_err(|_| fault(format!("cannot be launched as {launch:?}")));
+        let extents = |[x, y, z]: [usize; 3]| Ok::<_, BackendError>([extent(x)?, extent(y)?, extent(z)?]);
+        let mut attributes = self.attributes(launch.cluster.map(extents).transpose()?);
+        let ([grid_x, grid_y, grid_z], [block_x, block_y]) = (extents(launch.grid)?, launch.block);
         let config = driver::CUlaunchConfig {
-            gridDimX: extent(grid[0])?,
-            gridDimY: extent(grid[1])?,
-            gridDimZ: extent(grid[2])?,
-            blockDimX: extent(block[0])?,
-            blockDimY: extent(block[1])?,
+            gridDimX: grid_x,
+            gridDimY: grid_y,
+            gridDimZ: grid_z,
+            blockDimX: extent(block_x)?,
+            blockDimY: extent(block_y)?,
             blockDimZ: 1,
-            sharedMemBytes: extent(shared_bytes)?,
+            sharedMemBytes: extent(launch.shared_bytes)?,
             hStream: stream.cu_stream(),
-            attrs: &raw mut overlap,
-            numAttrs: u32::from(self.overlaps),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: extent(attributes.len())?,
         };
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(Argument::pointer).collect();
         // SAFETY: the caller vouches for the arguments, which live until the driver has copied them.
@@ -130,6 +177,21 @@ impl Kernel {
             BackendError::Libtorch(error) => fault(error.0),
             lost => lost,
         })
+    }
+
+    fn attributes(&self, cluster: Option<[u32; 3]>) -> Vec<driver::CUlaunchAttribute> {
+        use driver::CUlaunchAttributeID as Id;
+        use driver::CUlaunchAttributeValue as Value;
+        let attribute = |id, value| driver::CUlaunchAttribute { id, pad: [0; 4], value };
+        let overlap = self.overlaps.then(|| {
+            let allowed = Value { programmaticStreamSerializationAllowed: 1 };
+            attribute(Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION, allowed)
+        });
+        let cluster = cluster.map(|[x, y, z]| {
+            let dimension = driver::CUlaunchAttributeValue_union__bindgen_ty_1 { x, y, z };
+            attribute(Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION, Value { clusterDim: dimension })
+        });
+        overlap.into_iter().chain(cluster).collect()
     }
 }
 
@@ -167,7 +229,9 @@ impl Kernels {
     /// [`BackendError::Kernel`] with the compiler's first complaint.
     pub fn compile(session: &Session, kind: Kind, sources: Vec<Source>) -> Result<Self, BackendError> {
         let (major, minor) = session.context().compute_capability()?;
-        let architecture = format!("--gpu-architecture=sm_{major}{minor}");
+        // Hopper's own instructions are named by the `a`.
+        let variant = if (major, minor) == (9, 0) { "a" } else { "" };
+        let architecture = format!("--gpu-architecture=sm_{major}{minor}{variant}");
         let architecture = architecture.as_str();
         let compiled: Vec<(Source, Result<Vec<u8>, BackendError>)> = std::thread::scope(|scope| {
             let threads: Vec<_> = sources

@@ -256,6 +256,10 @@ impl Lane for GpuLane {
         true
     }
 
+    fn only_queues(&self) -> bool {
+        true
+    }
+
     fn take_memory(&mut self) -> Option<DeviceMemory> {
         let device = self.session.device();
         let memory = shim::memory(device).ok()?;
@@ -275,6 +279,16 @@ struct Download {
     flight: Option<Flight>,
     shape: Vec<usize>,
     spare: Arc<Pool>,
+}
+
+impl Drop for Download {
+    /// The pinned memory must not be freed while the device writes to it.
+    fn drop(&mut self) {
+        if let Some(flight) = &self.flight {
+            // A device that fails here writes no more either.
+            let _ = flight.downloaded.synchronize();
+        }
+    }
 }
 
 impl Pending for Download {

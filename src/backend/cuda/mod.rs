@@ -8,7 +8,7 @@
 //! | [`lane`] | pinned uploads and downloads, timing by events |
 //! | [`resize`] | camera images to the network's input, on the GPU |
 //! | [`kernels`], [`operators`] | our own kernels, compiled at run time; as operators |
-//! | [`gemm`] | cuBLASLt, the fastest algorithm for each shape |
+//! | [`gemm`], [`matmul`] | matrix products: cuBLASLt, our own on Hopper, the fastest for each shape |
 //! | [`vision`], [`text`], [`fused_vlm`], [`fused_policy`] | the network on those |
 //! | [`works`] | what gets recorded |
 //!
@@ -20,6 +20,7 @@ pub mod fused_vlm;
 pub mod gemm;
 pub mod kernels;
 pub mod lane;
+pub mod matmul;
 pub mod memory;
 pub mod operators;
 pub mod recorder;

@@ -127,7 +127,7 @@ fn cuda(machine: &Machine) -> Finding {
         (0, Some(driver)) => Finding::note(
             "cuda",
             format!("driver {driver}, but this libtorch is built for the CPU or cannot use the GPU"),
-            "build with LIBTORCH pointing at a libtorch with CUDA",
+            "build with `make build CUDA=1`",
         ),
         (count, driver) => {
             let names = if machine.gpus.is_empty() { format!("{count} GPU(s)") } else { machine.gpus.join(", ") };

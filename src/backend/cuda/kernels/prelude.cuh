@@ -119,11 +119,13 @@ __device__ __forceinline__ void load_tiles_transposed(pair tiles[4], const scala
                  : "r"(shared_address(row)));
 }
 
-// Waits until the kernel before this one in the stream is done and its results are visible. Launched with programmatic
-// stream serialization, a kernel may begin while its predecessor ends; what it reads of weights beforehand is free.
-// Inputs that the predecessor wrote must not be `__restrict__`: the compiler may read those too early.
+// Lets the kernel after this one in the stream begin, and waits until the one before is done and its results are
+// visible. Launched with programmatic stream serialization, a kernel may begin while its predecessor still runs; what
+// it reads of weights beforehand is free. Inputs that the predecessor wrote must not be `__restrict__`: the compiler
+// may read those too early.
 __device__ __forceinline__ void wait_for_predecessor() {
 #if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }

@@ -1,0 +1,218 @@
+//! Our own matrix product on Hopper (`kernels/matmul.cu`), for a few hundred rows: which ways of dividing the work are
+//! worth trying for a shape, and how one is launched.
+
+#![allow(unsafe_code, reason = "describes tensors to the driver and starts a kernel whose buffers have been checked")]
+
+use super::gemm::{Activation, Product, Shape};
+use super::kernels::Argument::{Address, Int, Tensor};
+use super::kernels::{Kernel, Kernels, Launch, Source, TensorMap, source};
+use crate::error::BackendError;
+use cudarc::driver::{CudaStream, sys};
+use std::mem::MaybeUninit;
+use tch::Kind;
+
+/// Shared memory that a block may have, bytes.
+const SHARED_BYTES: usize = 227 << 10;
+/// Width of a step over `in`: one row of the 128-byte swizzle.
+const STEP: usize = 64;
+/// Features that a warpgroup multiplies.
+const FEATURES: usize = 64;
+/// Multiprocessors of the GPUs that this kernel runs on, more or less; only what is tried depends on it.
+const MULTIPROCESSORS: usize = 132;
+/// Beyond so many rows the library fills the GPU as well and its larger tiles win.
+const MOST_ROWS: usize = 320;
+/// Divisions that are tried for a shape.
+const CANDIDATES: usize = 5;
+
+/// How the work is divided; see the kernel's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tiling {
+    /// Rows of a warpgroup.
+    group_rows: usize,
+    /// Warpgroups that share the rows of a tile.
+    row_groups: usize,
+    /// Blocks that share the sum over `in`.
+    split: usize,
+    /// Tiles that are on their way at a time.
+    stages: usize,
+}
+
+impl Tiling {
+    fn tile_rows(self) -> usize {
+        self.group_rows * self.row_groups
+    }
+
+    fn stage_bytes(self) -> usize {
+        (FEATURES + self.tile_rows()) * 2 * STEP
+    }
+
+    /// Chunks of eight rows that one block of a split finishes.
+    fn kept(self) -> usize {
+        (self.group_rows / 8).div_ceil(self.split)
+    }
+
+    fn shared_bytes(self) -> usize {
+        let received = (self.split - 1) * self.kept() * self.row_groups * 2048;
+        self.stages * self.stage_bytes() + received + 16 * self.stages + 8
+    }
+
+    fn is_possible(self, shape: &Shape) -> bool {
+        let staged = self.kept() * self.row_groups * 8 * (FEATURES + 4) * 4;
+        // A quarter of the register file holds 512 for each lane; one more warp loads.
+        let registers = (512 / (self.row_groups + 1) / 8 * 8).min(255);
+        (8..=256).contains(&self.group_rows)
+            && self.tile_rows() <= 256
+            && shape.inputs >= STEP * self.split
+            && self.group_rows / 2 + 24 <= registers
+            && self.stages >= 2
+            && staged <= self.stages * self.stage_bytes()
+            && self.shared_bytes() <= SHARED_BYTES
+    }
+
+    fn blocks(self, shape: &Shape) -> usize {
+        self.split * (shape.outputs / FEATURES) * shape.rows.div_ceil(self.tile_rows())
+    }
+
+    /// How much work the busiest multiprocessor has, and how much of the rows is padding: less is better.
+    fn cost(self, shape: &Shape) -> usize {
+        let rounds = self.blocks(shape).div_ceil(MULTIPROCESSORS);
+        let steps = (shape.inputs / STEP).div_ceil(self.split);
+        // Every block also starts, and exchanges its part of a split sum.
+        rounds * (steps * (FEATURES + self.tile_rows()) + 600 + 100 * self.split)
+    }
+
+    fn source(self, shape: &Shape) -> Source {
+        let flag = |on: bool| usize::from(on);
+        source!(
+            "matmul",
+            TILE_OUT = FEATURES,
+            GROUP_ROWS = self.group_rows,
+            ROW_GROUPS = self.row_groups,
+            STAGES = self.stages,
+            SPLIT = self.split,
+            MULTICAST = 1,
+            PREFETCH = 1,
+            ACTIVATION = flag(shape.activation == Activation::Gelu),
+            BIAS = flag(shape.bias),
+            RESIDUAL = flag(shape.residual)
+        )
+    }
+}
+
+/// Divisions worth trying for `shape`, on a GPU of this compute capability; none where the kernel does not fit.
+pub fn candidates(shape: &Shape, capability: (i32, i32)) -> Vec<Tiling> {
+    let fits = capability == (9, 0)
+        && shape.rows <= MOST_ROWS
+        && shape.inputs.is_multiple_of(STEP)
+        && shape.outputs.is_multiple_of(FEATURES);
+    if !fits {
+        return Vec::new();
+    }
+    let mut tilings = Vec::new();
+    for tiles in 1..=4 {
+        for row_groups in [1, 2] {
+            for split in [1, 2, 3, 5] {
+                let group_rows = shape.rows.div_ceil(tiles * row_groups).next_multiple_of(8);
+                let most = Tiling { group_rows, row_groups, split, stages: 8 };
+                let stages = (2..=8).rev().map(|stages| Tiling { stages, ..most });
+                tilings.extend(stages.into_iter().find(|tiling| tiling.is_possible(shape)));
+            }
+        }
+    }
+    tilings.sort_by_key(|tiling| tiling.cost(shape));
+    tilings.truncate(CANDIDATES);
+    tilings
+}
+
+/// The kernel for one shape and tiling.
+pub struct MatMul {
+    kernel: Kernel,
+    tiling: Tiling,
+}
+
+/// What has to be compiled for `tilings`.
+pub fn sources(shape: &Shape, tilings: &[Tiling]) -> Vec<Source> {
+    tilings.iter().map(|tiling| tiling.source(shape)).collect()
+}
+
+impl MatMul {
+    /// A kernel that was compiled.
+    ///
+    /// # Errors
+    /// A source that was not compiled; shared memory that the GPU does not have.
+    pub fn new(kernels: &Kernels, shape: &Shape, tiling: Tiling) -> Result<Self, BackendError> {
+        let kernel = kernels.get(&tiling.source(shape), "matmul")?;
+        kernel.allow_shared_bytes(tiling.shared_bytes())?;
+        Ok(Self { kernel, tiling })
+    }
+
+    /// How the work is divided.
+    pub fn tiling(&self) -> Tiling {
+        self.tiling
+    }
+
+    /// Queues one product; its addresses have been checked against `shape`.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    pub fn run(&self, stream: &CudaStream, shape: &Shape, kind: Kind, product: &Product) -> Result<(), BackendError> {
+        let Tiling { row_groups, split, .. } = self.tiling;
+        let weight = tensor_map(product.weight, [shape.outputs, shape.inputs], FEATURES, kind)?;
+        let input = tensor_map(product.input, [shape.rows, shape.inputs], self.tiling.tile_rows(), kind)?;
+        let int = |value: usize| Int(i32::try_from(value).unwrap_or(i32::MAX));
+        let arguments = [
+            Tensor(weight),
+            Tensor(input),
+            Address(product.bias),
+            Address(product.residual),
+            Address(product.output),
+            int(shape.rows),
+            int(shape.inputs),
+            int(shape.outputs),
+        ];
+        let launch = Launch {
+            grid: [split, shape.outputs / FEATURES, shape.rows.div_ceil(self.tiling.tile_rows())],
+            block: [128 * row_groups + 32, 1],
+            shared_bytes: self.tiling.shared_bytes(),
+            cluster: Some([split, 1, 1]),
+        };
+        // SAFETY: `Gemm::linear` has checked the buffers.
+        unsafe { self.kernel.launch_as(stream, &launch, &arguments) }
+    }
+}
+
+/// Describes a matrix [rows, columns] to the tensor copy engine, which takes `box_rows` by [`STEP`] at a time.
+fn tensor_map(
+    address: u64,
+    [rows, columns]: [usize; 2],
+    box_rows: usize,
+    kind: Kind,
+) -> Result<TensorMap, BackendError> {
+    use sys::CUtensorMapDataType as Element;
+    let element = match kind {
+        Kind::BFloat16 => Element::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        _ => Element::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+    };
+    let mut map = MaybeUninit::uninit();
+    let (extents, stride) = ([columns as u64, rows as u64], [2 * columns as u64]);
+    let (boxes, steps) = ([STEP as u32, box_rows as u32], [1u32, 1]);
+    // SAFETY: the driver reads two extents, one stride, two boxes and two steps, and writes the map unless it refuses.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            map.as_mut_ptr(),
+            element,
+            2,
+            address as *mut std::ffi::c_void,
+            extents.as_ptr(),
+            stride.as_ptr(),
+            boxes.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+        .result()?;
+        Ok(TensorMap(map.assume_init()))
+    }
+}

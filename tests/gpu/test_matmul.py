@@ -1,0 +1,637 @@
+"""The Hopper matrix product of kernels/matmul.cu against the same maths in PyTorch, in double precision.
+
+`python tests/gpu/test_matmul.py --time` times the candidates for each size of the network beside cuBLAS instead.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import ctypes
+import functools
+import itertools
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import time
+import unittest
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from kernels import KERNELS, error, replay_us
+
+try:
+    from cuda.bindings import driver, nvrtc
+except ImportError:  # reason_to_skip says so
+    driver = nvrtc = None
+try:
+    import torch
+except ImportError:
+    torch = None
+
+NO_ACTIVATION, GELU_TANH, GELU_ERF = 0, 1, 2
+TILE_IN = 64
+MULTIPROCESSORS = 132
+SHARED_BYTES = 227 * 1024  # that one block may use
+SHARED_BYTES_OF_TWO = 113 * 1024  # each, with two on a multiprocessor
+MAX_STAGES = 8
+
+SPIN_LIMIT = 200_000  # polls of a barrier until the kernel traps instead of hanging
+GROUP_LIMIT_S = 120
+TOLERANCE = {"float16": 3e-3, "bfloat16": 2e-2}
+SPARE_ROWS = 16  # after the output, to see that nothing is written there
+
+LAYERS = 24  # with weights of their own, so that weights come from device memory
+REPLAYS = 10
+CANDIDATES = 48
+SECONDS = 75.0  # for all timing; the sizes come in order of importance
+
+
+class Shape(NamedTuple):
+    """One linear layer."""
+
+    rows: int
+    in_width: int
+    out_width: int
+    activation: int = NO_ACTIVATION
+    bias: bool = True
+    residual: bool = False
+
+    def __str__(self) -> str:
+        extras = ("", "+gelu_tanh", "+gelu_erf")[self.activation] + ("+residual" if self.residual else "")
+        return f"{self.rows}x{self.in_width}->{self.out_width}{extras}"
+
+
+class Tiling(NamedTuple):
+    """How the kernel divides the work."""
+
+    tile_out: int
+    group_rows: int
+    row_groups: int
+    split: int
+    multicast: int
+    stages: int
+    prefetch: int = 1
+
+    @property
+    def tile_rows(self) -> int:
+        return self.group_rows * self.row_groups
+
+    @property
+    def groups(self) -> int:
+        return self.tile_out // 64 * self.row_groups
+
+    @property
+    def kept(self) -> int:
+        return ceil_div(self.group_rows // 8, self.split)
+
+    @property
+    def stage_bytes(self) -> int:
+        return (self.tile_out + self.tile_rows) * 2 * TILE_IN
+
+    @property
+    def shared_bytes(self) -> int:
+        received = (self.split - 1) * self.kept * self.groups * 2048
+        return self.stages * self.stage_bytes + received + 16 * self.stages + 8
+
+    @property
+    def registers(self) -> int:
+        """That a thread may have: a quarter of the multiprocessor holds 512 for each lane, in steps of eight."""
+        warps_of_quarter = self.groups + 1
+        return min(255, 512 // warps_of_quarter // 8 * 8)
+
+    @property
+    def is_possible(self) -> bool:
+        staged = self.kept * self.row_groups * 8 * (self.tile_out + 4) * 4
+        return (
+            self.tile_rows % (8 * self.multicast) == 0
+            and self.tile_rows // self.multicast <= 256
+            and self.split * self.multicast <= 8
+            and self.groups <= 4
+            and self.group_rows // 2 + 24 <= self.registers
+            and self.stages >= 2
+            and staged <= self.stages * self.stage_bytes
+            and self.shared_bytes <= SHARED_BYTES
+        )
+
+    def grid(self, shape: Shape) -> tuple[int, int, int]:
+        return self.split, shape.out_width // self.tile_out, ceil_div(shape.rows, self.tile_rows)
+
+    def macros(self, shape: Shape) -> dict[str, int]:
+        return {
+            "TILE_OUT": self.tile_out,
+            "GROUP_ROWS": self.group_rows,
+            "ROW_GROUPS": self.row_groups,
+            "STAGES": self.stages,
+            "SPLIT": self.split,
+            "MULTICAST": self.multicast,
+            "PREFETCH": self.prefetch,
+            "ACTIVATION": shape.activation,
+            "BIAS": int(shape.bias),
+            "RESIDUAL": int(shape.residual),
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tile_out}x{self.group_rows}*{self.row_groups} split {self.split} multicast {self.multicast}"
+            f" stages {self.stages}"
+        )
+
+
+def ceil_div(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def reason_to_skip() -> str | None:
+    """What is missing here, if anything is."""
+    if torch is None:
+        return "needs PyTorch"
+    if nvrtc is None:
+        return "needs cuda-bindings"
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        return "needs an NVIDIA GPU of compute capability 9.0"
+    return None
+
+
+def checked(result: tuple) -> object:
+    """What a call of cuda-bindings returned besides its status, which must be success."""
+    status, *values = result
+    if status.value != 0:
+        raise RuntimeError(f"{status!r}")
+    return values[0] if values else None
+
+
+def compiled(bfloat16: bool, macros: dict[str, int]) -> bytes:
+    """The machine code of the kernel behind the prelude; needs no GPU."""
+    code = "".join((KERNELS / file).read_text(encoding="utf-8") for file in ("prelude.cuh", "matmul.cu"))
+    program = checked(nvrtc.nvrtcCreateProgram(code.encode(), b"matmul.cu", 0, [], []))
+    options = [b"--gpu-architecture=sm_90a", b"--std=c++17"]
+    options += [b"-DXVLA_BF16"] if bfloat16 else []
+    options += [f"-D{macro}={value}".encode() for macro, value in macros.items()]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        log = b" " * checked(nvrtc.nvrtcGetProgramLogSize(program))
+        checked(nvrtc.nvrtcGetProgramLog(program, log))
+        raise RuntimeError(log.decode())
+    cubin = b" " * checked(nvrtc.nvrtcGetCUBINSize(program))
+    checked(nvrtc.nvrtcGetCUBIN(program, cubin))
+    checked(nvrtc.nvrtcDestroyProgram(program))
+    return cubin
+
+
+def loaded(cubin: bytes, tiling: Tiling) -> object:
+    """The kernel on the GPU, allowed the shared memory that it needs."""
+    function = checked(driver.cuModuleGetFunction(checked(driver.cuModuleLoadData(cubin)), b"matmul"))
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    checked(driver.cuFuncSetAttribute(function, attribute, tiling.shared_bytes))
+    return function
+
+
+class TensorMap(ctypes.Structure):
+    """A CUtensorMap; the driver wants it at a multiple of 64 bytes, which `tensor_map` sees to."""
+
+    _fields_ = (("opaque", ctypes.c_uint64 * 16),)
+
+
+def tensor_map(matrix: torch.Tensor, box_rows: int) -> TensorMap:
+    """Boxes of box_rows × 64 elements in the 128-byte swizzle, zero outside the matrix."""
+    buffer = ctypes.create_string_buffer(ctypes.sizeof(TensorMap) + 64)
+    encoded = TensorMap.from_buffer(buffer, -ctypes.addressof(buffer) % 64)
+    types = driver.CUtensorMapDataType
+    rows, width = matrix.shape
+    status = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled(
+        ctypes.byref(encoded),
+        (
+            types.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+            if matrix.dtype == torch.bfloat16
+            else types.CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+        ).value,
+        ctypes.c_uint32(2),
+        ctypes.c_void_p(matrix.data_ptr()),
+        (ctypes.c_uint64 * 2)(width, rows),
+        (ctypes.c_uint64 * 1)(2 * width),
+        (ctypes.c_uint32 * 2)(TILE_IN, box_rows),
+        (ctypes.c_uint32 * 2)(1, 1),
+        driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE.value,
+        driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B.value,
+        driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B.value,
+        driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE.value,
+    )
+    if status != 0:
+        raise RuntimeError(f"cuTensorMapEncodeTiled: error {status}")
+    return encoded
+
+
+class Layer:
+    """One linear layer with random weights, and the arguments to run it."""
+
+    def __init__(self, shape: Shape, tiling: Tiling, source: torch.Tensor, weight: torch.Tensor, **tensors) -> None:
+        self.shape, self.tiling = shape, tiling
+        self.source, self.weight, self.tensors = source, weight, tensors
+        pointers = [ctypes.c_void_p(address(tensors.get(name))) for name in ("bias", "residual", "output")]
+        self.arguments = [
+            tensor_map(weight, tiling.tile_out),
+            tensor_map(source, tiling.tile_rows // tiling.multicast),
+            *pointers,
+            *map(ctypes.c_int, (shape.rows, shape.in_width, shape.out_width)),
+        ]
+        self.addresses = (ctypes.c_void_p * len(self.arguments))(*map(ctypes.addressof, self.arguments))
+
+    def launch(self, function: object, early: bool) -> None:
+        """On torch's current stream; `early`: by programmatic dependent launch."""
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = self.tiling.grid(self.shape)
+        config.blockDimX, config.blockDimY, config.blockDimZ = 128 * self.tiling.groups + 32, 1, 1
+        config.sharedMemBytes = self.tiling.shared_bytes
+        config.hStream = driver.CUstream(torch.cuda.current_stream().cuda_stream)
+        config.attrs = [cluster_attribute(self.tiling)] + ([early_attribute()] if early else [])
+        config.numAttrs = len(config.attrs)
+        checked(driver.cuLaunchKernelEx(config, function, ctypes.addressof(self.addresses), 0))
+
+    def expected(self) -> torch.Tensor:
+        """In double precision; before the launch, since the output may be the residual."""
+        result = self.source.double() @ self.weight.double().T
+        if self.shape.bias:
+            result += self.tensors["bias"].double()
+        if self.shape.activation != NO_ACTIVATION:
+            approximate = "tanh" if self.shape.activation == GELU_TANH else "none"
+            result = torch.nn.functional.gelu(result, approximate=approximate)
+        if self.shape.residual:
+            result += self.tensors["residual"][: self.shape.rows].double()
+        return result
+
+
+def address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def cluster_attribute(tiling: Tiling) -> object:
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    cluster = attribute.value.clusterDim
+    cluster.x, cluster.y, cluster.z = tiling.split, tiling.multicast, 1
+    return attribute
+
+
+def early_attribute() -> object:
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    attribute.value.programmaticStreamSerializationAllowed = 1
+    return attribute
+
+
+def random(dtype: torch.dtype, *shape: int, scale: float = 1.0) -> torch.Tensor:
+    return (torch.randn(*shape, device="cuda") * scale).to(dtype)
+
+
+def random_weight(dtype: torch.dtype, shape: Shape) -> torch.Tensor:
+    return random(dtype, shape.out_width, shape.in_width, scale=shape.in_width**-0.5)
+
+
+def poisoned(dtype: torch.dtype, rows: int, width: int) -> torch.Tensor:
+    return torch.full((rows + SPARE_ROWS, width), torch.nan, dtype=dtype, device="cuda")
+
+
+def followed_by_nan(tensor: torch.Tensor) -> torch.Tensor:
+    """The same rows in a larger buffer, so that a read past the end shows in the result."""
+    buffer = poisoned(tensor.dtype, *tensor.shape)
+    buffer[: len(tensor)] = tensor
+    return buffer[: len(tensor)]
+
+
+def random_layer(dtype: torch.dtype, shape: Shape, tiling: Tiling) -> Layer:
+    """A residual is the output itself, as the network has it."""
+    output = poisoned(dtype, shape.rows, shape.out_width)
+    if shape.residual:
+        output[: shape.rows] = random(dtype, shape.rows, shape.out_width)
+    return Layer(
+        shape,
+        tiling,
+        followed_by_nan(random(dtype, shape.rows, shape.in_width)),
+        random_weight(dtype, shape),
+        bias=random(dtype, shape.out_width) if shape.bias else None,
+        residual=output if shape.residual else None,
+        output=output,
+    )
+
+
+QKV, PROJECTION = Shape(276, 1024, 3072), Shape(276, 1024, 1024, residual=True)
+FC1, FC2 = Shape(276, 1024, 4096, GELU_TANH), Shape(276, 4096, 1024, residual=True)
+# Rows short of a tile, one more than a tile, a single one; k short of the ring, k that the split does not divide.
+ODD = (
+    Shape(1, 64, 256),
+    Shape(145, 192, 256, GELU_ERF, residual=True),
+    Shape(289, 1088, 512, bias=False),
+    Shape(37, 320, 512, bias=False, residual=True),
+)
+
+# Each group of cases runs in a process of its own: a kernel that traps leaves its process without a GPU.
+GROUPS: dict[str, list[tuple[Shape, Tiling]]] = {
+    "plain": [
+        (shape, tiling)
+        for shape in (QKV, PROJECTION, FC1, FC2, *ODD)
+        for tiling in (Tiling(64, 144, 1, 1, 1, 4), Tiling(128, 96, 1, 1, 1, 4, prefetch=0))
+    ],
+    "split": [
+        (shape, tiling)
+        for shape in (QKV, FC1, FC2, *ODD[1:])
+        for tiling in (Tiling(128, 144, 1, 2, 1, 4), Tiling(64, 72, 1, 3, 1, 6))
+    ]
+    + [(FC2, Tiling(128, 144, 1, 8, 1, 3)), (FC2, Tiling(64, 96, 1, 5, 1, 4))],
+    "multicast": [
+        (shape, tiling)
+        for shape in (QKV, PROJECTION, FC2, *ODD)
+        for tiling in (Tiling(64, 144, 1, 1, 2, 4), Tiling(64, 96, 1, 1, 4, 3), Tiling(128, 128, 1, 1, 2, 4))
+    ],
+    "groups": [
+        (shape, tiling)
+        for shape in (QKV, FC1, FC2, *ODD)
+        for tiling in (Tiling(64, 144, 2, 1, 2, 4), Tiling(128, 72, 2, 1, 1, 4), Tiling(256, 64, 1, 1, 1, 3))
+    ],
+    "everything": [
+        (shape, tiling)
+        for shape in (QKV, PROJECTION, FC1, FC2, *ODD[1:])
+        for tiling in (Tiling(128, 144, 1, 2, 2, 4), Tiling(64, 144, 2, 2, 4, 3), Tiling(64, 64, 1, 3, 2, 5))
+    ],
+    "wide": [
+        (Shape(588, 1024, 1024, GELU_ERF), Tiling(64, 256, 1, 1, 1, 4)),
+        (Shape(588, 1024, 1024), Tiling(128, 192, 1, 1, 2, 4)),
+        (Shape(2352, 512, 2048, GELU_ERF), Tiling(128, 128, 1, 1, 2, 3)),
+        (Shape(9408, 1024, 256, residual=True), Tiling(128, 192, 1, 1, 1, 3)),
+        (Shape(30, 1024, 3072), Tiling(64, 32, 1, 2, 1, 8)),
+        (Shape(19_999, 256, 256), Tiling(128, 256, 1, 1, 1, 4)),
+    ],
+}
+CHAINED = "chained"
+
+
+def check_case(dtype: torch.dtype, shape: Shape, tiling: Tiling) -> float:
+    """The error of one launch; infinite if it wrote past the output."""
+    cubin = compiled(dtype == torch.bfloat16, tiling.macros(shape) | {"XVLA_SPIN_LIMIT": SPIN_LIMIT})
+    layer = random_layer(dtype, shape, tiling)
+    expected, output = layer.expected(), layer.tensors["output"]
+    layer.launch(loaded(cubin, tiling), early=False)
+    torch.cuda.synchronize()
+    if not output[shape.rows :].isnan().all():
+        return float("inf")
+    return error(output[: shape.rows], expected)
+
+
+def check_group(name: str, dtype: torch.dtype) -> bool:
+    passed = True
+    for shape, tiling in GROUPS[name]:
+        print(f"{shape} bias {int(shape.bias)}, {tiling}", end=": ", flush=True)
+        found = check_case(dtype, shape, tiling)
+        print(f"{found:.1e}", flush=True)
+        passed &= found <= TOLERANCE[str(dtype).removeprefix("torch.")]
+    return passed
+
+
+def chain(dtype: torch.dtype, tiling: Tiling, weights: list[torch.Tensor], start: torch.Tensor, early: bool) -> object:
+    """Layers in a graph, each of which reads what the one before wrote."""
+    shape = Shape(len(start), start.shape[1], start.shape[1], GELU_TANH, residual=True)
+    cubin = compiled(dtype == torch.bfloat16, tiling.macros(shape) | {"XVLA_SPIN_LIMIT": SPIN_LIMIT})
+    function = loaded(cubin, tiling)
+    rows = [start.clone() for _ in range(len(weights) + 1)]
+    bias = torch.zeros_like(start[0])
+    layers = [
+        Layer(shape, tiling, source, weight, bias=bias, residual=source, output=output)
+        for source, weight, output in zip(rows[:-1], weights, rows[1:], strict=True)
+    ]
+    graph_of([lambda layer=layer: layer.launch(function, early) for layer in layers]).replay()
+    torch.cuda.synchronize()
+    return rows[-1]
+
+
+def check_chains(dtype: torch.dtype) -> bool:
+    """With programmatic launches or without, the bits must be the same."""
+    passed = True
+    start = random(dtype, 276, 1024)
+    weights = [random_weight(dtype, Shape(276, 1024, 1024)) for _ in range(LAYERS)]
+    for tiling in (Tiling(128, 144, 1, 4, 2, 3), Tiling(64, 96, 1, 2, 1, 4), Tiling(64, 80, 1, 1, 2, 3)):
+        print(f"chain of {LAYERS}, {tiling}", end=": ", flush=True)
+        one_by_one, *overlapped = (chain(dtype, tiling, weights, start, early) for early in (False, *[True] * 4))
+        differing = sum(not torch.equal(one_by_one, result) for result in overlapped)
+        finite = one_by_one.isfinite().all().item()
+        print(f"{differing} of {len(overlapped)} differ, finite {finite}", flush=True)
+        passed &= differing == 0 and finite
+    return passed
+
+
+class MatmulTest(unittest.TestCase):
+    """Starts all processes at once; most of their time is imports and compilation."""
+
+    processes: dict[tuple[str, str], subprocess.Popen]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        if reason := reason_to_skip():
+            raise unittest.SkipTest(reason)
+        cls.processes = {
+            (name, dtype): subprocess.Popen(
+                [sys.executable, __file__, "--check", name, dtype],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for name in (*GROUPS, CHAINED)
+            for dtype in TOLERANCE
+        }
+
+    def check(self, name: str) -> None:
+        for dtype in TOLERANCE:
+            process = self.processes[name, dtype]
+            with self.subTest(dtype=dtype), process:
+                try:
+                    output, _ = process.communicate(timeout=GROUP_LIMIT_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    output = process.communicate()[0] + f"\nstill running after {GROUP_LIMIT_S} s"
+                print(f"\n{name} {dtype}\n{output}", end="")
+                self.assertEqual(process.returncode, 0, output)
+
+    def test_plain(self) -> None:
+        self.check("plain")
+
+    def test_split(self) -> None:
+        self.check("split")
+
+    def test_multicast(self) -> None:
+        self.check("multicast")
+
+    def test_groups(self) -> None:
+        self.check("groups")
+
+    def test_everything(self) -> None:
+        self.check("everything")
+
+    def test_wide(self) -> None:
+        self.check("wide")
+
+    def test_chained(self) -> None:
+        self.check(CHAINED)
+
+
+def blocks(rows: int, width: int, activation: int, hidden: int = 4) -> list[Shape]:
+    """The four layers of a transformer block."""
+    return [
+        Shape(rows, width, 3 * width),
+        Shape(rows, width, width, residual=True),
+        Shape(rows, width, hidden * width, activation),
+        Shape(rows, hidden * width, width, residual=True),
+    ]
+
+
+TIMED_SHAPES = [
+    *blocks(276, 1024, GELU_TANH),
+    Shape(30, 1024, 3072),
+    *blocks(588, 1024, GELU_ERF),
+    *blocks(114, 1024, GELU_ERF),
+    *blocks(2352, 512, GELU_ERF),
+    *blocks(147, 2048, GELU_ERF),
+    *blocks(9408, 256, GELU_ERF),
+]
+
+
+def row_tiles(rows: int) -> Iterator[tuple[int, int]]:
+    """GROUP_ROWS and ROW_GROUPS that leave few rows of the last tile empty."""
+    if rows > 1024:
+        yield from ((group_rows, 1) for group_rows in (96, 128, 160, 192, 224, 256))
+        return
+    for tiles in range(1, 9):
+        group_rows = ceil_div(ceil_div(rows, tiles), 8) * 8
+        if 24 <= group_rows <= 256 or tiles == 1 and group_rows < 24:
+            yield group_rows, 1
+            if tiles % 2 == 0:
+                yield group_rows, 2
+
+
+def predicted_clocks(shape: Shape, tiling: Tiling) -> float:
+    """A rough order of the candidates, from rates of the chip; the timing decides."""
+    tensor_clocks_per_step = 4 * tiling.groups * tiling.group_rows / 2
+    load_clocks_per_step = tiling.stage_bytes / 48
+    steps = ceil_div(shape.in_width // TILE_IN, tiling.split)
+    received_bytes = (tiling.split - 1) * tiling.kept * tiling.groups * 2048
+    split, out_tiles, rows_tiles = tiling.grid(shape)
+    waves = ceil_div(split * out_tiles * rows_tiles, MULTIPROCESSORS)
+    block_clocks = steps * max(tensor_clocks_per_step, load_clocks_per_step) + received_bytes / 16 + 1500
+    return waves * block_clocks
+
+
+def ring_sizes(tiling: Tiling, steps: int) -> Iterator[Tiling]:
+    """As many stages as fit with one and with two blocks on a multiprocessor."""
+    without_stages = tiling._replace(stages=0).shared_bytes
+    fitting = {
+        min((limit - without_stages) // (tiling.stage_bytes + 16), MAX_STAGES, max(steps, 3))
+        for limit in (SHARED_BYTES, SHARED_BYTES_OF_TWO)
+    }
+    yield from (tiling._replace(stages=stages) for stages in sorted(fitting) if stages >= 3)
+
+
+def candidates(shape: Shape) -> list[Tiling]:
+    found = []
+    choices = itertools.product((64, 128, 256), row_tiles(shape.rows), (1, 2, 3, 4, 5, 6, 8), (1, 2, 4))
+    for tile_out, (group_rows, row_groups), split, multicast in choices:
+        steps = ceil_div(shape.in_width // TILE_IN, split)
+        if shape.out_width % (tile_out * multicast) != 0 or (split > 1 and steps < 3):
+            continue
+        prefetch = int(shape.rows <= 1024)  # else other blocks have brought the weights already
+        tiling = Tiling(tile_out, group_rows, row_groups, split, multicast, 0, prefetch)
+        found += [tiling for tiling in ring_sizes(tiling, steps) if tiling.is_possible]
+    return sorted(found, key=lambda tiling: predicted_clocks(shape, tiling))[:CANDIDATES]
+
+
+def graph_of(calls: list[Callable[[], None]]) -> torch.cuda.CUDAGraph:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return graph
+
+
+def median_layer_us(calls: list[Callable[[], None]]) -> float:
+    """Median time of a layer, over replays of a graph of all."""
+    graph = graph_of(calls)
+    times_us = [replay_us(graph) for _ in range(REPLAYS + 1)]
+    return statistics.median(times_us[1:]) / len(calls)
+
+
+class Timed:
+    """The tensors of LAYERS layers of one shape."""
+
+    def __init__(self, shape: Shape) -> None:
+        dtype = torch.float16
+        self.shape = shape
+        self.source = random(dtype, shape.rows, shape.in_width)
+        self.weights = [random_weight(dtype, shape) for _ in range(LAYERS)]
+        self.bias = random(dtype, shape.out_width)
+        self.output = random(dtype, shape.rows, shape.out_width)
+
+    def cublas_us(self) -> float:
+        """Of the product and the bias alone."""
+
+        def call(weight: torch.Tensor) -> None:
+            torch.addmm(self.bias, self.source, weight.T, out=self.output)
+
+        call(self.weights[0])
+        return median_layer_us([lambda weight=weight: call(weight) for weight in self.weights])
+
+    def kernel_us(self, tiling: Tiling, cubin: bytes) -> tuple[float, float]:
+        """With programmatic dependent launches and without."""
+        function = loaded(cubin, tiling)
+        tensors = {"bias": self.bias, "residual": self.output if self.shape.residual else None, "output": self.output}
+        layers = [Layer(self.shape, tiling, self.source, weight, **tensors) for weight in self.weights]
+        layers[0].launch(function, early=False)
+        torch.cuda.synchronize()
+        early_us, late_us = (
+            median_layer_us([functools.partial(layer.launch, function, early) for layer in layers])
+            for early in (True, False)
+        )
+        return early_us, late_us
+
+
+def print_times() -> None:
+    """The best three candidates of each size, as far as the time allows; compilation runs ahead on all cores."""
+    end_s = time.monotonic() + SECONDS
+    print(f"{torch.cuda.get_device_name()}, float16, us per layer; overlapped / one by one", flush=True)
+    with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = {
+            shape: {tiling: pool.submit(compiled, False, tiling.macros(shape)) for tiling in candidates(shape)}
+            for shape in TIMED_SHAPES
+        }
+        for shape, cubins in jobs.items():
+            if time.monotonic() < end_s:
+                print_times_of(shape, cubins, end_s)
+        pool.shutdown(cancel_futures=True)
+
+
+def print_times_of(shape: Shape, cubins: dict[Tiling, concurrent.futures.Future], end_s: float) -> None:
+    timed = Timed(shape)
+    print(f"{shape}: cuBLAS, without what follows the +, {timed.cublas_us():.2f}", flush=True)
+    results = []
+    for tiling, cubin in cubins.items():
+        if time.monotonic() < end_s:
+            results.append((*timed.kernel_us(tiling, cubin.result()), tiling))
+    for early_us, late_us, tiling in sorted(results)[:3]:
+        print(f"  {early_us:.2f} / {late_us:.2f}  {tiling}", flush=True)
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--check"]:
+        name, dtype = sys.argv[2], getattr(torch, sys.argv[3])
+        torch.manual_seed(0)
+        passed = check_chains(dtype) if name == CHAINED else check_group(name, dtype)
+        sys.exit(0 if passed else 1)
+    if "--time" in sys.argv:
+        if reason := reason_to_skip():
+            sys.exit(f"cannot time: {reason}")
+        print_times()
+    else:
+        unittest.main()
+
+
+if __name__ == "__main__":
+    main()
