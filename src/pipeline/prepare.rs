@@ -70,13 +70,13 @@ impl Preparer {
         Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?, Vec::new())
     }
 
-    /// Inputs of the checkpoint's sizes, all zero, with one valid view.
+    /// Inputs of the checkpoint's sizes, all zero, with every view valid, as live frames have them.
     pub fn zeros(&self, config: &ModelConfig) -> ModelInputs {
         let tokens = config.inputs.max_text_tokens;
         ModelInputs {
             input_ids: vec![0; tokens],
             tokens,
-            image_mask: (0..self.views).map(|view| view == 0).collect(),
+            image_mask: vec![true; self.views],
             image_input: vec![0.0; self.views * self.image_len()],
             domain_id: vec![0],
             ..self.sizes()

@@ -23,10 +23,10 @@ use tch::{Kind, Tensor};
 /// Scratch memory that an algorithm may use, bytes.
 const WORKSPACE_BYTES: usize = 32 << 20;
 /// How many of the library's suggestions are asked for, per shape.
-const SUGGESTIONS: usize = 32;
+const SUGGESTIONS: usize = 16;
 /// Parts into which the sum over `in` is split, tried with each suggestion: the library hardly suggests it, and a few
 /// hundred rows by a thousand outputs make fewer tiles than there are multiprocessors.
-const SPLITS: [u32; 5] = [2, 3, 4, 6, 8];
+const SPLITS: [u32; 3] = [2, 3, 4];
 /// Products between two looks at the clock.
 const PRODUCTS_PER_TRIAL: usize = 24;
 /// Candidates that are timed again after a first look, and how often; the fastest time counts.
