@@ -106,7 +106,7 @@ def window_attention(
     bias = random(dtype, 3 * channels, scale=scale)
     output = poisoned(dtype, images, height, width, channels)
     rows, columns = ceil_div(height, window), ceil_div(width, window)
-    grid, block = (rows * columns, heads, images), (ceil_div(window * window, 16) * 32,)
+    grid, block = (heads, images, rows * columns), (ceil_div(window * window, 16) * 32,)
 
     def expected() -> list[torch.Tensor]:
         padded = bias.double().expand(images, rows * window, columns * window, -1).clone()

@@ -113,7 +113,8 @@ impl FusedPolicy {
         let config = &model.policy;
         let (hidden, heads) = (config.hidden, length(config.heads));
         let head_dim = length(hidden) / heads.max(1);
-        let sources = vec![LayerNorm::source(length(hidden)), Attention::source(head_dim), Actions::source()];
+        let mut sources = vec![LayerNorm::source(length(hidden)), Actions::source()];
+        sources.extend(Attention::sources(head_dim));
         let kernels = Kernels::compile(&session, kind, sources)?;
         let scope = root.sub("transformer");
         let inputs = config.action_dim + config.time_dim + config.proprio_dim;

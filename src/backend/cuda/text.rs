@@ -41,7 +41,9 @@ pub fn unsupported(config: &TextConfig) -> Option<String> {
 
 /// Everything that has to be compiled for this encoder.
 pub fn sources(config: &TextConfig) -> Vec<Source> {
-    vec![LayerNorm::source(length(config.width)), Attention::source(length(config.width / config.heads.max(1)))]
+    let mut sources = Attention::sources(length(config.width / config.heads.max(1))).to_vec();
+    sources.push(LayerNorm::source(length(config.width)));
+    sources
 }
 
 impl TextEncoder {

@@ -4,25 +4,31 @@
 //   qkv    [tokens, 3, heads, HEAD_DIM]   what one fused projection gives; fewer than 2³¹ scalars
 //   output [queries, heads·HEAD_DIM]      the first `queries` tokens only; queries ≤ tokens
 //
-// Macros: HEAD_DIM (16, 32, 64 or 128) and, if the defaults do not suit, ROW_WARPS (1 to 4).
-// Grid (⌈queries / (16·ROW_WARPS)⌉, heads), block 32·ROW_WARPS·KEY_WARPS threads, no dynamic shared memory.
+// Macros: HEAD_DIM (16, 32, 64 or 128) and ROW_WARPS (1 to 3, here r), the sixteens of queries that a block takes. The
+// fastest is the smallest that gives no more blocks than multiprocessors, or else 3.
+// Grid (⌈queries / (16·r)⌉, heads), block 128·r threads.
+// Dynamic shared memory in bytes, for k = min(16·⌈tokens / 16⌉, 128) keys at once if HEAD_DIM = 128, and else for
+// k = min(32·⌈tokens / 32⌉, 384): max(4·HEAD_DIM·k + 32·HEAD_DIM·r, 256·(HEAD_DIM + 8)·r). This can be more than
+// the 48 KiB that need no asking: up to 102 KiB for r = 3, and 98 KiB for r = 1.
 //
-// A few hundred tokens make about one block a multiprocessor, so the time is that of one block. Warps therefore share
-// out the keys of a tile as well as the queries. Each keeps a softmax over its own keys; those of the same queries are
-// merged at the end.
+// A few hundred tokens make about one block a multiprocessor, so the time is that of one block. All its loads are
+// therefore started at once, and warps share out the keys of a tile as well as the queries. Each keeps a softmax over
+// its own keys; those of the same queries are merged at the end.
 
 #ifndef ROW_WARPS
-#define ROW_WARPS (HEAD_DIM > 64 ? 2 : 3)
+#define ROW_WARPS 3
 #endif
 
-constexpr int KEY_WARPS = 3;
+constexpr int KEY_WARPS = 4;
 constexpr int THREADS = 32 * ROW_WARPS * KEY_WARPS;
 constexpr int WARP_KEYS = HEAD_DIM > 64 ? 16 : 32;  // of one tile, those of one warp
 constexpr int TILE_KEYS = KEY_WARPS * WARP_KEYS;
-constexpr int TILE_SCALARS = TILE_KEYS * HEAD_DIM;
-constexpr int STAGES = 2;             // tiles of keys and values in shared memory: one in use, one on its way
-constexpr int CHUNKS = HEAD_DIM / 8;  // sixteen-byte chunks in a row
+constexpr int TILE_SCALARS = TILE_KEYS * 2 * HEAD_DIM;  // in a row of a tile, the key of a token and then its value
+constexpr int STAGES = HEAD_DIM > 64 ? 2 : 3;           // tiles in shared memory
+constexpr int CHUNKS = HEAD_DIM / 8;                    // sixteen-byte chunks in a key, a value or a query
+constexpr int ROWS_AT_ONCE = THREADS / CHUNKS;          // those that the block copies with one chunk a thread
 constexpr int KEY_GROUPS = WARP_KEYS / 8;
+constexpr int MERGE_CHUNKS = CHUNKS > KEY_WARPS ? CHUNKS / KEY_WARPS : 1;  // of a row, those that one warp merges
 constexpr float LOG2_E = 1.4426950408889634f;
 
 static_assert(HEAD_DIM == 16 || HEAD_DIM == 32 || HEAD_DIM == 64 || HEAD_DIM == 128, "a swizzle needs a power of two");
@@ -32,12 +38,8 @@ static_assert(HEAD_DIM == 16 || HEAD_DIM == 32 || HEAD_DIM == 64 || HEAD_DIM == 
 struct Softmax {
     float mixed[CHUNKS][4];  // Σ exp(score - peak)·value
     float peak[2];           // the largest score, before scaling
-    float sum[2];            // Σ exp(score - peak) over this lane's columns alone
+    float sum[2];            // Σ exp(score - peak), at first over this lane's columns alone
 };
-
-constexpr int MERGE_BYTES = (KEY_WARPS - 1) * ROW_WARPS * 32 * sizeof(Softmax);
-constexpr int STAGE_BYTES = STAGES * 2 * TILE_SCALARS * sizeof(scalar);
-constexpr int SHARED_BYTES = STAGE_BYTES > MERGE_BYTES ? STAGE_BYTES : MERGE_BYTES;
 
 __device__ __forceinline__ float negative_infinity() { return __int_as_float(0xff800000); }
 
@@ -50,65 +52,63 @@ __device__ __forceinline__ float exp2_fast(float exponent) {
 // Scores become exponents of two: exp(x / √HEAD_DIM) = 2^(x·exponent_scale).
 __device__ __forceinline__ float exponent_scale() { return LOG2_E * rsqrtf(static_cast<float>(HEAD_DIM)); }
 
-// Where a chunk of a row lies in a tile. The exclusive or spreads the same chunk of eight rows over all banks.
-__device__ __forceinline__ int tile_offset(int row, int chunk) {
-    constexpr int rows_per_line = CHUNKS < 8 ? 8 / CHUNKS : 1;
-    constexpr int mask = CHUNKS < 8 ? CHUNKS - 1 : 7;
-    return row * HEAD_DIM + 8 * (chunk ^ (row / rows_per_line & mask));
+// Rounded up to what a warp reads.
+__device__ __forceinline__ int up_to_warp_keys(int tokens) { return (tokens + WARP_KEYS - 1) / WARP_KEYS * WARP_KEYS; }
+
+// Where a chunk lies among rows of `row_chunks`. The exclusive or spreads the same chunk of eight rows over all banks.
+template <int row_chunks>
+__device__ __forceinline__ int offset(int row, int chunk) {
+    constexpr int rows_per_line = row_chunks < 8 ? 8 / row_chunks : 1;
+    constexpr int mask = row_chunks < 8 ? row_chunks - 1 : 7;
+    return 8 * (row * row_chunks + (chunk ^ (row / rows_per_line & mask)));
 }
 
-// Starts a copy of sixteen bytes to shared memory, or of zeros.
-__device__ __forceinline__ void copy_async(scalar* to, const scalar* from, bool valid) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-                 :
-                 : "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(valid ? 16 : 0)
-                 : "memory");
-}
-
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-
-// Waits until at most `pending` groups of this thread's copies are under way.
-template <int pending>
-__device__ __forceinline__ void wait_copies() {
-    asm volatile("cp.async.wait_group %0;" : : "n"(pending) : "memory");
-}
-
-// Starts copying keys and values of TILE_KEYS tokens from `first`. Past the last token come zeros, because a weight of
-// zero would not silence a NaN.
-__device__ __forceinline__ void fetch_tile(scalar* keys, const scalar* head_keys, int first, int tokens, int heads) {
-    const int value_offset = heads * HEAD_DIM, token_stride = 3 * value_offset, chunk = threadIdx.x % CHUNKS;
-    constexpr int rows_at_once = THREADS / CHUNKS;
+// Starts copying keys and values of up to TILE_KEYS tokens from `first`. Past the last token come zeros as far as warps
+// read, because a weight of zero would not silence a NaN.
+__device__ __forceinline__ void fetch_tile(scalar* tile, const scalar* head_keys, int first, int tokens, int heads) {
+    const int value_offset = heads * HEAD_DIM, token_stride = 3 * value_offset;
+    const int left = tokens - first, rows = min(TILE_KEYS, up_to_warp_keys(left));
+    const int first_row = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    const scalar* from = head_keys + (first + first_row) * token_stride + 8 * chunk;
+    scalar* key = tile + offset<2 * CHUNKS>(first_row, chunk);
+    scalar* value = tile + offset<2 * CHUNKS>(first_row, CHUNKS + chunk);
+    static_assert(ROWS_AT_ONCE % 8 == 0, "a thread's chunks lie below one another");
 #pragma unroll
-    for (int begin = 0; begin < TILE_KEYS; begin += rows_at_once) {
-        const int row = begin + threadIdx.x / CHUNKS;
-        if (TILE_KEYS % rows_at_once != 0 && row >= TILE_KEYS) break;
-        const bool valid = first + row < tokens;
-        const scalar* from = head_keys + (valid ? first + row : 0) * token_stride + 8 * chunk;
-        scalar* to = keys + tile_offset(row, chunk);
-        copy_async(to, from, valid);
-        copy_async(to + TILE_SCALARS, from + value_offset, valid);
+    for (int begin = 0; begin < TILE_KEYS; begin += ROWS_AT_ONCE) {
+        const int row = begin + first_row;
+        if (row < rows) {
+            copy_async(key + begin * 2 * HEAD_DIM, from, row < left);
+            copy_async(value + begin * 2 * HEAD_DIM, from + value_offset, row < left);
+        }
+        from += ROWS_AT_ONCE * token_stride;
     }
 }
 
-// Sixteen queries from row `first` as the left operand of `mma`. Rows past the end repeat the last one.
-__device__ __forceinline__ void load_queries(pair queries[HEAD_DIM / 16][4], const scalar* head_queries, int first,
-                                             int tokens, int heads) {
-    const int group = threadIdx.x % 32 / 4, member = threadIdx.x % 4;
-    const int token_stride = 3 * heads * HEAD_DIM;
-    const scalar* upper = head_queries + min(first + group, tokens - 1) * token_stride + 2 * member;
-    const scalar* lower = head_queries + min(first + group + 8, tokens - 1) * token_stride + 2 * member;
+// Starts copying the block's queries from row `first`. Rows past the end repeat the last one.
+__device__ __forceinline__ void fetch_queries(scalar* to, const scalar* head_queries, int first, int tokens,
+                                              int heads) {
+    const int chunk = threadIdx.x % CHUNKS;
+#pragma unroll
+    for (int begin = 0; begin < 16 * ROW_WARPS; begin += ROWS_AT_ONCE) {
+        const int row = begin + threadIdx.x / CHUNKS;
+        if (row >= 16 * ROW_WARPS) break;
+        const scalar* from = head_queries + min(first + row, tokens - 1) * 3 * heads * HEAD_DIM + 8 * chunk;
+        copy_async(to + offset<CHUNKS>(row, chunk), from, true);
+    }
+}
+
+// The sixteen queries from `first_row` as the left operand of `mma`.
+__device__ __forceinline__ void load_queries(pair queries[HEAD_DIM / 16][4], const scalar* rows, int first_row) {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int step = 0; step < HEAD_DIM / 16; ++step) {
-        queries[step][0] = *reinterpret_cast<const pair*>(upper + 16 * step);
-        queries[step][1] = *reinterpret_cast<const pair*>(lower + 16 * step);
-        queries[step][2] = *reinterpret_cast<const pair*>(upper + 16 * step + 8);
-        queries[step][3] = *reinterpret_cast<const pair*>(lower + 16 * step + 8);
+        load_tiles(queries[step], rows + offset<CHUNKS>(first_row + lane % 16, 2 * step + lane / 16));
     }
 }
 
 // scores = q·kᵀ for this warp's keys, which begin at `first_row` of the tile.
 __device__ __forceinline__ void multiply_keys(float scores[KEY_GROUPS][4], const pair queries[HEAD_DIM / 16][4],
-                                              const scalar* keys, int first_row) {
+                                              const scalar* tile, int first_row) {
     const int lane = threadIdx.x % 32;
     const int row = first_row + lane % 8 + lane / 16 * 8, half = lane / 8 % 2;
 #pragma unroll
@@ -121,7 +121,7 @@ __device__ __forceinline__ void multiply_keys(float scores[KEY_GROUPS][4], const
 #pragma unroll
         for (int group = 0; group < KEY_GROUPS; group += 2) {
             pair tiles[4];
-            load_tiles(tiles, keys + tile_offset(row + 8 * group, 2 * step + half));
+            load_tiles(tiles, tile + offset<2 * CHUNKS>(row, 2 * step + half) + 8 * group * 2 * HEAD_DIM);
             mma(scores[group], queries[step], tiles);
             mma(scores[group + 1], queries[step], tiles + 2);
         }
@@ -173,7 +173,7 @@ __device__ __forceinline__ void add_weights(Softmax& softmax, float scores[KEY_G
 
 // mixed += weights·v for this warp's keys, which begin at `first_row` of the tile.
 __device__ __forceinline__ void multiply_values(Softmax& softmax, const float weights[KEY_GROUPS][4],
-                                                const scalar* values, int first_row) {
+                                                const scalar* tile, int first_row) {
     const int lane = threadIdx.x % 32;
     const int row = first_row + lane % 16, half = lane / 16;
 #pragma unroll
@@ -184,7 +184,8 @@ __device__ __forceinline__ void multiply_values(Softmax& softmax, const float we
 #pragma unroll
         for (int chunk = 0; chunk < CHUNKS; chunk += 2) {
             pair tiles[4];
-            load_tiles_transposed(tiles, values + tile_offset(row + 8 * group, chunk + half));
+            const int at = offset<2 * CHUNKS>(row, CHUNKS + chunk + half) + 8 * group * 2 * HEAD_DIM;
+            load_tiles_transposed(tiles, tile + at);
             mma(softmax.mixed[chunk], left, tiles);
             mma(softmax.mixed[chunk + 1], left, tiles + 2);
         }
@@ -192,13 +193,13 @@ __device__ __forceinline__ void multiply_values(Softmax& softmax, const float we
 }
 
 // This warp's part of one tile; `first_key` is the token of its first key.
-__device__ __forceinline__ void attend(Softmax& softmax, const pair queries[HEAD_DIM / 16][4], const scalar* keys,
+__device__ __forceinline__ void attend(Softmax& softmax, const pair queries[HEAD_DIM / 16][4], const scalar* tile,
                                        int first_row, int first_key, int tokens) {
     float scores[KEY_GROUPS][4];
-    multiply_keys(scores, queries, keys, first_row);
+    multiply_keys(scores, queries, tile, first_row);
     if (first_key + WARP_KEYS > tokens) mask_past_end(scores, first_key, tokens);
     add_weights(softmax, scores);
-    multiply_values(softmax, scores, keys + TILE_SCALARS, first_row);
+    multiply_values(softmax, scores, tile, first_row);
 }
 
 __device__ __forceinline__ Softmax no_keys_yet() {
@@ -213,7 +214,19 @@ __device__ __forceinline__ Softmax no_keys_yet() {
     return softmax;
 }
 
+// Sums up over the lanes that share a row.
+__device__ __forceinline__ void add_up_lanes(Softmax& softmax) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        softmax.sum[half] += __shfl_xor_sync(0xffffffffu, softmax.sum[half], 1);
+        softmax.sum[half] += __shfl_xor_sync(0xffffffffu, softmax.sum[half], 2);
+    }
+}
+
 // A Softmax in shared memory is CHUNKS + 1 quadruples, each beside those of the other lanes of its warp.
+constexpr int LEFT_QUADRUPLES = 32 * (CHUNKS + 1);
+constexpr int LEFT_BY_ONE = ROW_WARPS * LEFT_QUADRUPLES;  // from one key warp to the next
+
 __device__ __forceinline__ void put(const Softmax& softmax, float4* to) {
 #pragma unroll
     for (int chunk = 0; chunk < CHUNKS; ++chunk) {
@@ -223,92 +236,101 @@ __device__ __forceinline__ void put(const Softmax& softmax, float4* to) {
     to[32 * CHUNKS] = make_float4(softmax.peak[0], softmax.peak[1], softmax.sum[0], softmax.sum[1]);
 }
 
-// Adds the softmax of other keys that `put` left. Here some key has been seen, so that this peak is finite.
-__device__ __forceinline__ void merge(Softmax& softmax, const float4* from) {
-    const float4 other = from[32 * CHUNKS];
-    const float other_peak[2] = {other.x, other.y}, other_sum[2] = {other.z, other.w};
-    float kept[2], added[2];
+// What each key warp's part of a row weighs in the whole. The first has seen a key, so that the peak is finite.
+__device__ __forceinline__ void merge_shares(float shares[KEY_WARPS][2], const float4* from) {
+    float4 ends[KEY_WARPS];
+#pragma unroll
+    for (int part = 0; part < KEY_WARPS; ++part) ends[part] = from[part * LEFT_BY_ONE + 32 * CHUNKS];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-        const float peak = fmaxf(softmax.peak[half], other_peak[half]);
-        kept[half] = exp2_fast((softmax.peak[half] - peak) * exponent_scale());
-        added[half] = exp2_fast((other_peak[half] - peak) * exponent_scale());
-        softmax.peak[half] = peak;
-        softmax.sum[half] = softmax.sum[half] * kept[half] + other_sum[half] * added[half];
-    }
+        float peak = negative_infinity(), sum = 0.0f;
 #pragma unroll
-    for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-        const float4 values = from[32 * chunk];
-        const float other_mixed[4] = {values.x, values.y, values.z, values.w};
+        for (int part = 0; part < KEY_WARPS; ++part) peak = fmaxf(peak, half == 0 ? ends[part].x : ends[part].y);
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            softmax.mixed[chunk][i] = softmax.mixed[chunk][i] * kept[i / 2] + other_mixed[i] * added[i / 2];
+        for (int part = 0; part < KEY_WARPS; ++part) {
+            shares[part][half] = exp2_fast(((half == 0 ? ends[part].x : ends[part].y) - peak) * exponent_scale());
+            sum += shares[part][half] * (half == 0 ? ends[part].z : ends[part].w);
         }
+        const float inverse = __fdividef(1.0f, sum);
+#pragma unroll
+        for (int part = 0; part < KEY_WARPS; ++part) shares[part][half] *= inverse;
     }
 }
 
-// Divides by the sum of weights and writes the rows that are queries; `first` is the warp's first row.
-__device__ __forceinline__ void store(const Softmax& softmax, scalar* head_output, int first, int queries, int heads) {
+// Merges MERGE_CHUNKS chunks from `first_chunk` of what the key warps left, and writes the rows that are queries.
+// `from` is the first key warp's, and `first_row` the first of the sixteen rows.
+__device__ __forceinline__ void merge(scalar* head_output, const float4* from, int first_chunk, int first_row,
+                                      int queries, int heads) {
     const int group = threadIdx.x % 32 / 4, member = threadIdx.x % 4;
+    float shares[KEY_WARPS][2];
+    merge_shares(shares, from);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        float sum = softmax.sum[half];
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        const float inverse = __fdividef(1.0f, sum);
-        const int row = first + group + 8 * half;
-        if (row >= queries) continue;
-        scalar* to = head_output + row * heads * HEAD_DIM + 2 * member;
+    for (int chunk = first_chunk; chunk < first_chunk + MERGE_CHUNKS; ++chunk) {
+        float merged[4] = {};
 #pragma unroll
-        for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-            const float* mixed = softmax.mixed[chunk] + 2 * half;
-            *reinterpret_cast<pair*>(to + 8 * chunk) = to_pair(mixed[0] * inverse, mixed[1] * inverse);
+        for (int part = 0; part < KEY_WARPS; ++part) {
+            const float4 mixed = from[part * LEFT_BY_ONE + 32 * chunk];
+            merged[0] += shares[part][0] * mixed.x;
+            merged[1] += shares[part][0] * mixed.y;
+            merged[2] += shares[part][1] * mixed.z;
+            merged[3] += shares[part][1] * mixed.w;
+        }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = first_row + group + 8 * half;
+            scalar* to = head_output + row * heads * HEAD_DIM + 8 * chunk + 2 * member;
+            if (row < queries) *reinterpret_cast<pair*>(to) = to_pair(merged[2 * half], merged[2 * half + 1]);
         }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attention(const scalar* qkv, scalar* __restrict__ output, int tokens, int queries, int heads) {
-    wait_for_predecessor();
-    __shared__ __align__(128) unsigned char shared[SHARED_BYTES];
+    extern __shared__ __align__(128) unsigned char shared[];
+    const int tiles = (tokens + TILE_KEYS - 1) / TILE_KEYS;
+    const int rows = min(up_to_warp_keys(tokens), STAGES * TILE_KEYS);
     scalar* stages = reinterpret_cast<scalar*>(shared);
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int row_warp = warp % ROW_WARPS, key_warp = warp / ROW_WARPS;
-    const int first_query = 16 * (blockIdx.x * ROW_WARPS + row_warp);
-    const int first_row = key_warp * WARP_KEYS;
+    scalar* query_rows = stages + rows * 2 * HEAD_DIM;
+    const int warp = threadIdx.x / 32, key_warp = warp / ROW_WARPS, row_warp = warp % ROW_WARPS;
+    const int first_query = 16 * ROW_WARPS * blockIdx.x, first_row = key_warp * WARP_KEYS;
     const scalar* head_queries = qkv + blockIdx.y * HEAD_DIM;
     const scalar* head_keys = head_queries + heads * HEAD_DIM;
 
-    pair query[HEAD_DIM / 16][4];
-    load_queries(query, head_queries, first_query, tokens, heads);
+    wait_for_predecessor();
+    fetch_queries(query_rows, head_queries, first_query, tokens, heads);
+    commit_copies();
 #pragma unroll
     for (int stage = 0; stage < STAGES; ++stage) {
-        fetch_tile(stages + stage * 2 * TILE_SCALARS, head_keys, stage * TILE_KEYS, tokens, heads);
+        fetch_tile(stages + stage * TILE_SCALARS, head_keys, stage * TILE_KEYS, tokens, heads);
         commit_copies();
     }
+    wait_copies<STAGES>();
+    __syncthreads();
+    pair query[HEAD_DIM / 16][4];
+    load_queries(query, query_rows, 16 * row_warp);
 
     Softmax softmax = no_keys_yet();
-    const int tiles = (tokens + TILE_KEYS - 1) / TILE_KEYS;
+#pragma unroll 1
     for (int tile = 0; tile < tiles; ++tile) {
-        scalar* stage = stages + tile % STAGES * 2 * TILE_SCALARS;
+        scalar* stage = stages + tile % STAGES * TILE_SCALARS;
         wait_copies<STAGES - 1>();
         __syncthreads();
         const int first_key = tile * TILE_KEYS + first_row;
         if (first_key < tokens) attend(softmax, query, stage, first_row, first_key, tokens);
-        __syncthreads();
         const int next = tile + STAGES;
-        if (next < tiles) fetch_tile(stage, head_keys, next * TILE_KEYS, tokens, heads);
+        if (next < tiles) {
+            __syncthreads();
+            fetch_tile(stage, head_keys, next * TILE_KEYS, tokens, heads);
+        }
         commit_copies();
     }
 
-    wait_copies<0>();
+    add_up_lanes(softmax);
     __syncthreads();
-    float4* left = reinterpret_cast<float4*>(shared) + row_warp * 32 * (CHUNKS + 1) + lane;
-    constexpr int left_by_one = ROW_WARPS * 32 * (CHUNKS + 1);
-    if (key_warp > 0) put(softmax, left + (key_warp - 1) * left_by_one);
+    const int first_chunk = key_warp * MERGE_CHUNKS;
+    float4* left = reinterpret_cast<float4*>(shared) + row_warp * LEFT_QUADRUPLES + threadIdx.x % 32;
+    put(softmax, left + key_warp * LEFT_BY_ONE);
     __syncthreads();
-    if (key_warp > 0) return;
-#pragma unroll
-    for (int other = 0; other < KEY_WARPS - 1; ++other) merge(softmax, left + other * left_by_one);
-    store(softmax, output + blockIdx.y * HEAD_DIM, first_query, queries, heads);
+    if (first_chunk >= CHUNKS) return;
+    merge(output + blockIdx.y * HEAD_DIM, left, first_chunk, first_query + 16 * row_warp, queries, heads);
 }

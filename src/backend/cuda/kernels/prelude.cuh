@@ -119,6 +119,22 @@ __device__ __forceinline__ void load_tiles_transposed(pair tiles[4], const scala
                  : "r"(shared_address(row)));
 }
 
+// Starts a copy of sixteen bytes to shared memory, or of zeros.
+__device__ __forceinline__ void copy_async(scalar* to, const scalar* from, bool valid) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+                 :
+                 : "r"(shared_address(to)), "l"(__cvta_generic_to_global(from)), "r"(valid ? 16 : 0)
+                 : "memory");
+}
+
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most `pending` groups of this thread's copies are under way.
+template <int pending>
+__device__ __forceinline__ void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" : : "n"(pending) : "memory");
+}
+
 // Lets the kernel after this one in the stream begin, and waits until the one before is done and its results are
 // visible. Launched with programmatic stream serialization, a kernel may begin while its predecessor still runs; what
 // it reads of weights beforehand is free. Inputs that the predecessor wrote must not be `__restrict__`: the compiler

@@ -7,19 +7,22 @@
 // the projection's bias [3C] alone, because its normed input is zero. All padded keys of a window are therefore equal:
 // one key stands for them, its score raised by the logarithm of their number, and the work is that of the real tokens.
 //
-// One warp takes 16 queries. It scores all keys for the rows' maxima, then once more to weigh the values: that costs
-// less than the registers of whole score rows, with which only one block would fit on a multiprocessor.
+// One warp takes 16 queries, and the keys in groups of slabs with an online softmax (FlashAttention-2, Dao 2023).
 //
 // Macros: WINDOW, the side of a window, and HEAD_DIM, a multiple of 16. Keys and values of a window lie in shared
 // memory: 4 * (WINDOW² rounded up to 16) * (HEAD_DIM + 8) bytes, at most 48 KiB.
-// Launch: grid (windows, heads, images), windows = ceil(height / WINDOW) * ceil(width / WINDOW), row by row;
-// block 2 * (WINDOW² rounded up to 16); no dynamic shared memory.
+// Launch: grid (heads, images, windows), windows = ceil(height / WINDOW) * ceil(width / WINDOW), row by row;
+// block 2 * (WINDOW² rounded up to 16); no dynamic shared memory. The windows are the slowest axis so that whole ones,
+// which cost most, follow one another and land on different multiprocessors: of few windows most are cut off.
 
 constexpr int TOKENS = WINDOW * WINDOW;
 constexpr int SLABS = (TOKENS + 15) / 16;  // of 16 tokens: what a warp queries, and a step over the keys
+constexpr int GROUP = SLABS % 3 == 0 ? 3 : SLABS % 2 == 0 ? 2 : 1;  // slabs of keys that are weighed together
 constexpr int THREADS = 32 * SLABS;
 constexpr int PITCH = HEAD_DIM + 8;  // rows that ldmatrix reads together then start in different banks
 constexpr int STEPS = HEAD_DIM / 16;
+constexpr int TILES = HEAD_DIM / 8;          // of eight columns
+constexpr int QUADS = (HEAD_DIM + 31) / 32;  // of four tiles, the last one perhaps not full
 constexpr float LOG2_E = 1.4426950408889634f;  // the softmax is taken in powers of two
 constexpr float LOWEST = -3.4e38f;             // below any score
 
@@ -49,13 +52,14 @@ __device__ __forceinline__ Window window_of(int index, int height, int width) {
 
 // The keys of a window: first the real tokens, then, if there is padding, one key for all of it.
 struct Keys {
-    int real, count, slabs;
+    int real, count, groups;
     float padded;  // what the padded key's score is raised by, before scaling; minus infinity without padding
 };
 
 __device__ __forceinline__ Keys keys_of(Window window) {
     const int real = window.tokens(), count = min(real + 1, TOKENS);
-    return {real, count, (count + 15) / 16, __fdividef(__log2f(TOKENS - real), scale())};
+    constexpr int group_tokens = 16 * GROUP;
+    return {real, count, (count + group_tokens - 1) / group_tokens, __fdividef(__log2f(TOKENS - real), scale())};
 }
 
 struct Shared {
@@ -63,38 +67,71 @@ struct Shared {
     scalar value[16 * SLABS][PITCH];
 };
 
-// Brings keys and values in, and zeros after them.
-__device__ __forceinline__ void load_keys(Shared& shared, const scalar* qkv, const scalar* bias, Window window,
-                                          int width, int channels, const Keys& keys) {
-    Eight key[STEPS], value[STEPS];
+// Where a thread finds the keys that it copies.
+__device__ __forceinline__ void find_keys(const scalar* from[STEPS], const scalar* qkv, const scalar* bias,
+                                          Window window, int width, int channels, const Keys& keys) {
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
         const int vector = step * THREADS + threadIdx.x;
-        const int token = vector / (HEAD_DIM / 8), column = vector % (HEAD_DIM / 8) * 8;
-        const bool real = token < keys.real;
-        const scalar* from = (real ? qkv + window.place(token, width) * 3 * channels : bias) + column;
-        key[step] = token < keys.count ? load_eight(from + channels) : Eight{};
-        value[step] = token < keys.count ? load_eight(from + 2 * channels) : Eight{};
-    }
-#pragma unroll
-    for (int step = 0; step < STEPS; ++step) {
-        const int vector = step * THREADS + threadIdx.x;
-        const int token = vector / (HEAD_DIM / 8), column = vector % (HEAD_DIM / 8) * 8;
-        store_eight(&shared.key[token][column], key[step]);
-        store_eight(&shared.value[token][column], value[step]);
+        const int token = vector / TILES, column = vector % TILES * 8;
+        from[step] = (token < keys.real ? qkv + window.place(token, width) * 3 * channels : bias) + column;
     }
 }
 
-// Two rows of queries as `mma` takes its first operand.
-__device__ __forceinline__ void load_queries(pair query[STEPS][4], const scalar* upper, const scalar* lower) {
-    const int member = threadIdx.x % 4;
+// Starts copying keys and values, and zeros after them as far as warps read.
+__device__ __forceinline__ void fetch_keys(Shared& shared, const scalar* const from[STEPS], int channels,
+                                           const Keys& keys) {
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
-        const int column = 16 * step + 2 * member;
-        query[step][0] = load_pair_ahead(upper + column);
-        query[step][1] = load_pair_ahead(lower + column);
-        query[step][2] = load_pair_ahead(upper + column + 8);
-        query[step][3] = load_pair_ahead(lower + column + 8);
+        const int vector = step * THREADS + threadIdx.x;
+        const int token = vector / TILES, column = vector % TILES * 8;
+        if (token >= keys.groups * GROUP * 16) break;
+        copy_async(&shared.key[token][column], from[step] + channels, token < keys.count);
+        copy_async(&shared.value[token][column], from[step] + 2 * channels, token < keys.count);
+    }
+}
+
+// Four threads hold a 4×4 matrix, each a row. Afterwards each holds a column.
+__device__ __forceinline__ void transpose(pair part[4]) {
+    const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        const pair got = __shfl_xor_sync(0xffffffffu, odd ? part[i] : part[i + 1], 1);
+        (odd ? part[i] : part[i + 1]) = got;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const pair got = __shfl_xor_sync(0xffffffffu, high ? part[i] : part[i + 2], 2);
+        (high ? part[i] : part[i + 2]) = got;
+    }
+}
+
+// Rows of queries in pieces of sixteen bytes, of which a thread loads every fourth.
+struct Row {
+    Eight quad[QUADS];
+};
+
+__device__ __forceinline__ Row load_row(const scalar* from) {
+    Row row;
+#pragma unroll
+    for (int quad = 0; quad < QUADS; ++quad) {
+        const int tile = 4 * quad + threadIdx.x % 4;
+        row.quad[quad] = HEAD_DIM % 32 == 0 || tile < TILES ? load_eight_ahead(from + 8 * tile) : Eight{};
+    }
+    return row;
+}
+
+// Two rows of queries as `mma` takes its first operand.
+__device__ __forceinline__ void arrange_queries(pair query[STEPS][4], Row upper, Row lower) {
+#pragma unroll
+    for (int quad = 0; quad < QUADS; ++quad) {
+        transpose(upper.quad[quad].part);
+        transpose(lower.quad[quad].part);
+#pragma unroll
+        for (int i = 0; i < 4 && 4 * quad + i < TILES; ++i) {
+            query[2 * quad + i / 2][i % 2 * 2] = upper.quad[quad].part[i];
+            query[2 * quad + i / 2][i % 2 * 2 + 1] = lower.quad[quad].part[i];
+        }
     }
 }
 
@@ -107,9 +144,9 @@ __device__ __forceinline__ void adjust_scores(float score[2][4], int slab, const
     }
 }
 
-// Products of 16 queries with the 16 keys of a slab, not scaled. Keys that are not real can only lie in the last one.
+// Products of 16 queries with the 16 keys of a slab, not scaled.
 __device__ __forceinline__ void score_slab(float score[2][4], const pair query[STEPS][4], const Shared& shared,
-                                           int slab, const Keys& keys) {
+                                           int slab) {
     const int lane = threadIdx.x % 32;
     const int row = 16 * slab + lane % 8 + lane / 16 * 8, column = lane / 8 % 2 * 8;
 #pragma unroll
@@ -121,26 +158,6 @@ __device__ __forceinline__ void score_slab(float score[2][4], const pair query[S
         mma(score[0], query[step], key);
         mma(score[1], query[step], key + 2);
     }
-    if (slab == keys.slabs - 1) adjust_scores(score, slab, keys);
-}
-
-// The largest exponent, in powers of two, of each of the thread's two rows.
-__device__ __forceinline__ void row_maxima(float maximum[2], const pair query[STEPS][4], const Shared& shared,
-                                           const Keys& keys) {
-    maximum[0] = maximum[1] = LOWEST;
-#pragma unroll 3
-    for (int slab = 0; slab < keys.slabs; ++slab) {
-        float score[2][4];
-        score_slab(score, query, shared, slab, keys);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) maximum[i / 2 % 2] = fmaxf(maximum[i / 2 % 2], score[i / 4][i % 4]);
-    }
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-        maximum[row] = fmaxf(maximum[row], __shfl_xor_sync(0xffffffffu, maximum[row], 1));
-        maximum[row] = fmaxf(maximum[row], __shfl_xor_sync(0xffffffffu, maximum[row], 2));
-        maximum[row] *= scale();
-    }
 }
 
 // exp2 in one instruction.
@@ -150,18 +167,49 @@ __device__ __forceinline__ float power_of_two(float exponent) {
     return power;
 }
 
-// Turns scores into the softmax's numerators and adds them to the thread's part of the rows' sums.
-__device__ __forceinline__ void weigh(float score[2][4], float sum[2], const float maximum[2]) {
+// What a warp knows of its queries' softmax after some keys. Index 0 of `peak` and `sum` is the thread's upper row.
+struct Softmax {
+    float mixed[TILES][4];  // Σ weight·value
+    float peak[2];          // the largest score, before scaling
+    float sum[2];           // Σ weight over this thread's keys alone
+};
+
+// Raises the peaks to the largest of the new scores, and rescales what was summed before.
+__device__ __forceinline__ void raise_peaks(Softmax& softmax, const float score[GROUP][2][4]) {
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+        float peak = softmax.peak[row];
+#pragma unroll
+        for (int slab = 0; slab < GROUP; ++slab) {
+            peak = fmaxf(peak, fmaxf(score[slab][0][2 * row], score[slab][0][2 * row + 1]));
+            peak = fmaxf(peak, fmaxf(score[slab][1][2 * row], score[slab][1][2 * row + 1]));
+        }
+        peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 1));
+        peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 2));
+        const float decay = power_of_two((softmax.peak[row] - peak) * scale());
+        softmax.peak[row] = peak;
+        softmax.sum[row] *= decay;
+#pragma unroll
+        for (int tile = 0; tile < TILES; ++tile) {
+            softmax.mixed[tile][2 * row] *= decay;
+            softmax.mixed[tile][2 * row + 1] *= decay;
+        }
+    }
+}
+
+// Turns scores into the softmax's numerators and adds them to the sums.
+__device__ __forceinline__ void weigh(float score[2][4], Softmax& softmax) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
         float& weight = score[i / 4][i % 4];
-        weight = power_of_two(weight * scale() - maximum[i / 2 % 2]);
-        sum[i / 2 % 2] += weight;
+        const int row = i / 2 % 2;
+        weight = power_of_two(fmaf(weight, scale(), -softmax.peak[row] * scale()));
+        softmax.sum[row] += weight;
     }
 }
 
 // Adds to `mixed` the slab's values, weighted.
-__device__ __forceinline__ void mix_slab(float mixed[HEAD_DIM / 8][4], const float weight[2][4], const Shared& shared,
+__device__ __forceinline__ void mix_slab(float mixed[TILES][4], const float weight[2][4], const Shared& shared,
                                          int slab) {
     const int lane = threadIdx.x % 32;
     const pair weights[4] = {to_pair(weight[0][0], weight[0][1]), to_pair(weight[0][2], weight[0][3]),
@@ -175,20 +223,46 @@ __device__ __forceinline__ void mix_slab(float mixed[HEAD_DIM / 8][4], const flo
     }
 }
 
+// Takes a group of slabs of keys into the softmax.
+__device__ __forceinline__ void attend(Softmax& softmax, const pair query[STEPS][4], const Shared& shared,
+                                       int first_slab, const Keys& keys) {
+    float score[GROUP][2][4];
+#pragma unroll
+    for (int slab = 0; slab < GROUP; ++slab) score_slab(score[slab], query, shared, first_slab + slab);
+    if (16 * (first_slab + GROUP) > keys.real) {
+#pragma unroll
+        for (int slab = 0; slab < GROUP; ++slab) adjust_scores(score[slab], first_slab + slab, keys);
+    }
+    raise_peaks(softmax, score);
+#pragma unroll
+    for (int slab = 0; slab < GROUP; ++slab) {
+        weigh(score[slab], softmax);
+        mix_slab(softmax.mixed, score[slab], shared, first_slab + slab);
+    }
+}
+
 // Divides by the sums of the weights and writes the rows that exist.
-__device__ __forceinline__ void store_rows(const float mixed[HEAD_DIM / 8][4], float sum[2], scalar* upper,
-                                           scalar* lower) {
+__device__ __forceinline__ void store_rows(const Softmax& softmax, scalar* output, int first, int real,
+                                           const int place[2], int channels) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-        sum[row] += __shfl_xor_sync(0xffffffffu, sum[row], 1);
-        sum[row] += __shfl_xor_sync(0xffffffffu, sum[row], 2);
-        scalar* to = row == 0 ? upper : lower;
-        if (to == nullptr) continue;
-        const float share = __fdividef(1.0f, sum[row]);
+        float sum = softmax.sum[row];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        const float share = __fdividef(1.0f, sum);
+        const bool exists = first + threadIdx.x % 32 / 4 + 8 * row < real;
+        scalar* to = output + place[row] * channels;
 #pragma unroll
-        for (int tile = 0; tile < HEAD_DIM / 8; ++tile) {
-            const pair both = to_pair(mixed[tile][2 * row] * share, mixed[tile][2 * row + 1] * share);
-            *reinterpret_cast<pair*>(to + 8 * tile + threadIdx.x % 4 * 2) = both;
+        for (int quad = 0; quad < QUADS; ++quad) {
+            Eight values = {};
+#pragma unroll
+            for (int i = 0; i < 4 && 4 * quad + i < TILES; ++i) {
+                const float* mixed = softmax.mixed[4 * quad + i] + 2 * row;
+                values.part[i] = to_pair(mixed[0] * share, mixed[1] * share);
+            }
+            transpose(values.part);
+            const int tile = 4 * quad + threadIdx.x % 4;
+            if (exists && (HEAD_DIM % 32 == 0 || tile < TILES)) store_eight(to + 8 * tile, values);
         }
     }
 }
@@ -196,33 +270,34 @@ __device__ __forceinline__ void store_rows(const float mixed[HEAD_DIM / 8][4], f
 extern "C" __global__ void __launch_bounds__(THREADS)
     window_attention(const scalar* qkv, const scalar* __restrict__ bias, scalar* __restrict__ output,
                      int height, int width, int heads) {
-    wait_for_predecessor();
     __shared__ __align__(16) Shared shared;
-    const Window window = window_of(blockIdx.x, height, width);
+    const Window window = window_of(blockIdx.z, height, width);
     const Keys keys = keys_of(window);
-    const int channels = heads * HEAD_DIM, head = blockIdx.y * HEAD_DIM;
-    const long long image = static_cast<long long>(blockIdx.z) * height * width;
+    const int channels = heads * HEAD_DIM, head = blockIdx.x * HEAD_DIM;
+    const long long image = static_cast<long long>(blockIdx.y) * height * width;
     qkv += image * 3 * channels + head;
     output += image * channels + head;
 
-    const int upper = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, lower = upper + 8;
-    const int upper_place = window.place(min(upper, keys.real - 1), width);
-    const int lower_place = window.place(min(lower, keys.real - 1), width);
-    pair query[STEPS][4];
-    load_queries(query, qkv + upper_place * 3 * channels, qkv + lower_place * 3 * channels);
-    load_keys(shared, qkv, bias + head, window, width, channels, keys);
-    __syncthreads();
-    if (threadIdx.x / 32 * 16 >= keys.real) return;
+    const int first = threadIdx.x / 32 * 16;  // of this warp's queries
+    const int upper = first + threadIdx.x % 32 / 4, lower = upper + 8;
+    const int place[2] = {window.place(min(upper, keys.real - 1), width),
+                          window.place(min(lower, keys.real - 1), width)};
+    const scalar* from[STEPS];
+    find_keys(from, qkv, bias + head, window, width, channels, keys);
 
-    float maximum[2], mixed[HEAD_DIM / 8][4] = {}, sum[2] = {};
-    row_maxima(maximum, query, shared, keys);
-#pragma unroll 3
-    for (int slab = 0; slab < keys.slabs; ++slab) {
-        float score[2][4];
-        score_slab(score, query, shared, slab, keys);
-        weigh(score, sum, maximum);
-        mix_slab(mixed, score, shared, slab);
-    }
-    store_rows(mixed, sum, upper < keys.real ? output + upper_place * channels : nullptr,
-               lower < keys.real ? output + lower_place * channels : nullptr);
+    wait_for_predecessor();
+    fetch_keys(shared, from, channels, keys);
+    commit_copies();
+    const Row upper_row = load_row(qkv + place[0] * 3 * channels);
+    const Row lower_row = load_row(qkv + place[1] * 3 * channels);
+    pair query[STEPS][4];
+    arrange_queries(query, upper_row, lower_row);
+    wait_copies<0>();
+    __syncthreads();
+    if (first >= keys.real) return;
+
+    Softmax softmax = {{}, {LOWEST, LOWEST}, {}};
+#pragma unroll 1
+    for (int group = 0; group < keys.groups; ++group) attend(softmax, query, shared, group * GROUP, keys);
+    store_rows(softmax, output, first, keys.real, place, channels);
 }

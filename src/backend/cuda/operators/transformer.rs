@@ -93,16 +93,17 @@ impl LayerNorm {
 /// `attention.cu`
 #[derive(Debug)]
 pub struct Attention {
-    kernel: Kernel,
+    /// For 1, 2 and 3 warps of sixteen queries in a block.
+    kernels: [Kernel; 3],
     heads: usize,
     head_dim: usize,
 }
 
 impl Attention {
-    /// Warps of a block: (queries', keys').
-    fn warps(head_dim: usize) -> (usize, usize) {
-        (if head_dim > 64 { 2 } else { 3 }, 3)
-    }
+    /// Blocks that run at a time on the GPUs this is tuned for.
+    const MULTIPROCESSORS: usize = 132;
+    /// Shared memory that a block may have on every GPU since Ampere, bytes.
+    const SHARED_BYTES: usize = 99 << 10;
 
     /// Whether the kernel exists for heads of this width.
     pub fn supports(head_dim: usize) -> bool {
@@ -110,8 +111,8 @@ impl Attention {
     }
 
     /// What has to be compiled.
-    pub fn source(head_dim: usize) -> Source {
-        source!("attention", HEAD_DIM = head_dim)
+    pub fn sources(head_dim: usize) -> [Source; 3] {
+        [1, 2, 3].map(|row_warps| source!("attention", HEAD_DIM = head_dim, ROW_WARPS = row_warps))
     }
 
     /// Attention of `heads` heads.
@@ -119,7 +120,26 @@ impl Attention {
     /// # Errors
     /// A source that was not compiled.
     pub fn new(kernels: &Kernels, heads: usize, head_dim: usize) -> Result<Self, BackendError> {
-        Ok(Self { kernel: kernels.get(&Self::source(head_dim), "attention")?, heads, head_dim })
+        let [one, two, three] = Self::sources(head_dim).map(|source| kernels.get(&source, "attention"));
+        Ok(Self { kernels: [one?, two?, three?], heads, head_dim })
+    }
+
+    /// Shared memory of a block of `row_warps`, bytes.
+    fn shared_bytes(&self, row_warps: usize, tokens: usize) -> usize {
+        let keys = if self.head_dim > 64 {
+            tokens.next_multiple_of(16).min(128)
+        } else {
+            tokens.next_multiple_of(32).min(384)
+        };
+        let tiles = 4 * self.head_dim * keys + 32 * self.head_dim * row_warps;
+        tiles.max(256 * (self.head_dim + 8) * row_warps)
+    }
+
+    /// As few queries a block as leave no multiprocessor with two blocks, within the shared memory there is.
+    fn row_warps(&self, tokens: usize, queries: usize) -> usize {
+        let at_once = |row_warps: &usize| queries.div_ceil(16 * row_warps) * self.heads <= Self::MULTIPROCESSORS;
+        let row_warps = (1..=3).find(at_once).unwrap_or(3);
+        if self.shared_bytes(row_warps, tokens) > Self::SHARED_BYTES { 1 } else { row_warps }
     }
 
     /// `qkv` [tokens, 3·width] → `output` [queries, width], for the first `queries` tokens.
@@ -142,9 +162,17 @@ impl Attention {
             int(queries.min(tokens)),
             int(self.heads),
         ];
-        let (row_warps, key_warps) = Self::warps(self.head_dim);
+        let row_warps = self.row_warps(tokens, queries);
+        let [one, two, three] = &self.kernels;
+        let kernel = match row_warps {
+            1 => one,
+            2 => two,
+            _ => three,
+        };
+        let shared_bytes = self.shared_bytes(row_warps, tokens);
+        kernel.allow_shared_bytes(shared_bytes)?;
         let grid = [queries.div_ceil(16 * row_warps), self.heads, 1];
         // SAFETY: checked above.
-        unsafe { self.kernel.launch(stream, grid, [32 * row_warps * key_warps, 1], 0, &arguments) }
+        unsafe { kernel.launch(stream, grid, [128 * row_warps, 1], shared_bytes, &arguments) }
     }
 }

@@ -135,7 +135,7 @@ impl WindowAttention {
         let windows = height.div_ceil(self.window) * width.div_ceil(self.window);
         let block = [2 * (self.window * self.window).next_multiple_of(16), 1];
         // SAFETY: checked above.
-        unsafe { self.kernel.launch(stream, [windows, self.heads, images], block, 0, &arguments) }
+        unsafe { self.kernel.launch(stream, [self.heads, images, windows], block, 0, &arguments) }
     }
 }
 
