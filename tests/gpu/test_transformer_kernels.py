@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from kernels import error, launch, median_us, module, requires_gpu
 
 try:
-    import numpy
     import torch
 except ImportError:  # requires_gpu says so
     torch = None

@@ -165,6 +165,14 @@ impl Staging {
     }
 }
 
+impl Drop for Staging {
+    /// The pinned memory must not be freed while the device reads it.
+    fn drop(&mut self) {
+        // A device that fails here reads no more either.
+        let _ = self.read.synchronize();
+    }
+}
+
 fn mismatch(what: &str) -> BackendError {
     BackendError::from_device_message(format!("{what}: sizes do not agree"))
 }

@@ -28,11 +28,6 @@ impl Span {
         Self { address: self.address + (start * self.width) as u64, len: self.len - start, ..self }
     }
 
-    /// Where it begins.
-    pub fn address(self) -> u64 {
-        self.address
-    }
-
     /// Its address, if it holds at least `count` elements.
     ///
     /// # Errors
