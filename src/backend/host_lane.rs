@@ -5,7 +5,7 @@ use super::lane::{DeviceInputs, Finished, HostImages, HostInputs, Lane, Pending}
 use crate::error::BackendError;
 use crate::types::HostArray;
 use std::time::Instant;
-use tch::{Cuda, Device, Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// A lane that computes as it is called.
 #[derive(Debug)]
@@ -22,15 +22,16 @@ impl HostLane {
     }
 
     /// Milliseconds since the last call.
-    fn lap(&mut self) -> f64 {
-        // Work on a GPU is only queued when the host gets here; wait, so that it counts where it belongs.
-        if let Device::Cuda(index) = self.device {
-            Cuda::synchronize(index as i64);
+    fn lap(&mut self) -> Result<f64, BackendError> {
+        // Work on a GPU is only queued when the host gets here; wait, so that it counts where it belongs. A value that
+        // is fetched waits as well as tch's `synchronize`, which panics when the GPU is gone.
+        if self.device.is_cuda() {
+            let _ = Tensor::f_zeros([1], (Kind::Float, self.device))?.f_to(Device::Cpu)?;
         }
         let now = Instant::now();
         let lap = now.duration_since(self.last);
         self.last = now;
-        lap.as_secs_f64() * 1e3
+        Ok(lap.as_secs_f64() * 1e3)
     }
 }
 
@@ -60,17 +61,17 @@ impl Lane for HostLane {
             })
         };
         let uploaded = upload()?;
-        self.finished.upload_ms = self.lap();
+        self.finished.upload_ms = self.lap()?;
         Ok(uploaded)
     }
 
     fn encoded(&mut self) -> Result<(), BackendError> {
-        self.finished.vlm_ms = self.lap();
+        self.finished.vlm_ms = self.lap()?;
         Ok(())
     }
 
     fn generated(&mut self, actions: &Tensor) -> Result<Box<dyn Pending>, BackendError> {
-        self.finished.policy_ms = self.lap();
+        self.finished.policy_ms = self.lap()?;
         self.finished.actions_raw = download(actions)?;
         Ok(Box::new(Done(std::mem::take(&mut self.finished))))
     }

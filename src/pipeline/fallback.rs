@@ -145,6 +145,20 @@ mod tests {
     }
 
     #[test]
+    fn a_fallback_on_the_gpu_goes_on_to_the_cpu_when_the_gpu_is_lost_and_only_then() {
+        let on_the_gpu = |error: fn() -> BackendError| {
+            let mut pipeline = failing(Fallback::Libtorch, error);
+            let (from, reason) = (select::CUDA_GRAPH.to_owned(), "graph capture: not permitted".to_owned());
+            pipeline.degraded = Some(Degraded { from, to: select::DEFAULT, device: Device::Cuda(0), reason });
+            pipeline
+        };
+        let mut pipeline = on_the_gpu(lost);
+        assert_eq!(answer(&mut pipeline).unwrap().backend, "libtorch");
+        assert_eq!(pipeline.degraded().unwrap().device, Device::Cpu);
+        assert!(answer(&mut on_the_gpu(|| BackendError::Capture("again".to_owned()))).is_err());
+    }
+
+    #[test]
     fn without_a_fallback_the_failure_is_the_answer() {
         let mut pipeline = failing(Fallback::None, lost);
         assert!(matches!(answer(&mut pipeline), Err(PipelineError::Backend(BackendError::DeviceLost(_)))));

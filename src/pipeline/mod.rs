@@ -19,7 +19,7 @@ pub use options::Options;
 use crate::backend::lane::{DeviceMemory, HostImages, HostInputs};
 use crate::backend::select::{self, Backends};
 use crate::backend::{PolicyInputs, VlmInputs};
-use crate::config::Preprocess;
+use crate::config::{Device, Preprocess};
 use crate::error::{BackendError, CheckpointError, PipelineError};
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
@@ -213,7 +213,7 @@ impl Pipeline {
 
     fn answer(&mut self, request: Request, noise: &HostArray) -> Result<Inference, PipelineError> {
         match self.queue(request, noise).and_then(InFlight::wait) {
-            Err(PipelineError::Backend(error)) if self.can_fall_back() => {
+            Err(PipelineError::Backend(error)) if self.can_fall_back(&error) => {
                 self.fall_back(&error)?;
                 self.queue(request, noise)?.wait()
             }
@@ -223,7 +223,7 @@ impl Pipeline {
 
     fn queue_or_fall_back(&mut self, request: Request, noise: &HostArray) -> Result<InFlight, PipelineError> {
         match self.queue(request, noise) {
-            Err(PipelineError::Backend(error)) if self.can_fall_back() => {
+            Err(PipelineError::Backend(error)) if self.can_fall_back(&error) => {
                 self.fall_back(&error)?;
                 self.queue(request, noise)
             }
@@ -231,8 +231,12 @@ impl Pipeline {
         }
     }
 
-    fn can_fall_back(&self) -> bool {
-        self.degraded.is_none() && fallback::is_allowed(&self.options)
+    fn can_fall_back(&self, error: &BackendError) -> bool {
+        match &self.degraded {
+            None => fallback::is_allowed(&self.options),
+            // The fallback may have gone on with the GPU, which then fails as well: the CPU is left.
+            Some(degraded) => degraded.device != Device::Cpu && error.loses_device(),
+        }
     }
 
     /// Replaces backends that failed with `error`, in this process and for good: a device that failed once is not
