@@ -241,7 +241,8 @@ impl FusedPolicyWork {
         tokens: &VlmTokens,
         inputs: &PolicyInputs,
     ) -> Result<Self, BackendError> {
-        let guard = lock(&shared);
+        let mut guard = lock(&shared);
+        guard.gemm.forget_untuned();
         let network = &guard.network;
         let domain = inputs.host_domain.first().copied().unwrap_or(0);
         let times = flow::times(inputs.steps);

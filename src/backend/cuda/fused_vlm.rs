@@ -98,7 +98,8 @@ impl FusedVlmWork {
     /// # Errors
     /// No memory.
     pub fn new(shared: Arc<Mutex<FusedVlm>>, inputs: &VlmInputs) -> Result<Self, BackendError> {
-        let guard = lock(&shared);
+        let mut guard = lock(&shared);
+        guard.gemm.forget_untuned();
         let network = &guard.network;
         let config = &network.config;
         let (device, kind) = (network.session.device(), network.kind);

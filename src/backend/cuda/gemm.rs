@@ -147,6 +147,11 @@ impl Gemm {
         Ok(Self { session, stream, handle, workspace, kind, plans, products })
     }
 
+    /// Forgets products that were written down and never tuned: a recording that failed has freed their buffers.
+    pub fn forget_untuned(&mut self) {
+        self.products.clear();
+    }
+
     /// Where the products are queued.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream

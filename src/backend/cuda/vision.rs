@@ -118,7 +118,10 @@ pub fn unsupported(config: &ModelConfig) -> Option<String> {
         };
         return Some(format!("vision stage {index}: {reason}"));
     }
-    (config.inputs.views > 16).then(|| format!("{} views", config.inputs.views))
+    match (config.vision.in_channels, config.inputs.views) {
+        (3, ..=16) => None,
+        (channels, views) => Some(format!("{views} views of {channels} channels")),
+    }
 }
 
 /// Everything that has to be compiled for this tower.
