@@ -1,0 +1,263 @@
+"""How kernels/matmul.cu is compiled, described to the tensor copy engine and launched."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from kernels import KERNELS
+
+try:
+    from cuda.bindings import driver, nvrtc
+except ImportError:  # reason_to_skip says so
+    driver = nvrtc = None
+try:
+    import torch
+except ImportError:
+    torch = None
+
+NO_ACTIVATION, GELU_TANH, GELU_ERF = 0, 1, 2
+TILE_IN = 64
+MULTIPROCESSORS = 132
+SHARED_BYTES = 227 * 1024  # that one block may use
+SHARED_BYTES_OF_TWO = 113 * 1024  # each, with two on a multiprocessor
+MAX_STAGES = 8
+
+SPIN_LIMIT = 200_000  # polls of a barrier until the kernel traps instead of hanging
+
+
+class Shape(NamedTuple):
+    """One linear layer."""
+
+    rows: int
+    in_width: int
+    out_width: int
+    activation: int = NO_ACTIVATION
+    bias: bool = True
+    residual: bool = False
+
+    def __str__(self) -> str:
+        extras = ("", "+gelu_tanh", "+gelu_erf")[self.activation] + ("+residual" if self.residual else "")
+        return f"{self.rows}x{self.in_width}->{self.out_width}{extras}"
+
+
+class Tiling(NamedTuple):
+    """How the kernel divides the work."""
+
+    tile_out: int
+    group_rows: int
+    row_groups: int
+    split: int
+    multicast: int
+    stages: int
+    prefetch: int = 1
+
+    @property
+    def tile_rows(self) -> int:
+        return self.group_rows * self.row_groups
+
+    @property
+    def groups(self) -> int:
+        return self.tile_out // 64 * self.row_groups
+
+    @property
+    def kept(self) -> int:
+        return ceil_div(self.group_rows // 8, self.split)
+
+    @property
+    def stage_bytes(self) -> int:
+        return (self.tile_out + self.tile_rows) * 2 * TILE_IN
+
+    @property
+    def shared_bytes(self) -> int:
+        received = (self.split - 1) * self.kept * self.groups * 2048
+        return self.stages * self.stage_bytes + received + 16 * self.stages + 8
+
+    @property
+    def registers(self) -> int:
+        """That a thread may have: a quarter of the multiprocessor holds 512 for each lane, in steps of eight."""
+        warps_of_quarter = self.groups + 1
+        return min(255, 512 // warps_of_quarter // 8 * 8)
+
+    @property
+    def is_possible(self) -> bool:
+        staged = self.kept * self.row_groups * 8 * (self.tile_out + 4) * 4
+        return (
+            self.tile_rows % (8 * self.multicast) == 0
+            and self.tile_rows // self.multicast <= 256
+            and self.split * self.multicast <= 8
+            and self.groups <= 4
+            and self.group_rows // 2 + 24 <= self.registers
+            and self.stages >= 2
+            and staged <= self.stages * self.stage_bytes
+            and self.shared_bytes <= SHARED_BYTES
+        )
+
+    def grid(self, shape: Shape) -> tuple[int, int, int]:
+        return self.split, shape.out_width // self.tile_out, ceil_div(shape.rows, self.tile_rows)
+
+    def macros(self, shape: Shape) -> dict[str, int]:
+        return {
+            "TILE_OUT": self.tile_out,
+            "GROUP_ROWS": self.group_rows,
+            "ROW_GROUPS": self.row_groups,
+            "STAGES": self.stages,
+            "SPLIT": self.split,
+            "MULTICAST": self.multicast,
+            "PREFETCH": self.prefetch,
+            "ACTIVATION": shape.activation,
+            "BIAS": int(shape.bias),
+            "RESIDUAL": int(shape.residual),
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tile_out}x{self.group_rows}*{self.row_groups} split {self.split} multicast {self.multicast}"
+            f" stages {self.stages}"
+        )
+
+
+def ceil_div(count: int, size: int) -> int:
+    return -(-count // size)
+
+
+def reason_to_skip() -> str | None:
+    """What is missing here, if anything is."""
+    if torch is None:
+        return "needs PyTorch"
+    if nvrtc is None:
+        return "needs cuda-bindings"
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        return "needs an NVIDIA GPU of compute capability 9.0"
+    return None
+
+
+def checked(result: tuple) -> object:
+    """What a call of cuda-bindings returned besides its status, which must be success."""
+    status, *values = result
+    if status.value != 0:
+        raise RuntimeError(f"{status!r}")
+    return values[0] if values else None
+
+
+def compiled(bfloat16: bool, macros: dict[str, int]) -> bytes:
+    """The machine code of the kernel behind the prelude; needs no GPU."""
+    code = "".join((KERNELS / file).read_text(encoding="utf-8") for file in ("prelude.cuh", "matmul.cu"))
+    program = checked(nvrtc.nvrtcCreateProgram(code.encode(), b"matmul.cu", 0, [], []))
+    options = [b"--gpu-architecture=sm_90a", b"--std=c++17"]
+    options += [b"-DXVLA_BF16"] if bfloat16 else []
+    options += [f"-D{macro}={value}".encode() for macro, value in macros.items()]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        log = b" " * checked(nvrtc.nvrtcGetProgramLogSize(program))
+        checked(nvrtc.nvrtcGetProgramLog(program, log))
+        raise RuntimeError(log.decode())
+    cubin = b" " * checked(nvrtc.nvrtcGetCUBINSize(program))
+    checked(nvrtc.nvrtcGetCUBIN(program, cubin))
+    checked(nvrtc.nvrtcDestroyProgram(program))
+    return cubin
+
+
+def loaded(cubin: bytes, tiling: Tiling) -> object:
+    """The kernel on the GPU, allowed the shared memory that it needs."""
+    function = checked(driver.cuModuleGetFunction(checked(driver.cuModuleLoadData(cubin)), b"matmul"))
+    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    checked(driver.cuFuncSetAttribute(function, attribute, tiling.shared_bytes))
+    return function
+
+
+class TensorMap(ctypes.Structure):
+    """A CUtensorMap; the driver wants it at a multiple of 64 bytes, which `tensor_map` sees to."""
+
+    _fields_ = (("opaque", ctypes.c_uint64 * 16),)
+
+
+def tensor_map(matrix: torch.Tensor, box_rows: int) -> TensorMap:
+    """Boxes of box_rows × 64 elements in the 128-byte swizzle, zero outside the matrix."""
+    buffer = ctypes.create_string_buffer(ctypes.sizeof(TensorMap) + 64)
+    encoded = TensorMap.from_buffer(buffer, -ctypes.addressof(buffer) % 64)
+    types = driver.CUtensorMapDataType
+    rows, width = matrix.shape
+    status = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled(
+        ctypes.byref(encoded),
+        (
+            types.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+            if matrix.dtype == torch.bfloat16
+            else types.CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+        ).value,
+        ctypes.c_uint32(2),
+        ctypes.c_void_p(matrix.data_ptr()),
+        (ctypes.c_uint64 * 2)(width, rows),
+        (ctypes.c_uint64 * 1)(2 * width),
+        (ctypes.c_uint32 * 2)(TILE_IN, box_rows),
+        (ctypes.c_uint32 * 2)(1, 1),
+        driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE.value,
+        driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B.value,
+        driver.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B.value,
+        driver.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE.value,
+    )
+    if status != 0:
+        raise RuntimeError(f"cuTensorMapEncodeTiled: error {status}")
+    return encoded
+
+
+class Layer:
+    """One linear layer with random weights, and the arguments to run it."""
+
+    def __init__(self, shape: Shape, tiling: Tiling, source: torch.Tensor, weight: torch.Tensor, **tensors) -> None:
+        self.shape, self.tiling = shape, tiling
+        self.source, self.weight, self.tensors = source, weight, tensors
+        pointers = [ctypes.c_void_p(address(tensors.get(name))) for name in ("bias", "residual", "output")]
+        self.arguments = [
+            tensor_map(weight, tiling.tile_out),
+            tensor_map(source, tiling.tile_rows // tiling.multicast),
+            *pointers,
+            *map(ctypes.c_int, (shape.rows, shape.in_width, shape.out_width)),
+        ]
+        self.addresses = (ctypes.c_void_p * len(self.arguments))(*map(ctypes.addressof, self.arguments))
+
+    def launch(self, function: object, early: bool) -> None:
+        """On torch's current stream; `early`: by programmatic dependent launch."""
+        config = driver.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = self.tiling.grid(self.shape)
+        config.blockDimX, config.blockDimY, config.blockDimZ = 128 * self.tiling.groups + 32, 1, 1
+        config.sharedMemBytes = self.tiling.shared_bytes
+        config.hStream = driver.CUstream(torch.cuda.current_stream().cuda_stream)
+        config.attrs = [cluster_attribute(self.tiling)] + ([early_attribute()] if early else [])
+        config.numAttrs = len(config.attrs)
+        checked(driver.cuLaunchKernelEx(config, function, ctypes.addressof(self.addresses), 0))
+
+    def expected(self) -> torch.Tensor:
+        """In double precision; before the launch, since the output may be the residual."""
+        result = self.source.double() @ self.weight.double().T
+        if self.shape.bias:
+            result += self.tensors["bias"].double()
+        if self.shape.activation != NO_ACTIVATION:
+            approximate = "tanh" if self.shape.activation == GELU_TANH else "none"
+            result = torch.nn.functional.gelu(result, approximate=approximate)
+        if self.shape.residual:
+            result += self.tensors["residual"][: self.shape.rows].double()
+        return result
+
+
+def address(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def cluster_attribute(tiling: Tiling) -> object:
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+    cluster = attribute.value.clusterDim
+    cluster.x, cluster.y, cluster.z = tiling.split, tiling.multicast, 1
+    return attribute
+
+
+def early_attribute() -> object:
+    attribute = driver.CUlaunchAttribute()
+    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+    attribute.value.programmaticStreamSerializationAllowed = 1
+    return attribute
