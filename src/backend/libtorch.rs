@@ -6,10 +6,10 @@ use crate::error::{BackendError, CheckpointError};
 use crate::model::action_space::ActionSpace;
 use crate::model::config::ModelConfig;
 use crate::model::flow;
-use crate::model::ignore;
 use crate::model::policy::Policy;
 use crate::model::vlm::{Views, Vlm, VlmTokens};
 use crate::model::weights::Scope;
+use crate::model::{Tap, ignore};
 use tch::{Kind, Tensor};
 
 /// Name of this backend.
@@ -49,6 +49,8 @@ pub struct LibtorchPolicy {
     policy: Policy,
     visible_actions: Tensor, // [A], 0 on channels the network may not see
     visible_proprio: Tensor, // [P]
+    /// Whether the policy was specialised: its only domain has index 0.
+    specialised: bool,
     schedule: Option<Schedule>,
 }
 
@@ -69,8 +71,49 @@ impl LibtorchPolicy {
             policy: Policy::new(root, &config.policy, config.projection_dim)?,
             visible_actions: visible(config.policy.action_dim)?,
             visible_proprio: visible(config.policy.proprio_dim)?,
+            specialised: false,
             schedule: None,
         })
+    }
+
+    /// The same for one domain only, with plain matrices that may be pruned to 2:4.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn specialise(self, domain: i64, prune: bool) -> Result<Self, BackendError> {
+        let mut policy = self.policy.specialise(domain)?;
+        if prune {
+            policy.prune_two_to_four()?;
+        }
+        Ok(Self { policy, specialised: true, ..self })
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// As [`PolicyBackend::generate`], watched.
+    ///
+    /// # Errors
+    /// What libtorch refuses.
+    pub fn generate_watched(
+        &mut self,
+        tokens: &VlmTokens,
+        inputs: &PolicyInputs,
+        tap: Tap,
+    ) -> Result<Tensor, BackendError> {
+        let kind = self.visible_actions.kind();
+        let schedule = self.schedule(inputs.steps)?;
+        let proprio = inputs.proprio.f_to_kind(kind)?.f_mul(&self.visible_proprio)?;
+        let only = if self.specialised { Some(inputs.domain.f_zeros_like()?) } else { None };
+        let context = self.policy.context(tokens, only.as_ref().unwrap_or(inputs.domain))?;
+        let actions = flow::denoise(&inputs.noise.f_to_kind(kind)?, &schedule.times, |x_t, step| {
+            let time = schedule.embeddings.f_get(step as i64)?;
+            self.policy.step(&context, &x_t.f_mul(&self.visible_actions)?, &proprio, &time, tap)
+        })?;
+        self.schedule = Some(schedule);
+        Ok(actions)
     }
 
     fn schedule(&mut self, steps: usize) -> Result<Schedule, BackendError> {
@@ -90,15 +133,6 @@ impl PolicyBackend for LibtorchPolicy {
     }
 
     fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
-        let kind = self.visible_actions.kind();
-        let schedule = self.schedule(inputs.steps)?;
-        let proprio = inputs.proprio.f_to_kind(kind)?.f_mul(&self.visible_proprio)?;
-        let context = self.policy.context(tokens, inputs.domain)?;
-        let actions = flow::denoise(&inputs.noise.f_to_kind(kind)?, &schedule.times, |x_t, step| {
-            let time = schedule.embeddings.f_get(step as i64)?;
-            self.policy.step(&context, &x_t.f_mul(&self.visible_actions)?, &proprio, &time, &mut ignore)
-        })?;
-        self.schedule = Some(schedule);
-        Ok(actions)
+        self.generate_watched(tokens, inputs, &mut ignore)
     }
 }

@@ -3,8 +3,7 @@
 //! X-VLA predicts the clean action, not a velocity: from noise x₁, for i = N..1 with t = i/N,
 //! x_t = x₁·t + a·(1−t) and a = network(x_t, t), beginning with a = 0 (X-VLA's `generate_actions`).
 
-use super::TensorResult;
-use tch::Tensor;
+use tch::{TchError, Tensor};
 
 /// The times of `steps` denoising steps (at least one), in the order in which they run: 1, (N−1)/N, …, 1/N.
 pub fn times(steps: usize) -> Vec<f32> {
@@ -15,7 +14,14 @@ pub fn times(steps: usize) -> Vec<f32> {
 
 /// Runs one step for each of `times`, from `noise` [B, T, A]; `network` maps x_t and the step's index into `times` to
 /// a prediction of that shape.
-pub fn denoise(noise: &Tensor, times: &[f32], mut network: impl FnMut(&Tensor, usize) -> TensorResult) -> TensorResult {
+///
+/// # Errors
+/// Those of the network and of libtorch.
+pub fn denoise<E: From<TchError>>(
+    noise: &Tensor,
+    times: &[f32],
+    mut network: impl FnMut(&Tensor, usize) -> Result<Tensor, E>,
+) -> Result<Tensor, E> {
     // The first step sees pure noise at t = 1.
     let mut actions = network(noise, 0)?;
     for (step, &t) in times.iter().enumerate().skip(1) {

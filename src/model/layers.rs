@@ -6,13 +6,13 @@ use crate::error::CheckpointError;
 use tch::Tensor;
 
 /// LayerNorm's epsilon everywhere in X-VLA and Florence-2 (PyTorch's default).
-const LAYER_NORM_EPS: f64 = 1e-5;
+pub(super) const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// y = x·Wᵀ + b, as `torch.nn.Linear` stores it.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    pub(super) weight: Tensor,
+    pub(super) bias: Option<Tensor>,
 }
 
 impl Linear {
@@ -49,8 +49,8 @@ impl Linear {
 /// LayerNorm over the last dimension.
 #[derive(Debug)]
 pub struct LayerNorm {
-    weight: Tensor,
-    bias: Tensor,
+    pub(super) weight: Tensor,
+    pub(super) bias: Tensor,
     width: i64,
 }
 
@@ -125,8 +125,8 @@ pub enum Gelu {
 /// fc1 → GELU → fc2.
 #[derive(Debug)]
 pub struct Mlp {
-    fc1: Linear,
-    fc2: Linear,
+    pub(super) fc1: Linear,
+    pub(super) fc2: Linear,
     gelu: Gelu,
 }
 
@@ -142,11 +142,16 @@ impl Mlp {
 
     /// [.., width] → [.., width]
     pub fn forward(&self, input: &Tensor) -> TensorResult {
+        self.fc2.forward(&self.widen(input)?)
+    }
+
+    /// The first half, [.., width] → [.., hidden].
+    pub(super) fn widen(&self, input: &Tensor) -> TensorResult {
         let approximate = match self.gelu {
             Gelu::Exact => "none",
             Gelu::Tanh => "tanh",
         };
-        self.fc2.forward(&self.fc1.forward(input)?.f_gelu(approximate)?)
+        self.fc1.forward(input)?.f_gelu(approximate)
     }
 }
 

@@ -10,9 +10,10 @@
 //! | [`vision`] | DaViT | Ding et al. 2022, "DaViT: Dual Attention Vision Transformers" |
 //! | [`projector`], [`vlm`] | image tokens, merged with the text | Xiao et al. 2024, "Florence-2" |
 //! | [`text`] | BART's encoder | Lewis et al. 2020, "BART" |
-//! | [`policy`] | the soft-prompted transformer | Zheng et al. 2025, "X-VLA" |
+//! | [`policy`], [`domain`] | the soft-prompted transformer | Zheng et al. 2025, "X-VLA" |
 //! | [`flow`] | the denoising loop, generic over the network | the same |
 //! | [`action_space`] | what the channels of an action mean | the same |
+//! | [`prune`] | 2:4 sparsity | Mishra et al. 2021 |
 //! | [`audit`] | what is wrong with a checkpoint, all of it | – |
 //! | [`synth`] | checkpoints with random weights | – |
 //!
@@ -23,11 +24,13 @@ pub mod action_space;
 pub mod audit;
 pub mod config;
 mod config_json;
+pub mod domain;
 pub mod flow;
 pub mod layers;
 pub mod layout;
 pub mod policy;
 pub mod projector;
+pub mod prune;
 pub mod synth;
 pub mod text;
 pub mod vision;

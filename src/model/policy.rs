@@ -5,7 +5,9 @@
 //! is computed once per frame by [`Policy::context`]; [`Policy::step`] runs once per denoising step.
 
 use super::config::PolicyConfig;
+use super::domain::{DomainLinear, TokenProjections};
 use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads, split_heads};
+use super::prune::two_to_four;
 use super::vlm::VlmTokens;
 use super::weights::Scope;
 use super::{Tap, TensorResult};
@@ -18,15 +20,14 @@ const MAX_PERIOD: f64 = 100.0;
 /// The transformer with its domain tables.
 #[derive(Debug)]
 pub struct Policy {
-    vlm_proj: TokenProjection,
-    aux_visual_proj: TokenProjection,
-    positions: Tensor, // [1, max_len_seq, H]
-    action_encoder: DomainLinear,
-    action_decoder: DomainLinear,
-    soft_prompts: Option<Tensor>, // [domains, S·H]
-    blocks: Vec<Block>,
-    norm: LayerNorm,
-    config: PolicyConfig,
+    projections: TokenProjections,
+    pub(super) positions: Tensor, // [1, max_len_seq, H]
+    pub(super) action_encoder: DomainLinear,
+    pub(super) action_decoder: DomainLinear,
+    pub(super) soft_prompts: Option<Tensor>, // [domains, S·H]
+    pub(super) blocks: Vec<Block>,
+    pub(super) norm: LayerNorm,
+    pub(super) config: PolicyConfig,
 }
 
 /// The part of the sequence that stays the same for every denoising step of a frame.
@@ -42,12 +43,10 @@ impl Policy {
         let scope = root.sub("transformer");
         let (hidden, domains) = (config.hidden, config.domains);
         let token_input = config.action_dim + config.time_dim + config.proprio_dim;
-        let projection = |name: &str| TokenProjection::new(&scope.sub(name), config, token_width);
         let domain_linear = |name: &str, inputs, outputs| DomainLinear::new(&scope.sub(name), domains, inputs, outputs);
         let prompts = config.soft_prompts;
         Ok(Self {
-            vlm_proj: projection("vlm_proj")?,
-            aux_visual_proj: projection("aux_visual_proj")?,
+            projections: TokenProjections::new(root, config, token_width)?,
             positions: scope.tensor("pos_emb", &[1, config.max_len_seq, hidden])?,
             action_encoder: domain_linear("action_encoder", token_input, hidden)?,
             action_decoder: domain_linear("action_decoder", hidden, config.action_dim)?,
@@ -62,13 +61,40 @@ impl Policy {
         })
     }
 
+    /// The same network with the parameters of one domain only, which has index 0 from here on: every
+    /// DomainAwareLinear is a plain matrix.
+    pub fn specialise(self, domain: i64) -> Result<Self, TchError> {
+        Ok(Self {
+            projections: self.projections.specialise(domain)?,
+            action_encoder: self.action_encoder.specialise(domain)?,
+            action_decoder: self.action_decoder.specialise(domain)?,
+            soft_prompts: self.soft_prompts.map(|prompts| prompts.f_narrow(0, domain, 1)).transpose()?,
+            config: PolicyConfig { domains: 1, ..self.config },
+            ..self
+        })
+    }
+
+    /// Prunes every matrix of the transformer to 2:4, for a policy that was specialised before: what the domains'
+    /// tables hold are no matrices. The token projections stay as they are.
+    pub fn prune_two_to_four(&mut self) -> Result<(), TchError> {
+        for block in &mut self.blocks {
+            for linear in block.linears_mut() {
+                linear.weight = two_to_four(&linear.weight)?;
+            }
+        }
+        self.action_encoder.prune_two_to_four()?;
+        self.action_decoder.prune_two_to_four()
+    }
+
+    /// Tokens of a frame in the policy's width, [B, N + L, H] and [B, (V − 1)·N, H], without positions; `domain` is [B]
+    /// i64.
+    pub fn project(&self, tokens: &VlmTokens, domain: &Tensor) -> Result<[Tensor; 2], TchError> {
+        self.projections.forward(tokens, domain)
+    }
+
     /// Everything that the steps of one frame share; `domain` is [B] i64.
     pub fn context(&self, tokens: &VlmTokens, domain: &Tensor) -> Result<Context, TchError> {
-        let projected = [
-            self.vlm_proj.forward(&tokens.vlm_features, domain)?,
-            self.aux_visual_proj.forward(&tokens.aux_visual_inputs, domain)?,
-        ];
-        let projected = Tensor::f_cat(&projected, 1)?; // [B, M, H]
+        let projected = Tensor::f_cat(&self.project(tokens, domain)?, 1)?; // [B, M, H]
         let (batch, count, hidden) = projected.size3()?;
         let positions = self.positions.f_narrow(1, self.config.chunk_length, count)?;
         let mut sequence = vec![projected.f_add(&positions)?];
@@ -87,8 +113,8 @@ impl Policy {
     }
 
     /// One denoising step: x_t [B, T, A] and proprioception [B, P], both masked by the action space, at the time whose
-    /// embedding [time_dim] is given → the predicted clean actions [B, T, A]. Taps `policy.first_block` and
-    /// `policy.last_block`.
+    /// embedding [time_dim] is given → the predicted clean actions [B, T, A]. Taps `policy.first_block`,
+    /// `policy.last_block` and in every block the inputs of its matrices ([`LINEAR_INPUTS`]).
     pub fn step(&self, context: &Context, x_t: &Tensor, proprio: &Tensor, time: &Tensor, tap: Tap) -> TensorResult {
         let (batch, length, _) = x_t.size3()?;
         let repeat = |vector: &Tensor| vector.f_expand([batch, length, -1], false);
@@ -98,7 +124,7 @@ impl Policy {
 
         let mut hidden = Tensor::f_cat(&[&actions, &context.tokens], 1)?; // [B, T + M + S, H]
         for (index, block) in self.blocks.iter().enumerate() {
-            hidden = block.forward(&hidden)?;
+            hidden = block.forward(&hidden, tap)?;
             if index == 0 {
                 tap("policy.first_block", &hidden);
             }
@@ -111,76 +137,33 @@ impl Policy {
 
 /// Sinusoids of each of `times` (not scaled): [N, width] on the host, cosines first; an odd width ends in zero.
 pub fn time_embeddings(times: &[f32], width: i64) -> TensorResult {
-    let half = width / 2;
-    let angle = |t: f32, k: i64| t * (-(MAX_PERIOD.ln()) * k as f64 / half as f64).exp() as f32;
+    let frequencies = frequencies(width);
     let mut values: Vec<f32> = Vec::with_capacity(times.len() * width.unsigned_abs() as usize);
     for (row, &t) in (1..).zip(times) {
-        values.extend((0..half).map(|k| angle(t, k).cos()));
-        values.extend((0..half).map(|k| angle(t, k).sin()));
+        values.extend(frequencies.iter().map(|frequency| (t * frequency).cos()));
+        values.extend(frequencies.iter().map(|frequency| (t * frequency).sin()));
         values.resize(row * width.unsigned_abs() as usize, 0.0);
     }
     Tensor::f_from_slice(&values)?.f_view([-1, width])
 }
 
-/// A Linear with a matrix per domain: row `domain` of the table, read as [in, out] (y = x·W + b).
-#[derive(Debug)]
-struct DomainLinear {
-    weight: Tensor, // [domains, in·out]
-    bias: Tensor,   // [domains, out]
-    inputs: i64,
-    outputs: i64,
+/// The frequencies of a time embedding, fastest first: as many as `width` has pairs.
+pub(super) fn frequencies(width: i64) -> Vec<f32> {
+    let half = width / 2;
+    (0..half).map(|k| (-(MAX_PERIOD.ln()) * k as f64 / half as f64).exp() as f32).collect()
 }
 
-impl DomainLinear {
-    fn new(scope: &Scope, domains: i64, inputs: i64, outputs: i64) -> Result<Self, CheckpointError> {
-        Ok(Self {
-            weight: scope.tensor("fc.weight", &[domains, inputs * outputs])?,
-            bias: scope.tensor("bias.weight", &[domains, outputs])?,
-            inputs,
-            outputs,
-        })
-    }
-
-    /// [B, n, in] and domains [B] → [B, n, out]
-    fn forward(&self, input: &Tensor, domain: &Tensor) -> TensorResult {
-        let weight = self.weight.f_index_select(0, domain)?.f_view([-1, self.inputs, self.outputs])?;
-        let bias = self.bias.f_index_select(0, domain)?.f_unsqueeze(1)?; // [B, 1, out]
-        bias.f_baddbmm(input, &weight, 1.0, 1.0)
-    }
-}
-
-/// From tokens of the vision-language half to the policy's width: one Linear, or one per domain.
-#[derive(Debug)]
-enum TokenProjection {
-    Shared(Linear),
-    PerDomain(DomainLinear),
-}
-
-impl TokenProjection {
-    fn new(scope: &Scope, config: &PolicyConfig, token_width: i64) -> Result<Self, CheckpointError> {
-        if config.hetero_projections {
-            return Ok(Self::PerDomain(DomainLinear::new(scope, config.domains, token_width, config.hidden)?));
-        }
-        Ok(Self::Shared(Linear::new(scope, token_width, config.hidden)?))
-    }
-
-    /// [B, n, D] → [B, n, H]
-    fn forward(&self, tokens: &Tensor, domain: &Tensor) -> TensorResult {
-        match self {
-            Self::Shared(linear) => linear.forward(tokens),
-            Self::PerDomain(linear) => linear.forward(tokens, domain),
-        }
-    }
-}
+/// Taps of the inputs of a block's four matrices, in this order, block after block: what quantisation has to cover.
+pub const LINEAR_INPUTS: [&str; 4] = ["policy.qkv_input", "policy.proj_input", "policy.fc1_input", "policy.fc2_input"];
 
 /// Pre-norm transformer block: LN → attention → residual, LN → MLP → residual.
 #[derive(Debug)]
-struct Block {
-    norm1: LayerNorm,
-    qkv: Linear,
-    proj: Linear,
-    norm2: LayerNorm,
-    mlp: Mlp,
+pub(super) struct Block {
+    pub(super) norm1: LayerNorm,
+    pub(super) qkv: Linear,
+    pub(super) proj: Linear,
+    pub(super) norm2: LayerNorm,
+    pub(super) mlp: Mlp,
     heads: i64,
 }
 
@@ -197,12 +180,29 @@ impl Block {
         })
     }
 
+    /// Attention heads.
+    pub(super) fn heads(&self) -> i64 {
+        self.heads
+    }
+
+    fn linears_mut(&mut self) -> [&mut Linear; 4] {
+        [&mut self.qkv, &mut self.proj, &mut self.mlp.fc1, &mut self.mlp.fc2]
+    }
+
     /// [B, n, H] → [B, n, H]
-    fn forward(&self, input: &Tensor) -> TensorResult {
-        let [query, key, value] = split_heads(&self.qkv.forward(&self.norm1.forward(input)?)?, self.heads)?;
+    fn forward(&self, input: &Tensor, tap: Tap) -> TensorResult {
+        let [qkv_input, proj_input, fc1_input, fc2_input] = LINEAR_INPUTS;
+        let normed = self.norm1.forward(input)?;
+        tap(qkv_input, &normed);
+        let [query, key, value] = split_heads(&self.qkv.forward(&normed)?, self.heads)?;
         let mixed = join_heads(&attention(&query, &key, &value, None)?)?;
+        tap(proj_input, &mixed);
         let hidden = input.f_add(&self.proj.forward(&mixed)?)?;
-        hidden.f_add(&self.mlp.forward(&self.norm2.forward(&hidden)?)?)
+        let normed = self.norm2.forward(&hidden)?;
+        tap(fc1_input, &normed);
+        let wide = self.mlp.widen(&normed)?;
+        tap(fc2_input, &wide);
+        hidden.f_add(&self.mlp.fc2.forward(&wide)?)
     }
 }
 

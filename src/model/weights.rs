@@ -3,10 +3,12 @@
 //! libtorch maps the file privately (`from_file`); every tensor is a view of that map and keeps it alive. On the
 //! CPU, in the file's own dtype, resident memory is therefore the file's pages and nothing else.
 
+use super::config_json::CONFIG_FILE;
 use super::layout::Layout;
 use crate::error::CheckpointError;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
+use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -100,11 +102,24 @@ impl Weights {
     /// # Errors
     /// Whatever `build` returns.
     pub fn survey(&self, build: impl FnOnce(&Scope) -> Result<(), CheckpointError>) -> Result<Ledger, CheckpointError> {
-        let ledger = Ledger::default();
-        build(&Scope { ledger: Some(&ledger), ..self.root(Kind::Float, Device::Cpu) })?;
+        let ledger = self.ask(build)?;
         if let Err(extra) = self.check_all_taken() {
             ledger.problems.borrow_mut().push(extra);
         }
+        Ok(ledger)
+    }
+
+    /// Counts what `build` asks for as taken, without loading it: for parts of the network that run elsewhere.
+    ///
+    /// # Errors
+    /// The first tensor that is missing or not as it should be.
+    pub fn note_taken(&self, build: impl FnOnce(&Scope) -> Result<(), CheckpointError>) -> Result<(), CheckpointError> {
+        self.ask(build)?.problems.into_inner().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    fn ask(&self, build: impl FnOnce(&Scope) -> Result<(), CheckpointError>) -> Result<Ledger, CheckpointError> {
+        let ledger = Ledger::default();
+        build(&Scope { ledger: Some(&ledger), ..self.root(Kind::Float, Device::Cpu) })?;
         Ok(ledger)
     }
 
@@ -138,6 +153,24 @@ impl Weights {
     /// How this checkpoint names its tensors.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// SHA-256 of the weight files, one after the other, in lowercase hex. Reads them whole: seconds for a full-size
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// A file that can no longer be read.
+    pub fn sha256(&self) -> Result<String, CheckpointError> {
+        sha256(self.files())
+    }
+
+    /// SHA-256 of the `config.json` beside them.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn config_sha256(&self) -> Result<String, CheckpointError> {
+        let folder = self.files().next().and_then(Path::parent).unwrap_or(&self.path);
+        sha256([folder.join(CONFIG_FILE).as_path()])
     }
 
     /// The weight files, in the order of their names.
@@ -276,6 +309,20 @@ impl Scope<'_> {
     pub fn torch<T>(&self, result: Result<T, TchError>) -> Result<T, CheckpointError> {
         result.map_err(|error| CheckpointError::Libtorch { path: self.weights.path.clone(), source: error.into() })
     }
+}
+
+/// SHA-256 of files, one after the other, in lowercase hex.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn sha256<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<String, CheckpointError> {
+    let mut hasher = Sha256::new();
+    for path in paths {
+        let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(io)?;
+        std::io::copy(&mut file, &mut hasher).map_err(io)?;
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// The files that hold the weights: one, or the shards that the index names.

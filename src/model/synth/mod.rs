@@ -68,6 +68,19 @@ pub struct Made {
 /// A file that cannot be written.
 pub fn write(recipe: &Recipe, folder: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Made, CheckpointError> {
     dialect::write_config(recipe, folder)?;
+    write_weights(recipe, folder, progress)
+}
+
+/// Writes weights into `folder` for the configuration that is there, whatever its sizes; of `recipe`, dialect, dtype,
+/// shards and seed count.
+///
+/// # Errors
+/// A configuration that cannot be used, a file that cannot be written.
+pub fn write_weights(
+    recipe: &Recipe,
+    folder: &Path,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Made, CheckpointError> {
     // Reading it back proves the dialect and spares a second way to the sizes.
     let config = ModelConfig::from_folder(folder)?;
     let canonical = inventory(&config, Dialect::Original.layout())?;
