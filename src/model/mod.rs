@@ -14,6 +14,7 @@
 //! | [`flow`] | the denoising loop, generic over the network | the same |
 //! | [`action_space`] | what the channels of an action mean | the same |
 //! | [`prune`] | 2:4 sparsity | Mishra et al. 2021 |
+//! | [`onnx`] | the policy of one domain as an ONNX graph | the ONNX specification |
 //! | [`audit`] | what is wrong with a checkpoint, all of it | – |
 //! | [`synth`] | checkpoints with random weights | – |
 //!
@@ -28,6 +29,7 @@ pub mod domain;
 pub mod flow;
 pub mod layers;
 pub mod layout;
+pub mod onnx;
 pub mod policy;
 pub mod projector;
 pub mod prune;
@@ -37,7 +39,7 @@ pub mod vision;
 pub mod vlm;
 pub mod weights;
 
-use crate::error::{CheckpointError, LibtorchError};
+use crate::error::{CheckpointError, ExportError, LibtorchError};
 use config::ModelConfig;
 use layout::Layout;
 use tch::{TchError, Tensor};
@@ -46,6 +48,12 @@ use weights::{Scope, Weights};
 impl From<TchError> for LibtorchError {
     fn from(error: TchError) -> Self {
         Self(error.to_string())
+    }
+}
+
+impl From<TchError> for ExportError {
+    fn from(error: TchError) -> Self {
+        Self::Libtorch(error.into())
     }
 }
 

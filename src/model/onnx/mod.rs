@@ -1,0 +1,139 @@
+//! The policy of one domain as an ONNX graph: one denoising step, with static shapes and a batch of one.
+//!
+//! | tensor | shape | dtype | |
+//! |---|---|---|---|
+//! | `vlm_tokens` | [1, N + L, H] | the graph's | projected once per frame, without positions |
+//! | `aux_tokens` | [1, (V − 1)·N, H] | the graph's | likewise; absent with one view |
+//! | `x_t` | [1, T, A] | f32 | the noisy actions |
+//! | `proprio` | [1, P] | f32 | absent if P = 0 |
+//! | `t` | [1] | f32 | the step's time |
+//! | `action` | [1, T, A] | f32 | the predicted clean actions |
+//!
+//! DomainAwareLinear is a plain matrix product here, positions and soft prompts are constants, and the channels that the
+//! action space hides from the network have rows of zeros in the action encoder. Only the actions' tokens leave the last
+//! block. The same policy gives the same bytes.
+//!
+//! | file | |
+//! |---|---|
+//! | [`graph`] | nodes and constants |
+//! | [`transformer`] | the network in those |
+//! | [`file`](mod@file) | the file, with its weights inside or beside it |
+
+pub mod file;
+pub mod graph;
+pub mod transformer;
+
+use serde::{Deserialize, Serialize};
+use tch::Kind;
+
+/// The ONNX opset that graphs are written for unless another is asked for.
+pub const DEFAULT_OPSET: i64 = 18;
+/// The opsets that graphs can be written for: LayerNormalization and Split as used here came with the first.
+pub const OPSETS: std::ops::RangeInclusive<i64> = 18..=22;
+/// FP8 came with this one.
+pub const FP8_OPSET: i64 = 19;
+
+/// A tensor at the boundary of the graph.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IoTensor {
+    /// Its name.
+    pub name: String,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Type of its elements.
+    pub dtype: Element,
+    /// Its extents, all known.
+    pub shape: Vec<i64>,
+}
+
+/// Which way a tensor at the boundary goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Into the graph.
+    Input,
+    /// Out of it.
+    Output,
+}
+
+/// Type of a tensor's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Element {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Element {
+    /// The name, as in `--dtype`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// libtorch's name for it.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::F32 => Kind::Float,
+            Self::F16 => Kind::Half,
+            Self::Bf16 => Kind::BFloat16,
+        }
+    }
+}
+
+/// What a graph computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// IEEE single.
+    F32,
+    /// IEEE half.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half, and FP8 (E4M3) in the matrix products of the blocks.
+    Fp8,
+}
+
+impl Precision {
+    /// Names in the order of the variants.
+    pub const NAMES: [&'static str; 4] = ["f32", "f16", "bf16", "fp8"];
+
+    /// The name, as in parameters and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Fp8 => "fp8",
+        }
+    }
+
+    /// Type of the tokens, and of everything that is not quantised.
+    pub fn element(self) -> Element {
+        match self {
+            Self::F32 => Element::F32,
+            Self::F16 | Self::Fp8 => Element::F16,
+            Self::Bf16 => Element::Bf16,
+        }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        [Self::F32, Self::F16, Self::Bf16, Self::Fp8]
+            .into_iter()
+            .find(|precision| precision.name() == name)
+            .ok_or_else(|| format!("`{name}` is not a precision: expected {}", Self::NAMES.join(", ")))
+    }
+}

@@ -1,0 +1,338 @@
+//! The soft-prompted transformer of one domain, node by node. Mirrors [`Policy::step`] and is tested against it.
+
+use super::graph::{Attribute, Graph, Value};
+use super::{Direction, Element, FP8_OPSET, IoTensor, OPSETS, Precision};
+use crate::error::ExportError;
+use crate::model::action_space::ActionSpace;
+use crate::model::config::PolicyConfig;
+use crate::model::layers::{LAYER_NORM_EPS, LayerNorm, Linear};
+use crate::model::policy::{Block, LINEAR_INPUTS, Policy, frequencies};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// The largest finite FP8 E4M3 value.
+const FP8_MAX: f32 = 448.0;
+
+/// Gelu is an operator of its own from here on.
+const GELU_OPSET: i64 = 20;
+
+/// What to make of a policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'a> {
+    /// Tokens of the first view and the instruction, and of the other views.
+    pub tokens: [i64; 2],
+    /// What the graph computes in.
+    pub precision: Precision,
+    /// ONNX opset, within [`OPSETS`].
+    pub opset: i64,
+    /// For FP8: the largest magnitude that enters each matrix product, block after block in the order of
+    /// [`LINEAR_INPUTS`]. Empty otherwise.
+    pub ranges: &'a [f32],
+}
+
+/// The graph of `policy`, which was specialised to its domain before, in the action space that hides channels from it.
+///
+/// # Errors
+/// [`ExportError::Unsupported`] for a plan that cannot be, whatever libtorch refuses.
+pub fn graph(policy: &Policy, space: &ActionSpace, plan: &Plan) -> Result<Graph, ExportError> {
+    check(policy, plan)?;
+    let tensors = tensors(&policy.config, plan.tokens, plan.precision);
+    let mut writer = Writer { graph: Graph::new(plan.opset, tensors), policy, plan, element: plan.precision.element() };
+    writer.step(space)?;
+    Ok(writer.graph)
+}
+
+/// What goes into the graph and comes out of it, for so many tokens of the first view with the instruction and of the
+/// other views.
+pub fn tensors(config: &PolicyConfig, tokens: [i64; 2], precision: Precision) -> Vec<IoTensor> {
+    let input = |name: &str, dtype, shape: &[i64]| IoTensor {
+        name: name.to_owned(),
+        direction: Direction::Input,
+        dtype,
+        shape: shape.to_vec(),
+    };
+    let actions = [1, config.chunk_length, config.action_dim];
+    let mut tensors = vec![input("vlm_tokens", precision.element(), &[1, tokens[0], config.hidden])];
+    if tokens[1] > 0 {
+        tensors.push(input("aux_tokens", precision.element(), &[1, tokens[1], config.hidden]));
+    }
+    tensors.push(input("x_t", Element::F32, &actions));
+    if config.proprio_dim > 0 {
+        tensors.push(input("proprio", Element::F32, &[1, config.proprio_dim]));
+    }
+    tensors.push(input("t", Element::F32, &[1]));
+    tensors.push(IoTensor { direction: Direction::Output, ..input("action", Element::F32, &actions) });
+    tensors
+}
+
+fn check(policy: &Policy, plan: &Plan) -> Result<(), ExportError> {
+    let unsupported = |reason: String| Err(ExportError::Unsupported { reason });
+    let config = &policy.config;
+    if !OPSETS.contains(&plan.opset) {
+        return unsupported(format!("opset {}: choose one of {} to {}", plan.opset, OPSETS.start(), OPSETS.end()));
+    }
+    if plan.precision == Precision::Fp8 && plan.opset < FP8_OPSET {
+        return unsupported(format!("FP8 with opset {}: it needs opset {FP8_OPSET} or later", plan.opset));
+    }
+    if plan.precision == Precision::Fp8 && plan.ranges.len() != config.depth * LINEAR_INPUTS.len() {
+        return unsupported(format!("FP8 with {} activation ranges for {} blocks", plan.ranges.len(), config.depth));
+    }
+    let length = config.chunk_length + plan.tokens.iter().sum::<i64>();
+    if plan.tokens[0] < 1 || plan.tokens[1] < 0 || length > config.max_len_seq {
+        return unsupported(format!("a sequence of {length} tokens: the checkpoint takes {}", config.max_len_seq));
+    }
+    Ok(())
+}
+
+struct Writer<'a> {
+    graph: Graph,
+    policy: &'a Policy,
+    plan: &'a Plan<'a>,
+    element: Element,
+}
+
+impl Writer<'_> {
+    fn step(&mut self, space: &ActionSpace) -> Result<(), TchError> {
+        let mut hidden = self.sequence(space)?;
+        for (index, block) in self.policy.blocks.iter().enumerate() {
+            let is_last = index + 1 == self.policy.blocks.len();
+            hidden = self.block(index, block, &hidden, is_last)?;
+        }
+        let normed = self.layer_norm("norm", &self.policy.norm, &hidden)?;
+        let [matrix, bias] = self.policy.action_decoder.of(0)?;
+        let decoded = self.affine("action_decoder", &normed, &matrix, Some(&bias))?;
+        self.cast_to("action".to_owned(), &decoded, Kind::Float);
+        Ok(())
+    }
+
+    /// Encoded actions, tokens and soft prompts, with positions: [1, T + M + S, H].
+    fn sequence(&mut self, space: &ActionSpace) -> Result<Value, TchError> {
+        let config = &self.policy.config;
+        let (length, hidden) = (config.chunk_length, config.hidden);
+        let [matrix, bias] = self.policy.action_encoder.of(0)?;
+        let mut parts = vec![self.encoded_actions(space, &matrix)?, "vlm_tokens".to_owned()];
+        if self.plan.tokens[1] > 0 {
+            parts.push("aux_tokens".to_owned());
+        }
+
+        // The encoder's bias travels with the positions; soft prompts have none.
+        let tokens = length + self.plan.tokens.iter().sum::<i64>();
+        let positions = self.policy.positions.f_narrow(1, 0, tokens)?;
+        let bias = bias.f_view([1, 1, -1])?.f_expand([1, length, hidden], false)?;
+        let rest = positions.f_narrow(1, length, tokens - length)?;
+        let mut shift = vec![positions.f_narrow(1, 0, length)?.f_add(&bias)?, rest];
+        if let Some(prompts) = &self.policy.soft_prompts {
+            let prompts = prompts.f_view([1, config.soft_prompts, hidden])?;
+            shift.push(prompts.f_zeros_like()?);
+            parts.push(self.constant("soft_prompts", &prompts)?);
+        }
+        let shift = self.constant("positions", &Tensor::f_cat(&shift, 1)?)?;
+        let parts: Vec<&Value> = parts.iter().collect();
+        let joined = self.graph.node("tokens", "Concat", &parts, &[("axis", Attribute::Int(1))]);
+        Ok(self.graph.node("sequence", "Add", &[&joined, &shift], &[]))
+    }
+
+    /// x_t·Wₓ + proprio·Wₚ + time·Wₜ: the action encoder, whose input is the concatenation of the three.
+    fn encoded_actions(&mut self, space: &ActionSpace, matrix: &Tensor) -> Result<Value, TchError> {
+        let config = &self.policy.config;
+        let (action_dim, proprio_dim, time_dim) = (config.action_dim, config.proprio_dim, config.time_dim);
+        let visible_rows = |first: i64, count: i64| -> Result<Tensor, TchError> {
+            let visible = space.visible(count, matrix.kind(), Device::Cpu)?.f_unsqueeze(1)?;
+            matrix.f_narrow(0, first, count)?.f_to(Device::Cpu)?.f_mul(&visible)
+        };
+        let x_t = self.cast("x_t");
+        let mut encoded = self.affine("action_encoder.x_t", &x_t, &visible_rows(0, action_dim)?, None)?;
+        if proprio_dim > 0 {
+            let proprio = self.cast("proprio");
+            let rows = visible_rows(action_dim, proprio_dim)?;
+            let shift = self.affine("action_encoder.proprio", &proprio, &rows, None)?;
+            encoded = self.graph.node("action_encoder.with_proprio", "Add", &[&encoded, &shift], &[]);
+        }
+        let time = self.time_embedding()?;
+        let rows = matrix.f_narrow(0, action_dim + proprio_dim, time_dim)?;
+        let shift = self.affine("action_encoder.time", &time, &rows, None)?;
+        Ok(self.graph.node("action_encoder.with_time", "Add", &[&encoded, &shift], &[]))
+    }
+
+    /// [1, time_dim]: cosines, sines, and a zero if the width is odd. In single precision, as the reference has it.
+    fn time_embedding(&mut self) -> Result<Value, TchError> {
+        let width = self.policy.config.time_dim;
+        let frequencies = Tensor::f_from_slice(&frequencies(width))?.f_view([1, -1])?;
+        let frequencies = self.graph.constant("time.frequencies", &frequencies)?;
+        let angles = self.graph.node("time.angles", "Mul", &[&"t".to_owned(), &frequencies], &[]);
+        let mut parts = vec![
+            self.graph.node("time.cos", "Cos", &[&angles], &[]),
+            self.graph.node("time.sin", "Sin", &[&angles], &[]),
+        ];
+        if width % 2 == 1 {
+            parts.push(self.graph.constant("time.padding", &Tensor::f_zeros([1, 1], (Kind::Float, Device::Cpu))?)?);
+        }
+        let parts: Vec<&Value> = parts.iter().collect();
+        let embedding = self.graph.node("time.embedding", "Concat", &parts, &[("axis", Attribute::Int(1))]);
+        Ok(self.cast(&embedding))
+    }
+
+    /// [1, n, H] → [1, n, H], or [1, T, H] from the last block: nobody looks at the other tokens.
+    fn block(&mut self, index: usize, block: &Block, input: &Value, is_last: bool) -> Result<Value, TchError> {
+        let name = |part: &str| format!("blocks.{index}.{part}");
+        let normed = self.layer_norm(&name("norm1"), &block.norm1, input)?;
+        let qkv = self.linear(&name("attn.qkv"), &block.qkv, &normed, self.range(index, 0))?;
+        let [mut query, key, value] = self.thirds(&name("attn"), &qkv)?;
+        let mut residual = input.clone();
+        if is_last {
+            query = self.actions_of(&name("attn.query_of_actions"), &query)?;
+            residual = self.actions_of(&name("actions"), input)?;
+        }
+        let mixed = self.attention(&name("attn"), [&query, &key, &value], block.heads())?;
+        let mixed = self.linear(&name("attn.proj"), &block.proj, &mixed, self.range(index, 1))?;
+        let hidden = self.graph.node(name("attended"), "Add", &[&residual, &mixed], &[]);
+
+        let normed = self.layer_norm(&name("norm2"), &block.norm2, &hidden)?;
+        let wide = self.linear(&name("mlp.fc1"), &block.mlp.fc1, &normed, self.range(index, 2))?;
+        let wide = self.gelu(&name("mlp.gelu"), &wide)?;
+        let narrow = self.linear(&name("mlp.fc2"), &block.mlp.fc2, &wide, self.range(index, 3))?;
+        Ok(self.graph.node(name("output"), "Add", &[&hidden, &narrow], &[]))
+    }
+
+    /// [1, n, 3·H] → three of [1, n, H].
+    fn thirds(&mut self, name: &str, qkv: &Value) -> Result<[Value; 3], TchError> {
+        let hidden = self.policy.config.hidden;
+        let sizes = self.graph.integers(format!("{name}.sizes"), &[hidden; 3])?;
+        Ok(self.graph.split(name, ["query", "key", "value"], [qkv, &sizes], 2))
+    }
+
+    /// The first T tokens: [1, n, H] → [1, T, H].
+    fn actions_of(&mut self, name: &str, tokens: &Value) -> Result<Value, TchError> {
+        let length = self.policy.config.chunk_length;
+        let [start, end, axis] = [("start", 0), ("end", length), ("axis", 1)]
+            .map(|(part, value)| self.graph.integers(format!("{name}.{part}"), &[value]));
+        Ok(self.graph.node(name, "Slice", &[tokens, &start?, &end?, &axis?], &[]))
+    }
+
+    /// softmax(q·kᵀ/√d)·v for every head: [1, m, H] and twice [1, n, H] → [1, m, H].
+    fn attention(&mut self, name: &str, qkv: [&Value; 3], heads: i64) -> Result<Value, TchError> {
+        let hidden = self.policy.config.hidden;
+        let head_dim = hidden / heads;
+        let split = self.graph.integers(format!("{name}.heads"), &[1, -1, heads, head_dim])?;
+        let [query, key, value] =
+            [("q", qkv[0], [0, 2, 1, 3]), ("k", qkv[1], [0, 2, 3, 1]), ("v", qkv[2], [0, 2, 1, 3])].map(
+                |(part, tensor, order)| {
+                    let parts = self.graph.node(format!("{name}.{part}.parts"), "Reshape", &[tensor, &split], &[]);
+                    let perm = [("perm", Attribute::Ints(order.to_vec()))];
+                    self.graph.node(format!("{name}.{part}.heads"), "Transpose", &[&parts], &perm)
+                },
+            );
+        let scale = self.scalar(&format!("{name}.scale"), 1.0 / (head_dim as f64).sqrt())?;
+        let query = self.graph.node(format!("{name}.q.scaled"), "Mul", &[&query, &scale], &[]);
+        let scores = self.graph.node(format!("{name}.scores"), "MatMul", &[&query, &key], &[]);
+        let axis = [("axis", Attribute::Int(-1))];
+        let weights = self.graph.node(format!("{name}.weights"), "Softmax", &[&scores], &axis);
+        let mixed = self.graph.node(format!("{name}.mixed"), "MatMul", &[&weights, &value], &[]);
+        let perm = [("perm", Attribute::Ints(vec![0, 2, 1, 3]))];
+        let mixed = self.graph.node(format!("{name}.tokens"), "Transpose", &[&mixed], &perm);
+        let join = self.graph.integers(format!("{name}.joined"), &[1, -1, hidden])?;
+        Ok(self.graph.node(format!("{name}.output"), "Reshape", &[&mixed, &join], &[]))
+    }
+
+    /// GELU by tanh; spelt out for opsets that do not have it.
+    fn gelu(&mut self, name: &str, input: &Value) -> Result<Value, TchError> {
+        if self.plan.opset >= GELU_OPSET {
+            let tanh = [("approximate", Attribute::Text("tanh"))];
+            return Ok(self.graph.node(name, "Gelu", &[input], &tanh));
+        }
+        // x·(½ + ½·tanh(√(2/π)·(x + 0.044715·x³)))
+        let [cubic, root, half] = [("cubic", 0.044_715), ("root", (2.0 / std::f64::consts::PI).sqrt()), ("half", 0.5)]
+            .map(|(part, value)| self.scalar(&format!("{name}.{part}"), value));
+        let (cubic, root, half) = (cubic?, root?, half?);
+        let graph = &mut self.graph;
+        let square = graph.node(format!("{name}.square"), "Mul", &[input, input], &[]);
+        let cube = graph.node(format!("{name}.cube"), "Mul", &[&square, input], &[]);
+        let cube = graph.node(format!("{name}.scaled_cube"), "Mul", &[&cube, &cubic], &[]);
+        let sum = graph.node(format!("{name}.sum"), "Add", &[input, &cube], &[]);
+        let inner = graph.node(format!("{name}.inner"), "Mul", &[&sum, &root], &[]);
+        let tanh = graph.node(format!("{name}.tanh"), "Tanh", &[&inner], &[]);
+        let scaled = graph.node(format!("{name}.half_tanh"), "Mul", &[&tanh, &half], &[]);
+        let gate = graph.node(format!("{name}.gate"), "Add", &[&scaled, &half], &[]);
+        Ok(graph.node(name, "Mul", &[input, &gate], &[]))
+    }
+
+    fn layer_norm(&mut self, name: &str, norm: &LayerNorm, input: &Value) -> Result<Value, TchError> {
+        let weight = self.constant(&format!("{name}.weight"), &norm.weight)?;
+        let bias = self.constant(&format!("{name}.bias"), &norm.bias)?;
+        let attributes = [("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(LAYER_NORM_EPS as f32))];
+        Ok(self.graph.node(name, "LayerNormalization", &[input, &weight, &bias], &attributes))
+    }
+
+    /// A Linear, quantised if the largest magnitude of its input is given.
+    fn linear(&mut self, name: &str, linear: &Linear, input: &Value, range: Option<f32>) -> Result<Value, TchError> {
+        let matrix = linear.weight.f_tr()?; // [in, out]
+        let Some(range) = range else {
+            return self.affine(name, input, &matrix, linear.bias.as_ref());
+        };
+        let scale = self.scalar(&format!("{name}.input_scale"), f64::from(fp8_scale(range)))?;
+        let zero = Tensor::f_zeros([], (Kind::Float, Device::Cpu))?.f_to_kind(Kind::Float8e4m3fn)?;
+        let zero = self.graph.constant(format!("{name}.input_zero"), &zero)?;
+        let quantised = self.graph.node(format!("{name}.input_fp8"), "QuantizeLinear", &[input, &scale, &zero], &[]);
+        let input = self.graph.node(format!("{name}.input"), "DequantizeLinear", &[&quantised, &scale], &[]);
+        let weight = self.quantised_weight(name, &matrix)?;
+        let product = self.graph.node(format!("{name}.product"), "MatMul", &[&input, &weight], &[]);
+        self.shifted(name, &product, linear.bias.as_ref())
+    }
+
+    fn quantised_weight(&mut self, name: &str, matrix: &Tensor) -> Result<Value, TchError> {
+        let largest = matrix.f_abs()?.f_max()?.f_double_value(&[])? as f32;
+        // Rounded to the graph's type first, so that quantising and dequantising divide and multiply by the same number.
+        let scale = Tensor::f_from_slice(&[fp8_scale(largest)])?.f_to_kind(self.element.kind())?;
+        let exact = scale.f_double_value(&[0])?;
+        let quantised = matrix.f_to_kind(Kind::Float)?.f_div_scalar(exact)?.f_to_kind(Kind::Float8e4m3fn)?;
+        let quantised = self.graph.constant(format!("{name}.weight_fp8"), &quantised)?;
+        let scale = self.scalar(&format!("{name}.weight_scale"), exact)?;
+        Ok(self.graph.node(format!("{name}.weight"), "DequantizeLinear", &[&quantised, &scale], &[]))
+    }
+
+    /// input·matrix + bias, for a matrix [in, out].
+    fn affine(&mut self, name: &str, input: &Value, matrix: &Tensor, bias: Option<&Tensor>) -> Result<Value, TchError> {
+        let weight = self.constant(&format!("{name}.weight"), matrix)?;
+        let product = self.graph.node(format!("{name}.product"), "MatMul", &[input, &weight], &[]);
+        self.shifted(name, &product, bias)
+    }
+
+    fn shifted(&mut self, name: &str, product: &Value, bias: Option<&Tensor>) -> Result<Value, TchError> {
+        let Some(bias) = bias else {
+            return Ok(product.clone());
+        };
+        let bias = self.constant(&format!("{name}.bias"), bias)?;
+        Ok(self.graph.node(name, "Add", &[product, &bias], &[]))
+    }
+
+    /// A constant of the graph's type.
+    fn constant(&mut self, name: &str, tensor: &Tensor) -> Result<Value, TchError> {
+        self.graph.constant(name, &tensor.f_to_kind(self.element.kind())?)
+    }
+
+    fn scalar(&mut self, name: &str, value: f64) -> Result<Value, TchError> {
+        self.constant(name, &Tensor::f_full([], value, (Kind::Double, Device::Cpu))?)
+    }
+
+    /// A single-precision value in the graph's type.
+    fn cast(&mut self, value: &str) -> Value {
+        if self.element == Element::F32 {
+            return value.to_owned();
+        }
+        self.cast_to(format!("{value}.cast"), &value.to_owned(), self.element.kind())
+    }
+
+    fn cast_to(&mut self, name: Value, value: &Value, kind: Kind) -> Value {
+        let to = super::file::data_type(kind).map_or(0, |data_type| data_type as i64);
+        self.graph.node(name, "Cast", &[value], &[("to", Attribute::Int(to))])
+    }
+
+    /// The largest magnitude that enters matrix `place` of a block, if it is to be quantised.
+    fn range(&self, block: usize, place: usize) -> Option<f32> {
+        self.plan.ranges.get(block * LINEAR_INPUTS.len() + place).copied()
+    }
+}
+
+/// Maps magnitudes up to `largest` onto FP8's. Never so small that half precision would lose it.
+fn fp8_scale(largest: f32) -> f32 {
+    (largest / FP8_MAX).max(f32::from(half::f16::MIN_POSITIVE))
+}
