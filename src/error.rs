@@ -337,6 +337,70 @@ pub enum BackendError {
     /// Work that could not be recorded as a graph.
     #[error("graph capture: {0}")]
     Capture(String),
+    /// An engine file that cannot be used.
+    #[error("engine {}: {reason}; {remedy}", path.display())]
+    Engine {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// The way out.
+        remedy: String,
+    },
+    /// An engine that was made for something else.
+    #[error("engine {}: `{field}` is {found}, expected {expected}: it was built for something else; {remedy}", path.display())]
+    EngineMismatch {
+        /// The file.
+        path: PathBuf,
+        /// Dotted name of the first field that differs.
+        field: String,
+        /// What is wanted here.
+        expected: String,
+        /// What the engine has.
+        found: String,
+        /// The way out.
+        remedy: String,
+    },
+    /// A GPU that a library has no code for.
+    #[error("backend `{backend}`: this GPU has compute capability {found}; {library} supports {supported}; {remedy}")]
+    UnsupportedGpu {
+        /// The backend asked for.
+        backend: &'static str,
+        /// The library, with its version.
+        library: String,
+        /// Compute capability of this GPU.
+        found: String,
+        /// Those that are supported.
+        supported: String,
+        /// The way out.
+        remedy: String,
+    },
+    /// TensorRT or ONNX Runtime refused.
+    #[error("{library}: {reason}")]
+    Library {
+        /// Which.
+        library: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A backend whose answers are not those of libtorch: it must not move a robot.
+    #[error(
+        "backend `{backend}` failed the parity check: action channel {channel} is {deviation:.3e} from libtorch's answer \
+         to the same case, at most {tolerance:.3e} is allowed"
+    )]
+    Parity {
+        /// The backend.
+        backend: String,
+        /// Index of the first channel that deviates too much.
+        channel: usize,
+        /// How much; infinite if the answer is not a number.
+        deviation: f32,
+        /// How much is allowed.
+        tolerance: f32,
+    },
+    /// The policy could not be written as a graph.
+    #[error(transparent)]
+    Export(#[from] ExportError),
     /// A kernel of this project did not compile, load or start.
     #[error("kernel `{kernel}`: {reason}")]
     Kernel {

@@ -5,7 +5,11 @@
 //! reads and writes, whose addresses therefore never change. What changes from frame to frame is copied into them
 //! before a replay.
 
+use super::{PolicyInputs, VlmInputs};
 use crate::error::BackendError;
+use crate::model::vlm::VlmTokens;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tch::Tensor;
 
 /// Runs of a work before it is recorded: libraries choose algorithms and take workspaces in them.
 const WARM_UP_RUNS: usize = 2;
@@ -49,6 +53,71 @@ pub trait Work {
     fn settle(&mut self) -> Result<(), BackendError> {
         Ok(())
     }
+}
+
+/// A recorded vision-language half.
+pub trait VlmWork: Work + Send {
+    /// Copies a frame to where the recording reads.
+    ///
+    /// # Errors
+    /// What the device refuses.
+    fn load(&mut self, inputs: &VlmInputs) -> Result<(), BackendError>;
+
+    /// Where the recording leaves its tokens.
+    ///
+    /// # Errors
+    /// None in practice: views only.
+    fn tokens(&self) -> Result<VlmTokens, BackendError>;
+}
+
+/// A recorded policy half.
+pub trait PolicyWork: Work + Send {
+    /// Copies a frame to where the recording reads.
+    ///
+    /// # Errors
+    /// What the device refuses.
+    fn load(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<(), BackendError>;
+
+    /// Where the recording leaves its actions [B, T, A].
+    ///
+    /// # Errors
+    /// None in practice: a view only.
+    fn actions(&self) -> Result<Tensor, BackendError>;
+}
+
+impl Work for Box<dyn VlmWork> {
+    fn run(&mut self) -> Result<(), BackendError> {
+        (**self).run()
+    }
+
+    fn settle(&mut self) -> Result<(), BackendError> {
+        (**self).settle()
+    }
+}
+
+impl Work for Box<dyn PolicyWork> {
+    fn run(&mut self) -> Result<(), BackendError> {
+        (**self).run()
+    }
+
+    fn settle(&mut self) -> Result<(), BackendError> {
+        (**self).settle()
+    }
+}
+
+/// A network that several recordings share. One thread uses it at a time.
+pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A tensor of the same shape and dtype at an address of its own.
+///
+/// # Errors
+/// No memory.
+pub fn copy_of(tensor: &Tensor) -> Result<Tensor, BackendError> {
+    let mut copy = tensor.f_empty_like()?;
+    copy.f_copy_(tensor)?;
+    Ok(copy)
 }
 
 /// A work together with its recording.

@@ -2,7 +2,7 @@
 
 use crate::config::{Device, Dtype};
 use crate::error::BackendError;
-use tch::{Cuda, Kind};
+use tch::{Cuda, Kind, Tensor};
 
 /// libtorch's device for `device`, if it is there.
 ///
@@ -32,6 +32,18 @@ pub fn kind(dtype: Dtype) -> Kind {
         Dtype::F16 => Kind::Half,
         Dtype::Bf16 => Kind::BFloat16,
     }
+}
+
+/// Waits until everything that libtorch has queued on a GPU is done; there is nothing to wait for on the host.
+///
+/// # Errors
+/// The failure of anything queued before.
+pub fn wait(device: tch::Device) -> Result<(), BackendError> {
+    if device.is_cuda() {
+        // A value that is fetched waits as well as tch's `synchronize`, which panics when the GPU is gone.
+        let _ = Tensor::f_zeros([1], (Kind::Float, device))?.f_to(tch::Device::Cpu)?;
+    }
+    Ok(())
 }
 
 /// Threads that libtorch's operators use.

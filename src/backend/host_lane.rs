@@ -1,6 +1,7 @@
 //! The lane of libtorch's own devices: operators run, or are queued by libtorch, in the order in which they are
 //! called.
 
+use super::device;
 use super::lane::{DeviceInputs, Finished, HostImages, HostInputs, Lane, Pending};
 use crate::error::BackendError;
 use crate::types::HostArray;
@@ -23,11 +24,8 @@ impl HostLane {
 
     /// Milliseconds since the last call.
     fn lap(&mut self) -> Result<f64, BackendError> {
-        // Work on a GPU is only queued when the host gets here; wait, so that it counts where it belongs. A value that
-        // is fetched waits as well as tch's `synchronize`, which panics when the GPU is gone.
-        if self.device.is_cuda() {
-            let _ = Tensor::f_zeros([1], (Kind::Float, self.device))?.f_to(Device::Cpu)?;
-        }
+        // Work on a GPU is only queued when the host gets here; wait, so that it counts where it belongs.
+        device::wait(self.device)?;
         let now = Instant::now();
         let lap = now.duration_since(self.last);
         self.last = now;

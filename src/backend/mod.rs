@@ -8,14 +8,21 @@ pub mod capture;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
+pub mod engine;
 pub mod environment;
 pub mod host_lane;
 pub mod lane;
 pub mod libtorch;
+#[cfg(feature = "onnxruntime")]
+pub mod onnxruntime;
 pub mod select;
+#[cfg(feature = "tensorrt")]
+pub mod tensorrt;
 
 use crate::error::BackendError;
 use crate::model::vlm::VlmTokens;
+use capture::copy_of;
+use lane::{HostInputs, Lane, Pending};
 use tch::{TchError, Tensor};
 
 impl From<TchError> for BackendError {
@@ -52,6 +59,51 @@ pub struct PolicyInputs<'a> {
     pub steps: usize,
 }
 
+impl PolicyInputs<'_> {
+    /// Answers the samples of a batch one after the other, with a backend that knows single samples only.
+    ///
+    /// # Errors
+    /// Those of `answer`.
+    pub fn one_by_one(
+        &self,
+        tokens: &VlmTokens,
+        mut answer: impl FnMut(&VlmTokens, &PolicyInputs) -> Result<Tensor, BackendError>,
+    ) -> Result<Tensor, BackendError> {
+        let batch = self.noise.size().first().copied().unwrap_or(1);
+        if batch <= 1 {
+            return answer(tokens, self);
+        }
+        let samples = (0..batch).map(|sample| {
+            let one = |tensor: &Tensor| tensor.f_narrow(0, sample, 1);
+            let tokens = VlmTokens {
+                vlm_features: one(&tokens.vlm_features)?,
+                aux_visual_inputs: one(&tokens.aux_visual_inputs)?,
+            };
+            let actions = answer(
+                &tokens,
+                &PolicyInputs {
+                    domain: &one(self.domain)?,
+                    host_domain: part(self.host_domain, batch, sample),
+                    proprio: &one(self.proprio)?,
+                    noise: &one(self.noise)?,
+                    steps: self.steps,
+                },
+            )?;
+            // The next sample may overwrite what this one left.
+            copy_of(&actions)
+        });
+        let samples: Vec<Tensor> = samples.collect::<Result<_, BackendError>>()?;
+        Ok(Tensor::f_cat(&samples, 0)?)
+    }
+}
+
+/// Sample `index` of values that belong to `batch` samples.
+fn part<T>(values: &[T], batch: i64, index: i64) -> &[T] {
+    let [batch, index] = [batch, index].map(|value| usize::try_from(value).unwrap_or(0));
+    let width = values.len() / batch.max(1);
+    values.get(index * width..(index + 1) * width).unwrap_or_default()
+}
+
 /// Runs the vision-language half.
 pub trait VlmBackend: Send {
     /// Images and ids → tokens.
@@ -79,4 +131,42 @@ pub trait PolicyBackend: Send {
 
     /// Forgets whatever an episode left behind.
     fn reset(&mut self) {}
+}
+
+/// What is asked of both halves, on the host.
+#[derive(Clone, Copy, Debug)]
+pub struct HostBatch<'a> {
+    /// Inputs on their way to the device.
+    pub host: &'a HostInputs<'a>,
+    /// [B·V], which views are there.
+    pub mask: &'a [bool],
+    /// N, at least 1.
+    pub steps: usize,
+}
+
+/// Queues both halves on their lane; the tokens between them are valid until the lane's next upload.
+///
+/// # Errors
+/// Whatever shows before the device is done.
+pub fn queue(
+    vlm: &mut dyn VlmBackend,
+    policy: &mut dyn PolicyBackend,
+    lane: &mut dyn Lane,
+    batch: &HostBatch,
+) -> Result<(VlmTokens, Box<dyn Pending>), BackendError> {
+    let HostBatch { host, mask, steps } = *batch;
+    let tensors = lane.upload(host)?;
+    let images = VlmInputs { input_ids: &tensors.input_ids, host_ids: host.input_ids, images: &tensors.images, mask };
+    let tokens = vlm.encode(&images)?;
+    lane.encoded()?;
+    let inputs = PolicyInputs {
+        domain: &tensors.domain,
+        host_domain: host.domain_id,
+        proprio: &tensors.proprio,
+        noise: &tensors.noise,
+        steps,
+    };
+    let actions = policy.generate(&tokens, &inputs)?;
+    let pending = lane.generated(&actions)?;
+    Ok((tokens, pending))
 }

@@ -2,11 +2,17 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::engine::case::InputSizes;
+use super::engine::sidecar::ParityCase;
 use super::host_lane::HostLane;
 use super::lane::Lane;
 use super::libtorch::{self, LibtorchPolicy, LibtorchVlm};
+#[cfg(feature = "onnxruntime")]
+use super::onnxruntime;
+#[cfg(all(feature = "tensorrt", feature = "cuda"))]
+use super::tensorrt;
 use super::{PolicyBackend, VlmBackend, device};
-use crate::config::{Device, Dtype};
+use crate::config::{Device, Dtype, EngineConfig};
 use crate::error::{BackendError, PipelineError};
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
@@ -17,15 +23,27 @@ pub const DEFAULT: &str = libtorch::NAME;
 /// The backend of captured CUDA graphs; only builds with feature `cuda` have it.
 pub const CUDA_GRAPH: &str = "cuda_graph";
 
+/// The backend of the exported policy in ONNX Runtime; only builds with feature `onnxruntime` have it.
+pub const ONNXRUNTIME: &str = "onnxruntime";
+
+/// The backend of TensorRT engines; only builds with the features `tensorrt` and `cuda` have it.
+pub const TENSORRT: &str = "tensorrt";
+
+/// Every backend there is, the default first, and whether this build has it.
+const ALL: [(&str, bool); 4] = [
+    (DEFAULT, true),
+    (CUDA_GRAPH, cfg!(feature = "cuda")),
+    (ONNXRUNTIME, cfg!(feature = "onnxruntime")),
+    (TENSORRT, cfg!(all(feature = "tensorrt", feature = "cuda"))),
+];
+
 /// Names of the backends that this build has, the default first.
-#[cfg(not(feature = "cuda"))]
-pub const NAMES: &[&str] = &[DEFAULT];
-/// Names of the backends that this build has, the default first.
-#[cfg(feature = "cuda")]
-pub const NAMES: &[&str] = &[DEFAULT, CUDA_GRAPH];
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.into_iter().filter_map(|(name, is_here)| is_here.then_some(name))
+}
 
 /// Where and how a network is to run.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// Where.
     pub device: Device,
@@ -33,6 +51,10 @@ pub struct Target {
     pub dtype: Dtype,
     /// Whether one frame's vision-language half may run beside the frame before's denoising.
     pub overlap: bool,
+    /// Engines, for the backends that execute one.
+    pub engine: EngineConfig,
+    /// Inputs that it is to run for.
+    pub sizes: InputSizes,
 }
 
 /// Both halves of a network and the lane that they are queued on.
@@ -43,6 +65,8 @@ pub struct Backends {
     pub policy: Box<dyn PolicyBackend>,
     /// Uploads, downloads, timing.
     pub lane: Box<dyn Lane>,
+    /// The case that the engine brings, which these must answer as libtorch did.
+    pub case: Option<ParityCase>,
 }
 
 /// Loads the backend called `name` from `weights`. Every tensor of the checkpoint must have found its place.
@@ -54,6 +78,10 @@ pub fn load(name: &str, weights: &Weights, config: &ModelConfig, target: &Target
         libtorch::NAME => load_libtorch(weights, config, target)?,
         #[cfg(feature = "cuda")]
         CUDA_GRAPH => cuda::load(weights, config, target)?,
+        #[cfg(feature = "onnxruntime")]
+        ONNXRUNTIME => onnxruntime::load(weights, config, target)?,
+        #[cfg(all(feature = "tensorrt", feature = "cuda"))]
+        TENSORRT => tensorrt::load(weights, config, target)?,
         unknown => return Err(absent(unknown).into()),
     };
     weights.check_all_taken()?;
@@ -75,12 +103,13 @@ fn load_libtorch(weights: &Weights, config: &ModelConfig, target: &Target) -> Re
         vlm: Box::new(LibtorchVlm::new(&root, config)?),
         policy: Box::new(LibtorchPolicy::new(&root, config)?),
         lane: Box::new(HostLane::new(device)),
+        case: None,
     })
 }
 
 /// Whether there is a backend called `name`, in this build or another.
 pub fn is_known(name: &str) -> bool {
-    NAMES.contains(&name) || name == CUDA_GRAPH
+    ALL.iter().any(|(known, _)| *known == name)
 }
 
 /// Whether this build has a backend called `name`, before anything is loaded for it.
@@ -88,13 +117,25 @@ pub fn is_known(name: &str) -> bool {
 /// # Errors
 /// [`BackendError::Unavailable`] if it has not.
 pub fn check(name: &str) -> Result<(), BackendError> {
-    if NAMES.contains(&name) { Ok(()) } else { Err(absent(name)) }
+    if names().any(|known| known == name) { Ok(()) } else { Err(absent(name)) }
+}
+
+/// What an engine of backend `name` answers its case with at start-up: whether it brings a case of its own.
+pub fn brings_case(name: &str) -> bool {
+    [ONNXRUNTIME, TENSORRT].contains(&name)
 }
 
 fn absent(name: &str) -> BackendError {
+    let listed = || names().collect::<Vec<_>>().join(", ");
     let (reason, remedy) = match name {
         CUDA_GRAPH => ("this build has no CUDA", format!("build with `make build CUDA=1`, or use {DEFAULT}")),
-        _ => ("this build has no backend of that name", format!("choose one of: {}", NAMES.join(", "))),
+        ONNXRUNTIME => ("this build has no ONNX Runtime", "build with feature onnxruntime".to_owned()),
+        TENSORRT if cfg!(feature = "tensorrt") => (
+            "this build has no CUDA, which engines run on",
+            format!("build with `make build CUDA=1`, or use {DEFAULT}"),
+        ),
+        TENSORRT => ("this build has no TensorRT", "build with the features tensorrt and cuda".to_owned()),
+        _ => ("there is no backend of that name", format!("choose one of: {}", listed())),
     };
     BackendError::Unavailable { backend: name.to_owned(), reason: reason.to_owned(), remedy }
 }

@@ -7,6 +7,12 @@
 mod bench;
 #[path = "xvla/doctor.rs"]
 mod doctor;
+#[path = "xvla/engine.rs"]
+mod engine;
+#[path = "xvla/engine_args.rs"]
+mod engine_args;
+#[path = "xvla/export.rs"]
+mod export;
 #[path = "xvla/infer.rs"]
 mod infer;
 #[path = "xvla/inspect.rs"]
@@ -42,6 +48,12 @@ enum Command {
     /// Make or look into checkpoints.
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
+    /// Write the policy of one domain in other formats.
+    #[command(subcommand)]
+    Export(ExportCommand),
+    /// Build or look into TensorRT engines.
+    #[command(subcommand)]
+    Engine(EngineCommand),
     /// Report what this machine has for X-VLA, and what to do about what is missing.
     Doctor(doctor::Args),
 }
@@ -52,6 +64,20 @@ enum CheckpointCommand {
     Synth(synth::Args),
     /// Describe a checkpoint and list everything that keeps it from loading.
     Inspect(inspect::Args),
+}
+
+#[derive(Debug, Subcommand)]
+enum ExportCommand {
+    /// Write it as an ONNX graph.
+    Onnx(export::Args),
+}
+
+#[derive(Debug, Subcommand)]
+enum EngineCommand {
+    /// Build an engine from a checkpoint; takes no GPU.
+    Build(engine::BuildArgs),
+    /// Say what an engine was built for, and whether it is sound.
+    Inspect(engine::InspectArgs),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +99,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Checkpoint(CheckpointCommand::Synth(args)) => synth::run(&args),
         Command::Checkpoint(CheckpointCommand::Inspect(args)) => inspect::run(&args),
+        Command::Export(ExportCommand::Onnx(args)) => export::run(&args),
+        Command::Engine(EngineCommand::Build(args)) => engine::build(&args),
+        Command::Engine(EngineCommand::Inspect(args)) => engine::inspect(&args),
         Command::Doctor(args) => doctor::run(&args),
     }
 }

@@ -142,6 +142,7 @@ pub fn declared(cameras: usize) -> Vec<Parameter> {
             "Joints of joint_states in the checkpoint's order of channels; required for that source.",
         ),
     ];
+    rows.extend(super::engine::declared());
     for camera in 0..cameras {
         rows.push(row(
             &format!("cameras.{camera}.transport"),

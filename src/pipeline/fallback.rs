@@ -38,13 +38,14 @@ pub(super) fn load(
     options: &Options,
     weights: &Weights,
     config: &ModelConfig,
+    wanted: &Target,
     error: &BackendError,
 ) -> Result<(Backends, Degraded), PipelineError> {
     let usable = !error.loses_device() && device::resolve(options.device).is_ok();
     let target = if usable {
-        Target { overlap: false, ..options.target() }
+        Target { overlap: false, ..wanted.clone() }
     } else {
-        Target { device: Device::Cpu, dtype: Dtype::F32, overlap: false }
+        Target { device: Device::Cpu, dtype: Dtype::F32, overlap: false, ..wanted.clone() }
     };
     let backends = select::load(select::DEFAULT, weights, config, &target)?;
     let degraded = Degraded {
@@ -94,12 +95,8 @@ mod tests {
         pipeline
     }
 
-    /// A dark view and a few words: the checkpoint's positions end at less than its tokenizer's padding.
     fn inputs(pipeline: &Pipeline) -> ModelInputs {
-        let mut inputs = pipeline.preparer.zeros(&pipeline.config);
-        inputs.tokens = 8;
-        inputs.input_ids.truncate(8);
-        inputs
+        pipeline.preparer.zeros(pipeline.target.sizes)
     }
 
     fn answer(pipeline: &mut Pipeline) -> Result<crate::pipeline::Inference, PipelineError> {

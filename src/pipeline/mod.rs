@@ -2,8 +2,10 @@
 //! command line offline; neither has a path of its own.
 
 mod check;
+pub mod engines;
 pub mod fallback;
 pub mod flight;
+mod gate;
 pub mod inspect;
 pub mod noise;
 pub mod options;
@@ -16,18 +18,18 @@ pub use fallback::Degraded;
 pub use flight::{InFlight, Inference};
 pub use options::Options;
 
+use crate::backend::engine::case::InputSizes;
 use crate::backend::lane::{DeviceMemory, HostImages, HostInputs};
-use crate::backend::select::{self, Backends};
-use crate::backend::{PolicyInputs, VlmInputs};
+use crate::backend::select::{Backends, Target};
+use crate::backend::{HostBatch, queue};
 use crate::config::{Device, Preprocess};
 use crate::error::{BackendError, CheckpointError, PipelineError};
 use crate::model::config::ModelConfig;
-use crate::model::weights::Weights;
+use crate::model::weights::{self, Weights};
 use crate::transform::processors::Processors;
 use crate::types::{HostArray, ModelInputs, Observation};
 use flight::Postprocess;
 use prepare::Preparer;
-use sha2::{Digest, Sha256};
 use stages::milliseconds;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +42,7 @@ pub struct Pipeline {
     preparer: Preparer,
     backends: Backends,
     options: Options,
+    target: Target,
     steps: usize,
     weight_files: Vec<PathBuf>,
     postprocess: Arc<Postprocess>,
@@ -75,16 +78,19 @@ impl Pipeline {
         check_processors(folder, &config, &processors)?;
         let preparer = Preparer::new(folder, &config, &processors, options.rotate_180.clone())?;
         let weights = Weights::open(folder)?;
-        let (backends, degraded) = match select::load(&options.backend, &weights, &config, &options.target()) {
+        let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
+        let target = options.target(own_sizes(&config, &processors, options.domain));
+        let (backends, degraded) = match gate::load(options, &weights, &config, &target, steps) {
             Err(PipelineError::Backend(error)) if fallback::is_allowed(options) => {
-                let (backends, degraded) = fallback::load(options, &weights, &config, &error)?;
+                let (backends, degraded) = fallback::load(options, &weights, &config, &target, &error)?;
                 (backends, Some(degraded))
             }
             loaded => (loaded?, None),
         };
         let postprocess = Postprocess { space: config.action_space.clone(), statistics: processors.action.clone() };
         Ok(Self {
-            steps: options.steps.unwrap_or(config.denoising_steps).max(1),
+            steps,
+            target,
             weight_files: weights.files().map(Path::to_owned).collect(),
             postprocess: Arc::new(postprocess),
             options: options.clone(),
@@ -153,13 +159,7 @@ impl Pipeline {
     /// # Errors
     /// A file that can no longer be read.
     pub fn checkpoint_sha256(&self) -> Result<String, CheckpointError> {
-        let mut hasher = Sha256::new();
-        for path in &self.weight_files {
-            let io = |source| CheckpointError::Io { path: path.clone(), source };
-            let mut file = std::fs::File::open(path).map_err(io)?;
-            std::io::copy(&mut file, &mut hasher).map_err(io)?;
-        }
-        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        weights::sha256(self.weight_files.iter().map(PathBuf::as_path))
     }
 
     /// Runs once on zeros, so that the first real observation finds pages, threads and caches warm.
@@ -167,7 +167,7 @@ impl Pipeline {
     /// # Errors
     /// Whatever would also keep a real observation from being answered.
     pub fn warm_up(&mut self) -> Result<(), PipelineError> {
-        let inputs = self.preparer.zeros(&self.config);
+        let inputs = self.preparer.zeros(self.target.sizes);
         let noise =
             HostArray { shape: self.noise_shape(1).to_vec(), data: vec![0.0; self.noise_shape(1).iter().product()] };
         self.generate(&inputs, &noise).map(drop)
@@ -244,7 +244,7 @@ impl Pipeline {
     fn fall_back(&mut self, error: &BackendError) -> Result<(), PipelineError> {
         tracing::error!("backend {}: {error}", self.options.backend);
         let weights = Weights::open(&self.options.checkpoint)?;
-        let (backends, degraded) = fallback::load(&self.options, &weights, &self.config, error)?;
+        let (backends, degraded) = fallback::load(&self.options, &weights, &self.config, &self.target, error)?;
         let failed = std::mem::replace(&mut self.backends, backends);
         if matches!(error, BackendError::DeviceLost(_)) {
             // Nothing on a device that is gone can be freed, and libraries crash on trying.
@@ -281,14 +281,14 @@ impl Pipeline {
         check::inputs(&self.config, inputs, images)?;
         check::noise(&self.noise_shape(inputs.batch), noise)?;
         let proprio = prepare::proprio(&self.config, &self.processors, inputs)?;
-        let Backends { vlm, policy, lane } = &mut self.backends;
+        let Backends { vlm, policy, lane, .. } = &mut self.backends;
         let looks_later = lane.only_queues();
         if !looks_later {
             check::images(images)?;
         }
         let _no_grad = tch::no_grad_guard();
         let prepared_ms = milliseconds(started.elapsed());
-        let tensors = lane.upload(&HostInputs {
+        let host = HostInputs {
             batch: inputs.batch,
             views: inputs.views,
             height: inputs.height,
@@ -298,31 +298,32 @@ impl Pipeline {
             domain_id: &inputs.domain_id,
             proprio: &proprio,
             noise,
-        })?;
-        let tokens = vlm.encode(&VlmInputs {
-            input_ids: &tensors.input_ids,
-            host_ids: &inputs.input_ids,
-            images: &tensors.images,
-            mask: &inputs.image_mask,
-        })?;
-        lane.encoded()?;
-        let raw = policy.generate(
-            &tokens,
-            &PolicyInputs {
-                domain: &tensors.domain,
-                host_domain: &inputs.domain_id,
-                proprio: &tensors.proprio,
-                noise: &tensors.noise,
-                steps: self.steps,
-            },
-        )?;
-        let pending = lane.generated(&raw)?;
+        };
+        let batch = HostBatch { host: &host, mask: &inputs.image_mask, steps: self.steps };
+        let (tokens, pending) = queue(vlm.as_mut(), policy.as_mut(), lane.as_mut(), &batch)?;
         if looks_later {
             // While the device computes; what it makes of an image that is refused is never looked at.
             check::images(images)?;
         }
         let postprocess = self.postprocess.clone();
         Ok(InFlight { started, prepared_ms, pending, tokens, backend: policy.name(), postprocess })
+    }
+}
+
+/// Sizes of live observations.
+fn own_sizes(config: &ModelConfig, processors: &Processors, domain: i64) -> InputSizes {
+    let inputs = &config.inputs;
+    let (views, per_view) =
+        (inputs.views as i64, config.tokens_per_view(inputs.image_height as i64, inputs.image_width as i64));
+    // Some checkpoints' positions end before their own padding of instructions does.
+    let policy = config.policy.max_len_seq - config.sequence_length(views, per_view, 0);
+    let room = usize::try_from(policy.min(config.text.max_positions - per_view)).unwrap_or(0);
+    InputSizes {
+        domain,
+        views: inputs.views,
+        text_tokens: processors.max_length.unwrap_or(inputs.max_text_tokens).min(room),
+        image_height: inputs.image_height,
+        image_width: inputs.image_width,
     }
 }
 

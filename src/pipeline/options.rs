@@ -1,7 +1,9 @@
 //! What a pipeline loads and how it runs.
 
+use crate::backend::engine::case::InputSizes;
 use crate::backend::select::{self, Target};
-use crate::config::{Config, Device, Dtype, Fallback, Preprocess};
+use crate::config::{Config, Device, Dtype, EngineConfig, Fallback, Preprocess};
+use crate::types::ModelInputs;
 use std::path::PathBuf;
 
 /// What to load and how to run it.
@@ -9,7 +11,7 @@ use std::path::PathBuf;
 pub struct Options {
     /// Checkpoint folder.
     pub checkpoint: PathBuf,
-    /// Policy backend by name, see [`select::NAMES`].
+    /// Policy backend by name, see [`select::names`].
     pub backend: String,
     /// What takes over when that backend cannot run or fails.
     pub fallback: Fallback,
@@ -25,6 +27,12 @@ pub struct Options {
     pub preprocess: Preprocess,
     /// Whether one frame's vision-language half may run beside the frame before's denoising.
     pub overlap: bool,
+    /// Engines, for the backends that execute one.
+    pub engine: EngineConfig,
+    /// Embodiment that observations will have: engines and the parity check are for one.
+    pub domain: i64,
+    /// Inputs that will come; `None` for observations of the checkpoint's own sizes.
+    pub inputs: Option<InputSizes>,
 }
 
 impl Options {
@@ -40,11 +48,26 @@ impl Options {
             rotate_180: Vec::new(),
             preprocess: Preprocess::Host,
             overlap: false,
+            engine: EngineConfig::default(),
+            domain: 0,
+            inputs: None,
         }
     }
 
-    pub(super) fn target(&self) -> Target {
-        Target { device: self.device, dtype: self.dtype, overlap: self.overlap }
+    /// The same for batches like `inputs`.
+    pub fn for_inputs(self, inputs: &ModelInputs) -> Self {
+        Self { inputs: Some(InputSizes::of(inputs)), ..self }
+    }
+
+    /// Where and how the network runs, for inputs of the checkpoint's `own` sizes unless others are set.
+    pub(super) fn target(&self, own: InputSizes) -> Target {
+        Target {
+            device: self.device,
+            dtype: self.dtype,
+            overlap: self.overlap,
+            engine: self.engine.clone(),
+            sizes: self.inputs.unwrap_or(own),
+        }
     }
 }
 
@@ -60,6 +83,9 @@ impl From<&Config> for Options {
             rotate_180: config.cameras.iter().map(|camera| camera.rotate_180).collect(),
             preprocess: config.preprocess,
             overlap: config.overlap,
+            engine: config.engine.clone(),
+            domain: config.domain_id,
+            inputs: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From an observation to model inputs, on the host: images resized and normalised, the instruction tokenised,
 //! proprioception normalised and padded.
 
+use crate::backend::engine::case::InputSizes;
 use crate::backend::lane::Frame;
 use crate::error::{CheckpointError, InputError, PipelineError, TransformError};
 use crate::model::config::{ModelConfig, ResizeMode};
@@ -70,15 +71,18 @@ impl Preparer {
         Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?, Vec::new())
     }
 
-    /// Inputs of the checkpoint's sizes, all zero, with every view valid, as live frames have them.
-    pub fn zeros(&self, config: &ModelConfig) -> ModelInputs {
-        let tokens = config.inputs.max_text_tokens;
+    /// Inputs of such sizes, all zero, with every view valid, as live frames have them.
+    pub fn zeros(&self, sizes: InputSizes) -> ModelInputs {
+        let InputSizes { domain, views, text_tokens, image_height: height, image_width: width } = sizes;
         ModelInputs {
-            input_ids: vec![0; tokens],
-            tokens,
-            image_mask: vec![true; self.views],
-            image_input: vec![0.0; self.views * self.image_len()],
-            domain_id: vec![0],
+            views,
+            height,
+            width,
+            input_ids: vec![0; text_tokens],
+            tokens: text_tokens,
+            image_mask: vec![true; views],
+            image_input: vec![0.0; views * 3 * height * width],
+            domain_id: vec![domain],
             ..self.sizes()
         }
     }

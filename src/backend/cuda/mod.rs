@@ -31,10 +31,10 @@ pub mod text;
 pub mod vision;
 pub mod works;
 
-use super::capture::Recordings;
+use super::capture::{PolicyWork, Recordings, VlmWork, copy_of};
 use super::libtorch::{LibtorchPolicy, LibtorchVlm};
 use super::select::{Backends, Target};
-use super::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs, device};
+use super::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs, device, part};
 use crate::config::{Device, Dtype};
 use crate::error::{BackendError, PipelineError};
 use crate::model::config::ModelConfig;
@@ -47,7 +47,7 @@ use recorder::StreamRecorder;
 use session::{Half, Session};
 use std::sync::{Arc, Mutex};
 use tch::Tensor;
-use works::{LibtorchPolicyWork, LibtorchVlmWork, PolicyWork, VlmWork, copy_of};
+use works::{LibtorchPolicyWork, LibtorchVlmWork};
 
 /// Name of this backend.
 pub const NAME: &str = super::select::CUDA_GRAPH;
@@ -60,26 +60,48 @@ const RECORDINGS: usize = 8;
 /// # Errors
 /// No such GPU, a library that is missing, a checkpoint that does not fit.
 pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<Backends, PipelineError> {
-    let Device::Cuda(index) = target.device else {
-        return Err(BackendError::Unavailable {
-            backend: NAME.to_owned(),
-            reason: "it runs on NVIDIA GPUs".to_owned(),
-            remedy: "set device to cuda".to_owned(),
-        }
-        .into());
-    };
-    let device = device::resolve(target.device)?;
-    let session = Session::open(index, target.overlap)?;
+    let session = open(NAME, target)?;
     let lane = GpuLane::new(session.clone())?;
-    session.enter(Half::Vlm)?;
     let _no_grad = tch::no_grad_guard();
-    let root = weights.root(device::kind(target.dtype), device);
+    let root = weights.root(device::kind(target.dtype), device::resolve(target.device)?);
     let fused = fused(config, target.dtype);
     let vlm = CapturedVlm::new(&root, config, session.clone(), fused)?;
     let policy = CapturedPolicy::new(&root, config, session.clone(), fused)?;
     // Weights were converted and joined on the stream of one half; both may use them from here on.
     session.context().synchronize().map_err(BackendError::from)?;
-    Ok(Backends { vlm: Box::new(vlm), policy: Box::new(policy), lane: Box::new(lane) })
+    Ok(Backends { vlm: Box::new(vlm), policy: Box::new(policy), lane: Box::new(lane), case: None })
+}
+
+/// The target's GPU, on whose stream this thread's work goes from here on, for the backend called `name`.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] for another device or a library that is missing; what the driver reports.
+pub(super) fn open(name: &str, target: &Target) -> Result<Arc<Session>, BackendError> {
+    let Device::Cuda(index) = target.device else {
+        return Err(BackendError::Unavailable {
+            backend: name.to_owned(),
+            reason: "it runs on NVIDIA GPUs".to_owned(),
+            remedy: "set device to cuda".to_owned(),
+        });
+    };
+    device::resolve(target.device)?;
+    let session = Session::open(index, target.overlap)?;
+    session.enter(Half::Vlm)?;
+    Ok(session)
+}
+
+/// The vision-language half as recordings, for backends that have a policy half of their own.
+///
+/// # Errors
+/// The checkpoint's or the kernels' faults.
+#[cfg(feature = "tensorrt")]
+pub(super) fn captured_vlm(
+    root: &Scope,
+    config: &ModelConfig,
+    session: &Arc<Session>,
+    dtype: Dtype,
+) -> Result<Box<dyn VlmBackend>, PipelineError> {
+    Ok(Box::new(CapturedVlm::new(root, config, session.clone(), fused(config, dtype))?))
 }
 
 /// Whether the network runs on our kernels.
@@ -163,13 +185,6 @@ impl VlmBackend for CapturedVlm {
     }
 }
 
-/// Sample `index` of values that belong to `batch` samples.
-fn part<T>(values: &[T], batch: i64, index: i64) -> &[T] {
-    let width = values.len() / vision::length(batch).max(1);
-    let start = vision::length(index) * width;
-    values.get(start..start + width).unwrap_or_default()
-}
-
 enum PolicyNetwork {
     Fused(Arc<Mutex<FusedPolicy>>),
     Libtorch(Arc<Mutex<LibtorchPolicy>>),
@@ -233,29 +248,11 @@ impl PolicyBackend for CapturedPolicy {
     }
 
     fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
-        let batch = inputs.noise.size().first().copied().unwrap_or(1);
-        if batch <= 1 || matches!(self.network, PolicyNetwork::Libtorch(_)) {
-            return self.generate_together(tokens, inputs);
+        match self.network {
+            PolicyNetwork::Libtorch(_) => self.generate_together(tokens, inputs),
+            PolicyNetwork::Fused(_) => {
+                inputs.one_by_one(tokens, |tokens, inputs| self.generate_together(tokens, inputs))
+            }
         }
-        let samples = (0..batch).map(|sample| {
-            let one = |tensor: &Tensor| tensor.f_narrow(0, sample, 1);
-            let tokens = VlmTokens {
-                vlm_features: one(&tokens.vlm_features)?,
-                aux_visual_inputs: one(&tokens.aux_visual_inputs)?,
-            };
-            let actions = self.generate_together(
-                &tokens,
-                &PolicyInputs {
-                    domain: &one(inputs.domain)?,
-                    host_domain: part(inputs.host_domain, batch, sample),
-                    proprio: &one(inputs.proprio)?,
-                    noise: &one(inputs.noise)?,
-                    steps: inputs.steps,
-                },
-            )?;
-            copy_of(&actions)
-        });
-        let samples: Vec<Tensor> = samples.collect::<Result<_, BackendError>>()?;
-        Ok(Tensor::f_cat(&samples, 0)?)
     }
 }

@@ -55,6 +55,15 @@ impl Session {
         &self.context
     }
 
+    /// Compute capability of the GPU, major and minor.
+    ///
+    /// # Errors
+    /// What the driver reports.
+    #[cfg(feature = "tensorrt")]
+    pub fn compute_capability(&self) -> Result<(i32, i32), BackendError> {
+        Ok(self.context.compute_capability()?)
+    }
+
     /// Index of the GPU.
     pub fn device(&self) -> usize {
         self.device

@@ -2,78 +2,13 @@
 //! by operator of libtorch otherwise.
 
 use super::session::Session;
-use crate::backend::capture::Work;
+use crate::backend::capture::{PolicyWork, VlmWork, Work, copy_of, lock};
 use crate::backend::libtorch::{LibtorchPolicy, LibtorchVlm};
 use crate::backend::{PolicyBackend, PolicyInputs, VlmInputs};
 use crate::error::BackendError;
 use crate::model::vlm::{Views, VlmTokens};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};
-
-/// A recorded vision-language half.
-pub trait VlmWork: Work + Send {
-    /// Copies a frame to where the recording reads.
-    ///
-    /// # Errors
-    /// What the device refuses.
-    fn load(&mut self, inputs: &VlmInputs) -> Result<(), BackendError>;
-
-    /// Where the recording leaves its tokens.
-    ///
-    /// # Errors
-    /// None in practice: views only.
-    fn tokens(&self) -> Result<VlmTokens, BackendError>;
-}
-
-/// A recorded policy half.
-pub trait PolicyWork: Work + Send {
-    /// Copies a frame to where the recording reads.
-    ///
-    /// # Errors
-    /// What the device refuses.
-    fn load(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<(), BackendError>;
-
-    /// Where the recording leaves its actions [B, T, A].
-    ///
-    /// # Errors
-    /// None in practice: a view only.
-    fn actions(&self) -> Result<Tensor, BackendError>;
-}
-
-impl Work for Box<dyn VlmWork> {
-    fn run(&mut self) -> Result<(), BackendError> {
-        (**self).run()
-    }
-
-    fn settle(&mut self) -> Result<(), BackendError> {
-        (**self).settle()
-    }
-}
-
-impl Work for Box<dyn PolicyWork> {
-    fn run(&mut self) -> Result<(), BackendError> {
-        (**self).run()
-    }
-
-    fn settle(&mut self) -> Result<(), BackendError> {
-        (**self).settle()
-    }
-}
-
-/// A network that several recordings share. One thread uses it at a time.
-pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A tensor of the same shape and dtype at an address of its own.
-///
-/// # Errors
-/// No memory.
-pub fn copy_of(tensor: &Tensor) -> Result<Tensor, BackendError> {
-    let mut copy = tensor.f_empty_like()?;
-    copy.f_copy_(tensor)?;
-    Ok(copy)
-}
 
 /// Florence-2 in libtorch's operators.
 pub struct LibtorchVlmWork {

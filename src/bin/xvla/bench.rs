@@ -1,12 +1,13 @@
 //! `xvla bench`
 
+use crate::engine_args::EngineArgs;
 use crate::output;
 use anyhow::{Context, bail};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use std::path::{Path, PathBuf};
 use xvla_ros::backend::{device, select};
-use xvla_ros::bench::dataset::calibration_files;
+use xvla_ros::bench::dataset::{Limits, calibration_files, read_batch};
 use xvla_ros::bench::html;
 use xvla_ros::bench::measure::{Event, Plan, measure};
 use xvla_ros::bench::report::{BackendReport, Report, ThroughputReport};
@@ -65,6 +66,8 @@ pub struct Args {
     /// Write a page with plots.
     #[arg(long, value_name = "F")]
     html: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 /// Measures, prints, writes.
@@ -109,13 +112,19 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
     options.dtype = args.dtype.unwrap_or(options.dtype);
     options.steps = args.steps.map(usize::from).or(options.steps);
     options.overlap |= args.overlap;
+    options.engine = args.engine.over(options.engine);
     // A measurement of another backend than the one that was asked for would mislead.
     options.fallback = Fallback::None;
     let backends = if args.backend.is_empty() { vec![options.backend.clone()] } else { args.backend.clone() };
     backends.iter().try_for_each(|backend| select::check(backend))?;
+    let batches = calibration_files(&args.calib)?;
+    // Engines are for inputs of one kind: those of the first batch.
+    if let Some(first) = batches.first() {
+        options = options.for_inputs(&read_batch(first, Limits::default())?.inputs);
+    }
     Ok(Plan {
         backends,
-        batches: calibration_files(&args.calib)?,
+        batches,
         iterations: args.iters as usize,
         warmup: args.warmup as usize,
         // Fresh noise, as a node may ask for, would leave nothing to compare.

@@ -94,7 +94,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn program() -> Finding {
-    Finding::ok("xvla", format!("{}, backends: {}", env!("CARGO_PKG_VERSION"), select::NAMES.join(", ")))
+    Finding::ok(
+        "xvla",
+        format!("{}, backends: {}", env!("CARGO_PKG_VERSION"), select::names().collect::<Vec<_>>().join(", ")),
+    )
 }
 
 fn hardware(machine: &Machine) -> Finding {

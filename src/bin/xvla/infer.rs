@@ -1,5 +1,6 @@
 //! `xvla infer`
 
+use crate::engine_args::EngineArgs;
 use crate::output;
 use anyhow::Context;
 use clap::Parser;
@@ -10,7 +11,7 @@ use xvla_ros::backend::select;
 use xvla_ros::bench::dataset::{Limits, read_batch};
 use xvla_ros::bench::npz::write_npz;
 use xvla_ros::bench::offline::{answer, deviation};
-use xvla_ros::config::{Device, Dtype};
+use xvla_ros::config::{Device, Dtype, EngineConfig};
 use xvla_ros::pipeline::stages::milliseconds;
 use xvla_ros::pipeline::{Inference, Options, Pipeline};
 
@@ -52,6 +53,8 @@ pub struct Args {
     /// Also write `vlm_features` [B,N+L,D] and `aux_visual_inputs` [B,(V-1)·N,D].
     #[arg(long)]
     dump_stages: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
 }
 
 /// Loads, answers, writes.
@@ -59,13 +62,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let batch = read_batch(&args.input, Limits::default())?;
     select::check(&args.backend)?;
     let start = Instant::now();
-    let mut pipeline = Pipeline::load(&Options {
+    let options = Options {
         backend: args.backend.clone(),
         device: args.device,
         dtype: args.dtype,
         steps: args.steps.map(usize::from),
+        engine: args.engine.over(EngineConfig::default()),
         ..Options::new(&args.checkpoint)
-    })?;
+    };
+    let mut pipeline = Pipeline::load(&options.for_inputs(&batch.inputs))?;
     let loaded_ms = milliseconds(start.elapsed());
     let inference = answer(&mut pipeline, &args.input, &batch, args.seed)?;
     let deviation = deviation(&args.input, &batch, &inference.chunk.actions)?;

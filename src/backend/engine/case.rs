@@ -1,0 +1,171 @@
+//! A seeded case and libtorch's answer to it: what every other backend has to reproduce before it may move a robot.
+//!
+//! Inputs are drawn from the seed, images and words included, so that only the seed and the answer need keeping.
+
+use super::Precision;
+use super::sidecar::ParityCase;
+use crate::backend::lane::{HostImages, HostInputs};
+use crate::backend::{HostBatch, PolicyBackend, VlmBackend, lane::Lane, queue};
+use crate::error::BackendError;
+use crate::model::config::ModelConfig;
+use crate::types::{HostArray, ModelInputs};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// Seed of the cases that are made here.
+pub const SEED: u64 = 0x5eed;
+
+/// Denoising steps of the cases that engines keep: the first, the last and two between.
+pub const STEPS: usize = 4;
+
+/// A channel whose own values are smaller than this part of all values together is judged by all of them.
+const SMALL_CHANNEL: f32 = 0.25;
+
+/// For which inputs a backend is to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InputSizes {
+    /// Embodiment.
+    pub domain: i64,
+    /// V: camera views.
+    pub views: usize,
+    /// L: tokens of an instruction.
+    pub text_tokens: usize,
+    /// H of the model's images, pixels.
+    pub image_height: usize,
+    /// W of the model's images, pixels.
+    pub image_width: usize,
+}
+
+impl InputSizes {
+    /// Those of `inputs`, for the domain of their first sample.
+    pub fn of(inputs: &ModelInputs) -> Self {
+        Self {
+            domain: inputs.domain_id.first().copied().unwrap_or(0),
+            views: inputs.views,
+            text_tokens: inputs.tokens,
+            image_height: inputs.height,
+            image_width: inputs.width,
+        }
+    }
+
+    /// Tokens of the first view with the instruction, and of the other views.
+    pub fn tokens(&self, config: &ModelConfig) -> [i64; 2] {
+        let per_view = config.tokens_per_view(self.image_height as i64, self.image_width as i64);
+        [per_view + self.text_tokens as i64, (self.views as i64 - 1).max(0) * per_view]
+    }
+}
+
+/// What a seed stands for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CaseInputs {
+    inputs: ModelInputs,
+    noise: HostArray, // [1, T, A]
+}
+
+impl CaseInputs {
+    /// Draws the inputs of `seed`: one sample with every view.
+    pub fn draw(seed: u64, config: &ModelConfig, sizes: InputSizes) -> Self {
+        let mut generator = ChaCha8Rng::seed_from_u64(seed);
+        let (height, width) = (sizes.image_height, sizes.image_width);
+        let policy = &config.policy;
+        let shape = [1, policy.chunk_length, policy.action_dim].map(|extent| extent.unsigned_abs() as usize);
+        let mut normal =
+            |count: usize| -> Vec<f32> { StandardNormal.sample_iter(&mut generator).take(count).collect() };
+        let image_input = normal(sizes.views * 3 * height * width);
+        let proprio = normal(policy.proprio_dim.unsigned_abs() as usize);
+        let noise = HostArray { shape: shape.to_vec(), data: normal(shape.iter().product()) };
+        let words = config.text.vocabulary.max(1);
+        let inputs = ModelInputs {
+            batch: 1,
+            views: sizes.views,
+            height,
+            width,
+            tokens: sizes.text_tokens,
+            input_ids: (0..sizes.text_tokens).map(|_| generator.random_range(0..words)).collect(),
+            image_input,
+            image_mask: vec![true; sizes.views],
+            domain_id: vec![sizes.domain],
+            proprio_dim: proprio.len(),
+            proprio,
+        };
+        Self { inputs, noise }
+    }
+
+    /// What both halves on a lane make of it: [T·A] raw actions.
+    ///
+    /// # Errors
+    /// Whatever keeps them from answering.
+    pub fn answer(
+        &self,
+        (vlm, policy, lane): (&mut dyn VlmBackend, &mut dyn PolicyBackend, &mut dyn Lane),
+        steps: usize,
+    ) -> Result<Vec<f32>, BackendError> {
+        let _no_grad = tch::no_grad_guard();
+        let ModelInputs { batch, views, height, width, .. } = self.inputs;
+        let host = HostInputs {
+            batch,
+            views,
+            height,
+            width,
+            input_ids: &self.inputs.input_ids,
+            images: HostImages::Normalised(&self.inputs.image_input),
+            domain_id: &self.inputs.domain_id,
+            proprio: &self.inputs.proprio,
+            noise: &self.noise,
+        };
+        let batch = HostBatch { host: &host, mask: &self.inputs.image_mask, steps };
+        let (_, pending) = queue(vlm, policy, lane, &batch)?;
+        Ok(pending.wait()?.actions_raw.data)
+    }
+}
+
+/// A case with libtorch's `actions`, to be met by a backend that computes in `precision`.
+pub fn expect(seed: u64, steps: usize, actions: Vec<f32>, channels: usize, precision: Precision) -> ParityCase {
+    let tolerance = tolerance(&actions, channels, precision);
+    ParityCase { seed, steps, actions, tolerance }
+}
+
+/// How far each channel of `actions` [T·A] may be off: a part of its root mean square over the chunk.
+///
+/// Measured with full-size checkpoints of random weights, half precision is off by up to 1.6 % of that in a single value
+/// and bfloat16 by up to 12 %; a graph with one wrong matrix by about 100 %.
+fn tolerance(actions: &[f32], channels: usize, precision: Precision) -> Vec<f32> {
+    let part = match precision {
+        Precision::F32 => 1e-3,
+        Precision::F16 => 5e-2,
+        Precision::Bf16 => 0.25,
+        Precision::Fp8 => 0.35,
+    };
+    let root_mean_square = |values: &mut dyn Iterator<Item = f32>| {
+        let (sum, count) = values.fold((0.0, 0.0f32), |(sum, count), value| (sum + value * value, count + 1.0));
+        (sum / count.max(1.0)).sqrt()
+    };
+    let all = root_mean_square(&mut actions.iter().copied());
+    let own = |channel| root_mean_square(&mut actions.iter().copied().skip(channel).step_by(channels.max(1)));
+    (0..channels).map(|channel| part * own(channel).max(SMALL_CHANNEL * all).max(f32::MIN_POSITIVE)).collect()
+}
+
+/// Compares an answer with the one expected.
+///
+/// # Errors
+/// [`BackendError::Parity`] naming the first channel that is too far off, or not a number.
+pub fn compare(backend: &str, case: &ParityCase, answer: &[f32]) -> Result<(), BackendError> {
+    let fault = |channel, deviation, tolerance| {
+        Err(BackendError::Parity { backend: backend.to_owned(), channel, deviation, tolerance })
+    };
+    if answer.len() != case.actions.len() {
+        return fault(0, f32::INFINITY, 0.0);
+    }
+    let channels = case.tolerance.len().max(1);
+    for (channel, &tolerance) in case.tolerance.iter().enumerate() {
+        let values = answer.iter().zip(&case.actions).skip(channel).step_by(channels);
+        // `max` would pass over what is not a number.
+        let worst = values.map(|(found, expected)| (found - expected).abs());
+        let worst = worst.fold(0.0f32, |worst, delta| if delta.is_finite() { worst.max(delta) } else { f32::INFINITY });
+        if worst > tolerance {
+            return fault(channel, worst, tolerance);
+        }
+    }
+    Ok(())
+}

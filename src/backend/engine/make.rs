@@ -1,0 +1,169 @@
+//! From a checkpoint to an engine: the policy of one domain is exported as a graph, a library builds the engine, and
+//! libtorch answers the seeded case that the engine will have to answer likewise.
+
+use super::case::{self, CaseInputs};
+use super::sidecar::{Identity, ParityCase, Sidecar, sha256_of_file};
+use super::{Flavour, Order, Precision, Source};
+use crate::backend::host_lane::HostLane;
+use crate::backend::libtorch::{LibtorchPolicy, LibtorchVlm};
+use crate::backend::{PolicyBackend, PolicyInputs};
+use crate::error::{BackendError, PipelineError};
+use crate::model::onnx;
+use crate::model::onnx::file::INLINE_LIMIT_BYTES;
+use crate::model::onnx::transformer::Plan;
+use crate::model::policy::LINEAR_INPUTS;
+use crate::model::vlm::VlmTokens;
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+
+/// What building an engine from a graph leaves to be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Built {
+    /// Compute capabilities that the engine runs on; empty if that is not the question.
+    pub compute_capabilities: Vec<String>,
+}
+
+/// Exports the policy to a graph at `onnx` and has libtorch answer the case, in single precision on the CPU.
+///
+/// # Errors
+/// The checkpoint's faults, a plan that cannot be, a file that cannot be written.
+pub fn export(source: &Source, order: &Order, onnx: &Path) -> Result<(ParityCase, Option<PathBuf>), PipelineError> {
+    export_with_limit(source, order, onnx, INLINE_LIMIT_BYTES)
+}
+
+/// As [`export`], with weights beside the file if they exceed `inline_limit_bytes`.
+///
+/// # Errors
+/// As [`export`].
+pub fn export_with_limit(
+    source: &Source,
+    order: &Order,
+    onnx: &Path,
+    inline_limit_bytes: u64,
+) -> Result<(ParityCase, Option<PathBuf>), PipelineError> {
+    let _no_grad = tch::no_grad_guard();
+    let config = source.config;
+    check_domain(order, config.policy.domains)?;
+    let root = source.weights.root(Kind::Float, Device::Cpu);
+    let mut vlm = LibtorchVlm::new(&root, config)?;
+    let policy = LibtorchPolicy::new(&root, config)?.specialise(order.sizes.domain, order.prune_2to4)?;
+    source.weights.check_all_taken()?;
+
+    let mut watched = Watched { policy, ranges: Vec::new(), watch: order.precision == Precision::Fp8 };
+    let mut lane = HostLane::new(Device::Cpu);
+    let inputs = CaseInputs::draw(case::SEED, config, order.sizes);
+    let actions = inputs.answer((&mut vlm, &mut watched, &mut lane), case::STEPS)?;
+    let channels = config.policy.action_dim.unsigned_abs() as usize;
+    let case = case::expect(case::SEED, case::STEPS, actions, channels, order.precision);
+
+    let plan = Plan {
+        tokens: order.sizes.tokens(config),
+        precision: order.precision,
+        opset: order.opset,
+        ranges: &watched.ranges,
+    };
+    let graph =
+        onnx::transformer::graph(watched.policy.network(), &config.action_space, &plan).map_err(BackendError::from)?;
+    let notes = [
+        ("domain", order.sizes.domain.to_string()),
+        ("precision", order.precision.name().to_owned()),
+        ("prune_2to4", order.prune_2to4.to_string()),
+    ];
+    let data = onnx::file::write(&graph, onnx, &notes, inline_limit_bytes).map_err(BackendError::from)?;
+    Ok((case, data))
+}
+
+fn check_domain(order: &Order, domains: i64) -> Result<(), BackendError> {
+    let domain = order.sizes.domain;
+    if (0..domains).contains(&domain) {
+        return Ok(());
+    }
+    let reason = format!("domain {domain}: the checkpoint has domains 0 to {}", domains - 1);
+    Err(BackendError::Export(crate::error::ExportError::Unsupported { reason }))
+}
+
+/// The reference policy, noting the largest magnitude that enters each matrix product.
+struct Watched {
+    policy: LibtorchPolicy,
+    ranges: Vec<f32>,
+    watch: bool,
+}
+
+impl PolicyBackend for Watched {
+    fn name(&self) -> &'static str {
+        self.policy.name()
+    }
+
+    fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
+        if !self.watch {
+            return self.policy.generate(tokens, inputs);
+        }
+        let mut seen = Vec::new();
+        let actions = self.policy.generate_watched(tokens, inputs, &mut |name, tensor| {
+            if LINEAR_INPUTS.contains(&name) {
+                seen.push(tensor.f_abs().and_then(|tensor| tensor.f_max()?.f_double_value(&[])));
+            }
+        })?;
+        let seen: Vec<f64> = seen.into_iter().collect::<Result<_, _>>()?;
+        // Every step passes the same matrices in the same order.
+        let places = seen.len() / inputs.steps.max(1);
+        let largest = |place| seen.iter().skip(place).step_by(places.max(1)).fold(0.0f32, |max, &x| max.max(x as f32));
+        self.ranges = (0..places).map(largest).collect();
+        Ok(actions)
+    }
+}
+
+/// Makes the engine that `identity` describes at `path`: the graph itself for ONNX Runtime; for TensorRT, what `build`
+/// makes of the graph at its first path and writes to its second. The sidecar is returned, not written.
+///
+/// # Errors
+/// As [`export`]; those of `build`.
+pub fn make(
+    source: &Source,
+    order: &Order,
+    identity: &Identity,
+    path: &Path,
+    build: impl FnOnce(&Path, &Path) -> Result<Built, BackendError>,
+) -> Result<Sidecar, PipelineError> {
+    let (case, data, built) = if identity.flavour == Flavour::Onnx {
+        let (case, data) = export(source, order, path)?;
+        (case, data, Built::default())
+    } else {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let graph = TemporaryGraph::in_folder(folder);
+        let (case, _) = export(source, order, &graph.0)?;
+        (case, None, build(&graph.0, path)?)
+    };
+    let io = |error: std::io::Error| BackendError::Engine {
+        path: path.to_owned(),
+        reason: error.to_string(),
+        remedy: "check the folder and the disk".to_owned(),
+    };
+    Ok(Sidecar {
+        format: super::sidecar::FORMAT,
+        identity: identity.clone(),
+        compute_capabilities: built.compute_capabilities,
+        engine_sha256: sha256_of_file(path).map_err(io)?,
+        engine_bytes: std::fs::metadata(path).map_err(io)?.len(),
+        data_sha256: data.as_deref().map(sha256_of_file).transpose().map_err(io)?,
+        case,
+        created_by: concat!("xvla ", env!("CARGO_PKG_VERSION")).to_owned(),
+    })
+}
+
+/// A graph that only TensorRT's builder reads.
+struct TemporaryGraph(PathBuf);
+
+impl TemporaryGraph {
+    fn in_folder(folder: &Path) -> Self {
+        Self(folder.join(format!(".graph-{}.onnx.partial", std::process::id())))
+    }
+}
+
+impl Drop for TemporaryGraph {
+    fn drop(&mut self) {
+        // Whatever of it was never written need not be removed.
+        let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_file(onnx::file::data_path(&self.0));
+    }
+}

@@ -1,0 +1,210 @@
+//! Engines: the exported policy as a file that some library executes in the place of libtorch's transformer.
+//!
+//! | file | |
+//! |---|---|
+//! | [`sidecar`] | what an engine was built for, beside it as JSON, and that it is still the same file |
+//! | [`cache`] | where engines are found, built once however many ask |
+//! | [`make`] | from a checkpoint to an engine with its sidecar |
+//! | [`case`] | the seeded case that it has to answer like libtorch |
+//! | [`step`] | the seam to the library |
+//! | [`work`] | all denoising steps with the engine inside |
+
+pub mod cache;
+pub mod case;
+pub mod make;
+pub mod sidecar;
+pub mod step;
+pub mod work;
+
+pub use crate::model::onnx::{Direction, Element, IoTensor, Precision};
+
+use crate::config::{Dtype, EngineConfig};
+use crate::error::{BackendError, CheckpointError, PipelineError};
+use crate::model::config::ModelConfig;
+use crate::model::onnx;
+use crate::model::weights::Weights;
+use case::InputSizes;
+use serde::{Deserialize, Serialize};
+use sidecar::{Flags, Identity, Sidecar};
+use std::path::{Path, PathBuf};
+
+/// The ONNX opset that TensorRT's engines are built from: the first in which GELU is one operator.
+const ENGINE_OPSET: i64 = 20;
+
+/// Who executes an engine file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flavour {
+    /// ONNX Runtime; the engine is the exported graph itself.
+    Onnx,
+    /// TensorRT for RTX.
+    TensorrtRtx,
+    /// Full TensorRT.
+    Tensorrt,
+}
+
+impl Flavour {
+    /// The name, as in sidecars and names of files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Onnx => "onnx",
+            Self::TensorrtRtx => "tensorrt_rtx",
+            Self::Tensorrt => "tensorrt",
+        }
+    }
+
+    /// The opset that its graphs are exported with, unless someone asks for another.
+    pub fn opset(self) -> i64 {
+        match self {
+            Self::Onnx => onnx::DEFAULT_OPSET,
+            Self::TensorrtRtx | Self::Tensorrt => ENGINE_OPSET,
+        }
+    }
+}
+
+/// How a policy is to be exported and built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Embodiment, views and words.
+    pub sizes: InputSizes,
+    /// What it computes in.
+    pub precision: Precision,
+    /// Whether its matrices are pruned to 2:4.
+    pub prune_2to4: bool,
+    /// Whether TensorRT may choose kernels for sparse weights.
+    pub sparse: bool,
+    /// TensorRT's limit for its workspace while building, MiB.
+    pub workspace_mb: Option<u64>,
+    /// ONNX opset.
+    pub opset: i64,
+}
+
+impl Order {
+    /// What a pipeline of `dtype` for inputs of `sizes` asks for.
+    ///
+    /// # Errors
+    /// [`BackendError::Unavailable`] for FP8 with a dtype other than f16.
+    pub fn of(config: &EngineConfig, dtype: Dtype, sizes: InputSizes, flavour: Flavour) -> Result<Self, BackendError> {
+        let precision = match (dtype, config.fp8) {
+            (Dtype::F16, true) => Precision::Fp8,
+            (_, true) => {
+                return Err(BackendError::Unavailable {
+                    backend: "an FP8 engine".to_owned(),
+                    reason: format!("around its FP8 products it computes in f16, and the pipeline in {}", dtype.name()),
+                    remedy: "set dtype to f16".to_owned(),
+                });
+            }
+            (Dtype::F32, false) => Precision::F32,
+            (Dtype::F16, false) => Precision::F16,
+            (Dtype::Bf16, false) => Precision::Bf16,
+        };
+        Ok(Self {
+            sizes,
+            precision,
+            prune_2to4: config.prune_2to4,
+            sparse: config.sparse,
+            workspace_mb: config.workspace_mb,
+            opset: flavour.opset().max(if precision == Precision::Fp8 { onnx::FP8_OPSET } else { 0 }),
+        })
+    }
+}
+
+/// The checkpoint that engines are made from, by its contents.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Its weights.
+    pub weights: &'a Weights,
+    /// Its sizes.
+    pub config: &'a ModelConfig,
+}
+
+impl Source<'_> {
+    /// What an engine made from this checkpoint to `order` is known by. Reads the weights whole: seconds for a full-size
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn identity(
+        &self,
+        order: &Order,
+        flavour: Flavour,
+        library_version: &str,
+    ) -> Result<Identity, CheckpointError> {
+        let tokens = order.sizes.tokens(self.config);
+        Ok(Identity {
+            flavour,
+            library_version: library_version.to_owned(),
+            checkpoint_sha256: self.weights.sha256()?,
+            config_sha256: self.weights.config_sha256()?,
+            domain: order.sizes.domain,
+            precision: order.precision,
+            tensors: onnx::transformer::tensors(&self.config.policy, tokens, order.precision),
+            flags: Flags {
+                opset: order.opset,
+                prune_2to4: order.prune_2to4,
+                sparse: order.sparse,
+                workspace_mb: order.workspace_mb,
+            },
+        })
+    }
+}
+
+/// Finds the engine that `config` and `wanted` name, or has `make` build it if that is allowed.
+///
+/// # Errors
+/// [`BackendError::Engine`] and [`BackendError::EngineMismatch`] with the way out; those of `make`.
+pub fn locate(
+    config: &EngineConfig,
+    wanted: &Identity,
+    make: impl FnOnce(&Path) -> Result<Sidecar, PipelineError>,
+) -> Result<(PathBuf, Sidecar), PipelineError> {
+    let folder = config.cache.clone().unwrap_or_else(cache::default_folder);
+    let path = config.path.clone().unwrap_or_else(|| cache::path_of(&folder, wanted));
+    // One that was changed or damaged does not fit either; where nothing can be rebuilt, loading it says so.
+    let find = || {
+        let sidecar = find(&path, wanted)?;
+        if config.rebuild {
+            sidecar.verify_files(&path)?;
+        }
+        Ok::<_, BackendError>(sidecar)
+    };
+    match find() {
+        Ok(sidecar) => Ok((path, sidecar)),
+        Err(reason) if config.rebuild => {
+            tracing::info!("building an engine, which may take minutes: {reason}");
+            let made = cache::single_flight(&path, || find().ok(), make)?;
+            Ok((path, made.sidecar))
+        }
+        Err(_) if config.path.is_none() && !path.exists() => Err(absent(path, wanted).into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The sidecar of the engine at `path`, if the engine is what is wanted.
+///
+/// # Errors
+/// [`BackendError::Engine`] or [`BackendError::EngineMismatch`], saying why it is not.
+pub fn find(path: &Path, wanted: &Identity) -> Result<Sidecar, BackendError> {
+    let sidecar = Sidecar::read(path)?;
+    // Which operators the graph was spelt in has no bearing on what it computes.
+    let opset = sidecar.identity.flags.opset;
+    let wanted = Identity { flags: Flags { opset, ..wanted.flags.clone() }, ..wanted.clone() };
+    sidecar.check(path, &wanted)?;
+    Ok(sidecar)
+}
+
+fn absent(path: PathBuf, wanted: &Identity) -> BackendError {
+    let command = match wanted.flavour {
+        Flavour::Onnx => "xvla export onnx",
+        Flavour::TensorrtRtx | Flavour::Tensorrt => "xvla engine build",
+    };
+    BackendError::Engine {
+        path,
+        reason: format!(
+            "the cache has none for this checkpoint, domain {} and {}",
+            wanted.domain,
+            wanted.precision.name()
+        ),
+        remedy: format!("build it with `{command}`, or set engine.rebuild to true"),
+    }
+}

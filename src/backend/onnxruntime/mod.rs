@@ -1,0 +1,59 @@
+//! The exported policy in ONNX Runtime, on the CPU or through its CUDA execution provider. The vision-language half is
+//! libtorch's.
+//!
+//! | file | |
+//! |---|---|
+//! | [`library`] | ONNX Runtime, opened at run time |
+//! | [`session`] | the graph on libtorch's memory |
+
+pub mod library;
+pub mod session;
+
+use super::device;
+use super::engine::case::InputSizes;
+use super::engine::make::{self, Built};
+use super::engine::work::{EngineNetwork, EnginePolicy};
+use super::engine::{self, Flavour, Order, Source};
+use super::host_lane::HostLane;
+use super::libtorch::LibtorchVlm;
+use super::select::{Backends, Target};
+use crate::error::{BackendError, PipelineError};
+use crate::model::config::ModelConfig;
+use crate::model::domain::TokenProjections;
+use crate::model::policy::Policy;
+use crate::model::weights::Weights;
+use session::OnnxRuntime;
+
+/// Name of this backend.
+pub const NAME: &str = super::select::ONNXRUNTIME;
+
+/// Loads the vision-language half into libtorch and the policy's graph into ONNX Runtime.
+///
+/// # Errors
+/// No library, no graph that fits, a checkpoint that does not fit.
+pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<Backends, PipelineError> {
+    let library = library::open(target.engine.library.as_deref())?;
+    let source = Source { weights, config };
+    let order = Order::of(&target.engine, target.dtype, target.sizes, Flavour::Onnx)?;
+    let wanted = source.identity(&order, Flavour::Onnx, "")?;
+    let (path, sidecar) = engine::locate(&target.engine, &wanted, |path| {
+        make::make(&source, &order, &wanted, path, |_, _| Ok(Built::default()))
+    })?;
+    sidecar.verify_files(&path)?;
+
+    let device = device::resolve(target.device)?;
+    let root = weights.root(device::kind(target.dtype), device);
+    let vlm = LibtorchVlm::new(&root, config)?;
+    let projections = TokenProjections::new(&root, &config.policy, config.projection_dim)?;
+    weights.note_taken(|root| Policy::new(root, &config.policy, config.projection_dim).map(drop))?;
+    let InputSizes { domain, .. } = target.sizes;
+    let projections = projections.specialise(domain).map_err(BackendError::from)?;
+    let session = OnnxRuntime::load(&library, &path, &wanted.tensors, device)?;
+    let network = EngineNetwork::new(Box::new(session), projections, wanted.tensors, domain, path);
+    Ok(Backends {
+        vlm: Box::new(vlm),
+        policy: Box::new(EnginePolicy::new(NAME, sidecar.engine_sha256, network)),
+        lane: Box::new(HostLane::new(device)),
+        case: Some(sidecar.case),
+    })
+}

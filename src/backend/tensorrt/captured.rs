@@ -1,0 +1,142 @@
+//! The policy half with an engine inside: recorded as a CUDA graph, or launch by launch.
+
+use super::NAME;
+use super::library::{self, Library};
+use super::runtime::TensorRt;
+use crate::backend::capture::{PolicyWork, Recordings};
+use crate::backend::cuda;
+use crate::backend::cuda::lane::GpuLane;
+use crate::backend::cuda::recorder::StreamRecorder;
+use crate::backend::cuda::session::{Half, Session};
+use crate::backend::engine::work::{EngineNetwork, EnginePolicy, EngineWork};
+use crate::backend::engine::{self, Order, Source};
+use crate::backend::libtorch::LibtorchVlm;
+use crate::backend::select::{Backends, Target};
+use crate::backend::{PolicyBackend, PolicyInputs, VlmBackend, device};
+use crate::error::{BackendError, PipelineError};
+use crate::model::config::ModelConfig;
+use crate::model::domain::TokenProjections;
+use crate::model::policy::Policy;
+use crate::model::vlm::VlmTokens;
+use crate::model::weights::Weights;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use tch::Tensor;
+
+/// Recordings that are kept: for numbers of steps; an engine has one domain and one set of sizes.
+const RECORDINGS: usize = 4;
+
+/// Loads the vision-language half and the engine onto the target's GPU.
+///
+/// # Errors
+/// No such GPU or one that TensorRT does not support, no library, no engine that fits, a checkpoint that does not fit.
+pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<Backends, PipelineError> {
+    let session = cuda::open(NAME, target)?;
+    let library = library::open(target.engine.library.as_deref())?;
+    let capability = session.compute_capability()?;
+    // Before anything is hashed, found or built.
+    library.check_gpu(capability)?;
+    let source = Source { weights, config };
+    let order = Order::of(&target.engine, target.dtype, target.sizes, library.flavour())?;
+    let wanted = source.identity(&order, library.flavour(), &library.version())?;
+    let (path, sidecar) =
+        engine::locate(&target.engine, &wanted, |path| super::build(&library, &source, &order, &wanted, None, path))?;
+    let bytes = sidecar.read_engine(&path)?;
+
+    let lane = GpuLane::new(session.clone())?;
+    let _no_grad = tch::no_grad_guard();
+    let root = weights.root(device::kind(target.dtype), device::resolve(target.device)?);
+    let vlm: Box<dyn VlmBackend> = if target.engine.cuda_graph {
+        cuda::captured_vlm(&root, config, &session, target.dtype)?
+    } else {
+        Box::new(LibtorchVlm::new(&root, config)?)
+    };
+    let projections = TokenProjections::new(&root, &config.policy, config.projection_dim)?;
+    weights.note_taken(|root| Policy::new(root, &config.policy, config.projection_dim).map(drop))?;
+    let domain = target.sizes.domain;
+    let projections = projections.specialise(domain).map_err(BackendError::from)?;
+    let engine = open(&library, &path, &bytes, &wanted.tensors, &session)?;
+    let network = EngineNetwork::new(Box::new(engine), projections, wanted.tensors, domain, path);
+    let policy = TensorRtPolicy::new(sidecar.engine_sha256, network, &session, target.engine.cuda_graph);
+    session.context().synchronize().map_err(BackendError::from)?;
+    Ok(Backends { vlm, policy: Box::new(policy), lane: Box::new(lane), case: Some(sidecar.case) })
+}
+
+fn open(
+    library: &Library,
+    path: &Path,
+    bytes: &[u8],
+    tensors: &[engine::IoTensor],
+    session: &Session,
+) -> Result<TensorRt, BackendError> {
+    let mut cache = path.as_os_str().to_owned();
+    cache.push(".kernels");
+    let stream = session.stream(Half::Policy).cu_stream().cast();
+    TensorRt::load(library, path, bytes, tensors, stream, session.compute_capability()?, Some(cache.into()))
+}
+
+/// What a recording depends on.
+#[derive(Clone, Debug, PartialEq)]
+struct Key {
+    features: Vec<i64>,
+    others: Vec<i64>,
+    steps: usize,
+}
+
+/// An engine's denoising steps.
+enum TensorRtPolicy {
+    Captured {
+        sha256: String,
+        network: Arc<Mutex<EngineNetwork>>,
+        session: Arc<Session>,
+        recordings: Recordings<Key, EngineWork, StreamRecorder>,
+    },
+    Launched {
+        policy: EnginePolicy,
+        session: Arc<Session>,
+    },
+}
+
+impl TensorRtPolicy {
+    fn new(sha256: String, network: EngineNetwork, session: &Arc<Session>, captured: bool) -> Self {
+        let session = session.clone();
+        if !captured {
+            return Self::Launched { policy: EnginePolicy::new(NAME, sha256, network), session };
+        }
+        let recorder = StreamRecorder::new(session.clone(), Half::Policy);
+        let recordings = Recordings::new(recorder, RECORDINGS);
+        Self::Captured { sha256, network: Arc::new(Mutex::new(network)), session, recordings }
+    }
+}
+
+impl PolicyBackend for TensorRtPolicy {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn engine_sha256(&self) -> Option<&str> {
+        match self {
+            Self::Captured { sha256, .. } => Some(sha256),
+            Self::Launched { policy, .. } => policy.engine_sha256(),
+        }
+    }
+
+    fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
+        match self {
+            Self::Captured { network, session, recordings, .. } => inputs.one_by_one(tokens, |tokens, inputs| {
+                let (features, others) = (tokens.vlm_features.size(), tokens.aux_visual_inputs.size());
+                let key = Key { features, others, steps: inputs.steps };
+                let load = |work: &mut EngineWork| {
+                    work.load(tokens, inputs)?;
+                    session.note_inputs_taken()
+                };
+                recordings.replay(key, || EngineWork::new(network.clone(), tokens, inputs), load)?.actions()
+            }),
+            Self::Launched { policy, session } => {
+                let actions = policy.generate(tokens, inputs)?;
+                session.note_inputs_taken()?;
+                Ok(actions)
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The exported policy as a TensorRT engine, called for every denoising step on the pipeline's own stream. Building and
+//! inspecting engines takes no GPU; running them takes a build with feature `cuda`.
+//!
+//! | file | |
+//! |---|---|
+//! | [`library`] | TensorRT for RTX, or full TensorRT, opened at run time |
+//! | [`builder`] | engines from graphs |
+//! | [`inspect`] | what can be known of an engine |
+//! | [`log`] | what TensorRT says, for errors to quote |
+//! | `runtime` | an engine on libtorch's memory |
+//! | `captured` | the policy half with the engine as a CUDA graph |
+
+pub mod builder;
+#[cfg(feature = "cuda")]
+mod captured;
+pub mod inspect;
+pub mod library;
+pub mod log;
+#[cfg(feature = "cuda")]
+pub mod runtime;
+
+use super::engine::make::{self, Built};
+use super::engine::sidecar::{Identity, Sidecar};
+use super::engine::{Order, Source};
+use crate::error::{BackendError, PipelineError};
+use builder::BuildOptions;
+use library::Library;
+use std::path::{Path, PathBuf};
+
+/// Name of this backend.
+pub const NAME: &str = super::select::TENSORRT;
+
+/// Builds the engine that `identity` describes at `path`. The sidecar is returned, not written.
+///
+/// # Errors
+/// What TensorRT refuses; the checkpoint's faults.
+pub fn build(
+    library: &Library,
+    source: &Source,
+    order: &Order,
+    identity: &Identity,
+    timing_cache: Option<PathBuf>,
+    path: &Path,
+) -> Result<Sidecar, PipelineError> {
+    let options = BuildOptions { workspace_mb: order.workspace_mb, sparse: order.sparse, timing_cache };
+    make::make(source, order, identity, path, |graph, path| {
+        let built = builder::build(library, graph, &options)?;
+        std::fs::write(path, &built.bytes).map_err(|error| BackendError::Engine {
+            path: path.to_owned(),
+            reason: format!("cannot be written: {error}"),
+            remedy: "check the folder and the disk".to_owned(),
+        })?;
+        Ok(Built { compute_capabilities: built.compute_capabilities })
+    })
+}
+
+#[cfg(feature = "cuda")]
+pub use captured::load;

@@ -1,0 +1,183 @@
+//! `xvla engine`
+
+use crate::output;
+use clap::Parser;
+use serde::Serialize;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use xvla_ros::backend::engine::Precision;
+use xvla_ros::backend::engine::sidecar::Sidecar;
+use xvla_ros::pipeline::engines::{self, EngineMade, EngineRequest, Insight};
+
+/// Build a TensorRT engine of the policy of one domain.
+///
+/// Takes no GPU with TensorRT for RTX, whose engines run on any GPU it supports. Beside the engine lies a JSON file that
+/// says what it was built for and how libtorch answers a seeded case; the backend tensorrt wants both.
+#[derive(Debug, Parser)]
+#[command(
+    after_help = "Example:\n  xvla engine build --checkpoint X-VLA-Libero --domain 3 --fp16 --out policy.engine\n  \
+    xvla bench --checkpoint X-VLA-Libero --calib calib --device cuda --dtype f16 --backend tensorrt --engine policy.engine"
+)]
+pub struct BuildArgs {
+    /// Folder with config.json and model.safetensors.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Embodiment whose parameters become constants (3 is LIBERO).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    domain: i64,
+    /// Where the engine goes [default: the engine cache, where the backend tensorrt looks].
+    #[arg(long, value_name = "F.engine")]
+    out: Option<PathBuf>,
+    /// Compute in f16 [default: f32].
+    #[arg(long, group = "precision")]
+    fp16: bool,
+    /// Compute in bf16.
+    #[arg(long, group = "precision")]
+    bf16: bool,
+    /// Compute the blocks' matrix products in FP8, the rest in f16; for GPUs from compute capability 8.9 on.
+    #[arg(long, group = "precision")]
+    fp8: bool,
+    /// Prune the transformer's matrices to 2:4.
+    #[arg(long = "prune-2to4")]
+    prune_2to4: bool,
+    /// Let TensorRT choose kernels for sparse weights.
+    #[arg(long)]
+    sparse: bool,
+    /// Limit of TensorRT's workspace, MiB.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    workspace_mb: Option<u64>,
+    /// Keep timings from one build to the next, for libraries that have them.
+    #[arg(long, value_name = "F")]
+    timing_cache: Option<PathBuf>,
+    /// L: tokens of an instruction [default: the checkpoint's].
+    #[arg(long, value_name = "L", value_parser = clap::value_parser!(u16).range(1..))]
+    text_tokens: Option<u16>,
+    /// V: camera views [default: the checkpoint's].
+    #[arg(long, value_name = "V", value_parser = clap::value_parser!(u16).range(1..=16))]
+    views: Option<u16>,
+    /// Folder or file of TensorRT's library [default: searched for].
+    #[arg(long, value_name = "PATH")]
+    library: Option<PathBuf>,
+    /// Replace a file that is there already.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Say what an engine or an exported graph was built for, and whether it is sound.
+///
+/// Exit code 1 if the file is not the one that its sidecar was written for. Layers are listed where a GPU can load the
+/// engine.
+#[derive(Debug, Parser)]
+#[command(after_help = "Example:\n  xvla engine inspect policy.engine")]
+pub struct InspectArgs {
+    /// The engine file.
+    #[arg(value_name = "F")]
+    engine: PathBuf,
+    /// Folder or file of TensorRT's library [default: searched for].
+    #[arg(long, value_name = "PATH")]
+    library: Option<PathBuf>,
+    /// Print JSON, layers included.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Builds and says what was built.
+pub fn build(args: &BuildArgs) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let precision = match (args.fp16, args.bf16, args.fp8) {
+        (true, ..) => Precision::F16,
+        (_, true, _) => Precision::Bf16,
+        (.., true) => Precision::Fp8,
+        _ => Precision::F32,
+    };
+    let made = engines::build_engine(&EngineRequest {
+        out: args.out.clone(),
+        force: args.force,
+        views: args.views.map(usize::from),
+        text_tokens: args.text_tokens.map(usize::from),
+        precision,
+        prune_2to4: args.prune_2to4,
+        sparse: args.sparse,
+        workspace_mb: args.workspace_mb,
+        timing_cache: args.timing_cache.clone(),
+        library: args.library.clone(),
+        ..EngineRequest::new(&args.checkpoint, args.domain)
+    })?;
+    output::print(&described(&made, start.elapsed()))
+}
+
+/// One line about an engine that is there now.
+pub fn described(made: &EngineMade, took: Duration) -> String {
+    let EngineMade { path, sidecar, reused } = made;
+    let verb = if *reused { "is there already" } else { "written" };
+    let identity = &sidecar.identity;
+    let mut line = format!(
+        "{}: {verb}, {}, domain {}, {}",
+        path.display(),
+        output::size(sidecar.engine_bytes),
+        identity.domain,
+        identity.precision.name()
+    );
+    if identity.flags.prune_2to4 {
+        line.push_str(", pruned to 2:4");
+    }
+    if !sidecar.compute_capabilities.is_empty() {
+        line.push_str(&format!(", for compute capabilities {}", sidecar.compute_capabilities.join(", ")));
+    }
+    line.push_str(&format!(", {:.1} s", took.as_secs_f64()));
+    line
+}
+
+#[derive(Serialize)]
+struct Report {
+    sidecar: Sidecar,
+    /// What TensorRT says of the file.
+    engine: Insight,
+}
+
+/// Checks and describes an engine.
+pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
+    let sidecar = Sidecar::read(&args.engine)?;
+    sidecar.verify_files(&args.engine)?;
+    let engine = engines::inspect_engine(&args.engine, &sidecar, args.library.as_deref())?;
+    let report = Report { sidecar, engine };
+    if args.json { output::print_json(&report) } else { output::print(&text(&report)?) }
+}
+
+fn text(report: &Report) -> anyhow::Result<String> {
+    let Sidecar { identity, case, .. } = &report.sidecar;
+    let mut text = String::new();
+    let mut row = |name: &str, value: &str| writeln!(text, "{name:<22}{value}");
+    row("flavour", identity.flavour.name())?;
+    if !identity.library_version.is_empty() {
+        row("built by", &identity.library_version)?;
+    }
+    row("created by", &report.sidecar.created_by)?;
+    row("checkpoint sha256", &identity.checkpoint_sha256)?;
+    row("config sha256", &identity.config_sha256)?;
+    row("engine sha256", &format!("{} (matches the file)", report.sidecar.engine_sha256))?;
+    row("domain", &identity.domain.to_string())?;
+    row("precision", identity.precision.name())?;
+    let flags = &identity.flags;
+    let workspace = flags.workspace_mb.map_or("its own".to_owned(), |limit| format!("{limit} MiB"));
+    row(
+        "flags",
+        &format!(
+            "opset {}, prune 2:4 {}, sparse {}, workspace {workspace}",
+            flags.opset, flags.prune_2to4, flags.sparse
+        ),
+    )?;
+    if !report.sidecar.compute_capabilities.is_empty() {
+        row("compute capabilities", &report.sidecar.compute_capabilities.join(", "))?;
+    }
+    for tensor in &identity.tensors {
+        let direction = format!("{:?}", tensor.direction).to_lowercase();
+        row(&direction, &format!("{} {} {:?}", tensor.name, tensor.dtype.name(), tensor.shape))?;
+    }
+    row("parity case", &format!("seed {}, {} steps, {} channels", case.seed, case.steps, case.tolerance.len()))?;
+    for line in report.engine.lines() {
+        row("library", &line)?;
+    }
+    Ok(text.trim_end().to_owned())
+}

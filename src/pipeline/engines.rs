@@ -1,0 +1,218 @@
+//! Engines made on request: the policy of one domain as an ONNX graph or as a TensorRT engine, in a file of the caller's
+//! choice or in the cache.
+
+use super::own_sizes;
+use crate::backend::engine::case::InputSizes;
+use crate::backend::engine::make::{self, Built};
+use crate::backend::engine::sidecar::{Identity, Sidecar};
+use crate::backend::engine::{self, Flavour, Order, Precision, Source, cache};
+#[cfg(feature = "tensorrt")]
+use crate::backend::tensorrt;
+use crate::error::{BackendError, PipelineError};
+use crate::model::config::ModelConfig;
+use crate::model::onnx::FP8_OPSET;
+use crate::model::weights::Weights;
+use crate::transform::processors::Processors;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Which engine to make.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineRequest {
+    /// Checkpoint folder.
+    pub checkpoint: PathBuf,
+    /// Where the engine goes; `None` for the cache.
+    pub out: Option<PathBuf>,
+    /// Whether a file that is there already is replaced.
+    pub force: bool,
+    /// Embodiment.
+    pub domain: i64,
+    /// V; `None` for the checkpoint's own.
+    pub views: Option<usize>,
+    /// L; `None` for the checkpoint's own.
+    pub text_tokens: Option<usize>,
+    /// H and W of the model's images, pixels; `None` for the checkpoint's own.
+    pub image_size: Option<(usize, usize)>,
+    /// What it computes in.
+    pub precision: Precision,
+    /// Whether its matrices are pruned to 2:4.
+    pub prune_2to4: bool,
+    /// Whether TensorRT may choose kernels for sparse weights.
+    pub sparse: bool,
+    /// TensorRT's limit for its workspace while building, MiB.
+    pub workspace_mb: Option<u64>,
+    /// TensorRT's timings or kernels from one build to the next.
+    pub timing_cache: Option<PathBuf>,
+    /// Folder or file of TensorRT's library; `None` to search for it.
+    pub library: Option<PathBuf>,
+    /// ONNX opset; `None` for the flavour's own.
+    pub opset: Option<i64>,
+}
+
+impl EngineRequest {
+    /// The dense policy of `domain` in single precision, for the checkpoint's own inputs, in the cache.
+    pub fn new(checkpoint: impl Into<PathBuf>, domain: i64) -> Self {
+        Self {
+            checkpoint: checkpoint.into(),
+            out: None,
+            force: false,
+            domain,
+            views: None,
+            text_tokens: None,
+            image_size: None,
+            precision: Precision::F32,
+            prune_2to4: false,
+            sparse: false,
+            workspace_mb: None,
+            timing_cache: None,
+            library: None,
+            opset: None,
+        }
+    }
+}
+
+/// An engine that is there now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineMade {
+    /// Its file.
+    pub path: PathBuf,
+    /// What it was built for.
+    pub sidecar: Sidecar,
+    /// Whether it had been there before.
+    pub reused: bool,
+}
+
+/// Writes the policy as an ONNX graph.
+///
+/// # Errors
+/// The checkpoint's faults, a graph that cannot be, a file that is there already and is another one.
+pub fn export_onnx(request: &EngineRequest) -> Result<EngineMade, PipelineError> {
+    produce(request, Flavour::Onnx, "", |source, order, identity, place| {
+        make::make(source, order, identity, place, |_, _| Ok(Built::default()))
+    })
+}
+
+/// Builds a TensorRT engine. TensorRT for RTX takes no GPU for it.
+///
+/// # Errors
+/// No TensorRT in this build or on this machine, what it refuses, and as [`export_onnx`].
+pub fn build_engine(request: &EngineRequest) -> Result<EngineMade, PipelineError> {
+    #[cfg(not(feature = "tensorrt"))]
+    return Err(no_tensorrt().into());
+    #[cfg(feature = "tensorrt")]
+    {
+        let library = tensorrt::library::open(request.library.as_deref())?;
+        produce(request, library.flavour(), &library.version(), |source, order, identity, place| {
+            tensorrt::build(&library, source, order, identity, request.timing_cache.clone(), place)
+        })
+    }
+}
+
+/// What the library that executes an engine says of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Insight {
+    /// What can be known here.
+    #[cfg(feature = "tensorrt")]
+    pub inspection: Option<tensorrt::inspect::Inspection>,
+    /// Why nothing can.
+    pub unavailable: Option<String>,
+}
+
+impl Insight {
+    /// In words, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.unavailable.iter().cloned().collect();
+        #[cfg(feature = "tensorrt")]
+        if let Some(inspection) = &self.inspection {
+            lines.extend(inspection.lines());
+        }
+        lines
+    }
+}
+
+/// Asks TensorRT about the engine at `path`; of graphs there is nothing to ask.
+///
+/// # Errors
+/// An engine that is not the one of its sidecar.
+pub fn inspect_engine(path: &Path, sidecar: &Sidecar, library: Option<&Path>) -> Result<Insight, PipelineError> {
+    if sidecar.identity.flavour == Flavour::Onnx {
+        return Ok(Insight::default());
+    }
+    let bytes = sidecar.read_engine(path)?;
+    let unavailable = |error: BackendError| Insight { unavailable: Some(error.to_string()), ..Insight::default() };
+    #[cfg(not(feature = "tensorrt"))]
+    let insight = {
+        let _ = (bytes, library);
+        unavailable(no_tensorrt())
+    };
+    #[cfg(feature = "tensorrt")]
+    let insight = match tensorrt::library::open(library) {
+        Ok(library) => Insight { inspection: Some(tensorrt::inspect::inspect(&library, &bytes)?), unavailable: None },
+        Err(error) => unavailable(error),
+    };
+    Ok(insight)
+}
+
+#[cfg(not(feature = "tensorrt"))]
+fn no_tensorrt() -> BackendError {
+    BackendError::Unavailable {
+        backend: crate::backend::select::TENSORRT.to_owned(),
+        reason: "this build has no TensorRT".to_owned(),
+        remedy: "build with feature tensorrt, as `make build` does".to_owned(),
+    }
+}
+
+fn produce(
+    request: &EngineRequest,
+    flavour: Flavour,
+    library_version: &str,
+    make: impl FnOnce(&Source, &Order, &Identity, &Path) -> Result<Sidecar, PipelineError>,
+) -> Result<EngineMade, PipelineError> {
+    let folder = request.checkpoint.as_path();
+    let config = ModelConfig::from_folder(folder)?;
+    let processors = Processors::load(folder)?;
+    let weights = Weights::open(folder)?;
+    let order = order(request, flavour, &config, &processors);
+    let source = Source { weights: &weights, config: &config };
+    let wanted = source.identity(&order, flavour, library_version)?;
+    let path = match &request.out {
+        Some(path) => path.clone(),
+        None => cache::path_of(&cache::default_folder(), &wanted),
+    };
+    let find = || {
+        let sidecar = engine::find(&path, &wanted)?;
+        sidecar.verify_files(&path)?;
+        Ok::<_, BackendError>(sidecar)
+    };
+    if let Err(error) = find()
+        && path.exists()
+        && !request.force
+    {
+        let reason = format!("there is another file of that name ({error})");
+        return Err(BackendError::Engine { path, reason, remedy: "--force replaces it".to_owned() }.into());
+    }
+    let find = || if request.force { None } else { find().ok() };
+    let made = cache::single_flight(&path, find, |partial| make(&source, &order, &wanted, partial))?;
+    Ok(EngineMade { path, sidecar: made.sidecar, reused: made.reused })
+}
+
+fn order(request: &EngineRequest, flavour: Flavour, config: &ModelConfig, processors: &Processors) -> Order {
+    let own = own_sizes(config, processors, request.domain);
+    let (image_height, image_width) = request.image_size.unwrap_or((own.image_height, own.image_width));
+    // FP8 is younger than the graph's other operators.
+    let least = if request.precision == Precision::Fp8 { FP8_OPSET } else { 0 };
+    Order {
+        sizes: InputSizes {
+            views: request.views.unwrap_or(own.views),
+            text_tokens: request.text_tokens.unwrap_or(own.text_tokens),
+            image_height,
+            image_width,
+            ..own
+        },
+        precision: request.precision,
+        prune_2to4: request.prune_2to4,
+        sparse: request.sparse,
+        workspace_mb: request.workspace_mb,
+        opset: request.opset.unwrap_or(flavour.opset().max(least)),
+    }
+}

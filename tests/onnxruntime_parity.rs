@@ -1,0 +1,263 @@
+//! The exported policy in ONNX Runtime against libtorch, step by step, and against the independent oracle, action by
+//! action; and that a graph which computes something else never gets to run.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a panic is how a test fails"
+)]
+
+mod common;
+mod exported;
+
+use common::{Case, cases, max_difference};
+use exported::{Exported, deep_checkpoint, order, order_for};
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+use xvla_ros::backend::engine::case::InputSizes;
+use xvla_ros::backend::engine::sidecar::{Sidecar, sha256_of_file};
+use xvla_ros::backend::engine::step::{StepEngine, StepTensors};
+use xvla_ros::backend::engine::{Order, Precision};
+use xvla_ros::backend::libtorch::LibtorchPolicy;
+use xvla_ros::backend::onnxruntime::library;
+use xvla_ros::backend::onnxruntime::session::OnnxRuntime;
+use xvla_ros::backend::select;
+use xvla_ros::config::{EngineConfig, Fallback};
+use xvla_ros::error::{BackendError, PipelineError};
+use xvla_ros::model::config::ModelConfig;
+use xvla_ros::model::flow;
+use xvla_ros::model::ignore;
+use xvla_ros::model::onnx::transformer::tensors;
+use xvla_ros::model::vlm::VlmTokens;
+use xvla_ros::model::weights::Weights;
+use xvla_ros::pipeline::engines::{EngineRequest, export_onnx};
+use xvla_ros::pipeline::{Options, Pipeline};
+
+/// In single precision, at every step.
+const STEP: f32 = 1e-5;
+/// Against the oracle, as the rest of the network.
+const ACTION: f32 = 2e-5;
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.contiguous().view([-1]).try_into().unwrap()
+}
+
+/// Runs ten denoising steps in libtorch, and at each of them the exported graph on the same x_t; the largest difference.
+fn largest_difference_of_ten_steps(checkpoint: &Path, order: &Order) -> f32 {
+    let _no_grad = tch::no_grad_guard();
+    let graph = Exported::new(checkpoint, order);
+    let (weights, config) = (Weights::open(checkpoint).unwrap(), ModelConfig::from_folder(checkpoint).unwrap());
+    let policy = LibtorchPolicy::new(&weights.root(Kind::Float, Device::Cpu), &config).unwrap();
+    let policy = policy.specialise(order.sizes.domain, order.prune_2to4).unwrap();
+    let network = policy.network();
+
+    tch::manual_seed(7);
+    let normal = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+    let [first, others] = order.sizes.tokens(&config);
+    let (sizes, width) = (&config.policy, config.projection_dim);
+    let tokens = VlmTokens { vlm_features: normal(&[1, first, width]), aux_visual_inputs: normal(&[1, others, width]) };
+    let domain = Tensor::zeros([1], (Kind::Int64, Device::Cpu));
+    let visible = |width| config.action_space.visible(width, Kind::Float, Device::Cpu).unwrap();
+    let proprio = normal(&[1, sizes.proprio_dim]);
+    let noise = normal(&[1, sizes.chunk_length, sizes.action_dim]);
+
+    let boundary = tensors(sizes, [first, others], order.precision);
+    let library = library::open(None).unwrap();
+    let mut engine = OnnxRuntime::load(&library, &graph.path, &boundary, Device::Cpu).unwrap();
+    let [vlm_tokens, aux_tokens] = network.project(&tokens, &domain).unwrap();
+    let action = noise.empty_like();
+
+    let times = flow::times(10);
+    let embeddings = network.time_embeddings(&times).unwrap();
+    let context = network.context(&tokens, &domain).unwrap();
+    let mut worst = 0.0f32;
+    flow::denoise(&noise, &times, |x_t, step| {
+        engine.run(&StepTensors {
+            vlm_tokens: &vlm_tokens,
+            aux_tokens: (others > 0).then_some(&aux_tokens),
+            x_t,
+            proprio: (sizes.proprio_dim > 0).then_some(&proprio),
+            t: &Tensor::from_slice(&times[step..=step]),
+            action: &action,
+        })?;
+        let masked = (x_t * visible(sizes.action_dim), &proprio * visible(sizes.proprio_dim));
+        let expected = network.step(&context, &masked.0, &masked.1, &embeddings.get(step as i64), &mut ignore)?;
+        worst = worst.max(max_difference(&values(&action), &values(&expected)));
+        Ok::<_, BackendError>(expected)
+    })
+    .map(drop)
+    .unwrap();
+    worst
+}
+
+#[test]
+fn the_graph_agrees_with_libtorch_at_every_step_for_every_kind_of_checkpoint() {
+    for case in exported::one_case_per_checkpoint() {
+        for opset in [18, 20] {
+            let worst = largest_difference_of_ten_steps(&case.checkpoint, &order(&case, Precision::F32, opset));
+            assert!(worst <= STEP, "{}, opset {opset}: {worst:e}", case.name);
+        }
+    }
+}
+
+#[test]
+fn the_graph_agrees_with_libtorch_at_every_step_at_the_released_depth() {
+    let checkpoint = deep_checkpoint();
+    let sizes = own_sizes(checkpoint.path(), 2);
+    let worst = largest_difference_of_ten_steps(checkpoint.path(), &order_for(sizes, Precision::F32, 18));
+    assert!(worst <= STEP, "{worst:e}");
+}
+
+#[test]
+fn a_pruned_graph_agrees_with_libtorchs_pruned_policy_at_every_step() {
+    let checkpoint = deep_checkpoint();
+    let dense = order_for(own_sizes(checkpoint.path(), 0), Precision::F32, 20);
+    let worst = largest_difference_of_ten_steps(checkpoint.path(), &Order { prune_2to4: true, ..dense });
+    assert!(worst <= STEP, "{worst:e}");
+}
+
+fn own_sizes(checkpoint: &Path, domain: i64) -> InputSizes {
+    let inputs = ModelConfig::from_folder(checkpoint).unwrap().inputs;
+    InputSizes {
+        domain,
+        views: inputs.views,
+        text_tokens: inputs.max_text_tokens,
+        image_height: inputs.image_height,
+        image_width: inputs.image_width,
+    }
+}
+
+/// The policy in ONNX Runtime, for the inputs of a case.
+fn options(case: &Case, engine: EngineConfig) -> Options {
+    let options = Options {
+        backend: select::ONNXRUNTIME.to_owned(),
+        steps: Some(case.steps),
+        engine,
+        ..Options::new(&case.checkpoint)
+    };
+    options.for_inputs(&case.batch.inputs)
+}
+
+/// An engine has one domain; some of the goldens' batches have several.
+fn has_one_domain(case: &Case) -> bool {
+    let domains = &case.batch.inputs.domain_id;
+    domains.iter().all(|domain| *domain == domains[0])
+}
+
+#[test]
+fn actions_equal_the_oracles_with_the_graph_inside_generate_actions() {
+    let cache = tempfile::tempdir().unwrap();
+    let cases: Vec<Case> = cases().into_iter().filter(has_one_domain).collect();
+    assert!(cases.len() >= 11, "only {} cases", cases.len());
+    for case in cases {
+        let engine = EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, ..EngineConfig::default() };
+        let mut pipeline = Pipeline::load(&options(&case, engine)).unwrap();
+        assert_eq!(pipeline.backend(), select::ONNXRUNTIME);
+        let inference = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+        case.compare("actions_raw", &inference.chunk.actions_raw, ACTION);
+        case.compare("actions", &inference.chunk.actions, ACTION);
+    }
+}
+
+/// The first single-sample case, with its graph in a folder of its own.
+fn exported_case() -> (Case, tempfile::TempDir, PathBuf) {
+    let case = cases().into_iter().find(|case| case.batch.inputs.batch == 1).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = export(&case, folder.path(), &case.checkpoint);
+    (case, folder, path)
+}
+
+/// The policy of `checkpoint` for the inputs of `case`.
+fn export(case: &Case, folder: &Path, checkpoint: &Path) -> PathBuf {
+    let sizes = InputSizes::of(&case.batch.inputs);
+    let out = folder.join(format!("{}.onnx", checkpoint.file_name().unwrap().to_string_lossy()));
+    export_onnx(&EngineRequest {
+        out: Some(out.clone()),
+        image_size: Some((sizes.image_height, sizes.image_width)),
+        views: Some(sizes.views),
+        text_tokens: Some(sizes.text_tokens),
+        ..EngineRequest::new(checkpoint, sizes.domain)
+    })
+    .unwrap();
+    out
+}
+
+fn engine(path: &Path) -> EngineConfig {
+    EngineConfig { path: Some(path.to_owned()), ..EngineConfig::default() }
+}
+
+#[test]
+fn an_engine_for_another_domain_or_other_inputs_is_refused_by_field() {
+    let (case, _folder, path) = exported_case();
+    let good = options(&case, engine(&path));
+    Pipeline::load(&good).unwrap();
+    let refusal = |change: fn(&mut InputSizes)| {
+        let mut options = good.clone();
+        change(options.inputs.as_mut().unwrap());
+        Pipeline::load(&options).unwrap_err().to_string()
+    };
+    assert!(refusal(|sizes| sizes.domain += 1).contains("`domain`"));
+    assert!(refusal(|sizes| sizes.text_tokens += 1).contains("`tensors.vlm_tokens.shape`"));
+    let pruned = Options { engine: EngineConfig { prune_2to4: true, ..engine(&path) }, ..good };
+    assert!(Pipeline::load(&pruned).unwrap_err().to_string().contains("`flags.prune_2to4` is false, expected true"));
+}
+
+#[test]
+fn an_engine_that_was_changed_is_never_loaded_and_one_that_may_be_rebuilt_is() {
+    let (case, _folder, path) = exported_case();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = Pipeline::load(&options(&case, engine(&path))).unwrap_err().to_string();
+    assert!(error.contains("changed or damaged"), "{error}");
+    let rebuild = EngineConfig { rebuild: true, ..engine(&path) };
+    let mut pipeline = Pipeline::load(&options(&case, rebuild)).unwrap();
+    let inference = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+    case.compare("actions", &inference.chunk.actions, ACTION);
+}
+
+/// Puts another policy's graph of the same shapes in the place of the case's, with a sidecar that vouches for it.
+fn broken_engine() -> (Case, tempfile::TempDir, PathBuf) {
+    let (case, folder, path) = exported_case();
+    let other = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(&case.checkpoint).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), other.path().join(entry.file_name())).unwrap();
+    }
+    // One matrix of the policy is another one: the kind of fault that still looks like actions.
+    let weights = other.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let (start, end) = exported::place_of(&bytes, "transformer.blocks.0.attn.qkv.weight");
+    bytes[start..end].reverse();
+    let shifted = (end - start) / 4 * 4;
+    for word in bytes[start..start + shifted].chunks_exact_mut(4) {
+        word.reverse();
+    }
+    std::fs::write(&weights, bytes).unwrap();
+    let strange = export(&case, folder.path(), other.path());
+    std::fs::copy(strange, &path).unwrap();
+    let mut sidecar = Sidecar::read(&path).unwrap();
+    sidecar.engine_sha256 = sha256_of_file(&path).unwrap();
+    sidecar.write(&path).unwrap();
+    (case, folder, path)
+}
+
+#[test]
+fn a_graph_that_computes_something_else_is_refused_and_libtorch_runs_in_its_place() {
+    let (case, _folder, path) = broken_engine();
+    let strict = options(&case, engine(&path));
+    let error = Pipeline::load(&strict).unwrap_err();
+    assert!(matches!(error, PipelineError::Backend(BackendError::Parity { .. })), "{error}");
+    assert!(error.to_string().contains("failed the parity check: action channel"), "{error}");
+
+    let mut pipeline = Pipeline::load(&Options { fallback: Fallback::Libtorch, ..strict }).unwrap();
+    let degraded = pipeline.degraded().unwrap().to_string();
+    assert!(degraded.starts_with("fallback libtorch on cpu instead of onnxruntime: "), "{degraded}");
+    assert!(degraded.contains("failed the parity check"), "{degraded}");
+    let inference = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+    case.compare("actions", &inference.chunk.actions, ACTION);
+}
