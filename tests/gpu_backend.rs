@@ -29,7 +29,8 @@ const BFLOAT16: f64 = 5e-2;
 fn goldens_hold_from_recordings_of_libtorchs_operators_and_again_at_the_second_replay() {
     let Some(_gpu) = gpu("goldens") else { return };
     for case in common::cases() {
-        let mut pipeline = Pipeline::load(&captured(&case.checkpoint, Dtype::F32, case.steps)).unwrap();
+        let mut pipeline =
+            Pipeline::load(&captured(&case.checkpoint, Dtype::F32, case.steps).for_inputs(&case.batch.inputs)).unwrap();
         let first = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
         case.compare("vlm_features", &first.vlm_features().unwrap(), SINGLE);
         case.compare("aux_visual_inputs", &first.aux_visual_inputs().unwrap(), SINGLE);

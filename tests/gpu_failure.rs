@@ -49,7 +49,7 @@ fn memory_runs_out() {
 fn the_gpu_dies() {
     let case = common::cases().remove(0);
     let options = Options { fallback: Fallback::Libtorch, ..captured(&case.checkpoint, Dtype::F32, case.steps) };
-    let mut pipeline = Pipeline::load(&options).unwrap();
+    let mut pipeline = Pipeline::load(&options.for_inputs(&case.batch.inputs)).unwrap();
     let noise = noise::draw(0, &pipeline.noise_shape(case.batch.inputs.batch));
     pipeline.generate(&case.batch.inputs, &noise).unwrap();
     assert_eq!(pipeline.degraded(), None);

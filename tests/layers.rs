@@ -23,6 +23,8 @@ const STAYS_IN: &[(&str, &[&str])] = &[
     ("r2r", &["ros", "bin/xvla_node"]),
     ("cudarc", &["backend"]),
     ("trtx", &["backend"]),
+    ("ort", &["backend"]),
+    ("onnx_rs", &["model"]),
     ("clap", &["bin/xvla", "bin/xvla_node"]),
     ("anyhow", &["bin/xvla", "bin/xvla_node"]),
 ];

@@ -177,19 +177,22 @@ fn produce(
     let wanted = source.identity(&order, flavour, library_version)?;
     let path = match &request.out {
         Some(path) => path.clone(),
-        None => cache::path_of(&cache::default_folder(), &wanted),
+        None => cache::path_of(&cache::default_folder()?, &wanted),
     };
     let find = || {
         let sidecar = engine::find(&path, &wanted)?;
         sidecar.verify_files(&path)?;
         Ok::<_, BackendError>(sidecar)
     };
-    if let Err(error) = find()
-        && path.exists()
-        && !request.force
-    {
-        let reason = format!("there is another file of that name ({error})");
-        return Err(BackendError::Engine { path, reason, remedy: "--force replaces it".to_owned() }.into());
+    if !request.force {
+        match find() {
+            Ok(sidecar) => return Ok(EngineMade { path, sidecar, reused: true }),
+            Err(error) if path.exists() => {
+                let reason = format!("there is another file of that name ({error})");
+                return Err(BackendError::Engine { path, reason, remedy: "--force replaces it".to_owned() }.into());
+            }
+            Err(_) => {}
+        }
     }
     let find = || if request.force { None } else { find().ok() };
     let made = cache::single_flight(&path, find, |partial| make(&source, &order, &wanted, partial))?;

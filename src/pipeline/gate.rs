@@ -2,6 +2,7 @@
 //! run. A broken engine, kernel or library never moves a robot.
 
 use super::Options;
+use crate::backend::device;
 use crate::backend::engine::Precision;
 use crate::backend::engine::case::{self, CaseInputs, InputSizes};
 use crate::backend::engine::sidecar::ParityCase;
@@ -45,6 +46,8 @@ fn ask_libtorch(
     let target = Target { overlap: false, ..target.clone() };
     let mut reference = select::load(select::DEFAULT, weights, config, &target)?;
     let actions = answer(&mut reference, case::SEED, steps, config, target.sizes)?;
+    drop(reference);
+    device::release_unused(device::resolve(target.device)?)?;
     let precision = match target.dtype {
         Dtype::F32 => Precision::F32,
         Dtype::F16 => Precision::F16,
@@ -76,4 +79,99 @@ fn answer(
     let Backends { vlm, policy, lane, .. } = backends;
     let inputs = CaseInputs::draw(seed, config, sizes);
     Ok(inputs.answer((vlm.as_mut(), policy.as_mut(), lane.as_mut()), steps)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::engine::step::{StepEngine, StepTensors};
+    use crate::backend::engine::work::{EngineNetwork, EnginePolicy};
+    use crate::error::BackendError;
+    use crate::model::domain::TokenProjections;
+    use crate::model::onnx::transformer::tensors;
+    use crate::pipeline::own_sizes;
+    use crate::transform::processors::Processors;
+    use std::path::{Path, PathBuf};
+    use tch::{Device, Kind};
+
+    /// A runtime that loads every engine and computes nonsense: each action is this number.
+    struct Nonsense(f64);
+
+    impl StepEngine for Nonsense {
+        fn run(&mut self, tensors: &StepTensors) -> Result<(), BackendError> {
+            Ok(tensors.action.shallow_clone().f_fill_(self.0).map(drop)?)
+        }
+    }
+
+    struct Fixture {
+        options: Options,
+        weights: Weights,
+        config: ModelConfig,
+        target: Target,
+    }
+
+    fn fixture() -> Fixture {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints/original_ee6d");
+        let config = ModelConfig::from_folder(&folder).unwrap();
+        let options = Options::new(&folder);
+        let target = options.target(own_sizes(&config, &Processors::load(&folder).unwrap(), 1));
+        Fixture { weights: Weights::open(&folder).unwrap(), options, config, target }
+    }
+
+    impl Fixture {
+        fn libtorch(&self) -> Backends {
+            select::load(select::DEFAULT, &self.weights, &self.config, &self.target).unwrap()
+        }
+
+        /// TensorRT in everything but its library.
+        fn with_engine(&self, engine: impl StepEngine + 'static) -> Backends {
+            let _no_grad = tch::no_grad_guard();
+            let root = self.weights.root(Kind::Float, Device::Cpu);
+            let projections = TokenProjections::new(&root, &self.config.policy, self.config.projection_dim).unwrap();
+            let sizes = self.target.sizes;
+            let boundary = tensors(&self.config.policy, sizes.tokens(&self.config), Precision::F32);
+            let projections = projections.specialise(sizes.domain).unwrap();
+            let path = PathBuf::from("policy.engine");
+            let network = EngineNetwork::new(Box::new(engine), projections, boundary, sizes.domain, path);
+            let policy = EnginePolicy::new(select::TENSORRT, "0".repeat(64), network);
+            Backends { policy: Box::new(policy), ..self.libtorch() }
+        }
+
+        fn check(&self, backends: &mut Backends) -> Result<(), PipelineError> {
+            let case = ask_libtorch(&self.weights, &self.config, &self.target, 4).unwrap();
+            check(select::TENSORRT, backends, &case, &self.config, self.target.sizes)
+        }
+    }
+
+    #[test]
+    fn libtorch_passes_its_own_check() {
+        let fixture = fixture();
+        fixture.check(&mut fixture.libtorch()).unwrap();
+    }
+
+    #[test]
+    fn an_engine_that_computes_something_else_is_refused_with_channel_deviation_and_tolerance() {
+        let fixture = fixture();
+        let error = fixture.check(&mut fixture.with_engine(Nonsense(0.0))).unwrap_err();
+        let PipelineError::Backend(BackendError::Parity { channel: 0, deviation, tolerance, .. }) = error else {
+            panic!("{error}");
+        };
+        assert!(deviation > tolerance && tolerance > 0.0, "{deviation} {tolerance}");
+    }
+
+    #[test]
+    fn an_engine_that_answers_with_what_is_not_a_number_is_refused() {
+        let fixture = fixture();
+        for value in [f64::NAN, f64::INFINITY] {
+            let error = fixture.check(&mut fixture.with_engine(Nonsense(value))).unwrap_err().to_string();
+            assert!(error.contains("backend `tensorrt` failed the parity check"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_backend_that_this_build_lacks_is_refused_before_libtorch_is_asked_anything() {
+        let Fixture { options, weights, config, target } = fixture();
+        let options = Options { backend: "no_such_backend".to_owned(), ..options };
+        assert!(load(&options, &weights, &config, &target, 4).is_err());
+    }
 }

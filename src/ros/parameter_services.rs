@@ -225,7 +225,7 @@ mod tests {
         assert_eq!(names(&["cameras"], 1), ["cameras.count"]);
         assert_eq!(names(&["cameras.0"], 0), ["cameras.0.transport", "cameras.0.rotate_180"]);
         assert_eq!(names(&["camera"], 0), [""; 0]);
-        assert_eq!(list(&table(), &[], 0).prefixes, ["cameras", "proprio", "cameras.0"]);
+        assert_eq!(list(&table(), &[], 0).prefixes, ["cameras", "proprio", "engine", "cameras.0"]);
     }
 
     #[test]

@@ -143,6 +143,12 @@ class ChoiceTest(unittest.TestCase):
         self.assertEqual((found["_xvla_own_libtorch"], found["_xvla_libtorch"]), ("no", "/opt/libtorch"))
         self.assertEqual(self.located(sourced())["_xvla_own_libtorch"], "yes")
 
+    def test_libraries_of_engines_that_are_named_are_used_instead_of_ours(self) -> None:
+        for name, part in (("XVLA_ONNXRUNTIME_LIB", "_xvla_onnxruntime"), ("XVLA_TENSORRT_LIB", "_xvla_tensorrt")):
+            with self.subTest(name=name):
+                self.assertEqual(self.located("", **{name: "/opt/lib"})[part], "")
+                self.assertIn(part.removeprefix("_xvla_"), self.located(sourced())[part])
+
     def test_a_gpu_gets_a_libtorch_of_its_own_with_headers(self) -> None:
         found = self.located("", XVLA_CUDA="1", CUDA_HOME="", CUDA_PATH="")
         part = Path(found["_xvla_libtorch_part"])

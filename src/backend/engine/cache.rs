@@ -11,12 +11,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// The usual cache: `XVLA_ENGINE_CACHE`, else beside what else this project keeps in the user's cache folder.
-pub fn default_folder() -> PathBuf {
+///
+/// # Errors
+/// [`BackendError::Unavailable`] for a user without a home: engines are executable content, and no folder that others
+/// may write to is a place for them.
+pub fn default_folder() -> Result<PathBuf, BackendError> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let caches = || variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    variable("XVLA_ENGINE_CACHE")
-        .or_else(|| Some(caches()?.join("xvla_ros/engines")))
-        .unwrap_or_else(|| std::env::temp_dir().join("xvla_ros/engines"))
+    // A relative XDG_CACHE_HOME is to be ignored, says its specification.
+    let given = || variable("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    let caches = || given().or_else(|| Some(variable("HOME")?.join(".cache")));
+    let folder = variable("XVLA_ENGINE_CACHE").or_else(|| Some(caches()?.join("xvla_ros/engines")));
+    folder.ok_or_else(|| BackendError::Unavailable {
+        backend: "the engine cache".to_owned(),
+        reason: "none of XVLA_ENGINE_CACHE, XDG_CACHE_HOME and HOME is set".to_owned(),
+        remedy: "set engine.cache or engine.path".to_owned(),
+    })
 }
 
 /// Where the engine of that identity lies in `folder`.
@@ -89,8 +98,11 @@ impl Workshop {
     /// Made under the engine's lock: whatever is there was left by a builder that was killed.
     fn open(folder: &Path, name: &std::ffi::OsStr) -> io::Result<Self> {
         let path = folder.join(format!(".{}.partial", name.to_string_lossy()));
-        if path.exists() {
-            std::fs::remove_dir_all(&path)?;
+        match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => std::fs::remove_dir_all(&path)?,
+            Ok(_) => std::fs::remove_file(&path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
         std::fs::create_dir(&path)?;
         Ok(Self(path))
@@ -107,16 +119,21 @@ impl Drop for Workshop {
 /// Moves an engine and what belongs to it to where they are looked for. The sidecar comes last and names the hashes of
 /// the others, so that an interruption anywhere leaves an engine that is refused, never a wrong one.
 fn publish(partial: &Path, path: &Path) -> io::Result<()> {
-    let pairs = [
-        (data_path(partial), data_path(path)),
-        (partial.to_owned(), path.to_owned()),
-        (Sidecar::path_of(partial), Sidecar::path_of(path)),
-    ];
-    for (from, to) in pairs {
-        if from.exists() {
-            File::open(&from)?.sync_all()?;
-            std::fs::rename(&from, &to)?;
-        }
+    let (data, old_data) = (data_path(partial), data_path(path));
+    let has_data = data.try_exists()?;
+    let mut pairs = vec![(partial.to_owned(), path.to_owned()), (Sidecar::path_of(partial), Sidecar::path_of(path))];
+    if has_data {
+        pairs.insert(0, (data, old_data.clone()));
+    }
+    // All of them before the first is moved: a disk that turns out to be full leaves the old engine as it was.
+    for (from, _) in &pairs {
+        File::open(from)?.sync_all()?;
+    }
+    for (from, to) in &pairs {
+        std::fs::rename(from, to)?;
+    }
+    if !has_data && old_data.try_exists()? {
+        std::fs::remove_file(old_data)?;
     }
     Ok(())
 }
@@ -150,7 +167,8 @@ mod tests {
             || find(path),
             |partial| {
                 std::fs::write(beside(path, &format!(".built-{}", std::process::id())), b"").unwrap();
-                std::thread::sleep(Duration::from_millis(300));
+                let pause_ms = std::env::var("XVLA_TEST_ENGINE_MS").ok().and_then(|text| text.parse().ok());
+                std::thread::sleep(Duration::from_millis(pause_ms.unwrap_or(300)));
                 std::fs::write(partial, b"engine").unwrap();
                 Ok(sidecar())
             },
@@ -251,5 +269,87 @@ mod tests {
         assert_ne!(path_of(folder, &identity), path_of(folder, &other));
         let name = path_of(folder, &identity).display().to_string();
         assert!(name.starts_with("cache/tensorrt_rtx-d3-f16-") && name.ends_with(".engine"), "{name}");
+    }
+
+    #[test]
+    fn a_builder_that_is_killed_while_it_builds_is_succeeded_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.engine");
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        program.env("XVLA_TEST_ENGINE", &path).env("XVLA_TEST_ENGINE_MS", "60000").stdout(std::process::Stdio::null());
+        program.args(["--exact", "backend::engine::cache::tests::builds_what_a_variable_names"]);
+        let mut program = program.spawn().unwrap();
+        while !beside(&path, &format!(".built-{}", program.id())).exists() {
+            assert!(program.try_wait().unwrap().is_none());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        program.kill().unwrap();
+        program.wait().unwrap();
+        assert!(folder.path().join(".policy.engine.partial").exists());
+        let start = std::time::Instant::now();
+        assert!(!build(&path).unwrap().reused);
+        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(!folder.path().join(".policy.engine.partial").exists());
+    }
+
+    #[test]
+    fn a_builder_that_writes_no_engine_publishes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.engine");
+        build(&path).unwrap();
+        let other = Sidecar { created_by: "nobody".to_owned(), ..sidecar() };
+        assert!(single_flight(&path, || None, |_| Ok(other)).is_err());
+        assert_eq!(find(&path), Some(sidecar()));
+    }
+
+    #[test]
+    fn weights_that_the_new_engine_does_not_have_do_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.onnx");
+        std::fs::write(data_path(&path), b"old").unwrap();
+        build(&path).unwrap();
+        assert!(!data_path(&path).exists());
+    }
+
+    #[test]
+    fn a_file_or_a_link_in_the_place_of_the_workshop_blocks_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("a.engine"), folder.path().join("b.engine"));
+        std::fs::write(folder.path().join(".a.engine.partial"), b"").unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join(".b.engine.partial")).unwrap();
+        build(&file).unwrap();
+        build(&link).unwrap();
+    }
+
+    /// An interruption after any number of the renames leaves what is refused or what is right, and the next builder builds.
+    #[test]
+    fn an_interruption_between_any_two_renames_is_harmless() {
+        for done in 0..=3 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("policy.onnx");
+            let make = |text: &'static [u8]| {
+                move |partial: &Path| {
+                    std::fs::write(data_path(partial), text).unwrap();
+                    std::fs::write(partial, text).unwrap();
+                    let hash = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                    let (engine_sha256, data_sha256) = (hash.clone(), Some(hash));
+                    Ok(Sidecar { engine_sha256, engine_bytes: text.len() as u64, data_sha256, ..sidecar() })
+                }
+            };
+            let whole = |path: &Path| Sidecar::read(path).and_then(|sidecar| sidecar.verify_files(path)).is_ok();
+            single_flight(&path, || None, make(b"old")).unwrap();
+            let next = folder.path().join("next");
+            std::fs::create_dir(&next).unwrap();
+            let next = next.join("policy.onnx");
+            let sidecar = make(b"new")(&next).unwrap();
+            sidecar.write(&next).unwrap();
+            let of = |path: &Path| [data_path(path), path.to_owned(), Sidecar::path_of(path)];
+            for (from, to) in of(&next).iter().zip(of(&path)).take(done) {
+                std::fs::rename(from, to).unwrap();
+            }
+            assert_eq!(whole(&path), done == 0 || done == 3, "{done}");
+            single_flight(&path, || None, make(b"new")).unwrap();
+            assert!(whole(&path));
+        }
     }
 }

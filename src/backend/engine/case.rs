@@ -169,3 +169,36 @@ pub fn compare(backend: &str, case: &ParityCase, answer: &[f32]) -> Result<(), B
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(precision: Precision) -> ParityCase {
+        // Two channels: metres around one, and a small one.
+        expect(SEED, STEPS, vec![1.0, 0.01, -1.0, -0.01], 2, precision)
+    }
+
+    #[test]
+    fn a_coarser_precision_may_be_further_off_but_never_by_the_size_of_the_actions() {
+        let precisions = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Fp8];
+        let tolerances = precisions.map(|precision| case(precision).tolerance[0]);
+        assert!(tolerances.is_sorted() && tolerances[3] < 0.5, "{tolerances:?}");
+    }
+
+    #[test]
+    fn a_small_channel_is_judged_by_all_of_them() {
+        let tolerance = case(Precision::F16).tolerance;
+        assert!(tolerance[1] > 0.05 * 0.01 && tolerance[1] < tolerance[0], "{tolerance:?}");
+    }
+
+    #[test]
+    fn the_first_channel_that_is_too_far_off_is_named() {
+        let case = case(Precision::F32);
+        compare("x", &case, &case.actions).unwrap();
+        let error = compare("x", &case, &[1.0, 0.01, -1.0, 0.01]).unwrap_err();
+        assert!(matches!(error, BackendError::Parity { channel: 1, .. }), "{error}");
+        assert!(compare("x", &case, &[1.0, f32::NAN, -1.0, -0.01]).is_err());
+        assert!(compare("x", &case, &[1.0, 0.01]).is_err());
+    }
+}

@@ -7,7 +7,8 @@ use super::{Flavour, Order, Precision, Source};
 use crate::backend::host_lane::HostLane;
 use crate::backend::libtorch::{LibtorchPolicy, LibtorchVlm};
 use crate::backend::{PolicyBackend, PolicyInputs};
-use crate::error::{BackendError, PipelineError};
+use crate::error::{BackendError, ExportError, PipelineError};
+use crate::model::config::ModelConfig;
 use crate::model::onnx;
 use crate::model::onnx::file::INLINE_LIMIT_BYTES;
 use crate::model::onnx::transformer::Plan;
@@ -43,7 +44,7 @@ pub fn export_with_limit(
 ) -> Result<(ParityCase, Option<PathBuf>), PipelineError> {
     let _no_grad = tch::no_grad_guard();
     let config = source.config;
-    check_domain(order, config.policy.domains)?;
+    check_sizes(order, config)?;
     let root = source.weights.root(Kind::Float, Device::Cpu);
     let mut vlm = LibtorchVlm::new(&root, config)?;
     let policy = LibtorchPolicy::new(&root, config)?.specialise(order.sizes.domain, order.prune_2to4)?;
@@ -73,13 +74,23 @@ pub fn export_with_limit(
     Ok((case, data))
 }
 
-fn check_domain(order: &Order, domains: i64) -> Result<(), BackendError> {
-    let domain = order.sizes.domain;
-    if (0..domains).contains(&domain) {
-        return Ok(());
+/// What the checkpoint has no parameters for would fail somewhere in the reference, without a word on the cause.
+fn check_sizes(order: &Order, config: &ModelConfig) -> Result<(), BackendError> {
+    let unsupported = |reason: String| Err(BackendError::Export(ExportError::Unsupported { reason }));
+    let (domain, domains) = (order.sizes.domain, config.policy.domains);
+    if !(0..domains).contains(&domain) {
+        return unsupported(format!("domain {domain}: the checkpoint has domains 0 to {}", domains - 1));
     }
-    let reason = format!("domain {domain}: the checkpoint has domains 0 to {}", domains - 1);
-    Err(BackendError::Export(crate::error::ExportError::Unsupported { reason }))
+    let [first, others] = order.sizes.tokens(config);
+    let (text, policy) = (config.text.max_positions, config.policy.max_len_seq);
+    if first > text {
+        return unsupported(format!("an image and an instruction of {first} tokens: the text encoder takes {text}"));
+    }
+    let length = config.policy.chunk_length + first + others;
+    if length > policy {
+        return unsupported(format!("a sequence of {length} tokens: the policy takes {policy}"));
+    }
+    Ok(())
 }
 
 /// The reference policy, noting the largest magnitude that enters each matrix product.

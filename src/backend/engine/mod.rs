@@ -158,8 +158,11 @@ pub fn locate(
     wanted: &Identity,
     make: impl FnOnce(&Path) -> Result<Sidecar, PipelineError>,
 ) -> Result<(PathBuf, Sidecar), PipelineError> {
-    let folder = config.cache.clone().unwrap_or_else(cache::default_folder);
-    let path = config.path.clone().unwrap_or_else(|| cache::path_of(&folder, wanted));
+    let path = match (&config.path, &config.cache) {
+        (Some(path), _) => path.clone(),
+        (None, Some(folder)) => cache::path_of(folder, wanted),
+        (None, None) => cache::path_of(&cache::default_folder()?, wanted),
+    };
     // One that was changed or damaged does not fit either; where nothing can be rebuilt, loading it says so.
     let find = || {
         let sidecar = find(&path, wanted)?;

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Of the sidecars written here; others are refused.
 pub const FORMAT: u32 = 1;
@@ -121,14 +122,16 @@ impl Sidecar {
         Ok(sidecar)
     }
 
-    /// Writes the sidecar of `engine`.
+    /// Writes the sidecar of `engine`; what was there before stays until the new one is whole.
     ///
     /// # Errors
-    /// [`BackendError::Engine`] if it cannot be written.
+    /// [`BackendError::Engine`] if it cannot be written, or if [`Sidecar::read`] would refuse it.
     pub fn write(&self, engine: &Path) -> Result<(), BackendError> {
         let path = Self::path_of(engine);
+        // JSON would turn such numbers into null, and nothing could read the engine again.
+        self.case.check().map_err(|reason| fault(engine, reason))?;
         let text = serde_json::to_string_pretty(self).map_err(|error| fault(engine, error.to_string()))?;
-        std::fs::write(&path, text + "\n").map_err(|error| fault(engine, format!("{}: {error}", path.display())))
+        replace(&path, &(text + "\n")).map_err(|error| fault(engine, format!("{}: {error}", path.display())))
     }
 
     /// Whether the engine is what is `wanted`, field by field.
@@ -158,6 +161,7 @@ impl Sidecar {
     /// [`BackendError::Engine`] if it is not, or cannot be read.
     pub fn read_engine(&self, engine: &Path) -> Result<Vec<u8>, BackendError> {
         let bytes = std::fs::read(engine).map_err(|error| fault(engine, error.to_string()))?;
+        self.compare_size(engine, bytes.len() as u64)?;
         let found = hex(&Sha256::digest(&bytes));
         self.compare(engine, "engine", &self.engine_sha256, &found)?;
         Ok(bytes)
@@ -170,6 +174,7 @@ impl Sidecar {
     /// As [`Sidecar::read_engine`].
     pub fn verify_files(&self, engine: &Path) -> Result<(), BackendError> {
         let hash = |path: &Path| sha256_of_file(path).map_err(|error| fault(path, error.to_string()));
+        self.compare_size(engine, std::fs::metadata(engine).map_err(|error| fault(engine, error.to_string()))?.len())?;
         self.compare(engine, "engine", &self.engine_sha256, &hash(engine)?)?;
         match &self.data_sha256 {
             None => Ok(()),
@@ -178,6 +183,15 @@ impl Sidecar {
                 self.compare(&data, "data", expected, &hash(&data)?)
             }
         }
+    }
+
+    fn compare_size(&self, path: &Path, found: u64) -> Result<(), BackendError> {
+        let expected = self.engine_bytes;
+        if expected == found {
+            return Ok(());
+        }
+        let reason = format!("it has {found} bytes, its sidecar says engine_bytes {expected}");
+        Err(fault(path, format!("{reason}: it was changed or damaged and is not loaded")))
     }
 
     fn compare(&self, path: &Path, what: &str, expected: &str, found: &str) -> Result<(), BackendError> {
@@ -250,6 +264,23 @@ pub fn sha256_of_file(path: &Path) -> io::Result<String> {
         }
         hasher.update(block.get(..count).unwrap_or_default());
     }
+}
+
+/// Puts a file of that text at `path` by way of another name, unique to this call, in the same folder.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    let partial = beside(path, &format!(".{}-{call}.partial", std::process::id()));
+    let written = File::create(&partial).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)
+    });
+    if written.is_err() {
+        // The first failure is the one to tell.
+        let _ = std::fs::remove_file(&partial);
+    }
+    written
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -420,5 +451,36 @@ pub(super) mod tests {
         assert!(refusal(&text.replace("0.01", "1e60")).contains("case"));
         std::fs::remove_file(&path).unwrap();
         assert!(Sidecar::read(&engine).unwrap_err().to_string().contains("sidecar"));
+    }
+
+    #[test]
+    fn a_case_that_is_not_finite_is_not_even_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = folder.path().join("policy.engine");
+        let mut odd = sidecar();
+        odd.case.actions = vec![0.1, f32::NAN];
+        assert!(odd.write(&engine).unwrap_err().to_string().contains("not all numbers are finite"));
+        assert!(!Sidecar::path_of(&engine).exists());
+    }
+
+    #[test]
+    fn an_engine_of_another_size_than_its_sidecar_says_is_refused() {
+        let sidecar = Sidecar { engine_bytes: 7, ..sidecar() };
+        let (_folder, engine) = written(&sidecar);
+        for error in [sidecar.read_engine(&engine).unwrap_err(), sidecar.verify_files(&engine).unwrap_err()] {
+            assert!(error.to_string().contains("6 bytes, its sidecar says engine_bytes 7"), "{error}");
+        }
+    }
+
+    #[test]
+    fn writing_a_sidecar_leaves_no_other_file_and_never_follows_a_link() {
+        let (folder, engine) = written(&sidecar());
+        let (path, elsewhere) = (Sidecar::path_of(&engine), folder.path().join("elsewhere"));
+        std::fs::rename(&path, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        Sidecar { created_by: "again".to_owned(), ..sidecar() }.write(&engine).unwrap();
+        assert_eq!(Sidecar::read(&engine).unwrap().created_by, "again");
+        assert!(!std::fs::read_to_string(&elsewhere).unwrap().contains("again"));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     }
 }
