@@ -46,7 +46,7 @@ fn weights_that_do_not_fit_into_the_file_lie_beside_it() {
     let data = graph.data.clone().expect("weights beside the graph");
     let size = |path| std::fs::metadata(path).unwrap().len();
     assert!(size(&graph.path) < size(&data));
-    check(&[graph.path.clone()]);
+    check(std::slice::from_ref(&graph.path));
 }
 
 #[test]

@@ -29,7 +29,8 @@ synthesise() {
   local checkpoint="$work/base_$1" calib="$work/calib_$1"
   [[ -d "$checkpoint" && -d "$calib" ]] && return
   echo "==> synthesising $checkpoint" >&2
-  "$xvla" checkpoint synth --preset base --dtype "$1" --out "$checkpoint" --calib "$calib" >&2
+  "$xvla" checkpoint synth --preset base --dtype "$1" --out "$checkpoint" --calib "$calib" \
+    --domain 3 >&2
   "$python" tools/text_tokens.py --checkpoint "$checkpoint" --calib "$calib" --tokens "$TEXT_TOKENS"
 }
 

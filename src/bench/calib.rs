@@ -30,19 +30,35 @@ const INSTRUCTIONS: [&str; 6] = [
     "place the black bowl next to the ramekin on the plate",
 ];
 
-/// Writes `count` batches of `size` samples for the checkpoint in `folder` to `target`, which must exist, as
-/// `calib_00000.npz` and so on. The same seed gives the same bytes.
+/// Which batches to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Batches {
+    /// How many.
+    pub count: usize,
+    /// Samples in each.
+    pub size: usize,
+    /// The embodiment of all samples; `None` for another one each time.
+    pub domain: Option<i64>,
+    /// Of everything random.
+    pub seed: u64,
+}
+
+/// Writes batches for the checkpoint in `folder` to `target`, which must exist, as `calib_00000.npz` and so on. The same
+/// seed gives the same bytes.
 ///
 /// # Errors
 /// A checkpoint without a tokenizer or otherwise unusable; a file that cannot be written.
-pub fn write_calibration(folder: &Path, target: &Path, count: usize, size: usize, seed: u64) -> Result<(), BenchError> {
+pub fn write_calibration(folder: &Path, target: &Path, batches: Batches) -> Result<(), BenchError> {
+    let Batches { count, size, domain, seed } = batches;
     let facts = inspect(folder).map_err(PipelineError::from)?;
     let mut preparer = Preparer::open(folder).map_err(|error: CheckpointError| PipelineError::from(error))?;
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     for number in 0..count {
         let mut inputs = ModelInputs::default();
         for _ in 0..size {
-            append(&mut inputs, preparer.prepare(&observation(&facts, &mut random), true)?);
+            let mut observation = observation(&facts, &mut random);
+            observation.domain_id = domain.unwrap_or(observation.domain_id);
+            append(&mut inputs, preparer.prepare(&observation, true)?);
         }
         let batch = Batch { inputs, noise: None, actions: None };
         write_batch(&target.join(format!("calib_{number:05}.npz")), &batch)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use tempfile::TempDir;
 use xvla_ros::backend::{device, select};
-use xvla_ros::bench::calib::write_calibration;
+use xvla_ros::bench::calib::{Batches, write_calibration};
 use xvla_ros::bench::dataset::{Batch, Limits, calibration_files, read_batch};
 use xvla_ros::config::{Device, Dtype};
 use xvla_ros::model::action_space::ActionMode;
@@ -60,7 +60,7 @@ impl Base {
             };
             synth::write(&recipe, &checkpoint, &|_, _| ()).unwrap();
             std::fs::write(checkpoint.join(TOKENIZER_FILE), train_small(512).unwrap()).unwrap();
-            write_calibration(&checkpoint, &calib, 10, 1, 1).unwrap();
+            write_calibration(&checkpoint, &calib, Batches { count: 10, size: 1, domain: None, seed: 1 }).unwrap();
             Base { folder }
         })
     }

@@ -96,12 +96,10 @@ fn open(library: &Library, model: &Path, device: Device) -> Result<Session, Back
     // As many threads as libtorch has, which pause between operators instead of spinning: a robot's computer has other
     // things to do.
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
-    let builder = Session::builder(&library.environment)
-        .map_err(|error| refused(&error))?
-        .with_optimization_level(GraphOptimizationLevel::All)
-        .and_then(|builder| builder.with_intra_threads(threads))
-        .and_then(|builder| builder.with_intra_op_spinning(false))
-        .map_err(|error| refused(&error))?;
+    let builder = Session::builder(&library.environment).map_err(|error| refused(&error))?;
+    let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|error| refused(&error))?;
+    let builder = builder.with_intra_threads(threads).map_err(|error| refused(&error))?;
+    let builder = builder.with_intra_op_spinning(false).map_err(|error| refused(&error))?;
     let mut builder = match device {
         Device::Cuda(index) => {
             // Single precision means single precision.

@@ -83,29 +83,33 @@ struct Key {
     steps: usize,
 }
 
-/// An engine's denoising steps.
-enum TensorRtPolicy {
+/// The policy half with an engine inside, on the session's stream.
+pub struct TensorRtPolicy {
+    steps: DenoisingSteps,
+    session: Arc<Session>,
+}
+
+enum DenoisingSteps {
     Captured {
         sha256: String,
         network: Arc<Mutex<EngineNetwork>>,
-        session: Arc<Session>,
         recordings: Recordings<Key, EngineWork, StreamRecorder>,
     },
-    Launched {
-        policy: EnginePolicy,
-        session: Arc<Session>,
-    },
+    Launched(EnginePolicy),
 }
 
 impl TensorRtPolicy {
-    fn new(sha256: String, network: EngineNetwork, session: &Arc<Session>, captured: bool) -> Self {
+    /// The steps of `network`, whose engine file has that hash; as a recording if `captured`.
+    pub fn new(sha256: String, network: EngineNetwork, session: &Arc<Session>, captured: bool) -> Self {
         let session = session.clone();
-        if !captured {
-            return Self::Launched { policy: EnginePolicy::new(NAME, sha256, network), session };
-        }
-        let recorder = StreamRecorder::new(session.clone(), Half::Policy);
-        let recordings = Recordings::new(recorder, RECORDINGS);
-        Self::Captured { sha256, network: Arc::new(Mutex::new(network)), session, recordings }
+        let steps = if captured {
+            let recorder = StreamRecorder::new(session.clone(), Half::Policy);
+            let recordings = Recordings::new(recorder, RECORDINGS);
+            DenoisingSteps::Captured { sha256, network: Arc::new(Mutex::new(network)), recordings }
+        } else {
+            DenoisingSteps::Launched(EnginePolicy::new(NAME, sha256, network))
+        };
+        Self { steps, session }
     }
 }
 
@@ -115,15 +119,16 @@ impl PolicyBackend for TensorRtPolicy {
     }
 
     fn engine_sha256(&self) -> Option<&str> {
-        match self {
-            Self::Captured { sha256, .. } => Some(sha256),
-            Self::Launched { policy, .. } => policy.engine_sha256(),
+        match &self.steps {
+            DenoisingSteps::Captured { sha256, .. } => Some(sha256),
+            DenoisingSteps::Launched(policy) => policy.engine_sha256(),
         }
     }
 
     fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
-        match self {
-            Self::Captured { network, session, recordings, .. } => inputs.one_by_one(tokens, |tokens, inputs| {
+        let session = &self.session;
+        match &mut self.steps {
+            DenoisingSteps::Captured { network, recordings, .. } => inputs.one_by_one(tokens, |tokens, inputs| {
                 let (features, others) = (tokens.vlm_features.size(), tokens.aux_visual_inputs.size());
                 let key = Key { features, others, steps: inputs.steps };
                 let load = |work: &mut EngineWork| {
@@ -132,7 +137,7 @@ impl PolicyBackend for TensorRtPolicy {
                 };
                 recordings.replay(key, || EngineWork::new(network.clone(), tokens, inputs), load)?.actions()
             }),
-            Self::Launched { policy, session } => {
+            DenoisingSteps::Launched(policy) => {
                 let actions = policy.generate(tokens, inputs)?;
                 session.note_inputs_taken()?;
                 Ok(actions)

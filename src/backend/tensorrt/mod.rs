@@ -55,4 +55,4 @@ pub fn build(
 }
 
 #[cfg(feature = "cuda")]
-pub use captured::load;
+pub use captured::{TensorRtPolicy, load};

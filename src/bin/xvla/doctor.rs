@@ -79,7 +79,7 @@ impl Finding {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let machine = Machine::read();
     let mut findings = vec![program(), hardware(&machine)];
-    findings.extend([libtorch(), cuda(&machine), tensorrt()]);
+    findings.extend([libtorch(), cuda(&machine), onnxruntime(), tensorrt()]);
     findings.extend(ros::findings());
     findings.extend(args.checkpoint.as_deref().map(checkpoint));
     if args.json {
@@ -145,9 +145,43 @@ fn cuda(machine: &Machine) -> Finding {
     }
 }
 
+#[cfg(feature = "onnxruntime")]
+fn onnxruntime() -> Finding {
+    match xvla_ros::backend::onnxruntime::library::open(None) {
+        Ok(library) => Finding::ok("onnxruntime", library.version()),
+        Err(error) => Finding::note("onnxruntime", error.to_string(), "only that backend needs it"),
+    }
+}
+
+#[cfg(not(feature = "onnxruntime"))]
+fn onnxruntime() -> Finding {
+    Finding::note("onnxruntime", "not in this build", "build with feature onnxruntime, as `make build` does")
+}
+
+#[cfg(feature = "tensorrt")]
 fn tensorrt() -> Finding {
-    let found = "not in this build: policies run in libtorch, no engine files are read";
-    Finding::note("tensorrt", found, "nothing to install: choose one of the backends above")
+    use xvla_ros::backend::tensorrt::library;
+    let library = match library::open(None) {
+        Ok(library) => library,
+        Err(error) => return Finding::note("tensorrt", error.to_string(), "only engines need it"),
+    };
+    let supported = library::supported_compute_capabilities().iter().map(|(major, minor)| format!("{major}.{minor}"));
+    let supported = supported.collect::<Vec<_>>().join(", ");
+    let mut found = library.describe();
+    if !supported.is_empty() {
+        found += &format!(", for GPUs of compute capability {supported}");
+    }
+    if cfg!(feature = "cuda") {
+        Finding::ok("tensorrt", found)
+    } else {
+        let remedy = "engines can be built and inspected here; to run them, `make build CUDA=1`";
+        Finding::note("tensorrt", found, remedy)
+    }
+}
+
+#[cfg(not(feature = "tensorrt"))]
+fn tensorrt() -> Finding {
+    Finding::note("tensorrt", "not in this build", "build with feature tensorrt, as `make build` does")
 }
 
 fn checkpoint(folder: &Path) -> Finding {

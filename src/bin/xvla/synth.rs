@@ -5,7 +5,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use xvla_ros::bench::calib::write_calibration;
+use xvla_ros::bench::calib::{Batches, write_calibration};
 use xvla_ros::config::Dtype;
 use xvla_ros::model::action_space::ActionMode;
 use xvla_ros::model::synth::dialect::Dialect;
@@ -58,6 +58,9 @@ pub struct Args {
     /// Samples per calibration batch.
     #[arg(long, value_name = "B", default_value_t = 1, requires = "calib", value_parser = clap::value_parser!(u16).range(1..=1024))]
     batch_size: u16,
+    /// Embodiment of all calibration samples, as engines have one [default: another one each time].
+    #[arg(long, value_name = "N", requires = "calib", value_parser = clap::value_parser!(i64).range(0..30))]
+    domain: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -120,8 +123,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let tokenizer = checkpoint.path().join(TOKENIZER_FILE);
     output::write(&tokenizer, &train_small(TOKENIZER_IDS)?)?;
     if let Some(calibration) = &calibration {
-        let (count, size) = (args.batches as usize, usize::from(args.batch_size));
-        write_calibration(checkpoint.path(), calibration.path(), count, size, args.seed)?;
+        let batches = Batches {
+            count: args.batches as usize,
+            size: usize::from(args.batch_size),
+            domain: args.domain,
+            seed: args.seed,
+        };
+        write_calibration(checkpoint.path(), calibration.path(), batches)?;
     }
 
     checkpoint.keep()?;
