@@ -25,7 +25,7 @@ use xvla_ros::backend::libtorch::LibtorchPolicy;
 use xvla_ros::backend::onnxruntime::library;
 use xvla_ros::backend::onnxruntime::session::OnnxRuntime;
 use xvla_ros::backend::select;
-use xvla_ros::config::{EngineConfig, Fallback};
+use xvla_ros::config::{Dtype, EngineConfig, Fallback};
 use xvla_ros::error::{BackendError, PipelineError};
 use xvla_ros::model::config::ModelConfig;
 use xvla_ros::model::flow;
@@ -187,6 +187,20 @@ fn export(case: &Case, folder: &Path, checkpoint: &Path) -> PathBuf {
 
 fn engine(path: &Path) -> EngineConfig {
     EngineConfig { path: Some(path.to_owned()), ..EngineConfig::default() }
+}
+
+#[test]
+fn half_precision_and_fp8_graphs_pass_the_check_that_a_wrong_matrix_does_not() {
+    let cache = tempfile::tempdir().unwrap();
+    let case = cases().into_iter().find(|case| case.batch.inputs.batch == 1).unwrap();
+    for fp8 in [false, true] {
+        let engine =
+            EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, fp8, ..EngineConfig::default() };
+        let half = Options { dtype: Dtype::F16, ..options(&case, engine) };
+        let mut pipeline = Pipeline::load(&half).unwrap();
+        let inference = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+        assert_eq!(inference.backend, select::ONNXRUNTIME);
+    }
 }
 
 #[test]

@@ -96,41 +96,34 @@ pub fn export_onnx(request: &EngineRequest) -> Result<EngineMade, PipelineError>
 ///
 /// # Errors
 /// No TensorRT in this build or on this machine, what it refuses, and as [`export_onnx`].
+#[cfg(feature = "tensorrt")]
 pub fn build_engine(request: &EngineRequest) -> Result<EngineMade, PipelineError> {
-    #[cfg(not(feature = "tensorrt"))]
-    return Err(no_tensorrt().into());
-    #[cfg(feature = "tensorrt")]
-    {
-        let library = tensorrt::library::open(request.library.as_deref())?;
-        produce(request, library.flavour(), &library.version(), |source, order, identity, place| {
-            tensorrt::build(&library, source, order, identity, request.timing_cache.clone(), place)
-        })
-    }
+    let library = tensorrt::library::open(request.library.as_deref())?;
+    produce(request, library.flavour(), &library.version(), |source, order, identity, place| {
+        tensorrt::build(&library, source, order, identity, request.timing_cache.clone(), place)
+    })
+}
+
+/// Builds a TensorRT engine, in a build that has TensorRT.
+///
+/// # Errors
+/// This one has not.
+#[cfg(not(feature = "tensorrt"))]
+pub fn build_engine(_: &EngineRequest) -> Result<EngineMade, PipelineError> {
+    Err(no_tensorrt().into())
 }
 
 /// What the library that executes an engine says of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Insight {
-    /// What can be known here.
-    #[cfg(feature = "tensorrt")]
-    pub inspection: Option<tensorrt::inspect::Inspection>,
-    /// Why nothing can.
-    pub unavailable: Option<String>,
+    /// Everything that can be known here.
+    pub inspection: Option<serde_json::Value>,
+    /// The same in words, layers only counted.
+    pub lines: Vec<String>,
 }
 
-impl Insight {
-    /// In words, a line each.
-    pub fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.unavailable.iter().cloned().collect();
-        #[cfg(feature = "tensorrt")]
-        if let Some(inspection) = &self.inspection {
-            lines.extend(inspection.lines());
-        }
-        lines
-    }
-}
-
-/// Asks TensorRT about the engine at `path`; of graphs there is nothing to ask.
+/// Asks TensorRT about the engine at `path`; of graphs there is nothing to ask. A library that is missing is one of the
+/// answers.
 ///
 /// # Errors
 /// An engine that is not the one of its sidecar.
@@ -139,18 +132,19 @@ pub fn inspect_engine(path: &Path, sidecar: &Sidecar, library: Option<&Path>) ->
         return Ok(Insight::default());
     }
     let bytes = sidecar.read_engine(path)?;
-    let unavailable = |error: BackendError| Insight { unavailable: Some(error.to_string()), ..Insight::default() };
-    #[cfg(not(feature = "tensorrt"))]
-    let insight = {
-        let _ = (bytes, library);
-        unavailable(no_tensorrt())
-    };
-    #[cfg(feature = "tensorrt")]
-    let insight = match tensorrt::library::open(library) {
-        Ok(library) => Insight { inspection: Some(tensorrt::inspect::inspect(&library, &bytes)?), unavailable: None },
-        Err(error) => unavailable(error),
-    };
-    Ok(insight)
+    let unavailable = |error: BackendError| Insight { inspection: None, lines: vec![error.to_string()] };
+    Ok(ask_tensorrt(&bytes, library).unwrap_or_else(unavailable))
+}
+
+#[cfg(feature = "tensorrt")]
+fn ask_tensorrt(engine: &[u8], library: Option<&Path>) -> Result<Insight, BackendError> {
+    let inspection = tensorrt::inspect::inspect(&tensorrt::library::open(library)?, engine)?;
+    Ok(Insight { inspection: serde_json::to_value(&inspection).ok(), lines: inspection.lines() })
+}
+
+#[cfg(not(feature = "tensorrt"))]
+fn ask_tensorrt(_: &[u8], _: Option<&Path>) -> Result<Insight, BackendError> {
+    Err(no_tensorrt())
 }
 
 #[cfg(not(feature = "tensorrt"))]

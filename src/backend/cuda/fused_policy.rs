@@ -10,8 +10,9 @@ use super::session::{Half, Session};
 use super::vision::{length, linear, norm_weights};
 use crate::backend::PolicyInputs;
 use crate::backend::capture::{PolicyWork, Work, lock};
-use crate::error::{BackendError, CheckpointError, PipelineError};
+use crate::error::{BackendError, PipelineError};
 use crate::model::config::{ModelConfig, PolicyConfig};
+use crate::model::domain::DomainLinear;
 use crate::model::flow;
 use crate::model::policy::time_embeddings;
 use crate::model::vlm::VlmTokens;
@@ -64,15 +65,15 @@ struct Block {
 
 /// Parameters of every domain, as the checkpoint stores them.
 struct DomainTables {
-    encoder: [Tensor; 2],         // [domains, (A + P + time)·H], [domains, H]
-    decoder: [Tensor; 2],         // [domains, H·A], [domains, A]
+    encoder: DomainLinear,        // from A + P + time to H
+    decoder: DomainLinear,        // from H to A
     soft_prompts: Option<Tensor>, // [domains, S·H]
 }
 
 /// From tokens of the vision-language half to the policy's width.
 enum Projection {
     Shared(Linear),
-    PerDomain { weight: Tensor, bias: Tensor, inputs: i64, outputs: i64 },
+    PerDomain(DomainLinear),
 }
 
 impl Projection {
@@ -81,25 +82,18 @@ impl Projection {
         if !config.hetero_projections {
             return Ok(Self::Shared(linear(scope, inputs, outputs)?));
         }
-        let [weight, bias] = domain_table(scope, config.domains, inputs, outputs)?;
-        Ok(Self::PerDomain { weight, bias, inputs, outputs })
+        Ok(Self::PerDomain(DomainLinear::new(scope, config.domains, inputs, outputs)?))
     }
 
     fn of_domain(&self, domain: i64) -> Result<Linear, BackendError> {
         match self {
             Self::Shared(linear) => Ok(linear.share()),
-            Self::PerDomain { weight, bias, inputs, outputs } => {
-                let matrix = weight.f_get(domain)?.f_view([*inputs, *outputs])?.f_tr()?;
-                Linear::new(&matrix, Some(&bias.f_get(domain)?))
+            Self::PerDomain(table) => {
+                let [matrix, bias] = table.of(domain)?;
+                Linear::new(&matrix.f_tr()?, Some(&bias))
             }
         }
     }
-}
-
-/// Reads a table of matrices [in, out] and one of biases.
-fn domain_table(scope: &Scope, domains: i64, inputs: i64, outputs: i64) -> Result<[Tensor; 2], CheckpointError> {
-    let weight = scope.tensor("fc.weight", &[domains, inputs * outputs])?;
-    Ok([weight, scope.tensor("bias.weight", &[domains, outputs])?])
 }
 
 impl FusedPolicy {
@@ -143,8 +137,8 @@ impl FusedPolicy {
             attention: Attention::new(&kernels, heads, head_dim)?,
             actions: Actions::new(&kernels)?,
             tables: DomainTables {
-                encoder: domain_table(&scope.sub("action_encoder"), config.domains, inputs, hidden)?,
-                decoder: domain_table(&scope.sub("action_decoder"), config.domains, hidden, config.action_dim)?,
+                encoder: DomainLinear::new(&scope.sub("action_encoder"), config.domains, inputs, hidden)?,
+                decoder: DomainLinear::new(&scope.sub("action_decoder"), config.domains, hidden, config.action_dim)?,
                 soft_prompts: (prompts > 0)
                     .then(|| scope.tensor("soft_prompt_hub.weight", &[config.domains, prompts * hidden]))
                     .transpose()?,
@@ -167,9 +161,8 @@ impl Network {
     /// The action encoder and decoder of one domain, with everything that depends on the steps alone.
     fn action_weights(&self, domain: i64, times: &[f32]) -> Result<ActionWeights, BackendError> {
         let PolicyConfig { action_dim, proprio_dim, time_dim, hidden, chunk_length, .. } = self.config;
-        let inputs = action_dim + proprio_dim + time_dim;
-        let encoder = self.tables.encoder[0].f_get(domain)?.f_view([inputs, hidden])?;
-        let decoder = self.tables.decoder[0].f_get(domain)?.f_view([hidden, action_dim])?;
+        let [encoder, encoder_bias] = self.tables.encoder.of(domain)?;
+        let [decoder, decoder_bias] = self.tables.decoder.of(domain)?;
         let time = encoder.f_narrow(0, action_dim + proprio_dim, time_dim)?.f_to_kind(Kind::Float)?;
         let embedded = time_embeddings(times, time_dim)?.f_to(self.positions.device())?.f_matmul(&time)?; // [N, H]
         let masked_proprio = encoder
@@ -180,11 +173,11 @@ impl Network {
             visible: self.visible_actions.shallow_clone(),
             encode_actions: encoder.f_narrow(0, 0, action_dim)?.f_contiguous()?,
             encode_proprio: masked_proprio.f_contiguous()?,
-            step_bias: embedded.f_add(&self.tables.encoder[1].f_get(domain)?.f_to_kind(Kind::Float)?)?,
+            step_bias: embedded.f_add(&encoder_bias.f_to_kind(Kind::Float)?)?,
             positions: self.positions.shallow_clone(),
             norm: super::operators::NormWeights { weight, bias },
             decode: decoder.f_tr()?.f_contiguous()?,
-            decode_bias: self.tables.decoder[1].f_get(domain)?.f_contiguous()?,
+            decode_bias: decoder_bias.f_contiguous()?,
             length: length(chunk_length),
             action_dim: length(action_dim),
             proprio_dim: length(proprio_dim),

@@ -146,11 +146,11 @@ fn tolerance(actions: &[f32], channels: usize, precision: Precision) -> Vec<f32>
     (0..channels).map(|channel| part * own(channel).max(SMALL_CHANNEL * all).max(f32::MIN_POSITIVE)).collect()
 }
 
-/// Compares an answer with the one expected.
+/// Compares an answer with the one expected; the largest deviation, as a part of what its channel may be off.
 ///
 /// # Errors
 /// [`BackendError::Parity`] naming the first channel that is too far off, or not a number.
-pub fn compare(backend: &str, case: &ParityCase, answer: &[f32]) -> Result<(), BackendError> {
+pub fn compare(backend: &str, case: &ParityCase, answer: &[f32]) -> Result<f32, BackendError> {
     let fault = |channel, deviation, tolerance| {
         Err(BackendError::Parity { backend: backend.to_owned(), channel, deviation, tolerance })
     };
@@ -158,6 +158,7 @@ pub fn compare(backend: &str, case: &ParityCase, answer: &[f32]) -> Result<(), B
         return fault(0, f32::INFINITY, 0.0);
     }
     let channels = case.tolerance.len().max(1);
+    let mut largest = 0.0f32;
     for (channel, &tolerance) in case.tolerance.iter().enumerate() {
         let values = answer.iter().zip(&case.actions).skip(channel).step_by(channels);
         // `max` would pass over what is not a number.
@@ -166,8 +167,9 @@ pub fn compare(backend: &str, case: &ParityCase, answer: &[f32]) -> Result<(), B
         if worst > tolerance {
             return fault(channel, worst, tolerance);
         }
+        largest = largest.max(worst / tolerance);
     }
-    Ok(())
+    Ok(largest)
 }
 
 #[cfg(test)]

@@ -100,6 +100,8 @@ fn open(library: &Library, model: &Path, device: Device) -> Result<Session, Back
     let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|error| refused(&error))?;
     let builder = builder.with_intra_threads(threads).map_err(|error| refused(&error))?;
     let builder = builder.with_intra_op_spinning(false).map_err(|error| refused(&error))?;
+    // What ONNX Runtime 1.32 makes of FP8's pairs of Quantize and Dequantize is 22 % off, where they themselves are 2 % off.
+    let builder = builder.with_quant_qdq(false).map_err(|error| refused(&error))?;
     let mut builder = match device {
         Device::Cuda(index) => {
             // Single precision means single precision.

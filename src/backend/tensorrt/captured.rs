@@ -1,5 +1,7 @@
 //! The policy half with an engine inside: recorded as a CUDA graph, or launch by launch.
 
+#![allow(unsafe_code, reason = "hands the pipeline's stream to TensorRT")]
+
 use super::NAME;
 use super::library::{self, Library};
 use super::runtime::TensorRt;
@@ -72,7 +74,9 @@ fn open(
     let mut cache = path.as_os_str().to_owned();
     cache.push(".kernels");
     let stream = session.stream(Half::Policy).cu_stream().cast();
-    TensorRt::load(library, path, bytes, tensors, stream, session.compute_capability()?, Some(cache.into()))
+    let capability = session.compute_capability()?;
+    // SAFETY: the stream is one of the session's own on the current GPU; the policy keeps the session beside its engine.
+    unsafe { TensorRt::load(library, path, bytes, tensors, stream, capability, Some(cache.into())) }
 }
 
 /// What a recording depends on.

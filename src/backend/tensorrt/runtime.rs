@@ -34,15 +34,17 @@ impl std::fmt::Debug for TensorRt {
 impl TensorRt {
     /// Loads the engine `bytes`, read from `path`, onto the calling thread's current GPU.
     ///
-    /// `stream` has to be a live stream of that GPU that outlives the engine, and not the default stream. Kernels that
-    /// TensorRT for RTX compiles for this GPU are kept at `kernels`, for a faster next start. The first run compiles
-    /// and allocates, so it must not be recorded into a graph; later ones may be.
+    /// Kernels that TensorRT for RTX compiles for this GPU are kept at `kernels`, for a faster next start. The first run
+    /// compiles and allocates, so it must not be recorded into a graph; later ones may be.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of that GPU which outlives the engine, and not the default stream.
     ///
     /// # Errors
     /// [`BackendError::UnsupportedGpu`] for a GPU that the library has no code for, [`BackendError::EngineMismatch`] for
     /// an engine for another GPU or with tensors other than `expected`, [`BackendError::Engine`] for one that TensorRT
     /// does not load.
-    pub fn load(
+    pub unsafe fn load(
         library: &Library,
         path: &Path,
         bytes: &[u8],

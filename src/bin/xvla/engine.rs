@@ -176,8 +176,8 @@ fn text(report: &Report) -> anyhow::Result<String> {
         row(&direction, &format!("{} {} {:?}", tensor.name, tensor.dtype.name(), tensor.shape))?;
     }
     row("parity case", &format!("seed {}, {} steps, {} channels", case.seed, case.steps, case.tolerance.len()))?;
-    for line in report.engine.lines() {
-        row("library", &line)?;
+    for line in &report.engine.lines {
+        row("library", line)?;
     }
     Ok(text.trim_end().to_owned())
 }
