@@ -54,6 +54,7 @@ _xvla_sourced_ros() {
 #   _xvla_ros, _xvla_own_ros            the ROS 2 prefix, and the same
 #   _xvla_messages, _xvla_photos        our messages; the demo's photographs
 #   _xvla_onnxruntime, _xvla_tensorrt   the libraries that engines run in, or empty where the person names them
+#                                       or no wheel is for this machine
 #   _xvla_onnx                          ONNX's checker, or empty
 _xvla_locate() {
   local scripts="$1/scripts" ros_key
@@ -76,14 +77,18 @@ _xvla_locate() {
   _xvla_locate_engines "$scripts"
 }
 
-# Whoever has ONNX Runtime or TensorRT names its folder; the wheels are for x86_64.
+# Whoever has ONNX Runtime or TensorRT names its folder. Of the wheels only ONNX Runtime's is for aarch64 too.
 _xvla_locate_engines() {
   _xvla_onnxruntime="" _xvla_tensorrt="" _xvla_onnx=""
-  [ "$(uname -m)" = x86_64 ] || return 0
+  case "$(uname -m)" in
+    x86_64 | aarch64) ;;
+    *) return 0 ;;
+  esac
   if [ -z "${XVLA_ONNXRUNTIME_LIB:-}" ]; then
     _xvla_onnxruntime="$_xvla_cache/onnxruntime-$(_xvla_hash \
       "$1/requirements-onnxruntime.txt" "$1/install/library.sh" "$1/install/wheels.sh")"
   fi
+  [ "$(uname -m)" = x86_64 ] || return 0
   if [ -z "${XVLA_TENSORRT_LIB:-}" ]; then
     _xvla_tensorrt="$_xvla_cache/tensorrt-$(_xvla_hash \
       "$1/requirements-tensorrt.txt" "$1/install/library.sh" "$1/install/wheels.sh")"

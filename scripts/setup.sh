@@ -4,7 +4,8 @@
 # Everything goes into one folder outside the repository (XVLA_ROS_CACHE, by default ~/.cache/xvla_ros), shared by all
 # clones; each part lies in a folder named by a hash of its pins and recipe, made aside and renamed when whole, so that
 # an interrupted run leaves nothing half installed. A ROS 2 that is sourced, a libtorch that LIBTORCH names, CUDA's headers
-# in CUDA_HOME or CUDA_PATH, and the libraries in XVLA_ONNXRUNTIME_LIB and XVLA_TENSORRT_LIB are used instead of ours. With XVLA_CUDA=1, libtorch is the one for NVIDIA GPUs.
+# in CUDA_HOME or CUDA_PATH, and the libraries in XVLA_ONNXRUNTIME_LIB and XVLA_TENSORRT_LIB are used instead of ours.
+# With XVLA_CUDA=1, libtorch is the one for NVIDIA GPUs.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -162,10 +163,14 @@ install_engines() {
   if [[ -n "$_xvla_onnxruntime" ]]; then
     install_part "$_xvla_onnxruntime" "ONNX Runtime: fetching 28 MB" library.sh \
       requirements-onnxruntime.txt libonnxruntime "$1"
+  elif [[ -z "${XVLA_ONNXRUNTIME_LIB:-}" ]]; then
+    say "ONNX Runtime: no wheel for $(uname -m); to use one that is installed, name its folder in XVLA_ONNXRUNTIME_LIB"
   fi
   if [[ -n "$_xvla_tensorrt" ]]; then
     install_part "$_xvla_tensorrt" "TensorRT for RTX: fetching 95 MB" library.sh \
       requirements-tensorrt.txt libtensorrt "$1"
+  elif [[ -z "${XVLA_TENSORRT_LIB:-}" ]]; then
+    say "TensorRT: no wheel for $(uname -m); to use one that is installed, name its folder in XVLA_TENSORRT_LIB"
   fi
   if [[ -n "$_xvla_onnx" ]]; then
     install_part "$_xvla_onnx" "ONNX's checker, for the tests: fetching 36 MB" onnx.sh "$1"

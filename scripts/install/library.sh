@@ -9,6 +9,10 @@ source "$here/wheels.sh"
 requirements="$1"
 names=("${@:2:$#-4}")
 python="${*: -3:1}" partial="${*: -2:1}"
+if [[ "$(uname -m)" == aarch64 ]]; then
+  # fetch_wheels names the platforms of x86_64; pip puts those of its environment first, so it prefers them.
+  export PIP_PLATFORM="manylinux_2_28_aarch64 manylinux_2_27_aarch64"
+fi
 fetch_wheels "$python" "$here/../$requirements" "$partial/site"
 mkdir "$partial/lib" "$partial/licenses"
 for name in "${names[@]}"; do

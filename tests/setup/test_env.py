@@ -1,6 +1,7 @@
 """scripts/env.sh gives a shell as a workspace's setup.bash would."""
 
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -98,6 +99,28 @@ class EnvironmentTest(unittest.TestCase):
             environment = environment_after("bash", sourced(2))
             self.assertTrue((Path(environment["XVLA_CUDA_INCLUDE"]) / "cuda_runtime_api.h").exists())
 
+    def test_folders_of_engine_libraries_are_named_and_hold_what_programs_open(self) -> None:
+        environment = environment_after("bash", sourced(2), XVLA_ONNXRUNTIME_LIB="", XVLA_TENSORRT_LIB="")
+        self.assertTrue((Path(environment["XVLA_ONNXRUNTIME_LIB"]) / "libonnxruntime.so.1").exists())
+        if platform.machine() == "x86_64":
+            for library in ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"):
+                self.assertTrue((Path(environment["XVLA_TENSORRT_LIB"]) / library).exists(), library)
+
+    def test_folders_of_engine_libraries_that_the_person_named_are_kept(self) -> None:
+        for name in ("XVLA_ONNXRUNTIME_LIB", "XVLA_TENSORRT_LIB"):
+            for shell in SHELLS:
+                with self.subTest(name=name, shell=shell):
+                    self.assertEqual(environment_after(shell, sourced(2), **{name: "/mine"})[name], "/mine")
+
+    def test_the_onnx_checker_imports_from_the_folder_that_is_named(self) -> None:
+        environment = environment_after("bash", sourced())
+        environment["PYTHONPATH"] = environment["XVLA_ONNX_PYTHONPATH"]
+        subprocess.run(["python3", "-c", "import onnx.checker"], cwd="/", env=environment, check=True)
+
+    def test_building_finds_a_libclang_unless_the_person_named_one(self) -> None:
+        self.assertTrue(Path(environment_after("bash", sourced(2))["LIBCLANG_PATH"]).is_dir())
+        self.assertEqual(environment_after("bash", sourced(2), LIBCLANG_PATH="/mine")["LIBCLANG_PATH"], "/mine")
+
     def test_a_shell_without_the_installed_parts_is_told_what_to_run(self) -> None:
         with tempfile.TemporaryDirectory() as empty:
             result = subprocess.run(
@@ -148,6 +171,13 @@ class ChoiceTest(unittest.TestCase):
             with self.subTest(name=name):
                 self.assertEqual(self.located("", **{name: "/opt/lib"})[part], "")
                 self.assertIn(part.removeprefix("_xvla_"), self.located(sourced())[part])
+
+    def test_only_engine_libraries_that_have_a_wheel_for_the_machine_are_installed(self) -> None:
+        parts = ("_xvla_onnxruntime", "_xvla_tensorrt", "_xvla_onnx")
+        for machine, expected in (("x86_64", parts), ("aarch64", parts[:1]), ("riscv64", ())):
+            with self.subTest(machine=machine):
+                found = self.located(f"uname() {{ echo {machine}; }}")
+                self.assertEqual(tuple(part for part in parts if found[part]), expected)
 
     def test_a_gpu_gets_a_libtorch_of_its_own_with_headers(self) -> None:
         found = self.located("", XVLA_CUDA="1", CUDA_HOME="", CUDA_PATH="")

@@ -126,16 +126,17 @@ pub fn expect(seed: u64, steps: usize, actions: Vec<f32>, channels: usize, preci
     ParityCase { seed, steps, actions, tolerance }
 }
 
-/// How far each channel of `actions` [T·A] may be off: a part of its root mean square over the chunk.
+/// How far each channel of `actions` [T·A] may be off in any of its values: a part of its root mean square over the chunk.
 ///
-/// Measured with full-size checkpoints of random weights, half precision is off by up to 1.6 % of that in a single value
-/// and bfloat16 by up to 12 %; a graph with one wrong matrix by about 100 %.
+/// Seen in single values, with full-size checkpoints of random weights: 0.5 % for f16 in ONNX Runtime against single
+/// precision; 3 % for f16 and 20 % for bf16 between libtorch and `cuda_graph` on an H200; 36 % for FP8. One matrix of the
+/// policy's 96 transposed: 110 %. Single precision on a GPU includes convolutions in TF32.
 fn tolerance(actions: &[f32], channels: usize, precision: Precision) -> Vec<f32> {
     let part = match precision {
-        Precision::F32 => 1e-3,
-        Precision::F16 => 5e-2,
-        Precision::Bf16 => 0.25,
-        Precision::Fp8 => 0.35,
+        Precision::F32 => 0.02,
+        Precision::F16 => 0.2,
+        Precision::Bf16 => 0.6,
+        Precision::Fp8 => 0.8,
     };
     let root_mean_square = |values: &mut dyn Iterator<Item = f32>| {
         let (sum, count) = values.fold((0.0, 0.0f32), |(sum, count), value| (sum + value * value, count + 1.0));
@@ -185,20 +186,20 @@ mod tests {
     fn a_coarser_precision_may_be_further_off_but_never_by_the_size_of_the_actions() {
         let precisions = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Fp8];
         let tolerances = precisions.map(|precision| case(precision).tolerance[0]);
-        assert!(tolerances.is_sorted() && tolerances[3] < 0.5, "{tolerances:?}");
+        assert!(tolerances.is_sorted() && tolerances[3] < 1.0, "{tolerances:?}");
     }
 
     #[test]
     fn a_small_channel_is_judged_by_all_of_them() {
         let tolerance = case(Precision::F16).tolerance;
-        assert!(tolerance[1] > 0.05 * 0.01 && tolerance[1] < tolerance[0], "{tolerance:?}");
+        assert!(tolerance[1] > 0.2 * 0.01 && tolerance[1] < tolerance[0], "{tolerance:?}");
     }
 
     #[test]
     fn the_first_channel_that_is_too_far_off_is_named() {
         let case = case(Precision::F32);
         compare("x", &case, &case.actions).unwrap();
-        let error = compare("x", &case, &[1.0, 0.01, -1.0, 0.01]).unwrap_err();
+        let error = compare("x", &case, &[1.0, 0.01, -1.0, 0.03]).unwrap_err();
         assert!(matches!(error, BackendError::Parity { channel: 1, .. }), "{error}");
         assert!(compare("x", &case, &[1.0, f32::NAN, -1.0, -0.01]).is_err());
         assert!(compare("x", &case, &[1.0, 0.01]).is_err());
