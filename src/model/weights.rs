@@ -164,6 +164,21 @@ impl Weights {
         sha256(self.files())
     }
 
+    /// What tells these files from others without reading them: their names, sizes and times, and their headers.
+    ///
+    /// # Errors
+    /// A file that is gone.
+    pub fn fingerprint(&self) -> Result<String, CheckpointError> {
+        let mut text = format!("{:?}", self.entries);
+        for path in self.files() {
+            let io = |source| CheckpointError::Io { path: path.to_owned(), source };
+            let facts = std::fs::metadata(path).map_err(io)?;
+            let name = path.file_name().unwrap_or_default();
+            text += &format!("{name:?} {} {:?}", facts.len(), facts.modified().map_err(io)?);
+        }
+        Ok(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// SHA-256 of the `config.json` beside them.
     ///
     /// # Errors

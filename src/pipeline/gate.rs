@@ -3,9 +3,10 @@
 
 use super::Options;
 use crate::backend::device;
-use crate::backend::engine::Precision;
+use crate::backend::engine::answers::Question;
 use crate::backend::engine::case::{self, CaseInputs, InputSizes};
 use crate::backend::engine::sidecar::ParityCase;
+use crate::backend::engine::{Precision, cache};
 use crate::backend::select::{self, Backends, Target};
 use crate::config::Dtype;
 use crate::error::PipelineError;
@@ -14,8 +15,9 @@ use crate::model::weights::Weights;
 
 /// What the options ask for, checked against libtorch unless it is libtorch.
 ///
-/// Engines bring the case that libtorch answered when they were built. For other backends libtorch answers one here and
-/// now, where and as precisely as they will run, and is gone from the device again before they are loaded.
+/// Engines bring the case that libtorch answered when they were built. For other backends libtorch answers one at the
+/// first start with a checkpoint, where and as precisely as they will run, and is gone from the device again before they
+/// are loaded; the answer is kept in the cache.
 pub(super) fn load(
     options: &Options,
     weights: &Weights,
@@ -28,13 +30,31 @@ pub(super) fn load(
     let made = if name == select::DEFAULT || select::brings_case(name) {
         None
     } else {
-        Some(ask_libtorch(weights, config, target, steps)?)
+        Some(libtorchs_answer(weights, config, target, steps)?)
     };
     let mut backends = select::load(name, weights, config, target)?;
     if let Some(case) = made.or_else(|| backends.case.take()) {
         check(name, &mut backends, &case, config, target.sizes)?;
     }
     Ok(backends)
+}
+
+fn libtorchs_answer(
+    weights: &Weights,
+    config: &ModelConfig,
+    target: &Target,
+    steps: usize,
+) -> Result<ParityCase, PipelineError> {
+    let question = Question::new(weights, target.dtype, target.sizes, steps)?;
+    let Some(cache) = target.engine.cache.clone().or_else(|| cache::default_folder().ok()) else {
+        return ask_libtorch(weights, config, target, steps);
+    };
+    if let Some(case) = question.recall(&cache) {
+        return Ok(case);
+    }
+    let case = ask_libtorch(weights, config, target, steps)?;
+    question.keep(&cache, &case);
+    Ok(case)
 }
 
 fn ask_libtorch(

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use xvla_ros::backend::{device, select};
 use xvla_ros::bench::calib::{Batches, write_calibration};
 use xvla_ros::bench::dataset::{Batch, Limits, calibration_files, read_batch};
-use xvla_ros::config::{Device, Dtype};
+use xvla_ros::config::{Device, Dtype, EngineConfig};
 use xvla_ros::model::action_space::ActionMode;
 use xvla_ros::model::synth::dialect::Dialect;
 use xvla_ros::model::synth::presets::Preset;
@@ -84,6 +84,8 @@ pub fn captured(checkpoint: &Path, dtype: Dtype, steps: usize) -> Options {
         device: Device::Cuda(0),
         dtype,
         steps: Some(steps),
+        // Answers about checkpoints that vanish with the test are not for the person's cache.
+        engine: EngineConfig { cache: Some(std::env::temp_dir().join("xvla-test-cache")), ..EngineConfig::default() },
         ..Options::new(checkpoint)
     }
 }

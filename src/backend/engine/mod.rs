@@ -6,9 +6,11 @@
 //! | [`cache`] | where engines are found, built once however many ask |
 //! | [`make`] | from a checkpoint to an engine with its sidecar |
 //! | [`case`] | the seeded case that it has to answer like libtorch |
+//! | [`answers`] | libtorch's answers for backends without an engine file |
 //! | [`step`] | the seam to the library |
 //! | [`work`] | all denoising steps with the engine inside |
 
+pub mod answers;
 pub mod cache;
 pub mod case;
 pub mod make;

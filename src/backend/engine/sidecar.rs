@@ -209,7 +209,8 @@ impl Sidecar {
 }
 
 impl ParityCase {
-    fn check(&self) -> Result<(), &'static str> {
+    /// Whether it can be compared with anything.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
         let whole = !self.tolerance.is_empty() && !self.actions.is_empty();
         if !whole || !self.actions.len().is_multiple_of(self.tolerance.len()) {
             return Err("case: as many actions as a multiple of its tolerances are needed");
@@ -267,7 +268,7 @@ pub fn sha256_of_file(path: &Path) -> io::Result<String> {
 }
 
 /// Puts a file of that text at `path` by way of another name, unique to this call, in the same folder.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
     let partial = beside(path, &format!(".{}-{call}.partial", std::process::id()));

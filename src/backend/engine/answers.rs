@@ -1,0 +1,130 @@
+//! libtorch's answers to cases, kept from one start to the next for backends that have no engine file to keep them in.
+//!
+//! An answer that cannot be kept or read again costs a second or a few at the next start, and nothing else.
+
+use super::case::{InputSizes, SEED};
+use super::sidecar::{ParityCase, replace};
+use crate::config::Dtype;
+use crate::error::CheckpointError;
+use crate::model::weights::Weights;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// What libtorch was asked, as far as the answer depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    checkpoint: [String; 2],
+    dtype: &'static str,
+    sizes: InputSizes,
+    steps: usize,
+    seed: u64,
+    asked_by: &'static str,
+}
+
+impl Question {
+    /// The question that a pipeline of `dtype` for inputs of `sizes` asks about a checkpoint. Reads no weights: files that
+    /// were written anew count as others.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn new(weights: &Weights, dtype: Dtype, sizes: InputSizes, steps: usize) -> Result<Self, CheckpointError> {
+        Ok(Self {
+            checkpoint: [weights.fingerprint()?, weights.config_sha256()?],
+            dtype: dtype.name(),
+            sizes,
+            steps,
+            seed: SEED,
+            asked_by: env!("CARGO_PKG_VERSION"),
+        })
+    }
+
+    /// Where the answer lies in `cache`.
+    pub fn path_in(&self, cache: &Path) -> PathBuf {
+        let key: String =
+            Sha256::digest(format!("{self:?}")).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        cache.join("answers").join(format!("libtorch-d{}-{}-{key}.json", self.sizes.domain, self.dtype))
+    }
+
+    /// The answer, if it is in `cache`.
+    pub fn recall(&self, cache: &Path) -> Option<ParityCase> {
+        let text = std::fs::read_to_string(self.path_in(cache)).ok()?;
+        let case: ParityCase = serde_json::from_str(&text).ok()?;
+        (case.check().is_ok() && case.steps == self.steps && case.seed == self.seed).then_some(case)
+    }
+
+    /// Keeps the answer in `cache`.
+    pub fn keep(&self, cache: &Path, case: &ParityCase) {
+        let path = self.path_in(cache);
+        let kept = serde_json::to_string(case).map_err(std::io::Error::from).and_then(|text| {
+            std::fs::create_dir_all(path.parent().unwrap_or(cache))?;
+            replace(&path, &text)
+        });
+        if let Err(error) = kept {
+            tracing::warn!("{}: libtorch's answer is not kept for the next start: {error}", path.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::engine::Precision;
+    use crate::backend::engine::case::expect;
+    use std::fs::{File, FileTimes};
+    use std::time::{Duration, SystemTime};
+
+    const SIZES: InputSizes = InputSizes { domain: 1, views: 2, text_tokens: 6, image_height: 32, image_width: 32 };
+
+    fn checkpoint() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints/original_ee6d");
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(fixture.join(name), folder.path().join(name)).unwrap();
+        }
+        folder
+    }
+
+    fn question(folder: &Path) -> Question {
+        Question::new(&Weights::open(folder).unwrap(), Dtype::F16, SIZES, 4).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_recalled_for_the_same_question_only() {
+        let (checkpoint, cache) = (checkpoint(), tempfile::tempdir().unwrap());
+        let asked = question(checkpoint.path());
+        assert_eq!(asked.recall(cache.path()), None);
+        let case = expect(SEED, 4, vec![0.5, -0.25], 2, Precision::F16);
+        asked.keep(cache.path(), &case);
+        assert_eq!(question(checkpoint.path()).recall(cache.path()), Some(case));
+        let others = [
+            Question { steps: 5, ..asked.clone() },
+            Question { dtype: "bf16", ..asked.clone() },
+            Question { sizes: InputSizes { domain: 2, ..SIZES }, ..asked.clone() },
+        ];
+        assert!(others.iter().all(|other| other.recall(cache.path()).is_none()));
+    }
+
+    #[test]
+    fn weights_that_were_written_anew_are_another_question() {
+        let checkpoint = checkpoint();
+        let before = question(checkpoint.path());
+        let later = SystemTime::now() + Duration::from_secs(5);
+        let file = File::options().write(true).open(checkpoint.path().join("model.safetensors")).unwrap();
+        file.set_times(FileTimes::new().set_modified(later)).unwrap();
+        assert_ne!(question(checkpoint.path()), before);
+    }
+
+    #[test]
+    fn a_damaged_answer_and_a_cache_that_cannot_be_written_are_as_good_as_none() {
+        let (checkpoint, cache) = (checkpoint(), tempfile::tempdir().unwrap());
+        let asked = question(checkpoint.path());
+        let path = asked.path_in(cache.path());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "{\"seed\": 1").unwrap();
+        assert_eq!(asked.recall(cache.path()), None);
+        let file = cache.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        asked.keep(&file, &expect(SEED, 4, vec![0.5], 1, Precision::F16));
+        assert_eq!(asked.recall(&file), None);
+    }
+}
