@@ -82,7 +82,7 @@ install_packages() {
 }
 
 check_machine() {
-  command -v cargo > /dev/null || fail "cargo is not on PATH; install Rust 1.89 or newer"
+  command -v cargo > /dev/null || fail "cargo is not on PATH; install Rust 1.92 or newer"
   if [[ -n "${ROS_DISTRO:-}" && -n "${AMENT_PREFIX_PATH:-}" && "$_xvla_own_ros" == yes ]]; then
     fail "ROS 2 $ROS_DISTRO is sourced but lacks rosidl_default_generators; install ros-$ROS_DISTRO-ros-base"
   fi

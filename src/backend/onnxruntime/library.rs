@@ -1,12 +1,13 @@
 //! ONNX Runtime's library: opened at run time, once for the process.
 
-#![allow(unsafe_code, reason = "opens a shared library and asks it for its version")]
+#![allow(unsafe_code, reason = "opens a shared library and takes its table of functions")]
 
 use super::NAME;
 use crate::error::BackendError;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
-use std::ffi::{CStr, c_char};
+use ort::sys::{OrtApi, OrtApiBase};
+use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -62,9 +63,11 @@ impl Library {
 fn candidates(configured: Option<&Path>) -> Vec<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let within = |folder: &Path| NAMES.map(|name| folder.join(name)).to_vec();
+    // The loader looks for a bare name in its own folders, not in the working directory.
+    let configured = configured.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
     match configured {
-        Some(file) if file.is_file() => vec![file.to_owned()],
-        Some(folder) => within(folder),
+        Some(file) if file.is_file() => vec![file],
+        Some(folder) => within(&folder),
         None => match (variable(VARIABLE), variable(BINDINGS_VARIABLE)) {
             (Some(folder), _) => within(&folder),
             (None, Some(file)) => vec![file],
@@ -76,34 +79,50 @@ fn candidates(configured: Option<&Path>) -> Vec<PathBuf> {
 fn open_first(candidates: &[PathBuf]) -> Result<Library, BackendError> {
     let mut tried = Vec::new();
     for path in candidates {
-        match version_of(path).and_then(|version| fits(&version).map(|()| version)) {
-            Ok(version) => return start(path, version),
+        match table_of(path) {
+            Ok((api, version)) => return start(api, version),
             Err(reason) => tried.push(format!("{}: {reason}", path.display())),
         }
     }
     Err(unavailable(&format!("tried {}", tried.join("; "))))
 }
 
-/// Asks before the binding does, which panics at a library that is none of ONNX Runtime's.
-fn version_of(path: &Path) -> Result<String, String> {
-    /// The first fields of `OrtApiBase` in onnxruntime_c_api.h.
-    #[repr(C)]
-    struct ApiBase {
-        api: unsafe extern "C" fn(u32) -> *const std::ffi::c_void,
-        version: unsafe extern "C" fn() -> *const c_char,
+/// The functions of the library at `path` and its version. The binding's own way there panics at a library without them,
+/// and prefers a file beside the program to the one that was asked for.
+fn table_of(path: &Path) -> Result<(OrtApi, String), String> {
+    const NONE: &str = "this is no ONNX Runtime";
+    // A pipe would keep the loader waiting for ever.
+    if path.exists() && !path.is_file() {
+        return Err("this is no file".to_owned());
     }
     // SAFETY: the initialisers of ONNX Runtime need nothing from us; which file it is, is the user's decision.
-    let library = unsafe { libloading::Library::new(path) }
-        .map_err(|error| std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string))?;
+    let library = unsafe { libloading::Library::new(path) }.map_err(|error| why(path, &error))?;
     // SAFETY: ONNX Runtime exports this function with this signature in every version.
-    let base = unsafe { library.get::<unsafe extern "C" fn() -> *const ApiBase>("OrtGetApiBase").map(|base| base()) }
-        .map_err(|_| "this is no ONNX Runtime".to_owned())?;
-    // SAFETY: the table it returns is static and starts with these two functions, the second of which returns a
-    // static string.
-    let version = unsafe { base.as_ref().map(|base| CStr::from_ptr((base.version)()).to_string_lossy().into_owned()) };
-    // Stays open: the binding opens it again, and unloading would run its finalisers in between.
+    let base =
+        unsafe { library.get::<unsafe extern "system" fn() -> *const OrtApiBase>("OrtGetApiBase").map(|base| base()) };
+    let base = base.map_err(|_| NONE.to_owned())?;
+    // Stays open for as long as the process: sessions and static memory of the library are in use.
     std::mem::forget(library);
-    version.ok_or_else(|| "this is no ONNX Runtime".to_owned())
+    // SAFETY: the pointer is null or leads to a static table.
+    let base = unsafe { base.as_ref() }.ok_or(NONE)?;
+    // SAFETY: a function of that table, which returns null or a static string.
+    let version = unsafe { (base.GetVersionString)() };
+    if version.is_null() {
+        return Err(NONE.to_owned());
+    }
+    // SAFETY: not null, and static.
+    let version = unsafe { CStr::from_ptr(version) }.to_string_lossy().into_owned();
+    fits(&version)?;
+    // SAFETY: returns null, or a static table that begins with the functions of the version asked for.
+    let api = unsafe { (base.GetApi)(ort::MINOR_VERSION).as_ref() };
+    let api = api.ok_or_else(|| format!("version {version} has no functions of 1.{}", ort::MINOR_VERSION))?;
+    Ok((api.clone(), version))
+}
+
+/// What the loader says, without the path that it begins with.
+fn why(path: &Path, error: &libloading::Error) -> String {
+    let text = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    text.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&text).to_owned()
 }
 
 fn fits(version: &str) -> Result<(), String> {
@@ -114,13 +133,12 @@ fn fits(version: &str) -> Result<(), String> {
     }
 }
 
-fn start(path: &Path, version: String) -> Result<Library, BackendError> {
-    let environment = ort::init_from(path)
-        .map_err(|error| unavailable(&error.to_string()))?
-        .with_name("xvla")
-        .with_telemetry(false)
-        .build()
-        .map_err(|error| unavailable(&error.to_string()))?;
+fn start(api: OrtApi, version: String) -> Result<Library, BackendError> {
+    if !ort::set_api(api) {
+        return Err(unavailable("another one was opened before and did not start"));
+    }
+    let environment = ort::init().with_name("xvla").with_telemetry(false).build();
+    let environment = environment.map_err(|error| unavailable(&error.to_string()))?;
     environment.set_log_level(LogLevel::Warning);
     Ok(Library { environment, version })
 }

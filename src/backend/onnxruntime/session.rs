@@ -37,16 +37,24 @@ impl OnnxRuntime {
         Ok(Self { library: library.clone(), session, tensors: expected.to_vec(), device })
     }
 
-    fn input<'a>(&self, name: &str, tensor: &'a Tensor) -> Result<SessionInputValue<'a>, BackendError> {
+    /// What the graph has under this name, if `tensor` is that.
+    fn check(&self, name: &str, tensor: &Tensor) -> Result<&IoTensor, BackendError> {
         let expected = self.tensors.iter().find(|expected| expected.name == name);
         let expected = expected.ok_or_else(|| self.library.refused(&format!("the graph has no `{name}`")))?;
         let (kind, shape) = (expected.dtype.kind(), &expected.shape);
         if tensor.kind() != kind || tensor.size() != *shape || tensor.device() != self.device || !tensor.is_contiguous()
         {
-            let found = format!("{:?} {:?} on {:?}", tensor.kind(), tensor.size(), tensor.device());
+            let layout = if tensor.is_contiguous() { "contiguous" } else { "strided" };
+            let found = format!("{layout} {:?} {:?} on {:?}", tensor.kind(), tensor.size(), tensor.device());
             let reason = format!("`{name}` is {found}, expected contiguous {kind:?} {shape:?} on {:?}", self.device);
             return Err(self.library.refused(&reason));
         }
+        Ok(expected)
+    }
+
+    fn input<'a>(&self, name: &str, tensor: &'a Tensor) -> Result<SessionInputValue<'a>, BackendError> {
+        let expected = self.check(name, tensor)?;
+        let shape = &expected.shape;
         let value = match expected.dtype {
             Element::F32 => view::<f32>(tensor, shape, self.device),
             Element::F16 => view::<f16>(tensor, shape, self.device),
@@ -68,7 +76,7 @@ fn view<'a, T: PrimitiveTensorElementType + std::fmt::Debug>(
     };
     let memory = MemoryInfo::new(place, index, AllocatorType::Device, MemoryType::Default)?;
     let shape: Shape = shape.iter().copied().collect();
-    // SAFETY: `OnnxRuntime::input` has checked that so many contiguous elements of this type lie there on this device,
+    // SAFETY: `OnnxRuntime::check` has made sure that so many contiguous elements of this type lie there on this device,
     // and the tensor is borrowed for as long as the view lives.
     let view: TensorRefMut<'a, T> = unsafe { TensorRefMut::from_raw(memory, tensor.data_ptr(), shape) }?;
     Ok(view.into())
@@ -76,6 +84,7 @@ fn view<'a, T: PrimitiveTensorElementType + std::fmt::Debug>(
 
 impl StepEngine for OnnxRuntime {
     fn run(&mut self, tensors: &StepTensors) -> Result<(), BackendError> {
+        self.check("action", tensors.action)?;
         let inputs = tensors.named().filter(|(name, _)| *name != "action");
         let inputs: Vec<(&str, SessionInputValue)> =
             inputs.map(|(name, tensor)| Ok((name, self.input(name, tensor)?))).collect::<Result<_, BackendError>>()?;
@@ -113,7 +122,8 @@ fn open(library: &Library, model: &Path, device: Device) -> Result<Session, Back
     builder.commit_from_file(model).map_err(|error| BackendError::Engine {
         path: model.to_owned(),
         reason: format!("ONNX Runtime {} does not load it: {error}", library.version()),
-        remedy: "export it anew with `xvla export onnx`".to_owned(),
+        // Its CPU half multiplies no bf16, for one.
+        remedy: "export it anew, in another precision if it has no implementation of this one".to_owned(),
     })
 }
 
