@@ -5,6 +5,11 @@
 
 use std::time::Duration;
 
+/// Bytes in lowercase hex, as hashes are written.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A moment on the clock of whoever stamped the observation (ROS time live, zero offline).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {

@@ -6,6 +6,7 @@
 use super::config_json::CONFIG_FILE;
 use super::layout::Layout;
 use crate::error::CheckpointError;
+use crate::types::hex;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use sha2::{Digest, Sha256};
@@ -176,7 +177,7 @@ impl Weights {
             let name = path.file_name().unwrap_or_default();
             text += &format!("{name:?} {} {:?}", facts.len(), facts.modified().map_err(io)?);
         }
-        Ok(Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&Sha256::digest(text)))
     }
 
     /// SHA-256 of the `config.json` beside them.
@@ -337,7 +338,7 @@ pub fn sha256<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<String, C
         let mut file = File::open(path).map_err(io)?;
         std::io::copy(&mut file, &mut hasher).map_err(io)?;
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hasher.finalize()))
 }
 
 /// The files that hold the weights: one, or the shards that the index names.

@@ -10,7 +10,6 @@ use crate::backend::engine::{self, Flavour, Order, Precision, Source, cache};
 use crate::backend::tensorrt;
 use crate::error::{BackendError, PipelineError};
 use crate::model::config::ModelConfig;
-use crate::model::onnx::FP8_OPSET;
 use crate::model::weights::Weights;
 use crate::transform::processors::Processors;
 use serde::Serialize;
@@ -196,8 +195,6 @@ fn produce(
 fn order(request: &EngineRequest, flavour: Flavour, config: &ModelConfig, processors: &Processors) -> Order {
     let own = own_sizes(config, processors, request.domain);
     let (image_height, image_width) = request.image_size.unwrap_or((own.image_height, own.image_width));
-    // FP8 is younger than the graph's other operators.
-    let least = if request.precision == Precision::Fp8 { FP8_OPSET } else { 0 };
     Order {
         sizes: InputSizes {
             views: request.views.unwrap_or(own.views),
@@ -210,6 +207,6 @@ fn order(request: &EngineRequest, flavour: Flavour, config: &ModelConfig, proces
         prune_2to4: request.prune_2to4,
         sparse: request.sparse,
         workspace_mb: request.workspace_mb,
-        opset: request.opset.unwrap_or(flavour.opset().max(least)),
+        opset: request.opset.unwrap_or(flavour.opset(request.precision)),
     }
 }

@@ -6,9 +6,8 @@ use crate::backend::device;
 use crate::backend::engine::answers::Question;
 use crate::backend::engine::case::{self, CaseInputs, InputSizes};
 use crate::backend::engine::sidecar::ParityCase;
-use crate::backend::engine::{Precision, cache};
+use crate::backend::engine::{cache, precision_of};
 use crate::backend::select::{self, Backends, Target};
-use crate::config::Dtype;
 use crate::error::PipelineError;
 use crate::model::config::ModelConfig;
 use crate::model::weights::Weights;
@@ -46,15 +45,17 @@ fn libtorchs_answer(
     steps: usize,
 ) -> Result<ParityCase, PipelineError> {
     let question = Question::new(weights, target.dtype, target.sizes, steps)?;
-    let Some(cache) = target.engine.cache.clone().or_else(|| cache::default_folder().ok()) else {
-        return ask_libtorch(weights, config, target, steps);
+    let cache = target.engine.cache.clone().or_else(|| cache::default_folder().ok());
+    let actions = match cache.as_deref().and_then(|cache| question.recall(cache)) {
+        Some(actions) => actions,
+        None => {
+            let actions = ask_libtorch(weights, config, target, steps)?;
+            cache.iter().for_each(|cache| question.keep(cache, &actions));
+            actions
+        }
     };
-    if let Some(case) = question.recall(&cache) {
-        return Ok(case);
-    }
-    let case = ask_libtorch(weights, config, target, steps)?;
-    question.keep(&cache, &case);
-    Ok(case)
+    let channels = config.policy.action_dim.unsigned_abs() as usize;
+    Ok(case::expect(case::SEED, steps, actions, channels, precision_of(target.dtype)))
 }
 
 fn ask_libtorch(
@@ -62,19 +63,13 @@ fn ask_libtorch(
     config: &ModelConfig,
     target: &Target,
     steps: usize,
-) -> Result<ParityCase, PipelineError> {
+) -> Result<Vec<f32>, PipelineError> {
     let target = Target { overlap: false, ..target.clone() };
     let mut reference = select::load(select::DEFAULT, weights, config, &target)?;
     let actions = answer(&mut reference, case::SEED, steps, config, target.sizes)?;
     drop(reference);
     device::release_unused(device::resolve(target.device)?)?;
-    let precision = match target.dtype {
-        Dtype::F32 => Precision::F32,
-        Dtype::F16 => Precision::F16,
-        Dtype::Bf16 => Precision::Bf16,
-    };
-    let channels = config.policy.action_dim.unsigned_abs() as usize;
-    Ok(case::expect(case::SEED, steps, actions, channels, precision))
+    Ok(actions)
 }
 
 /// Whether `backends` answer `case` as libtorch did.
@@ -106,6 +101,7 @@ fn answer(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::engine::Precision;
     use crate::backend::engine::step::{StepEngine, StepTensors};
     use crate::backend::engine::work::{EngineNetwork, EnginePolicy};
     use crate::error::BackendError;
@@ -160,7 +156,11 @@ mod tests {
         }
 
         fn check(&self, backends: &mut Backends) -> Result<(), PipelineError> {
-            let case = ask_libtorch(&self.weights, &self.config, &self.target, 4).unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let mut target = self.target.clone();
+            target.engine.cache = Some(folder.path().to_owned());
+            let case = libtorchs_answer(&self.weights, &self.config, &target, 4).unwrap();
+            assert_eq!(libtorchs_answer(&self.weights, &self.config, &target, 4).unwrap(), case, "kept");
             check(select::TENSORRT, backends, &case, &self.config, self.target.sizes)
         }
     }

@@ -5,6 +5,7 @@ use super::Flavour;
 use super::sidecar::{Flags, Identity, Sidecar};
 use crate::error::{BackendError, PipelineError};
 use crate::model::onnx::file::data_path;
+use crate::types::hex;
 use sha2::{Digest, Sha256};
 use std::fs::{File, TryLockError};
 use std::io;
@@ -34,7 +35,8 @@ pub fn path_of(folder: &Path, identity: &Identity) -> PathBuf {
     let identity = Identity { flags: Flags { opset: 0, ..identity.flags.clone() }, ..identity.clone() };
     // Fields in the order of their declaration: the same identity always gives the same text.
     let text = serde_json::to_string(&identity).unwrap_or_default();
-    let key: String = Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let key = hex(&Sha256::digest(text));
+    let key = key.get(..16).unwrap_or(&key);
     let ending = if identity.flavour == Flavour::Onnx { "onnx" } else { "engine" };
     let (flavour, precision) = (identity.flavour.name(), identity.precision.name());
     folder.join(format!("{flavour}-d{}-{precision}-{key}.{ending}", identity.domain))

@@ -55,11 +55,12 @@ impl Flavour {
         }
     }
 
-    /// The opset that its graphs are exported with, unless someone asks for another.
-    pub fn opset(self) -> i64 {
-        match self {
-            Self::Onnx => onnx::DEFAULT_OPSET,
-            Self::TensorrtRtx | Self::Tensorrt => ENGINE_OPSET,
+    /// The opset that its graphs of `precision` are exported with, unless someone asks for another.
+    pub fn opset(self, precision: Precision) -> i64 {
+        match (self, precision) {
+            (Self::TensorrtRtx | Self::Tensorrt, _) => ENGINE_OPSET,
+            (Self::Onnx, Precision::Fp8) => onnx::FP8_OPSET,
+            (Self::Onnx, _) => onnx::DEFAULT_OPSET,
         }
     }
 }
@@ -88,6 +89,7 @@ impl Order {
     /// [`BackendError::Unavailable`] for FP8 with a dtype other than f16.
     pub fn of(config: &EngineConfig, dtype: Dtype, sizes: InputSizes, flavour: Flavour) -> Result<Self, BackendError> {
         let precision = match (dtype, config.fp8) {
+            (dtype, false) => precision_of(dtype),
             (Dtype::F16, true) => Precision::Fp8,
             (_, true) => {
                 return Err(BackendError::Unavailable {
@@ -96,9 +98,6 @@ impl Order {
                     remedy: "set dtype to f16".to_owned(),
                 });
             }
-            (Dtype::F32, false) => Precision::F32,
-            (Dtype::F16, false) => Precision::F16,
-            (Dtype::Bf16, false) => Precision::Bf16,
         };
         Ok(Self {
             sizes,
@@ -106,8 +105,17 @@ impl Order {
             prune_2to4: config.prune_2to4,
             sparse: config.sparse,
             workspace_mb: config.workspace_mb,
-            opset: flavour.opset().max(if precision == Precision::Fp8 { onnx::FP8_OPSET } else { 0 }),
+            opset: flavour.opset(precision),
         })
+    }
+}
+
+/// What a pipeline of `dtype` computes in.
+pub fn precision_of(dtype: Dtype) -> Precision {
+    match dtype {
+        Dtype::F32 => Precision::F32,
+        Dtype::F16 => Precision::F16,
+        Dtype::Bf16 => Precision::Bf16,
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::{Flavour, IoTensor, Precision};
 use crate::error::BackendError;
+pub(super) use crate::types::hex;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -209,8 +210,7 @@ impl Sidecar {
 }
 
 impl ParityCase {
-    /// Whether it can be compared with anything.
-    pub(super) fn check(&self) -> Result<(), &'static str> {
+    fn check(&self) -> Result<(), &'static str> {
         let whole = !self.tolerance.is_empty() && !self.actions.is_empty();
         if !whole || !self.actions.len().is_multiple_of(self.tolerance.len()) {
             return Err("case: as many actions as a multiple of its tolerances are needed");
@@ -282,10 +282,6 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
         let _ = std::fs::remove_file(&partial);
     }
     written
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `path` with `suffix` at the end of its name.

@@ -10,17 +10,14 @@ pub mod library;
 pub mod session;
 
 use super::device;
-use super::engine::case::InputSizes;
 use super::engine::make::{self, Built};
-use super::engine::work::{EngineNetwork, EnginePolicy};
+use super::engine::work::{EngineNetwork, EnginePolicy, projections};
 use super::engine::{self, Flavour, Order, Source};
 use super::host_lane::HostLane;
 use super::libtorch::LibtorchVlm;
 use super::select::{Backends, Target};
-use crate::error::{BackendError, PipelineError};
+use crate::error::PipelineError;
 use crate::model::config::ModelConfig;
-use crate::model::domain::TokenProjections;
-use crate::model::policy::Policy;
 use crate::model::weights::Weights;
 use session::OnnxRuntime;
 
@@ -44,10 +41,8 @@ pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<
     let device = device::resolve(target.device)?;
     let root = weights.root(device::kind(target.dtype), device);
     let vlm = LibtorchVlm::new(&root, config)?;
-    let projections = TokenProjections::new(&root, &config.policy, config.projection_dim)?;
-    weights.note_taken(|root| Policy::new(root, &config.policy, config.projection_dim).map(drop))?;
-    let InputSizes { domain, .. } = target.sizes;
-    let projections = projections.specialise(domain).map_err(BackendError::from)?;
+    let domain = target.sizes.domain;
+    let projections = projections(weights, &root, config, domain)?;
     let session = OnnxRuntime::load(&library, &path, &wanted.tensors, device)?;
     let network = EngineNetwork::new(Box::new(session), projections, wanted.tensors, domain, path);
     Ok(Backends {

@@ -10,15 +10,13 @@ use crate::backend::cuda;
 use crate::backend::cuda::lane::GpuLane;
 use crate::backend::cuda::recorder::StreamRecorder;
 use crate::backend::cuda::session::{Half, Session};
-use crate::backend::engine::work::{EngineNetwork, EnginePolicy, EngineWork};
+use crate::backend::engine::work::{EngineNetwork, EnginePolicy, EngineWork, projections};
 use crate::backend::engine::{self, Order, Source};
 use crate::backend::libtorch::LibtorchVlm;
 use crate::backend::select::{Backends, Target};
 use crate::backend::{PolicyBackend, PolicyInputs, VlmBackend, device};
 use crate::error::{BackendError, PipelineError};
 use crate::model::config::ModelConfig;
-use crate::model::domain::TokenProjections;
-use crate::model::policy::Policy;
 use crate::model::vlm::VlmTokens;
 use crate::model::weights::Weights;
 use std::path::Path;
@@ -53,10 +51,8 @@ pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<
     } else {
         Box::new(LibtorchVlm::new(&root, config)?)
     };
-    let projections = TokenProjections::new(&root, &config.policy, config.projection_dim)?;
-    weights.note_taken(|root| Policy::new(root, &config.policy, config.projection_dim).map(drop))?;
     let domain = target.sizes.domain;
-    let projections = projections.specialise(domain).map_err(BackendError::from)?;
+    let projections = projections(weights, &root, config, domain)?;
     let engine = open(&library, &path, &bytes, &wanted.tensors, &session)?;
     let network = EngineNetwork::new(Box::new(engine), projections, wanted.tensors, domain, path);
     let policy = TensorRtPolicy::new(sidecar.engine_sha256, network, &session, target.engine.cuda_graph);
