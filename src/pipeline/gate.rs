@@ -46,7 +46,9 @@ fn libtorchs_answer(
 ) -> Result<ParityCase, PipelineError> {
     let question = Question::new(weights, target.dtype, target.sizes, steps)?;
     let cache = target.engine.cache.clone().or_else(|| cache::default_folder().ok());
-    let actions = match cache.as_deref().and_then(|cache| question.recall(cache)) {
+    let count = (config.policy.chunk_length * config.policy.action_dim).unsigned_abs() as usize;
+    let kept = cache.as_deref().and_then(|cache| question.recall(cache));
+    let actions = match kept.filter(|actions| actions.len() == count) {
         Some(actions) => actions,
         None => {
             let actions = ask_libtorch(weights, config, target, steps)?;
