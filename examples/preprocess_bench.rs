@@ -5,7 +5,8 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use xvla_ros::transform::image::{ImageTransform, ResizeMode};
+use xvla_ros::transform::image::ImageTransform;
+use xvla_ros::types::ResizeMode;
 use xvla_ros::types::RgbImage;
 
 fn main() -> Result<()> {

@@ -4,14 +4,16 @@
 //! ```text
 //!   bin/xvla_node      bin/xvla            arguments, exit codes
 //!        │                 │
-//!       ros              bench             adapters: ROS 2 messages | files and statistics
+//!       ros             offline            adapters: ROS 2 messages | files, measurements, reports
 //!        └───────┬─────────┘
-//!            pipeline                      load, warm up, infer; the inference thread
-//!          ┌─────┴─────┐
-//!      transform    backend                host-side pre/post-processing | who runs the network
-//!          │           │
-//!          │         model                 the network itself, as maths on tensors
-//!          └─────┬─────┘
+//!              robot                       which inputs make an observation, and whether they can be trusted
+//!                │          data           files: batches in .npz
+//!            pipeline         │            load, warm up, answer; the inference thread
+//!          ┌─────┴─────┐      │
+//!       backend ─→ transform  │            who runs the network | host-side pre- and post-processing
+//!          │           │      │
+//!        model         │      │            the network itself, as maths on tensors
+//!          └─────┬─────┴──────┘
 //!         types, error, config
 //! ```
 //!
@@ -20,11 +22,13 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "a panic is how a test fails"))]
 
 pub mod backend;
-pub mod bench;
 pub mod config;
+pub mod data;
 pub mod error;
 pub mod model;
+pub mod offline;
 pub mod pipeline;
+pub mod robot;
 #[cfg(feature = "ros")]
 pub mod ros;
 pub mod transform;

@@ -5,11 +5,6 @@
 
 use std::time::Duration;
 
-/// Bytes in lowercase hex, as hashes are written.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// A moment on the clock of whoever stamped the observation (ROS time live, zero offline).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
@@ -69,47 +64,16 @@ impl RgbImage {
     }
 }
 
-/// What each output pixel of an axis mixes: `taps` source pixels in a row from its start.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Axis<W> {
-    /// First source pixel of each output pixel.
-    pub starts: Vec<i32>,
-    /// Weights per output pixel; shorter windows are filled up with zeros.
-    pub taps: usize,
-    /// [taps, outputs]: the first weight of every output pixel, then the second of every one, and so on.
-    pub weights: Vec<W>,
-}
-
-/// How images of one size become the model's, as tables for whoever resizes them.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Resampling {
-    /// Size of the images, (width, height) in pixels.
-    pub from: (usize, usize),
-    /// The filter.
-    pub method: ResampleMethod,
-}
-
-/// A filter by its tables. `columns` holds the weights along a row of pixels, `rows` those along a column.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ResampleMethod {
-    /// Pillow's antialiased bicubic in its fixed point, one axis after the other, rounded to 8 bits in between.
-    Bicubic {
-        /// Along the width.
-        columns: Axis<i32>,
-        /// Along the height.
-        rows: Axis<i32>,
-        /// Whether the height is resampled before the width.
-        rows_shrink_first: bool,
-    },
-    /// lerobot's `resize_with_pad`: bilinear to `content`, the rest on the left and top is zero.
-    PaddedBilinear {
-        /// Along the width.
-        columns: Axis<f32>,
-        /// Along the height.
-        rows: Axis<f32>,
-        /// Size of the content, (width, height) in pixels.
-        content: (usize, usize),
-    },
+/// How an image of another size is brought to the model's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResizeMode {
+    /// Both sides stretched with PIL's antialiased bicubic filter: X-VLA's own image processor.
+    Bicubic,
+    /// lerobot's `resize_imgs_with_padding`: aspect ratio kept, bilinear without antialiasing, the left
+    /// and top filled with zeros of the *normalised* image (the mean colour).
+    ///
+    /// lerobot 0.4.4 normalises in its preprocessor and pads in the policy, hence that order.
+    PaddedBilinear,
 }
 
 /// Everything the policy sees at one instant, before preprocessing. One sample: B is 1.
@@ -186,7 +150,7 @@ pub struct HostArray {
 
 /// A chunk of actions for each sample of a batch.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ActionChunk {
+pub struct Chunk {
     /// [B, T, A'] after the action space's post-processing and de-normalisation: what a robot executes.
     pub actions: HostArray,
     /// [B, T, A] the network's output before post-processing.

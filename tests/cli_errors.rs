@@ -8,8 +8,8 @@ mod cli;
 use cli::{Bench, fails, text, xvla};
 use serde_json::json;
 use std::path::Path;
-use xvla_ros::bench::npy::{NpyArray, NpyData};
-use xvla_ros::bench::npz::write_npz;
+use xvla_ros::data::npy::{NpyArray, NpyData};
+use xvla_ros::data::npz::write_npz;
 use xvla_ros::types::HostArray;
 
 /// `infer` on `input` must fail with all of `parts`, and write no answer.

@@ -5,7 +5,7 @@
 mod cli;
 
 use cli::{Bench, array, delta, succeeds, text};
-use xvla_ros::bench::dataset::Batch;
+use xvla_ros::data::batch::Batch;
 use xvla_ros::pipeline::noise;
 use xvla_ros::types::{HostArray, ModelInputs};
 

@@ -13,11 +13,11 @@ mod common;
 
 use common::{Case, cases};
 use tch::{Device, Kind, Tensor};
+use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
 use xvla_ros::model::flow::{denoise, times};
 use xvla_ros::model::policy::{LINEAR_INPUTS, Policy};
 use xvla_ros::model::vlm::{Views, Vlm};
-use xvla_ros::model::weights::Weights;
 use xvla_ros::pipeline::{Options, Pipeline};
 use xvla_ros::types::{HostArray, ModelInputs};
 
@@ -58,7 +58,7 @@ fn every_vision_stage_the_image_tokens_and_the_encoder_equal_the_oracles() {
     let mut stages_seen = 0;
     for case in cases() {
         let config = ModelConfig::from_folder(&case.checkpoint).unwrap();
-        let weights = Weights::open(&case.checkpoint).unwrap();
+        let weights = Checkpoint::open(&case.checkpoint).unwrap();
         let vlm = Vlm::new(&weights.root(Kind::Float, Device::Cpu), &config).unwrap();
         let inputs = &case.batch.inputs;
         let ids = Tensor::from_slice(&inputs.input_ids).view([inputs.batch as i64, inputs.tokens as i64]);
@@ -73,7 +73,7 @@ fn every_vision_stage_the_image_tokens_and_the_encoder_equal_the_oracles() {
             case.compare(name, found, INTERMEDIATE);
         }
         for (name, _) in case.expected.iter().filter(|(name, _)| !name.starts_with("p") && !name.contains("actions")) {
-            let tapped = seen.iter().any(|(tap, _)| tap.strip_prefix("vlm.").unwrap_or(tap) == name);
+            let tapped = seen.iter().any(|(hook, _)| hook.strip_prefix("vlm.").unwrap_or(hook) == name);
             assert!(tapped, "{}: nothing was compared with `{name}`", case.name);
         }
     }
@@ -84,7 +84,7 @@ fn every_vision_stage_the_image_tokens_and_the_encoder_equal_the_oracles() {
 fn the_policy_equals_the_oracles_after_its_first_and_last_block() {
     for case in cases() {
         let config = ModelConfig::from_folder(&case.checkpoint).unwrap();
-        let weights = Weights::open(&case.checkpoint).unwrap();
+        let weights = Checkpoint::open(&case.checkpoint).unwrap();
         let root = weights.root(Kind::Float, Device::Cpu);
         let policy = Policy::new(&root, &config.policy, config.projection_dim).unwrap();
         let expected = |name: &str| {

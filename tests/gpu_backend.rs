@@ -14,8 +14,8 @@ mod gpu_common;
 
 use gpu_common::{Base, answers, captured, channel_errors, gpu, on_cpu, say, worst_channel};
 use std::sync::Arc;
-use xvla_ros::bench::dataset::Batch;
 use xvla_ros::config::{Dtype, Preprocess};
+use xvla_ros::data::batch::Batch;
 use xvla_ros::pipeline::{Inference, Options, Pipeline, noise};
 use xvla_ros::types::{HostArray, Observation, RgbImage, Stamp};
 

@@ -16,23 +16,24 @@ mod gpu_common;
 use gpu_common::{Base, gpu, say};
 use std::path::Path;
 use tch::{Kind, Tensor};
-use xvla_ros::backend::cuda::session::{Half, Session};
+use xvla_ros::backend::BackendError;
+use xvla_ros::backend::cuda::session::{PipelineStage, Session};
 use xvla_ros::backend::engine::Precision;
-use xvla_ros::backend::engine::case::InputSizes;
+use xvla_ros::backend::engine::golden::InputSpec;
 use xvla_ros::backend::engine::step::{StepEngine, StepTensors};
 use xvla_ros::backend::engine::work::{EngineNetwork, EnginePolicy};
-use xvla_ros::backend::host_lane::download;
+use xvla_ros::backend::host_stream::download;
 use xvla_ros::backend::select;
 use xvla_ros::backend::tensorrt::{TensorRtPolicy, library};
 use xvla_ros::backend::{PolicyBackend, PolicyInputs};
-use xvla_ros::bench::dataset::Batch;
 use xvla_ros::config::{Device, Dtype, EngineConfig, Fallback};
-use xvla_ros::error::{BackendError, PipelineError};
+use xvla_ros::data::batch::Batch;
+use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
 use xvla_ros::model::domain::TokenProjections;
 use xvla_ros::model::onnx::transformer::tensors;
 use xvla_ros::model::vlm::VlmTokens;
-use xvla_ros::model::weights::Weights;
+use xvla_ros::pipeline::PipelineError;
 use xvla_ros::pipeline::{Options, Pipeline, noise};
 use xvla_ros::types::HostArray;
 
@@ -123,8 +124,8 @@ fn steps_with_an_engine_inside_give_the_same_actions_captured_replayed_launched_
     let Some(_gpu) = gpu("captured steps") else { return };
     let case = common::cases().into_iter().find(|case| case.batch.inputs.batch == 1).unwrap();
     let (weights, config) =
-        (Weights::open(&case.checkpoint).unwrap(), ModelConfig::from_folder(&case.checkpoint).unwrap());
-    let sizes = InputSizes::of(&case.batch.inputs);
+        (Checkpoint::open(&case.checkpoint).unwrap(), ModelConfig::from_folder(&case.checkpoint).unwrap());
+    let sizes = InputSpec::of(&case.batch.inputs);
     let counts = sizes.tokens(&config);
     let network = |device| {
         let root = weights.root(Kind::Float, device);
@@ -153,7 +154,7 @@ fn steps_with_an_engine_inside_give_the_same_actions_captured_replayed_launched_
         download(&actions).unwrap().data
     };
     let gpu = tch::Device::Cuda(0);
-    session.enter(Half::Policy).unwrap();
+    session.enter(PipelineStage::Policy).unwrap();
     let mut captured = TensorRtPolicy::new(String::new(), network(gpu), &session, true);
     let mut launched = TensorRtPolicy::new(String::new(), network(gpu), &session, false);
     let mut on_host = EnginePolicy::new(select::TENSORRT, String::new(), network(tch::Device::Cpu));

@@ -1,20 +1,28 @@
 //! The layer map of `src/lib.rs`, enforced: who may import whom, and which libraries stay where.
+//!
+//! Files are parsed, so that nested `use` trees, renamed imports and paths in expressions all count; comments and strings
+//! do not.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use syn::visit::{self, Visit};
+use syn::{ItemUse, UseTree};
 
 /// Layers and what each may import from this crate.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("types", &[]),
     ("error", &[]),
-    ("config", &["error"]),
+    ("config", &["error", "types"]),
+    ("data", &["error", "types"]),
     ("model", &["error", "types"]),
     ("transform", &["error", "types"]),
-    ("backend", &["config", "error", "model", "types"]),
+    ("backend", &["config", "error", "model", "transform", "types"]),
     ("pipeline", &["backend", "config", "error", "model", "transform", "types"]),
-    ("bench", &["backend", "config", "error", "model", "pipeline", "transform", "types"]),
-    ("ros", &["backend", "config", "error", "pipeline", "transform", "types"]),
+    ("robot", &["config", "data", "error", "pipeline", "types"]),
+    ("offline", &["backend", "config", "data", "error", "model", "pipeline", "robot", "transform", "types"]),
+    ("ros", &["backend", "config", "data", "error", "pipeline", "robot", "transform", "types"]),
 ];
 
 /// Libraries and the layers that may name them.
@@ -35,8 +43,10 @@ struct Source {
     path: PathBuf,
     /// `model`, `error`, `bin/xvla`, …
     layer: String,
-    /// Without comments.
-    lines: Vec<String>,
+    /// Module path from the crate's root: `["model", "onnx", "file"]`.
+    module: Vec<String>,
+    text: String,
+    syntax: syn::File,
 }
 
 fn sources() -> Vec<Source> {
@@ -59,27 +69,111 @@ fn sources() -> Vec<Source> {
 
 fn source(root: &Path, path: PathBuf) -> Source {
     let relative = path.strip_prefix(root).unwrap().with_extension("");
-    let parts: Vec<String> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
-    let layer = if parts[0] == "bin" { format!("bin/{}", parts[1]) } else { parts[0].clone() };
+    let mut module: Vec<String> = relative.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+    let layer = if module[0] == "bin" { format!("bin/{}", module[1]) } else { module[0].clone() };
+    if module.last().is_some_and(|last| last == "mod") {
+        module.pop();
+    }
     let text = std::fs::read_to_string(&path).unwrap();
-    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned()).collect();
-    Source { path, layer, lines }
+    let syntax = syn::parse_file(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    Source { path, layer, module, text, syntax }
 }
 
-/// The identifiers that follow `prefix` anywhere in `line`, those in braces included.
-fn after(line: &str, prefix: &str) -> Vec<String> {
-    let identifier = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    line.match_indices(prefix)
-        .filter(|(at, _)| !line[..*at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
-        .flat_map(|(at, _)| {
-            let rest = &line[at + prefix.len()..];
-            match rest.strip_prefix('{') {
-                Some(list) => list.split([',', '}']).map(|item| identifier(item.trim())).collect(),
-                None => vec![identifier(rest)],
+/// Every path that a file names, from `use` trees and from code, as its identifiers.
+#[derive(Default)]
+struct Paths {
+    found: BTreeSet<Vec<String>>,
+    /// How many modules deep within the file the visit is.
+    depth: usize,
+    /// Whether the file's own tests are left out.
+    without_tests: bool,
+}
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if self.without_tests && item.ident == "tests" {
+            return;
+        }
+        self.depth += 1;
+        visit::visit_item_mod(self, item);
+        self.depth -= 1;
+    }
+
+    fn visit_item_use(&mut self, item: &'ast ItemUse) {
+        self.tree(&item.tree, &[]);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        self.note(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, item: &'ast syn::Macro) {
+        // What a macro is given is no syntax yet; its paths are found in its tokens.
+        let mut path: Vec<String> = Vec::new();
+        let text = item.tokens.to_string();
+        for word in text.split_whitespace().flat_map(|word| word.split_inclusive("::")) {
+            let identifier = |text: &str| text.chars().all(|c| c.is_alphanumeric() || c == '_') && !text.is_empty();
+            let name = word.trim_matches(|c: char| !(c.is_alphanumeric() || c == '_'));
+            if word == "::" || word.ends_with("::") && identifier(name) || identifier(name) {
+                if identifier(name) {
+                    path.push(name.to_owned());
+                }
+                if word.ends_with("::") {
+                    continue;
+                }
             }
-        })
-        .filter(|name| !name.is_empty())
-        .collect()
+            self.note(std::mem::take(&mut path));
+        }
+        self.note(path);
+        visit::visit_macro(self, item);
+    }
+}
+
+impl Paths {
+    fn of(source: &Source, without_tests: bool) -> BTreeSet<Vec<String>> {
+        let mut paths = Self { without_tests, ..Self::default() };
+        paths.visit_file(&source.syntax);
+        paths.found
+    }
+
+    /// Adds a path as seen from the file's own module.
+    fn note(&mut self, path: Vec<String>) {
+        let supers = path.iter().take_while(|part| *part == "super").count();
+        match supers {
+            0 => self.found.insert(path),
+            // What stays within the file is no import.
+            inside if inside <= self.depth => false,
+            _ => self.found.insert(path[self.depth..].to_vec()),
+        };
+    }
+
+    fn tree(&mut self, tree: &UseTree, before: &[String]) {
+        let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
+        match tree {
+            UseTree::Path(path) => self.tree(&path.tree, &with(&path.ident)),
+            UseTree::Name(name) => self.note(with(&name.ident)),
+            UseTree::Rename(name) => self.note(with(&name.ident)),
+            UseTree::Glob(_) => self.note(before.to_vec()),
+            UseTree::Group(group) => group.items.iter().for_each(|tree| self.tree(tree, before)),
+        }
+    }
+}
+
+/// The modules of this crate that a file names, from the crate's root.
+fn imports(source: &Source, without_tests: bool) -> BTreeSet<Vec<String>> {
+    let absolute = |path: &Vec<String>| {
+        let supers = path.iter().take_while(|part| *part == "super").count();
+        match path.first().map(String::as_str) {
+            Some("crate") => Some(path[1..].to_vec()),
+            Some("super") => {
+                let parent = source.module.len().checked_sub(supers)?;
+                Some([&source.module[..parent], &path[supers..]].concat())
+            }
+            _ => None,
+        }
+    };
+    Paths::of(source, without_tests).iter().filter_map(absolute).filter(|path| !path.is_empty()).collect()
 }
 
 #[test]
@@ -89,16 +183,25 @@ fn every_layer_imports_only_what_lies_below_it() {
             assert!(source.layer == "lib" || source.layer.starts_with("bin/"), "{}: no such layer", source.layer);
             continue;
         };
-        for (number, line) in source.lines.iter().enumerate() {
-            for import in after(line, "crate::") {
-                assert!(
-                    import == source.layer || allowed.contains(&import.as_str()),
-                    "{}:{}: `{}` may not import `{import}`",
-                    source.path.display(),
-                    number + 1,
-                    source.layer
-                );
-            }
+        for path in imports(&source, false) {
+            let layer = path[0].as_str();
+            assert!(
+                layer == source.layer || allowed.contains(&layer),
+                "{}: `{}` may not import `{}`",
+                source.path.display(),
+                source.layer,
+                path.join("::")
+            );
+        }
+    }
+}
+
+#[test]
+fn the_map_itself_has_no_circle() {
+    for (position, (layer, allowed)) in MAY_IMPORT.iter().enumerate() {
+        for import in *allowed {
+            let below = MAY_IMPORT.iter().take(position).any(|(lower, _)| lower == import);
+            assert!(below, "`{layer}` may import `{import}`, which does not lie below it");
         }
     }
 }
@@ -106,17 +209,15 @@ fn every_layer_imports_only_what_lies_below_it() {
 #[test]
 fn every_library_stays_in_its_layers() {
     for source in sources() {
-        for (number, line) in source.lines.iter().enumerate() {
-            for (library, layers) in STAYS_IN {
-                let used = !after(line, &format!("{library}::")).is_empty();
-                assert!(
-                    !used || layers.contains(&source.layer.as_str()),
-                    "{}:{}: `{library}` does not belong in `{}`",
-                    source.path.display(),
-                    number + 1,
-                    source.layer
-                );
-            }
+        let named: BTreeSet<String> =
+            Paths::of(&source, false).into_iter().filter_map(|path| path.into_iter().next()).collect();
+        for (library, layers) in STAYS_IN {
+            assert!(
+                !named.contains(*library) || layers.contains(&source.layer.as_str()),
+                "{}: `{library}` does not belong in `{}`",
+                source.path.display(),
+                source.layer
+            );
         }
     }
 }
@@ -124,7 +225,8 @@ fn every_library_stays_in_its_layers() {
 #[test]
 fn unsafe_code_stays_in_backend() {
     for source in sources().iter().filter(|source| source.layer != "backend") {
-        let unsafe_line = source.lines.iter().position(|line| line.contains("unsafe "));
+        let code = source.text.lines().map(|line| line.split("//").next().unwrap_or_default());
+        let unsafe_line = code.into_iter().position(|line| line.contains("unsafe "));
         assert_eq!(unsafe_line, None, "{}", source.path.display());
     }
 }
@@ -132,7 +234,7 @@ fn unsafe_code_stays_in_backend() {
 #[test]
 fn no_file_is_too_long_to_read() {
     for source in sources() {
-        let lines = source.lines.len();
+        let lines = source.text.lines().count();
         assert!(lines <= MAX_LINES, "{}: {lines} lines: split it by meaning", source.path.display());
     }
 }

@@ -7,10 +7,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use xvla_ros::bench::dataset::{Batch, Limits, calibration_files, read_batch, write_batch};
-use xvla_ros::bench::npy::{NpyArray, NpyData, encode};
-use xvla_ros::bench::npz::{NpzReader, write_npz};
-use xvla_ros::error::DatasetError;
+use xvla_ros::data::DatasetError;
+use xvla_ros::data::batch::{Batch, Limits, calibration_files, read_batch, write_batch};
+use xvla_ros::data::npy::{NpyArray, NpyData, encode};
+use xvla_ros::data::npz::{NpzReader, write_npz};
 use xvla_ros::types::{HostArray, ModelInputs};
 use zip::CompressionMethod;
 use zip::write::SimpleFileOptions;
@@ -366,6 +366,6 @@ proptest! {
         bytes.extend_from_slice(&(text.len() as u16).to_le_bytes());
         bytes.extend_from_slice(text.as_bytes());
         bytes.extend_from_slice(&body);
-        let _ = xvla_ros::bench::npy::decode(&bytes);
+        let _ = xvla_ros::data::npy::decode(&bytes);
     }
 }

@@ -12,11 +12,11 @@
 mod common;
 mod exported;
 
-use exported::{Exported, ask, order};
+use exported::{Exported, ask, spec};
 use half::f16;
 use std::path::PathBuf;
 use std::process::Command;
-use xvla_ros::backend::engine::{Order, Precision};
+use xvla_ros::backend::engine::{BuildSpec, Precision};
 
 /// Runs ONNX's own checker, with shape inference, on files.
 fn check(graphs: &[PathBuf]) {
@@ -37,16 +37,16 @@ fn the_onnx_checker_accepts_graphs_of_every_kind_of_checkpoint_and_precision_and
     let cases = exported::one_case_per_checkpoint();
     let mut graphs: Vec<Exported> = Vec::new();
     for case in &cases {
-        graphs.extend(kinds.map(|(precision, opset)| Exported::new(&case.checkpoint, &order(case, precision, opset))));
+        graphs.extend(kinds.map(|(precision, opset)| Exported::new(&case.checkpoint, &spec(case, precision, opset))));
     }
-    graphs.push(Exported::new(&cases[0].checkpoint, &order(&cases[0], Precision::F32, 21)));
+    graphs.push(Exported::new(&cases[0].checkpoint, &spec(&cases[0], Precision::F32, 21)));
     check(&graphs.iter().map(|graph| graph.path.clone()).collect::<Vec<_>>());
 }
 
 #[test]
 fn weights_that_do_not_fit_into_the_file_lie_beside_it() {
     let case = &exported::one_case_per_checkpoint()[0];
-    let graph = Exported::with_limit(&case.checkpoint, &order(case, Precision::F32, 18), 1000);
+    let graph = Exported::with_limit(&case.checkpoint, &spec(case, Precision::F32, 18), 1000);
     let data = graph.data.clone().expect("weights beside the graph");
     let size = |path| std::fs::metadata(path).unwrap().len();
     assert!(size(&graph.path) < size(&data));
@@ -56,14 +56,14 @@ fn weights_that_do_not_fit_into_the_file_lie_beside_it() {
 #[test]
 fn the_same_checkpoint_gives_the_same_bytes() {
     let case = &exported::one_case_per_checkpoint()[0];
-    let bytes = || std::fs::read(Exported::new(&case.checkpoint, &order(case, Precision::F16, 18)).path).unwrap();
+    let bytes = || std::fs::read(Exported::new(&case.checkpoint, &spec(case, Precision::F16, 18)).path).unwrap();
     assert!(bytes() == bytes());
 }
 
 #[test]
 fn a_pruned_graph_has_two_zeros_in_every_four_weights_along_the_inputs_of_every_matrix() {
     for case in exported::one_case_per_checkpoint() {
-        let pruned = Order { prune_2to4: true, ..order(&case, Precision::F16, 18) };
+        let pruned = BuildSpec { prune_2to4: true, ..spec(&case, Precision::F16, 18) };
         let bytes = std::fs::read(Exported::new(&case.checkpoint, &pruned).path).unwrap();
         let model = onnx_rs::parse(&bytes).unwrap();
         let graph = model.graph.unwrap();
@@ -95,10 +95,10 @@ fn a_pruned_graph_has_two_zeros_in_every_four_weights_along_the_inputs_of_every_
 #[test]
 fn what_cannot_be_exported_is_refused_by_name() {
     let case = &exported::one_case_per_checkpoint()[0];
-    let good = order(case, Precision::F32, 18);
-    let refusal = |order: Order| ask(&case.checkpoint, &order).unwrap_err().to_string();
-    assert!(refusal(Order { opset: 17, ..good }).contains("opset 17: choose one of 18 to 22"));
-    assert!(refusal(Order { precision: Precision::Fp8, ..good }).contains("FP8 with opset 18: it needs opset 19"));
+    let good = spec(case, Precision::F32, 18);
+    let refusal = |spec: BuildSpec| ask(&case.checkpoint, &spec).unwrap_err().to_string();
+    assert!(refusal(BuildSpec { opset: 17, ..good }).contains("opset 17: choose one of 18 to 22"));
+    assert!(refusal(BuildSpec { precision: Precision::Fp8, ..good }).contains("FP8 with opset 18: it needs opset 19"));
     let mut strange = good;
     strange.sizes.domain = 1000;
     assert!(refusal(strange).contains("domain 1000: the checkpoint has domains 0 to"));

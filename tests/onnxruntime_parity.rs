@@ -14,26 +14,27 @@ mod common;
 mod exported;
 
 use common::{Case, cases, max_difference};
-use exported::{Exported, deep_checkpoint, order, order_for};
+use exported::{Exported, deep_checkpoint, order_for, spec};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
-use xvla_ros::backend::engine::case::InputSizes;
+use xvla_ros::backend::BackendError;
+use xvla_ros::backend::engine::golden::InputSpec;
 use xvla_ros::backend::engine::sidecar::{Sidecar, sha256_of_file};
 use xvla_ros::backend::engine::step::{StepEngine, StepTensors};
-use xvla_ros::backend::engine::{Order, Precision};
+use xvla_ros::backend::engine::{BuildSpec, Precision};
 use xvla_ros::backend::libtorch::LibtorchPolicy;
 use xvla_ros::backend::onnxruntime::library;
 use xvla_ros::backend::onnxruntime::session::OnnxRuntime;
 use xvla_ros::backend::select;
 use xvla_ros::config::{Dtype, EngineConfig, Fallback};
-use xvla_ros::error::{BackendError, PipelineError};
+use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
 use xvla_ros::model::flow;
 use xvla_ros::model::ignore;
 use xvla_ros::model::onnx::transformer::tensors;
 use xvla_ros::model::vlm::VlmTokens;
-use xvla_ros::model::weights::Weights;
-use xvla_ros::pipeline::engines::{EngineRequest, export_onnx};
+use xvla_ros::offline::engines::{EngineRequest, export_onnx};
+use xvla_ros::pipeline::PipelineError;
 use xvla_ros::pipeline::{Options, Pipeline};
 
 /// In single precision, at every step.
@@ -46,17 +47,17 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 }
 
 /// Runs ten denoising steps in libtorch, and at each of them the exported graph on the same x_t; the largest difference.
-fn largest_difference_of_ten_steps(checkpoint: &Path, order: &Order) -> f32 {
+fn largest_difference_of_ten_steps(checkpoint: &Path, spec: &BuildSpec) -> f32 {
     let _no_grad = tch::no_grad_guard();
-    let graph = Exported::new(checkpoint, order);
-    let (weights, config) = (Weights::open(checkpoint).unwrap(), ModelConfig::from_folder(checkpoint).unwrap());
+    let graph = Exported::new(checkpoint, spec);
+    let (weights, config) = (Checkpoint::open(checkpoint).unwrap(), ModelConfig::from_folder(checkpoint).unwrap());
     let policy = LibtorchPolicy::new(&weights.root(Kind::Float, Device::Cpu), &config).unwrap();
-    let policy = policy.specialise(order.sizes.domain, order.prune_2to4).unwrap();
+    let policy = policy.specialise(spec.sizes.domain, spec.prune_2to4).unwrap();
     let network = policy.network();
 
     tch::manual_seed(7);
     let normal = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-    let [first, others] = order.sizes.tokens(&config);
+    let [first, others] = spec.sizes.tokens(&config);
     let (sizes, width) = (&config.policy, config.projection_dim);
     let tokens = VlmTokens { vlm_features: normal(&[1, first, width]), aux_visual_inputs: normal(&[1, others, width]) };
     let domain = Tensor::zeros([1], (Kind::Int64, Device::Cpu));
@@ -64,7 +65,7 @@ fn largest_difference_of_ten_steps(checkpoint: &Path, order: &Order) -> f32 {
     let proprio = normal(&[1, sizes.proprio_dim]);
     let noise = normal(&[1, sizes.chunk_length, sizes.action_dim]);
 
-    let boundary = tensors(sizes, [first, others], order.precision);
+    let boundary = tensors(sizes, [first, others], spec.precision);
     let library = library::open(None).unwrap();
     let mut engine = OnnxRuntime::load(&library, &graph.path, &boundary, Device::Cpu).unwrap();
     let [vlm_tokens, aux_tokens] = network.project(&tokens, &domain).unwrap();
@@ -97,7 +98,7 @@ fn largest_difference_of_ten_steps(checkpoint: &Path, order: &Order) -> f32 {
 fn the_graph_agrees_with_libtorch_at_every_step_for_every_kind_of_checkpoint() {
     for case in exported::one_case_per_checkpoint() {
         for opset in [18, 20] {
-            let worst = largest_difference_of_ten_steps(&case.checkpoint, &order(&case, Precision::F32, opset));
+            let worst = largest_difference_of_ten_steps(&case.checkpoint, &spec(&case, Precision::F32, opset));
             assert!(worst <= STEP, "{}, opset {opset}: {worst:e}", case.name);
         }
     }
@@ -115,13 +116,13 @@ fn the_graph_agrees_with_libtorch_at_every_step_at_the_released_depth() {
 fn a_pruned_graph_agrees_with_libtorchs_pruned_policy_at_every_step() {
     let checkpoint = deep_checkpoint();
     let dense = order_for(own_sizes(checkpoint.path(), 0), Precision::F32, 20);
-    let worst = largest_difference_of_ten_steps(checkpoint.path(), &Order { prune_2to4: true, ..dense });
+    let worst = largest_difference_of_ten_steps(checkpoint.path(), &BuildSpec { prune_2to4: true, ..dense });
     assert!(worst <= STEP, "{worst:e}");
 }
 
-fn own_sizes(checkpoint: &Path, domain: i64) -> InputSizes {
+fn own_sizes(checkpoint: &Path, domain: i64) -> InputSpec {
     let inputs = ModelConfig::from_folder(checkpoint).unwrap().inputs;
-    InputSizes {
+    InputSpec {
         domain,
         views: inputs.views,
         text_tokens: inputs.max_text_tokens,
@@ -172,7 +173,7 @@ fn exported_case() -> (Case, tempfile::TempDir, PathBuf) {
 
 /// The policy of `checkpoint` for the inputs of `case`.
 fn export(case: &Case, folder: &Path, checkpoint: &Path) -> PathBuf {
-    let sizes = InputSizes::of(&case.batch.inputs);
+    let sizes = InputSpec::of(&case.batch.inputs);
     let out = folder.join(format!("{}.onnx", checkpoint.file_name().unwrap().to_string_lossy()));
     export_onnx(&EngineRequest {
         out: Some(out.clone()),
@@ -208,7 +209,7 @@ fn an_engine_for_another_domain_or_other_inputs_is_refused_by_field() {
     let (case, _folder, path) = exported_case();
     let good = options(&case, engine(&path));
     Pipeline::load(&good).unwrap();
-    let refusal = |change: fn(&mut InputSizes)| {
+    let refusal = |change: fn(&mut InputSpec)| {
         let mut options = good.clone();
         change(options.inputs.as_mut().unwrap());
         Pipeline::load(&options).unwrap_err().to_string()

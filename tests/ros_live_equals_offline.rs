@@ -9,11 +9,12 @@ mod ros;
 use ros::{Chunk, JOINTS, NodeProcess, Robot, checkpoint, domain, folder, noise_image, photograph, xvla};
 use serde_json::json;
 use std::path::Path;
-use xvla_ros::bench::dataset::{Batch, write_batch};
-use xvla_ros::bench::npy::NpyData;
-use xvla_ros::bench::npz::{Limits, NpzReader};
-use xvla_ros::transform::image::{ImageTransform, ResizeMode};
+use xvla_ros::data::batch::{Batch, write_batch};
+use xvla_ros::data::npy::NpyData;
+use xvla_ros::data::npz::{Limits, NpzReader};
+use xvla_ros::transform::image::ImageTransform;
 use xvla_ros::transform::tokenize::{BART_PAD_ID, Tokenizer};
+use xvla_ros::types::ResizeMode;
 use xvla_ros::types::{ModelInputs, RgbImage};
 
 const SIDE: usize = 64;

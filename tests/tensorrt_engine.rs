@@ -19,7 +19,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use xvla_ros::backend::engine::sidecar::Sidecar;
 use xvla_ros::backend::engine::{Flavour, Precision};
-use xvla_ros::pipeline::engines::{EngineRequest, build_engine};
+use xvla_ros::offline::engines::{EngineRequest, build_engine};
 
 /// Builds an engine of `bench`'s checkpoint at `out` with `extra` arguments; what the program says.
 fn build(bench: &Bench, out: &Path, extra: &[&str]) -> String {
@@ -51,7 +51,7 @@ fn every_precision_and_option_gives_an_engine_with_a_sidecar_that_names_it() {
         // FP8 came with Ada.
         assert_eq!(sidecar.compute_capabilities.contains(&"8.6".to_owned()), precision != Precision::Fp8);
         assert!(sidecar.compute_capabilities.contains(&"12.0".to_owned()));
-        assert_eq!(sidecar.case.tolerance.len(), 20);
+        assert_eq!(sidecar.golden.tolerance.len(), 20);
         sidecar.verify_files(&engine).unwrap();
     }
 }

@@ -7,10 +7,11 @@
 
 use std::path::{Path, PathBuf};
 
-use xvla_ros::bench::npy::NpyData;
-use xvla_ros::bench::npz::{Limits, NpzReader};
-use xvla_ros::transform::image::{ImageTransform, ResizeMode};
+use xvla_ros::data::npy::NpyData;
+use xvla_ros::data::npz::{Limits, NpzReader};
+use xvla_ros::transform::image::ImageTransform;
 use xvla_ros::transform::normalize::{IMAGENET_MEAN, IMAGENET_STD};
+use xvla_ros::types::ResizeMode;
 use xvla_ros::types::RgbImage;
 
 fn fixtures() -> PathBuf {

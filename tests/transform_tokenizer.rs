@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use xvla_ros::error::{CheckpointError, InputError, TransformError};
+use xvla_ros::error::{CheckpointError, InputError};
+use xvla_ros::transform::TransformError;
 use xvla_ros::transform::tokenize::{BART_PAD_ID, PaddingSide, Tokenizer};
 use xvla_ros::transform::train_tokenizer::train_small;
 

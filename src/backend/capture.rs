@@ -6,7 +6,7 @@
 //! before a replay.
 
 use super::{PolicyInputs, VlmInputs};
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use crate::model::vlm::VlmTokens;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::Tensor;

@@ -1,7 +1,7 @@
 //! From the names people use to libtorch's devices and kinds.
 
+use crate::backend::BackendError;
 use crate::config::{Device, Dtype};
-use crate::error::BackendError;
 use tch::{Cuda, Kind, Tensor};
 
 /// libtorch's device for `device`, if it is there.

@@ -2,14 +2,15 @@
 //! is compared with.
 
 use super::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs};
-use crate::error::{BackendError, CheckpointError};
+use crate::backend::BackendError;
+use crate::error::CheckpointError;
 use crate::model::action_space::ActionSpace;
+use crate::model::checkpoint::Scope;
 use crate::model::config::ModelConfig;
 use crate::model::flow;
 use crate::model::policy::Policy;
 use crate::model::vlm::{Views, Vlm, VlmTokens};
-use crate::model::weights::Scope;
-use crate::model::{Tap, ignore};
+use crate::model::{Hook, ignore};
 use tch::{Kind, Tensor};
 
 /// Name of this backend.
@@ -97,11 +98,11 @@ impl LibtorchPolicy {
     ///
     /// # Errors
     /// What libtorch refuses.
-    pub fn generate_watched(
+    pub fn generate_with_hook(
         &mut self,
         tokens: &VlmTokens,
         inputs: &PolicyInputs,
-        tap: Tap,
+        hook: Hook,
     ) -> Result<Tensor, BackendError> {
         let kind = self.visible_actions.kind();
         let schedule = self.schedule(inputs.steps)?;
@@ -110,7 +111,7 @@ impl LibtorchPolicy {
         let context = self.policy.context(tokens, only.as_ref().unwrap_or(inputs.domain))?;
         let actions = flow::denoise(&inputs.noise.f_to_kind(kind)?, &schedule.times, |x_t, step| {
             let time = schedule.embeddings.f_get(step as i64)?;
-            self.policy.step(&context, &x_t.f_mul(&self.visible_actions)?, &proprio, &time, tap)
+            self.policy.step(&context, &x_t.f_mul(&self.visible_actions)?, &proprio, &time, hook)
         })?;
         self.schedule = Some(schedule);
         Ok(actions)
@@ -133,6 +134,6 @@ impl PolicyBackend for LibtorchPolicy {
     }
 
     fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
-        self.generate_watched(tokens, inputs, &mut ignore)
+        self.generate_with_hook(tokens, inputs, &mut ignore)
     }
 }

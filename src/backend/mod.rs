@@ -9,27 +9,22 @@ pub mod capture;
 pub mod cuda;
 pub mod device;
 pub mod engine;
-pub mod environment;
-pub mod host_lane;
-pub mod lane;
+mod error;
+pub mod host_stream;
 pub mod libtorch;
 #[cfg(feature = "onnxruntime")]
 pub mod onnxruntime;
 pub mod select;
+pub mod stream;
 #[cfg(feature = "tensorrt")]
 pub mod tensorrt;
 
-use crate::error::BackendError;
+pub use error::BackendError;
+
 use crate::model::vlm::VlmTokens;
 use capture::copy_of;
-use lane::{HostInputs, Lane, Pending};
-use tch::{TchError, Tensor};
-
-impl From<TchError> for BackendError {
-    fn from(error: TchError) -> Self {
-        Self::from_device_message(error.to_string())
-    }
-}
+use stream::{HostInputs, Pending, Stream};
+use tch::Tensor;
 
 /// What the vision-language half looks at.
 #[derive(Debug)]
@@ -144,21 +139,21 @@ pub struct HostBatch<'a> {
     pub steps: usize,
 }
 
-/// Queues both halves on their lane; the tokens between them are valid until the lane's next upload.
+/// Queues both halves on their stream; the tokens between them are valid until the stream's next upload.
 ///
 /// # Errors
 /// Whatever shows before the device is done.
 pub fn queue(
     vlm: &mut dyn VlmBackend,
     policy: &mut dyn PolicyBackend,
-    lane: &mut dyn Lane,
+    stream: &mut dyn Stream,
     batch: &HostBatch,
 ) -> Result<(VlmTokens, Box<dyn Pending>), BackendError> {
     let HostBatch { host, mask, steps } = *batch;
-    let tensors = lane.upload(host)?;
+    let tensors = stream.upload(host)?;
     let images = VlmInputs { input_ids: &tensors.input_ids, host_ids: host.input_ids, images: &tensors.images, mask };
     let tokens = vlm.encode(&images)?;
-    lane.encoded()?;
+    stream.encoded()?;
     let inputs = PolicyInputs {
         domain: &tensors.domain,
         host_domain: host.domain_id,
@@ -167,6 +162,6 @@ pub fn queue(
         steps,
     };
     let actions = policy.generate(&tokens, &inputs)?;
-    let pending = lane.generated(&actions)?;
+    let pending = stream.generated(&actions)?;
     Ok((tokens, pending))
 }

@@ -2,20 +2,20 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::engine::case::InputSizes;
-use super::engine::sidecar::ParityCase;
-use super::host_lane::HostLane;
-use super::lane::Lane;
+use super::engine::golden::InputSpec;
+use super::engine::sidecar::Golden;
+use super::host_stream::HostStream;
 use super::libtorch::{self, LibtorchPolicy, LibtorchVlm};
 #[cfg(feature = "onnxruntime")]
 use super::onnxruntime;
+use super::stream::Stream;
 #[cfg(all(feature = "tensorrt", feature = "cuda"))]
 use super::tensorrt;
 use super::{PolicyBackend, VlmBackend, device};
+use crate::backend::BackendError;
 use crate::config::{Device, Dtype, EngineConfig};
-use crate::error::{BackendError, PipelineError};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::weights::Weights;
 
 /// The backend that every build has.
 pub const DEFAULT: &str = libtorch::NAME;
@@ -54,26 +54,26 @@ pub struct Target {
     /// Engines, for the backends that execute one.
     pub engine: EngineConfig,
     /// Inputs that it is to run for.
-    pub sizes: InputSizes,
+    pub sizes: InputSpec,
 }
 
-/// Both halves of a network and the lane that they are queued on.
+/// Both halves of a network and the stream that they are queued on.
 pub struct Backends {
     /// Images and words → tokens.
     pub vlm: Box<dyn VlmBackend>,
     /// Tokens and noise → actions.
     pub policy: Box<dyn PolicyBackend>,
     /// Uploads, downloads, timing.
-    pub lane: Box<dyn Lane>,
+    pub stream: Box<dyn Stream>,
     /// The case that the engine brings, which these must answer as libtorch did.
-    pub case: Option<ParityCase>,
+    pub golden: Option<Golden>,
 }
 
 /// Loads the backend called `name` from `weights`. Every tensor of the checkpoint must have found its place.
 ///
 /// # Errors
 /// [`BackendError::Unavailable`] for a name that this build does not have; whatever keeps it from loading.
-pub fn load(name: &str, weights: &Weights, config: &ModelConfig, target: &Target) -> Result<Backends, PipelineError> {
+pub fn load(name: &str, weights: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     let backends = match name {
         libtorch::NAME => load_libtorch(weights, config, target)?,
         #[cfg(feature = "cuda")]
@@ -82,28 +82,27 @@ pub fn load(name: &str, weights: &Weights, config: &ModelConfig, target: &Target
         ONNXRUNTIME => onnxruntime::load(weights, config, target)?,
         #[cfg(all(feature = "tensorrt", feature = "cuda"))]
         TENSORRT => tensorrt::load(weights, config, target)?,
-        unknown => return Err(absent(unknown).into()),
+        unknown => return Err(absent(unknown)),
     };
     weights.check_all_taken()?;
     Ok(backends)
 }
 
-fn load_libtorch(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<Backends, PipelineError> {
+fn load_libtorch(weights: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     if target.overlap {
         return Err(BackendError::Unavailable {
             backend: "overlap with libtorch".to_owned(),
             reason: "libtorch runs one frame after the other".to_owned(),
             remedy: "set overlap to false, or choose backend cuda_graph".to_owned(),
-        }
-        .into());
+        });
     }
     let device = device::resolve(target.device)?;
     let root = weights.root(device::kind(target.dtype), device);
     Ok(Backends {
         vlm: Box::new(LibtorchVlm::new(&root, config)?),
         policy: Box::new(LibtorchPolicy::new(&root, config)?),
-        lane: Box::new(HostLane::new(device)),
-        case: None,
+        stream: Box::new(HostStream::new(device)),
+        golden: None,
     })
 }
 
@@ -121,7 +120,7 @@ pub fn check(name: &str) -> Result<(), BackendError> {
 }
 
 /// What an engine of backend `name` answers its case with at start-up: whether it brings a case of its own.
-pub fn brings_case(name: &str) -> bool {
+pub fn brings_golden(name: &str) -> bool {
     [ONNXRUNTIME, TENSORRT].contains(&name)
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
-use xvla_ros::backend::environment::{self, Setting};
+use xvla_ros::config::environment::{self, Setting};
 use xvla_ros::ros::arguments::Arguments;
 use xvla_ros::ros::error::NodeError;
 use xvla_ros::ros::node::{self, Ended};

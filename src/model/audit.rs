@@ -1,9 +1,9 @@
 //! What a checkpoint is and everything that is wrong with it, found without touching a single weight.
 
+use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
 use super::layout::Layout;
 use super::network;
-use super::weights::Weights;
 use crate::error::CheckpointError;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ impl Parameters {
 /// [`Audit::problems`].
 pub fn audit(folder: &Path) -> Result<Audit, CheckpointError> {
     let config = ModelConfig::from_folder(folder)?;
-    let weights = Weights::open(folder)?;
+    let weights = Checkpoint::open(folder)?;
     let ledger = weights.survey(|root| network(root, &config))?;
     let asked = ledger.asked.into_inner();
     let layout = weights.layout().clone();

@@ -1,6 +1,7 @@
 //! The sizes of the network, validated. `config_json.rs` reads them from a checkpoint.
 
 use super::action_space::ActionSpace;
+use crate::types::ResizeMode;
 
 /// Everything `config.json` says about the network.
 #[derive(Clone, Debug, PartialEq)]
@@ -161,13 +162,4 @@ pub struct InputConfig {
     pub max_text_tokens: usize,
     /// Whether padding goes to the left of an instruction.
     pub pad_left: bool,
-}
-
-/// How images get to the size of the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResizeMode {
-    /// Stretched, antialiased bicubic as PIL does it (the original processor).
-    Bicubic,
-    /// Aspect kept, bilinear without antialiasing, zeros on the left and top (LeRobot's `resize_with_pad`).
-    PadBilinear,
 }

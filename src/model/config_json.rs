@@ -2,8 +2,9 @@
 //! `transformers`' keys. Absent keys have the defaults of those implementations; a present one must make sense.
 
 use super::action_space::{ActionMode, ActionSpace};
-use super::config::{InputConfig, ModelConfig, PolicyConfig, ResizeMode, StageConfig, TextConfig, VisionConfig};
+use super::config::{InputConfig, ModelConfig, PolicyConfig, StageConfig, TextConfig, VisionConfig};
 use crate::error::CheckpointError;
+use crate::types::ResizeMode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -446,7 +447,7 @@ impl Checker {
         let views = if views == 0 { ORIGINAL_VIEWS } else { views };
 
         let (height, width, resize) = match raw.resize_imgs_with_padding {
-            Some((height, width)) => (height, width, ResizeMode::PadBilinear),
+            Some((height, width)) => (height, width, ResizeMode::PaddedBilinear),
             None => {
                 let (height, width) = processor_size(image_processor)
                     .or_else(|| camera_size(&cameras))

@@ -1,11 +1,11 @@
 //! Parameters that each domain (embodiment) has of its own.
 
 use super::TensorResult;
+use super::checkpoint::Scope;
 use super::config::PolicyConfig;
 use super::layers::Linear;
 use super::prune::two_to_four;
 use super::vlm::VlmTokens;
-use super::weights::Scope;
 use crate::error::CheckpointError;
 use tch::{TchError, Tensor};
 

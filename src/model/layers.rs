@@ -1,7 +1,7 @@
 //! The layers that every part of the network shares. Each is `new(scope, sizes)` and `forward(input)`.
 
 use super::TensorResult;
-use super::weights::Scope;
+use super::checkpoint::Scope;
 use crate::error::CheckpointError;
 use tch::Tensor;
 

@@ -6,7 +6,7 @@
 //! | file | part | source |
 //! |---|---|---|
 //! | [`config`] | `config.json`, all its dialects | the published checkpoints |
-//! | [`layout`], [`weights`] | tensors from safetensors, by mmap | – |
+//! | [`layout`], [`checkpoint`] | tensors from safetensors, by mmap | – |
 //! | [`vision`] | DaViT | Ding et al. 2022, "DaViT: Dual Attention Vision Transformers" |
 //! | [`projector`], [`vlm`] | image tokens, merged with the text | Xiao et al. 2024, "Florence-2" |
 //! | [`text`] | BART's encoder | Lewis et al. 2020, "BART" |
@@ -23,6 +23,7 @@
 
 pub mod action_space;
 pub mod audit;
+pub mod checkpoint;
 pub mod config;
 mod config_json;
 pub mod domain;
@@ -37,23 +38,16 @@ pub mod synth;
 pub mod text;
 pub mod vision;
 pub mod vlm;
-pub mod weights;
 
-use crate::error::{CheckpointError, ExportError, LibtorchError};
+use crate::error::{CheckpointError, LibtorchError};
+use checkpoint::{Checkpoint, Scope};
 use config::ModelConfig;
 use layout::Layout;
 use tch::{TchError, Tensor};
-use weights::{Scope, Weights};
 
 impl From<TchError> for LibtorchError {
     fn from(error: TchError) -> Self {
         Self(error.to_string())
-    }
-}
-
-impl From<TchError> for ExportError {
-    fn from(error: TchError) -> Self {
-        Self::Libtorch(error.into())
     }
 }
 
@@ -62,9 +56,9 @@ pub type TensorResult = Result<Tensor, TchError>;
 
 /// Watches intermediates on their way: called with a dotted name and the tensor. Used by parity tests and
 /// dumps; [`ignore`] elsewhere.
-pub type Tap<'a> = &'a mut dyn FnMut(&str, &Tensor);
+pub type Hook<'a> = &'a mut dyn FnMut(&str, &Tensor);
 
-/// The tap that looks at nothing.
+/// The hook that looks at nothing.
 pub fn ignore(_name: &str, _tensor: &Tensor) {}
 
 /// Stored name and shape of every tensor that a checkpoint of this configuration and layout holds.
@@ -72,7 +66,7 @@ pub fn ignore(_name: &str, _tensor: &Tensor) {}
 /// # Errors
 /// None in practice: nothing is read.
 pub fn inventory(config: &ModelConfig, layout: Layout) -> Result<Vec<(String, Vec<i64>)>, CheckpointError> {
-    Weights::inventory(layout, |root| network(root, config))
+    Checkpoint::inventory(layout, |root| network(root, config))
 }
 
 /// Asks for every tensor of the network, as loading it does.

@@ -4,13 +4,13 @@
 //! What does not depend on the denoising step, the projected tokens with their positions and the soft prompts,
 //! is computed once per frame by [`Policy::context`]; [`Policy::step`] runs once per denoising step.
 
+use super::checkpoint::Scope;
 use super::config::PolicyConfig;
 use super::domain::{DomainLinear, TokenProjections};
 use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads, split_heads};
 use super::prune::two_to_four;
 use super::vlm::VlmTokens;
-use super::weights::Scope;
-use super::{Tap, TensorResult};
+use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
 use tch::{TchError, Tensor};
 
@@ -113,9 +113,9 @@ impl Policy {
     }
 
     /// One denoising step: x_t [B, T, A] and proprioception [B, P], both masked by the action space, at the time whose
-    /// embedding [time_dim] is given → the predicted clean actions [B, T, A]. Taps `policy.first_block`,
+    /// embedding [time_dim] is given → the predicted clean actions [B, T, A]. Shows the hook `policy.first_block`,
     /// `policy.last_block` and in every block the inputs of its matrices ([`LINEAR_INPUTS`]).
-    pub fn step(&self, context: &Context, x_t: &Tensor, proprio: &Tensor, time: &Tensor, tap: Tap) -> TensorResult {
+    pub fn step(&self, context: &Context, x_t: &Tensor, proprio: &Tensor, time: &Tensor, hook: Hook) -> TensorResult {
         let (batch, length, _) = x_t.size3()?;
         let repeat = |vector: &Tensor| vector.f_expand([batch, length, -1], false);
         let inputs = [x_t.shallow_clone(), repeat(&proprio.f_unsqueeze(1)?)?, repeat(time)?];
@@ -124,12 +124,12 @@ impl Policy {
 
         let mut hidden = Tensor::f_cat(&[&actions, &context.tokens], 1)?; // [B, T + M + S, H]
         for (index, block) in self.blocks.iter().enumerate() {
-            hidden = block.forward(&hidden, tap)?;
+            hidden = block.forward(&hidden, hook)?;
             if index == 0 {
-                tap("policy.first_block", &hidden);
+                hook("policy.first_block", &hidden);
             }
         }
-        tap("policy.last_block", &hidden);
+        hook("policy.last_block", &hidden);
         let actions = self.norm.forward(&hidden.f_narrow(1, 0, length)?)?;
         self.action_decoder.forward(&actions, &context.domain)
     }
@@ -153,7 +153,7 @@ pub(super) fn frequencies(width: i64) -> Vec<f32> {
     (0..half).map(|k| (-(MAX_PERIOD.ln()) * k as f64 / half as f64).exp() as f32).collect()
 }
 
-/// Taps of the inputs of a block's four matrices, in this order, block after block: what quantisation has to cover.
+/// Shows the hook of the inputs of a block's four matrices, in this order, block after block: what quantisation has to cover.
 pub const LINEAR_INPUTS: [&str; 4] = ["policy.qkv_input", "policy.proj_input", "policy.fc1_input", "policy.fc2_input"];
 
 /// Pre-norm transformer block: LN → attention → residual, LN → MLP → residual.
@@ -190,18 +190,18 @@ impl Block {
     }
 
     /// [B, n, H] → [B, n, H]
-    fn forward(&self, input: &Tensor, tap: Tap) -> TensorResult {
+    fn forward(&self, input: &Tensor, hook: Hook) -> TensorResult {
         let [qkv_input, proj_input, fc1_input, fc2_input] = LINEAR_INPUTS;
         let normed = self.norm1.forward(input)?;
-        tap(qkv_input, &normed);
+        hook(qkv_input, &normed);
         let [query, key, value] = split_heads(&self.qkv.forward(&normed)?, self.heads)?;
         let mixed = join_heads(&attention(&query, &key, &value, None)?)?;
-        tap(proj_input, &mixed);
+        hook(proj_input, &mixed);
         let hidden = input.f_add(&self.proj.forward(&mixed)?)?;
         let normed = self.norm2.forward(&hidden)?;
-        tap(fc1_input, &normed);
+        hook(fc1_input, &normed);
         let wide = self.mlp.widen(&normed)?;
-        tap(fc2_input, &wide);
+        hook(fc2_input, &wide);
         hidden.f_add(&self.mlp.fc2.forward(&wide)?)
     }
 }

@@ -2,10 +2,10 @@
 //! `_encode_image`).
 
 use super::TensorResult;
+use super::checkpoint::Scope;
 use super::config::VisionConfig;
 use super::layers::{LayerNorm, Linear};
 use super::vision::FeatureMap;
-use super::weights::Scope;
 use crate::error::CheckpointError;
 use tch::Tensor;
 

@@ -3,7 +3,7 @@
 
 use super::TensorResult;
 
-/// Weights that a group has, and weights of it that stay.
+/// Checkpoint that a group has, and weights of it that stay.
 const GROUP: i64 = 4;
 const KEPT: i64 = 2;
 

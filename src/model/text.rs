@@ -1,9 +1,9 @@
 //! BART's encoder: post-norm transformer layers over embeddings that are already merged with image tokens.
 
 use super::TensorResult;
+use super::checkpoint::Scope;
 use super::config::TextConfig;
 use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads};
-use super::weights::Scope;
 use crate::error::CheckpointError;
 use tch::{TchError, Tensor};
 

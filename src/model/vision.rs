@@ -4,10 +4,10 @@
 //! Between blocks activations are token-major, [B, h·w, C]; seen as [B, C, h, w] that is the channels-last
 //! layout in which depth-wise convolutions need no copies.
 
+use super::checkpoint::Scope;
 use super::config::{StageConfig, VisionConfig};
 use super::layers::{Conv2d, ConvSizes, Gelu, LayerNorm, Linear, Mlp, attention, join_heads, split_heads};
-use super::weights::Scope;
-use super::{Tap, TensorResult};
+use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
 use tch::{TchError, Tensor};
 
@@ -68,8 +68,8 @@ impl VisionTower {
         Ok(Self { stages })
     }
 
-    /// Images [B, 3, H, W] → the last stage's map. Taps `vision.stage{S}` as [B, C, h, w].
-    pub fn forward(&self, images: &Tensor, tap: Tap) -> Result<FeatureMap, TchError> {
+    /// Images [B, 3, H, W] → the last stage's map. Shows the hook `vision.stage{S}` as [B, C, h, w].
+    pub fn forward(&self, images: &Tensor, hook: Hook) -> Result<FeatureMap, TchError> {
         let mut image = images.shallow_clone();
         let mut map = FeatureMap::from_image(images)?;
         for (index, stage) in self.stages.iter().enumerate() {
@@ -79,7 +79,7 @@ impl VisionTower {
                 channel.forward(&mut map)?;
             }
             image = map.as_image()?;
-            tap(&format!("vision.stage{index}"), &image);
+            hook(&format!("vision.stage{index}"), &image);
         }
         Ok(map)
     }

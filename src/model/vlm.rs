@@ -1,12 +1,12 @@
 //! The vision-language half: camera views and an instruction become the tokens that the policy attends to
 //! (X-VLA's `forward_vlm`).
 
+use super::checkpoint::Scope;
 use super::config::ModelConfig;
 use super::projector::Projector;
 use super::text::TextEncoder;
 use super::vision::VisionTower;
-use super::weights::Scope;
-use super::{Tap, TensorResult};
+use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
 use tch::{Device, TchError, Tensor};
 
@@ -60,13 +60,19 @@ impl Vlm {
 
     /// Ids [B, L], images [B, V, 3, H, W] and which views are there → tokens. Masked views contribute zeros.
     ///
-    /// Taps every vision stage, `vlm.image_tokens` [n, N, D] of the valid views, and both results.
-    pub fn forward(&self, input_ids: &Tensor, images: &Tensor, valid: &Views, tap: Tap) -> Result<VlmTokens, TchError> {
+    /// Shows the hook every vision stage, `vlm.image_tokens` [n, N, D] of the valid views, and both results.
+    pub fn forward(
+        &self,
+        input_ids: &Tensor,
+        images: &Tensor,
+        valid: &Views,
+        hook: Hook,
+    ) -> Result<VlmTokens, TchError> {
         let (batch, views) = (images.size()[0], images.size()[1]);
         let images = images.f_flatten(0, 1)?; // [B·V, 3, H, W]
         let features = match valid {
-            Views::All => self.encode_images(&images, tap)?,
-            Views::At(index) => self.encode_some(&images, index, tap)?,
+            Views::All => self.encode_images(&images, hook)?,
+            Views::At(index) => self.encode_some(&images, index, hook)?,
         };
         let (_, tokens, width) = features.size3()?;
         let features = features.f_view([batch, views, tokens, width])?;
@@ -74,22 +80,22 @@ impl Vlm {
         let merged = Tensor::f_cat(&[features.f_select(1, 0)?, self.text.embed(input_ids)?], 1)?; // [B, N + L, D]
         let vlm_features = self.text.forward(&merged)?;
         let aux_visual_inputs = features.f_narrow(1, 1, views - 1)?.f_reshape([batch, (views - 1) * tokens, width])?;
-        tap("vlm.vlm_features", &vlm_features);
-        tap("vlm.aux_visual_inputs", &aux_visual_inputs);
+        hook("vlm.vlm_features", &vlm_features);
+        hook("vlm.aux_visual_inputs", &aux_visual_inputs);
         Ok(VlmTokens { vlm_features, aux_visual_inputs })
     }
 
     /// [n, 3, H, W] → [n, N, D]
-    fn encode_images(&self, images: &Tensor, tap: Tap) -> TensorResult {
-        let map = self.vision.forward(images, tap)?;
+    fn encode_images(&self, images: &Tensor, hook: Hook) -> TensorResult {
+        let map = self.vision.forward(images, hook)?;
         let tokens = self.projector.forward(&map)?;
-        tap("vlm.image_tokens", &tokens);
+        hook("vlm.image_tokens", &tokens);
         Ok(tokens)
     }
 
     /// Encodes the images at `index` [n] only: [B·V, 3, H, W] → [B·V, N, D], zeros elsewhere.
-    fn encode_some(&self, images: &Tensor, index: &Tensor, tap: Tap) -> TensorResult {
-        let encoded = self.encode_images(&images.f_index_select(0, index)?, tap)?;
+    fn encode_some(&self, images: &Tensor, index: &Tensor, hook: Hook) -> TensorResult {
+        let encoded = self.encode_images(&images.f_index_select(0, index)?, hook)?;
         let (_, tokens, width) = encoded.size3()?;
         let options = (encoded.kind(), encoded.device());
         Tensor::f_zeros([images.size()[0], tokens, width], options)?.f_index_copy(0, index, &encoded)

@@ -1,12 +1,13 @@
 //! What takes over when the configured backend cannot run: libtorch, in the same process.
 
 use super::Options;
+use crate::backend::BackendError;
 use crate::backend::device;
 use crate::backend::select::{self, Backends, Target};
 use crate::config::{Device, Dtype, Fallback};
-use crate::error::{BackendError, PipelineError};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::weights::Weights;
+use crate::pipeline::PipelineError;
 
 /// The configured backend could not run, and another one does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub(super) fn is_allowed(options: &Options) -> bool {
 /// precision, which is what libtorch is fast in there.
 pub(super) fn load(
     options: &Options,
-    weights: &Weights,
+    weights: &Checkpoint,
     config: &ModelConfig,
     wanted: &Target,
     error: &BackendError,

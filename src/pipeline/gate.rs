@@ -3,14 +3,14 @@
 
 use super::Options;
 use crate::backend::device;
-use crate::backend::engine::answers::Question;
-use crate::backend::engine::case::{self, CaseInputs, InputSizes};
-use crate::backend::engine::sidecar::ParityCase;
+use crate::backend::engine::golden::{self, GoldenInputs, InputSpec};
+use crate::backend::engine::golden_cache::GoldenKey;
+use crate::backend::engine::sidecar::Golden;
 use crate::backend::engine::{cache, precision_of};
 use crate::backend::select::{self, Backends, Target};
-use crate::error::PipelineError;
+use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::weights::Weights;
+use crate::pipeline::PipelineError;
 
 /// What the options ask for, checked against libtorch unless it is libtorch.
 ///
@@ -19,56 +19,56 @@ use crate::model::weights::Weights;
 /// are loaded; the answer is kept in the cache.
 pub(super) fn load(
     options: &Options,
-    weights: &Weights,
+    weights: &Checkpoint,
     config: &ModelConfig,
     target: &Target,
     steps: usize,
 ) -> Result<Backends, PipelineError> {
     let name = options.backend.as_str();
     select::check(name)?;
-    let made = if name == select::DEFAULT || select::brings_case(name) {
+    let made = if name == select::DEFAULT || select::brings_golden(name) {
         None
     } else {
         Some(libtorchs_answer(weights, config, target, steps)?)
     };
     let mut backends = select::load(name, weights, config, target)?;
-    if let Some(case) = made.or_else(|| backends.case.take()) {
-        check(name, &mut backends, &case, config, target.sizes)?;
+    if let Some(golden) = made.or_else(|| backends.golden.take()) {
+        check(name, &mut backends, &golden, config, target.sizes)?;
     }
     Ok(backends)
 }
 
 fn libtorchs_answer(
-    weights: &Weights,
+    weights: &Checkpoint,
     config: &ModelConfig,
     target: &Target,
     steps: usize,
-) -> Result<ParityCase, PipelineError> {
-    let question = Question::new(weights, target.dtype, target.sizes, steps)?;
+) -> Result<Golden, PipelineError> {
+    let key = GoldenKey::new(weights, target.dtype, target.sizes, steps)?;
     let cache = target.engine.cache.clone().or_else(|| cache::default_folder().ok());
     let count = (config.policy.chunk_length * config.policy.action_dim).unsigned_abs() as usize;
-    let kept = cache.as_deref().and_then(|cache| question.recall(cache));
+    let kept = cache.as_deref().and_then(|cache| key.recall(cache));
     let actions = match kept.filter(|actions| actions.len() == count) {
         Some(actions) => actions,
         None => {
             let actions = ask_libtorch(weights, config, target, steps)?;
-            cache.iter().for_each(|cache| question.keep(cache, &actions));
+            cache.iter().for_each(|cache| key.keep(cache, &actions));
             actions
         }
     };
     let channels = config.policy.action_dim.unsigned_abs() as usize;
-    Ok(case::expect(case::SEED, steps, actions, channels, precision_of(target.dtype)))
+    Ok(golden::expect(golden::SEED, steps, actions, channels, precision_of(target.dtype)))
 }
 
 fn ask_libtorch(
-    weights: &Weights,
+    weights: &Checkpoint,
     config: &ModelConfig,
     target: &Target,
     steps: usize,
 ) -> Result<Vec<f32>, PipelineError> {
     let target = Target { overlap: false, ..target.clone() };
     let mut reference = select::load(select::DEFAULT, weights, config, &target)?;
-    let actions = answer(&mut reference, case::SEED, steps, config, target.sizes)?;
+    let actions = answer(&mut reference, golden::SEED, steps, config, target.sizes)?;
     drop(reference);
     device::release_unused(device::resolve(target.device)?)?;
     Ok(actions)
@@ -78,12 +78,12 @@ fn ask_libtorch(
 pub(super) fn check(
     name: &str,
     backends: &mut Backends,
-    case: &ParityCase,
+    golden: &Golden,
     config: &ModelConfig,
-    sizes: InputSizes,
+    sizes: InputSpec,
 ) -> Result<(), PipelineError> {
-    let found = answer(backends, case.seed, case.steps, config, sizes)?;
-    let largest = case::compare(name, case, &found)?;
+    let found = answer(backends, golden.seed, golden.steps, config, sizes)?;
+    let largest = golden::compare(name, golden, &found)?;
     tracing::info!("backend {name} passed the parity check: off by {:.1} % of what is allowed", 100.0 * largest);
     Ok(())
 }
@@ -93,23 +93,23 @@ fn answer(
     seed: u64,
     steps: usize,
     config: &ModelConfig,
-    sizes: InputSizes,
+    sizes: InputSpec,
 ) -> Result<Vec<f32>, PipelineError> {
-    let Backends { vlm, policy, lane, .. } = backends;
-    let inputs = CaseInputs::draw(seed, config, sizes);
-    Ok(inputs.answer((vlm.as_mut(), policy.as_mut(), lane.as_mut()), steps)?)
+    let Backends { vlm, policy, stream, .. } = backends;
+    let inputs = GoldenInputs::draw(seed, config, sizes);
+    Ok(inputs.answer((vlm.as_mut(), policy.as_mut(), stream.as_mut()), steps)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::BackendError;
     use crate::backend::engine::Precision;
     use crate::backend::engine::step::{StepEngine, StepTensors};
     use crate::backend::engine::work::{EngineNetwork, EnginePolicy};
-    use crate::error::BackendError;
     use crate::model::domain::TokenProjections;
     use crate::model::onnx::transformer::tensors;
-    use crate::pipeline::own_sizes;
+    use crate::pipeline::validate::own_input_spec;
     use crate::transform::processors::Processors;
     use std::path::{Path, PathBuf};
     use tch::{Device, Kind};
@@ -125,7 +125,7 @@ mod tests {
 
     struct Fixture {
         options: Options,
-        weights: Weights,
+        weights: Checkpoint,
         config: ModelConfig,
         target: Target,
     }
@@ -134,8 +134,8 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints/original_ee6d");
         let config = ModelConfig::from_folder(&folder).unwrap();
         let options = Options::new(&folder);
-        let target = options.target(own_sizes(&config, &Processors::load(&folder).unwrap(), 1));
-        Fixture { weights: Weights::open(&folder).unwrap(), options, config, target }
+        let target = options.target(own_input_spec(&config, &Processors::load(&folder).unwrap(), 1));
+        Fixture { weights: Checkpoint::open(&folder).unwrap(), options, config, target }
     }
 
     impl Fixture {
@@ -161,9 +161,9 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let mut target = self.target.clone();
             target.engine.cache = Some(folder.path().to_owned());
-            let case = libtorchs_answer(&self.weights, &self.config, &target, 4).unwrap();
-            assert_eq!(libtorchs_answer(&self.weights, &self.config, &target, 4).unwrap(), case, "kept");
-            check(select::TENSORRT, backends, &case, &self.config, self.target.sizes)
+            let golden = libtorchs_answer(&self.weights, &self.config, &target, 4).unwrap();
+            assert_eq!(libtorchs_answer(&self.weights, &self.config, &target, 4).unwrap(), golden, "kept");
+            check(select::TENSORRT, backends, &golden, &self.config, self.target.sizes)
         }
     }
 

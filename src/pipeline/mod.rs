@@ -1,39 +1,40 @@
 //! The one pipeline: an observation (or a batch) in, a chunk of actions out. The node runs it live and the
 //! command line offline; neither has a path of its own.
 
-mod check;
-pub mod engines;
+mod error;
 pub mod fallback;
-pub mod flight;
 mod gate;
-pub mod inspect;
+pub mod in_flight;
+pub mod latency;
 pub mod noise;
 pub mod options;
 pub mod prepare;
 pub mod slot;
-pub mod stages;
+pub mod validate;
 pub mod worker;
 
+pub use error::PipelineError;
 pub use fallback::Degraded;
-pub use flight::{InFlight, Inference};
+pub use in_flight::{InFlight, Inference};
 pub use options::Options;
 
-use crate::backend::engine::case::InputSizes;
-use crate::backend::lane::{DeviceMemory, HostImages, HostInputs};
+use crate::backend::BackendError;
 use crate::backend::select::{Backends, Target};
+use crate::backend::stream::{DeviceMemory, HostImages, HostInputs};
 use crate::backend::{HostBatch, queue};
 use crate::config::{Device, Preprocess};
-use crate::error::{BackendError, CheckpointError, PipelineError};
+use crate::error::CheckpointError;
+use crate::model::checkpoint::{self, Checkpoint};
 use crate::model::config::ModelConfig;
-use crate::model::weights::{self, Weights};
 use crate::transform::processors::Processors;
 use crate::types::{HostArray, ModelInputs, Observation};
-use flight::Postprocess;
+use in_flight::Postprocess;
+use latency::milliseconds;
 use prepare::Preparer;
-use stages::milliseconds;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+use validate::{check_processors, own_input_spec};
 
 /// A loaded checkpoint on its backends.
 pub struct Pipeline {
@@ -77,9 +78,9 @@ impl Pipeline {
         let processors = Processors::load(folder)?;
         check_processors(folder, &config, &processors)?;
         let preparer = Preparer::new(folder, &config, &processors, options.rotate_180.clone())?;
-        let weights = Weights::open(folder)?;
+        let weights = Checkpoint::open(folder)?;
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
-        let target = options.target(own_sizes(&config, &processors, options.domain));
+        let target = options.target(own_input_spec(&config, &processors, options.domain));
         let (backends, degraded) = match gate::load(options, &weights, &config, &target, steps) {
             Err(PipelineError::Backend(error)) if fallback::is_allowed(options) => {
                 let (backends, degraded) = fallback::load(options, &weights, &config, &target, &error)?;
@@ -134,7 +135,7 @@ impl Pipeline {
 
     /// Peak memory of the device since the last call; `None` on the host.
     pub fn take_device_memory(&mut self) -> Option<DeviceMemory> {
-        self.backends.lane.take_memory()
+        self.backends.stream.take_memory()
     }
 
     /// Denoising steps per chunk.
@@ -159,7 +160,7 @@ impl Pipeline {
     /// # Errors
     /// A file that can no longer be read.
     pub fn checkpoint_sha256(&self) -> Result<String, CheckpointError> {
-        weights::sha256(self.weight_files.iter().map(PathBuf::as_path))
+        checkpoint::sha256(self.weight_files.iter().map(PathBuf::as_path))
     }
 
     /// Runs once on zeros, so that the first real observation finds pages, threads and caches warm.
@@ -243,7 +244,7 @@ impl Pipeline {
     /// trusted again without a person.
     fn fall_back(&mut self, error: &BackendError) -> Result<(), PipelineError> {
         tracing::error!("backend {}: {error}", self.options.backend);
-        let weights = Weights::open(&self.options.checkpoint)?;
+        let weights = Checkpoint::open(&self.options.checkpoint)?;
         let (backends, degraded) = fallback::load(&self.options, &weights, &self.config, &self.target, error)?;
         let failed = std::mem::replace(&mut self.backends, backends);
         if matches!(error, BackendError::DeviceLost(_)) {
@@ -262,7 +263,7 @@ impl Pipeline {
             }
             Request::Observation(observation) => observation,
         };
-        let on_device = self.options.preprocess == Preprocess::Device && self.backends.lane.resizes();
+        let on_device = self.options.preprocess == Preprocess::Device && self.backends.stream.resizes();
         let inputs = self.preparer.prepare(observation, !on_device)?;
         let frames = if on_device { self.preparer.frames(observation)? } else { Vec::new() };
         let images = if on_device { HostImages::Frames(&frames) } else { HostImages::Normalised(&inputs.image_input) };
@@ -278,13 +279,13 @@ impl Pipeline {
         noise: &HostArray,
         started: Instant,
     ) -> Result<InFlight, PipelineError> {
-        check::inputs(&self.config, inputs, images)?;
-        check::noise(&self.noise_shape(inputs.batch), noise)?;
+        validate::inputs(&self.config, inputs, images)?;
+        validate::noise(&self.noise_shape(inputs.batch), noise)?;
         let proprio = prepare::proprio(&self.config, &self.processors, inputs)?;
-        let Backends { vlm, policy, lane, .. } = &mut self.backends;
-        let looks_later = lane.only_queues();
+        let Backends { vlm, policy, stream, .. } = &mut self.backends;
+        let looks_later = stream.only_queues();
         if !looks_later {
-            check::images(images)?;
+            validate::images(images)?;
         }
         let _no_grad = tch::no_grad_guard();
         let prepared_ms = milliseconds(started.elapsed());
@@ -300,46 +301,12 @@ impl Pipeline {
             noise,
         };
         let batch = HostBatch { host: &host, mask: &inputs.image_mask, steps: self.steps };
-        let (tokens, pending) = queue(vlm.as_mut(), policy.as_mut(), lane.as_mut(), &batch)?;
+        let (tokens, pending) = queue(vlm.as_mut(), policy.as_mut(), stream.as_mut(), &batch)?;
         if looks_later {
             // While the device computes; what it makes of an image that is refused is never looked at.
-            check::images(images)?;
+            validate::images(images)?;
         }
         let postprocess = self.postprocess.clone();
         Ok(InFlight { started, prepared_ms, pending, tokens, backend: policy.name(), postprocess })
     }
-}
-
-/// Sizes of live observations.
-fn own_sizes(config: &ModelConfig, processors: &Processors, domain: i64) -> InputSizes {
-    let inputs = &config.inputs;
-    let (views, per_view) =
-        (inputs.views as i64, config.tokens_per_view(inputs.image_height as i64, inputs.image_width as i64));
-    // Some checkpoints' positions end before their own padding of instructions does.
-    let policy = config.policy.max_len_seq - config.sequence_length(views, per_view, 0);
-    let room = usize::try_from(policy.min(config.text.max_positions - per_view)).unwrap_or(0);
-    InputSizes {
-        domain,
-        views: inputs.views,
-        text_tokens: processors.max_length.unwrap_or(inputs.max_text_tokens).min(room),
-        image_height: inputs.image_height,
-        image_width: inputs.image_width,
-    }
-}
-
-/// The statistics of a checkpoint must be as wide as what they apply to.
-fn check_processors(folder: &Path, config: &ModelConfig, processors: &Processors) -> Result<(), CheckpointError> {
-    let fault = |reason: String| CheckpointError::Malformed { path: folder.to_owned(), reason };
-    let widest = config.policy.proprio_dim.unsigned_abs() as usize;
-    if let Some(state) = processors.state.as_ref().filter(|state| state.dim() > widest) {
-        let reason =
-            format!("statistics of observation.state have {} channels, the model takes at most {widest}", state.dim());
-        return Err(fault(reason));
-    }
-    let real = config.action_space.real_dim.unsigned_abs() as usize;
-    if let Some(action) = processors.action.as_ref().filter(|action| action.dim() != real) {
-        let reason = format!("statistics of action have {} channels, the action space has {real}", action.dim());
-        return Err(fault(reason));
-    }
-    Ok(())
 }

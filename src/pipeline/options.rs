@@ -1,6 +1,6 @@
 //! What a pipeline loads and how it runs.
 
-use crate::backend::engine::case::InputSizes;
+use crate::backend::engine::golden::InputSpec;
 use crate::backend::select::{self, Target};
 use crate::config::{Config, Device, Dtype, EngineConfig, Fallback, Preprocess};
 use crate::types::ModelInputs;
@@ -32,7 +32,7 @@ pub struct Options {
     /// Embodiment that observations will have: engines and the parity check are for one.
     pub domain: i64,
     /// Inputs that will come; `None` for observations of the checkpoint's own sizes.
-    pub inputs: Option<InputSizes>,
+    pub inputs: Option<InputSpec>,
 }
 
 impl Options {
@@ -56,11 +56,11 @@ impl Options {
 
     /// The same for batches like `inputs`.
     pub fn for_inputs(self, inputs: &ModelInputs) -> Self {
-        Self { inputs: Some(InputSizes::of(inputs)), ..self }
+        Self { inputs: Some(InputSpec::of(inputs)), ..self }
     }
 
     /// Where and how the network runs, for inputs of the checkpoint's `own` sizes unless others are set.
-    pub(super) fn target(&self, own: InputSizes) -> Target {
+    pub(super) fn target(&self, own: InputSpec) -> Target {
         Target {
             device: self.device,
             dtype: self.dtype,

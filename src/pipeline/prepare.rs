@@ -1,16 +1,19 @@
 //! From an observation to model inputs, on the host: images resized and normalised, the instruction tokenised,
 //! proprioception normalised and padded.
 
-use crate::backend::engine::case::InputSizes;
-use crate::backend::lane::Frame;
-use crate::error::{CheckpointError, InputError, PipelineError, TransformError};
-use crate::model::config::{ModelConfig, ResizeMode};
-use crate::transform::image::{self, ImageTransform};
+use crate::backend::engine::golden::InputSpec;
+use crate::backend::stream::Frame;
+use crate::error::{CheckpointError, InputError};
+use crate::model::config::ModelConfig;
+use crate::pipeline::PipelineError;
+use crate::transform::TransformError;
+use crate::transform::image::ImageTransform;
 use crate::transform::processors::Processors;
 use crate::transform::resample;
+use crate::transform::resampling::Resampling;
 use crate::transform::state;
 use crate::transform::tokenize::{BART_PAD_ID, PaddingSide, Tokenizer};
-use crate::types::{ModelInputs, Observation, Resampling};
+use crate::types::{ModelInputs, Observation, ResizeMode};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,7 +23,7 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Prepares observations, keeping buffers and the last instruction's ids between frames.
 pub struct Preparer {
     images: ImageTransform,
-    mode: image::ResizeMode,
+    mode: ResizeMode,
     /// Tables for frames that are resized elsewhere, by their size.
     resamplings: Vec<Arc<Resampling>>,
     /// Batches bring their own ids, so a checkpoint without a tokenizer is only at fault once words arrive.
@@ -45,10 +48,7 @@ impl Preparer {
         rotate_180: Vec<bool>,
     ) -> Result<Self, CheckpointError> {
         let inputs = &config.inputs;
-        let mode = match inputs.resize {
-            ResizeMode::Bicubic => image::ResizeMode::Bicubic,
-            ResizeMode::PadBilinear => image::ResizeMode::PaddedBilinear,
-        };
+        let mode = inputs.resize;
         Ok(Self {
             images: ImageTransform::new(inputs.image_width, inputs.image_height, mode),
             mode,
@@ -72,8 +72,8 @@ impl Preparer {
     }
 
     /// Inputs of such sizes, all zero, with every view valid, as live frames have them.
-    pub fn zeros(&self, sizes: InputSizes) -> ModelInputs {
-        let InputSizes { domain, views, text_tokens, image_height: height, image_width: width } = sizes;
+    pub fn zeros(&self, sizes: InputSpec) -> ModelInputs {
+        let InputSpec { domain, views, text_tokens, image_height: height, image_width: width } = sizes;
         ModelInputs {
             views,
             height,

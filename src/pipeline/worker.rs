@@ -3,7 +3,7 @@
 
 use super::slot::LatestSlot;
 use super::{Degraded, InFlight, Inference, Pipeline, noise};
-use crate::error::PipelineError;
+use crate::pipeline::PipelineError;
 use crate::types::Observation;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -191,8 +191,8 @@ fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::lane::{Finished, Pending};
-    use crate::error::BackendError;
+    use crate::backend::BackendError;
+    use crate::backend::stream::{Finished, Pending};
     use crate::model::vlm::VlmTokens;
     use crate::types::Stamp;
     use std::sync::Mutex;

@@ -3,10 +3,10 @@
 use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
-use super::frame_loss::TOO_MANY;
-use super::inputs::{Fault, Inputs, Topic};
 use super::outputs::{Record, SharedRecord};
 use crate::config::Config;
+use crate::robot::frame_loss::TOO_MANY;
+use crate::robot::inputs::{Fault, Inputs, Topic};
 use crate::types::Stamp;
 use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
 use r2r::{Node, Publisher, QosProfile};

@@ -1,7 +1,7 @@
 //! Why the node cannot start or go on.
 
 use crate::config::ConfigError;
-use crate::error::PipelineError;
+use crate::pipeline::PipelineError;
 
 /// A command line that ROS 2 cannot take.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,7 @@
 //! | parameters and the services that show them | [`params`], [`parameter_services`] |
 //! | messages ↔ values | [`convert`] |
 //! | subscriptions, drained at once | [`subscriptions`] |
-//! | when an observation is complete; what was lost | [`inputs`], [`frame_loss`] |
-//! | loading, the inference thread | [`inference`] |
+//! | loading, the inference thread | [`model`] |
 //! | chunks and latencies, health, log lines, time | [`outputs`], [`diagnostics`], [`rosout`], [`clock`] |
 
 pub mod arguments;
@@ -15,9 +14,7 @@ pub mod clock;
 pub mod convert;
 pub mod diagnostics;
 pub mod error;
-pub mod frame_loss;
-pub mod inference;
-pub mod inputs;
+pub mod model;
 pub mod node;
 pub mod outputs;
 pub mod parameter_services;

@@ -4,13 +4,13 @@ use super::arguments::create_context;
 use super::clock::RosClock;
 use super::diagnostics::Diagnostics;
 use super::error::NodeError;
-use super::inference::Inference;
-use super::inputs::Inputs;
+use super::model::Model;
 use super::outputs::{Outputs, SharedRecord};
 use super::parameter_services::ParameterServices;
 use super::params::NodeParameters;
 use super::rosout::Rosout;
 use super::subscriptions::{Subscriptions, camera_topics, state_topics};
+use crate::robot::inputs::Inputs;
 use r2r::Node;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -65,16 +65,16 @@ fn live(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
         config.domain_id,
     );
     rosout.info(&format!("loading {} on {}", config.checkpoint.display(), config.device));
-    let mut inference = Inference::start(config, outputs, record)?;
+    let mut model = Model::start(config, outputs, record)?;
 
     while !stop.load(Ordering::Relaxed) {
         node.spin_once(TURN);
         parameters.answer();
         subscriptions.drain(&mut inputs, clock.now());
-        for reason in inputs.take_news() {
+        for reason in inputs.take_new_faults() {
             rosout.warn(&format!("dropped: {reason}"));
         }
-        match inference.advance() {
+        match model.advance() {
             Ok(true) => rosout.info("ready"),
             Ok(false) => {}
             Err(error) => {
@@ -83,14 +83,14 @@ fn live(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
                 return Err(error);
             }
         }
-        if inference.is_running()
+        if model.is_running()
             && let Some(observation) = inputs.observe()
-            && inference.offer(observation)
+            && model.offer(observation)
         {
             inputs.superseded();
         }
         diagnostics.publish_when_due(&inputs);
     }
     tracing::info!("stopping");
-    Ok(if inference.stop(PATIENCE) { Ended::Quiet } else { Ended::Busy })
+    Ok(if model.stop(PATIENCE) { Ended::Quiet } else { Ended::Busy })
 }

@@ -3,11 +3,11 @@
 use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
-use super::inputs::Fault;
 use crate::config::Config;
 use crate::pipeline::Inference;
-use crate::pipeline::stages::milliseconds;
+use crate::pipeline::latency::milliseconds;
 use crate::pipeline::worker::Outcome;
+use crate::robot::inputs::Fault;
 use crate::types::{Observation, Stamp};
 use r2r::xvla_ros::msg::{ActionChunk, StageLatency};
 use r2r::{Node, Publisher, QosProfile};

@@ -6,7 +6,7 @@
 use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
-use crate::backend::environment::Setting;
+use crate::config::environment::Setting;
 use r2r::rcl_interfaces::msg::Log;
 use r2r::{Node, Publisher, QosProfile};
 

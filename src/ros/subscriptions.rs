@@ -6,8 +6,8 @@
 
 use super::convert;
 use super::error::NodeError;
-use super::inputs::Inputs;
 use crate::config::{Config, ProprioSource, Transport};
+use crate::robot::inputs::Inputs;
 use crate::types::Stamp;
 use futures::{FutureExt, Stream, StreamExt};
 use r2r::geometry_msgs::msg::PoseStamped;

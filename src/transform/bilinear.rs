@@ -2,7 +2,7 @@
 //! aspect ratio kept, then zeros on the left and top.
 
 use super::normalize::Normalizer;
-use crate::error::TransformError;
+use crate::transform::TransformError;
 use crate::types::RgbImage;
 
 /// The two source pixels that one output pixel of an axis mixes, and how much of the second.

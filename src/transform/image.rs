@@ -3,20 +3,9 @@
 use super::bicubic::Bicubic;
 use super::bilinear::PaddedBilinear;
 use super::normalize::Normalizer;
-use crate::error::{InputError, TransformError};
-use crate::types::RgbImage;
-
-/// How an image of another size is brought to the model's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResizeMode {
-    /// Both sides stretched with PIL's antialiased bicubic filter: X-VLA's own image processor.
-    Bicubic,
-    /// lerobot's `resize_imgs_with_padding`: aspect ratio kept, bilinear without antialiasing, the left
-    /// and top filled with zeros of the *normalised* image (the mean colour).
-    ///
-    /// lerobot 0.4.4 normalises in its preprocessor and pads in the policy, hence that order.
-    PaddedBilinear,
-}
+use crate::error::InputError;
+use crate::transform::TransformError;
+use crate::types::{ResizeMode, RgbImage};
 
 /// Turns camera images into normalised planes of one size, keeping its buffers from frame to frame.
 pub struct ImageTransform {

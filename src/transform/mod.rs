@@ -3,7 +3,7 @@
 //! | from | to | file |
 //! |---|---|---|
 //! | bytes of an image message | [`crate::types::RgbImage`] | [`pixels`], [`compressed`] |
-//! | image | normalised [3, H, W] | [`image`] ([`bicubic`], [`bilinear`], [`normalize`]; for kernels [`resample`]) |
+//! | image | normalised [3, H, W] | [`image`] ([`bicubic`], [`bilinear`], [`normalize`]; for kernels [`resample`], [`resampling`]) |
 //! | instruction | token ids | [`tokenize`] ([`train_tokenizer`]) |
 //! | joints, poses | proprioception channels | [`state`], [`rotation`] |
 //! | a checkpoint's lerobot files | the statistics and settings they prescribe | [`processors`] |
@@ -11,12 +11,16 @@
 pub mod bicubic;
 pub mod bilinear;
 pub mod compressed;
+mod error;
 pub mod image;
 pub mod normalize;
 pub mod pixels;
 pub mod processors;
 pub mod resample;
+pub mod resampling;
 pub mod rotation;
 pub mod state;
 pub mod tokenize;
 pub mod train_tokenizer;
+
+pub use error::TransformError;

@@ -6,9 +6,9 @@
 
 use super::bicubic::columns_first;
 use super::bilinear;
-use super::image::ResizeMode;
-use crate::error::TransformError;
-use crate::types::{Axis, ResampleMethod, Resampling};
+use crate::transform::TransformError;
+use crate::transform::resampling::{Axis, ResampleMethod, Resampling};
+use crate::types::ResizeMode;
 
 /// Fraction bits of a bicubic weight: a byte times it, summed, stays within an `i32`.
 pub const FRACTION_BITS: u32 = 22;

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use tokenizers::TruncationParams;
 
-use crate::error::{CheckpointError, InputError, TransformError};
+use crate::error::{CheckpointError, InputError};
+use crate::transform::TransformError;
 
 /// BART's padding token.
 pub const BART_PAD_ID: i64 = 1;

@@ -9,7 +9,7 @@ use tokenizers::{
     AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, TokenizerImpl,
 };
 
-use crate::error::TransformError;
+use crate::transform::TransformError;
 
 /// Special tokens in the order of BART's ids, 0 to 3.
 const SPECIAL: [&str; 4] = ["<s>", "<pad>", "</s>", "<unk>"];

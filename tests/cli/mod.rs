@@ -6,9 +6,9 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
-use xvla_ros::bench::dataset::{Batch, Limits, read_batch, write_batch};
-use xvla_ros::bench::npy::NpyData;
-use xvla_ros::bench::npz::NpzReader;
+use xvla_ros::data::batch::{Batch, Limits, read_batch, write_batch};
+use xvla_ros::data::npy::NpyData;
+use xvla_ros::data::npz::NpzReader;
 use xvla_ros::types::HostArray;
 
 /// What a run of the program left behind.

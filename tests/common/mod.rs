@@ -5,8 +5,8 @@
 use safetensors::SafeTensors;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use xvla_ros::bench::dataset::{Batch, read_batch};
-use xvla_ros::bench::npz::Limits;
+use xvla_ros::data::batch::{Batch, read_batch};
+use xvla_ros::data::npz::Limits;
 use xvla_ros::types::HostArray;
 
 /// Everything under `tests/fixtures`.

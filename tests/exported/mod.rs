@@ -6,18 +6,18 @@ use crate::common::{Case, cases};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use xvla_ros::backend::engine::case::InputSizes;
+use xvla_ros::backend::engine::golden::InputSpec;
 use xvla_ros::backend::engine::make::export_with_limit;
-use xvla_ros::backend::engine::sidecar::ParityCase;
-use xvla_ros::backend::engine::{Order, Precision, Source};
-use xvla_ros::error::PipelineError;
+use xvla_ros::backend::engine::sidecar::Golden;
+use xvla_ros::backend::engine::{BuildSpec, Precision, Source};
 use xvla_ros::model::action_space::ActionMode;
+use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
 use xvla_ros::model::onnx::file::INLINE_LIMIT_BYTES;
 use xvla_ros::model::synth::dialect::Dialect;
 use xvla_ros::model::synth::presets::Preset;
 use xvla_ros::model::synth::{self, Recipe, StoredDtype};
-use xvla_ros::model::weights::Weights;
+use xvla_ros::pipeline::PipelineError;
 
 /// One case of the goldens for each checkpoint: all layouts, dtypes and action spaces, odd widths, projections per
 /// domain.
@@ -29,13 +29,13 @@ pub fn one_case_per_checkpoint() -> Vec<Case> {
     cases
 }
 
-/// An order for inputs like those of `case`.
-pub fn order(case: &Case, precision: Precision, opset: i64) -> Order {
-    order_for(InputSizes::of(&case.batch.inputs), precision, opset)
+/// The build spec of an engine for inputs like those of `case`.
+pub fn spec(case: &Case, precision: Precision, opset: i64) -> BuildSpec {
+    order_for(InputSpec::of(&case.batch.inputs), precision, opset)
 }
 
-pub fn order_for(sizes: InputSizes, precision: Precision, opset: i64) -> Order {
-    Order { sizes, precision, prune_2to4: false, sparse: false, workspace_mb: None, opset }
+pub fn order_for(sizes: InputSpec, precision: Precision, opset: i64) -> BuildSpec {
+    BuildSpec { sizes, precision, prune_2to4: false, sparse: false, workspace_mb: None, opset }
 }
 
 /// Number of blocks of a checkpoint's policy.
@@ -49,30 +49,30 @@ pub struct Exported {
     folder: TempDir,
     pub path: PathBuf,
     pub data: Option<PathBuf>,
-    pub case: ParityCase,
+    pub case: Golden,
 }
 
 impl Exported {
-    pub fn new(checkpoint: &Path, order: &Order) -> Self {
-        ask(checkpoint, order).unwrap_or_else(|error| panic!("{}: {error}", checkpoint.display()))
+    pub fn new(checkpoint: &Path, spec: &BuildSpec) -> Self {
+        ask(checkpoint, spec).unwrap_or_else(|error| panic!("{}: {error}", checkpoint.display()))
     }
 
     /// With weights beside the graph if they exceed `inline_limit_bytes`.
-    pub fn with_limit(checkpoint: &Path, order: &Order, inline_limit_bytes: u64) -> Self {
-        export(checkpoint, order, inline_limit_bytes).unwrap()
+    pub fn with_limit(checkpoint: &Path, spec: &BuildSpec, inline_limit_bytes: u64) -> Self {
+        export(checkpoint, spec, inline_limit_bytes).unwrap()
     }
 }
 
-pub fn ask(checkpoint: &Path, order: &Order) -> Result<Exported, PipelineError> {
-    export(checkpoint, order, INLINE_LIMIT_BYTES)
+pub fn ask(checkpoint: &Path, spec: &BuildSpec) -> Result<Exported, PipelineError> {
+    export(checkpoint, spec, INLINE_LIMIT_BYTES)
 }
 
-fn export(checkpoint: &Path, order: &Order, inline_limit_bytes: u64) -> Result<Exported, PipelineError> {
+fn export(checkpoint: &Path, spec: &BuildSpec, inline_limit_bytes: u64) -> Result<Exported, PipelineError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.onnx");
-    let (weights, config) = (Weights::open(checkpoint)?, ModelConfig::from_folder(checkpoint)?);
+    let (weights, config) = (Checkpoint::open(checkpoint)?, ModelConfig::from_folder(checkpoint)?);
     let source = Source { weights: &weights, config: &config };
-    let (case, data) = export_with_limit(&source, order, &path, inline_limit_bytes)?;
+    let (case, data) = export_with_limit(&source, spec, &path, inline_limit_bytes)?;
     Ok(Exported { folder, path, data, case })
 }
 

@@ -6,17 +6,17 @@ use super::kernels::Kernels;
 use super::memory::{Span, buffer};
 use super::operators::actions::{ActionWeights, Actions, NoisyActions};
 use super::operators::transformer::{Attention, LayerNorm};
-use super::session::{Half, Session};
+use super::session::{PipelineStage, Session};
 use super::vision::{length, linear, norm_weights};
+use crate::backend::BackendError;
 use crate::backend::PolicyInputs;
 use crate::backend::capture::{PolicyWork, Work, lock};
-use crate::error::{BackendError, PipelineError};
+use crate::model::checkpoint::Scope;
 use crate::model::config::{ModelConfig, PolicyConfig};
 use crate::model::domain::DomainLinear;
 use crate::model::flow;
 use crate::model::policy::time_embeddings;
 use crate::model::vlm::VlmTokens;
-use crate::model::weights::Scope;
 use std::sync::{Arc, Mutex};
 use tch::{Kind, Tensor};
 
@@ -77,7 +77,7 @@ enum Projection {
 }
 
 impl Projection {
-    fn new(scope: &Scope, config: &PolicyConfig, inputs: i64) -> Result<Self, PipelineError> {
+    fn new(scope: &Scope, config: &PolicyConfig, inputs: i64) -> Result<Self, BackendError> {
         let outputs = config.hidden;
         if !config.hetero_projections {
             return Ok(Self::Shared(linear(scope, inputs, outputs)?));
@@ -101,7 +101,7 @@ impl FusedPolicy {
     ///
     /// # Errors
     /// The checkpoint's or the kernels' faults.
-    pub fn new(root: &Scope, model: &ModelConfig, session: Arc<Session>) -> Result<Self, PipelineError> {
+    pub fn new(root: &Scope, model: &ModelConfig, session: Arc<Session>) -> Result<Self, BackendError> {
         let (kind, device) = root.options();
         let config = &model.policy;
         let (hidden, heads) = (config.hidden, length(config.heads));
@@ -111,8 +111,8 @@ impl FusedPolicy {
         let kernels = Kernels::compile(&session, kind, sources)?;
         let scope = root.sub("transformer");
         let inputs = config.action_dim + config.time_dim + config.proprio_dim;
-        let norm = |scope: Scope| -> Result<LayerNorm, PipelineError> {
-            Ok(LayerNorm::new(&kernels, norm_weights(&scope, hidden)?, length(hidden))?)
+        let norm = |scope: Scope| -> Result<LayerNorm, BackendError> {
+            LayerNorm::new(&kernels, norm_weights(&scope, hidden)?, length(hidden))
         };
         let blocks = (0..config.depth).map(|index| {
             let scope = scope.sub(format!("blocks.{index}"));
@@ -126,12 +126,12 @@ impl FusedPolicy {
                 fc2: linear(&mlp.sub("fc2"), config.mlp_width(), hidden)?,
             })
         });
-        let blocks = blocks.collect::<Result<_, PipelineError>>()?;
+        let blocks = blocks.collect::<Result<_, BackendError>>()?;
         let prompts = config.soft_prompts;
         let last = norm_weights(&scope.sub("norm"), hidden)?;
         let positions = scope.tensor("pos_emb", &[1, config.max_len_seq, hidden])?;
         let visible = |width| scope.torch(model.action_space.visible(width, Kind::Float, device));
-        let gemm = Gemm::new(session.clone(), session.stream(Half::Policy).clone(), kind)?;
+        let gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Policy).clone(), kind)?;
         let network = Network {
             blocks,
             attention: Attention::new(&kernels, heads, head_dim)?,
@@ -296,7 +296,7 @@ impl FusedPolicyWork {
 
     /// One denoising step: `noise`, the last prediction and the sequence → the next prediction.
     fn step(&self, network: &Network, gemm: &mut Gemm, step: usize, time: f32) -> Result<(), BackendError> {
-        let stream = network.session.stream(Half::Policy);
+        let stream = network.session.stream(PipelineStage::Policy);
         let (sequence, hidden, actions) = (Span::of(&self.sequence), Span::of(&self.hidden), Span::of(&self.actions));
         let noisy =
             NoisyActions { noise: Span::of(&self.noise), previous: actions, proprio: Span::of(&self.proprio), time };
@@ -316,7 +316,7 @@ impl FusedPolicyWork {
     /// One transformer block.
     fn block(&self, network: &Network, gemm: &mut Gemm, block: &Block, rows: &Rows) -> Result<(), BackendError> {
         let &Rows { input, output, qkv, fresh, kept } = rows;
-        let stream = network.session.stream(Half::Policy);
+        let stream = network.session.stream(PipelineStage::Policy);
         let (normed, mixed, wide) = (Span::of(&self.normed), Span::of(&self.mixed), Span::of(&self.wide));
         block.norm1.run(stream, input, normed, fresh)?;
         gemm.linear(&block.qkv, normed, qkv, fresh, Activation::None, None)?;

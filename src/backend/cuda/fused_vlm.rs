@@ -5,16 +5,16 @@ use super::kernels::{Kernels, Source};
 use super::memory::{Span, buffer};
 use super::operators::transformer::LayerNorm;
 use super::operators::vision::ImageTokens;
-use super::session::{Half, Session};
+use super::session::{PipelineStage, Session};
 use super::text::{self, TextEncoder};
 use super::vision::{self, Activations, VisionTower, length, norm_weights};
+use crate::backend::BackendError;
 use crate::backend::VlmInputs;
 use crate::backend::capture::{VlmWork, Work, lock};
-use crate::error::{BackendError, PipelineError};
+use crate::model::checkpoint::Scope;
 use crate::model::config::ModelConfig;
 use crate::model::projector::Projector;
 use crate::model::vlm::VlmTokens;
-use crate::model::weights::Scope;
 use std::sync::{Arc, Mutex};
 use tch::{Kind, Tensor};
 
@@ -49,7 +49,7 @@ impl FusedVlm {
     ///
     /// # Errors
     /// The checkpoint's or the kernels' faults.
-    pub fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>) -> Result<Self, PipelineError> {
+    pub fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>) -> Result<Self, BackendError> {
         let kind = root.options().0;
         let width = config.projection_dim;
         let mut sources: Vec<Source> = vision::sources(config);
@@ -60,7 +60,7 @@ impl FusedVlm {
         let scope = root.sub("vlm");
         let projector = Projector::new(&scope, &config.vision, width)?;
         let norm = norm_weights(&scope.sub("image_proj_norm"), width)?;
-        let gemm = Gemm::new(session.clone(), session.stream(Half::Vlm).clone(), kind)?;
+        let gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Vlm).clone(), kind)?;
         let network = Network {
             vision: VisionTower::new(&scope.sub("vision_tower"), config, &kernels)?,
             image_tokens: ImageTokens::new(&kernels)?,

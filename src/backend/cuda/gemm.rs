@@ -11,7 +11,7 @@ use super::kernels::Kernels;
 use super::matmul::{self, MatMul, Tiling};
 use super::memory::{Span, buffer};
 use super::session::Session;
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::{CudaStream, sys as driver};
 use std::collections::{HashMap, HashSet};

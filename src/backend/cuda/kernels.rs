@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "calls NVRTC and starts kernels")]
 
 use super::session::Session;
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use cudarc::driver::result::{function, module};
 use cudarc::driver::{CudaStream, sys as driver};
 use cudarc::nvrtc::{result, sys};

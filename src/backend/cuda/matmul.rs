@@ -6,7 +6,7 @@
 use super::gemm::{Activation, Product, Shape};
 use super::kernels::Argument::{Address, Int, Tensor};
 use super::kernels::{Kernel, Kernels, Launch, Source, TensorMap, source};
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use cudarc::driver::{CudaStream, sys};
 use std::mem::MaybeUninit;
 use tch::Kind;
@@ -58,7 +58,7 @@ impl Tiling {
 
     fn is_possible(self, shape: &Shape) -> bool {
         let staged = self.kept() * self.row_groups * 8 * (FEATURES + 4) * 4;
-        // A quarter of the register file holds 512 for each lane; one more warp loads.
+        // A quarter of the register file holds 512 for each stream; one more warp loads.
         let registers = (512 / (self.row_groups + 1) / 8 * 8).min(255);
         (8..=256).contains(&self.group_rows)
             && self.tile_rows() <= 256

@@ -1,6 +1,6 @@
 //! Stretches of device memory with their lengths, so that what a kernel is given can be checked before it starts.
 
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use tch::{Device, Kind, Tensor};
 
 /// Elements of a tensor in device memory. Valid as long as the tensor is.

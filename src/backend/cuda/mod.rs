@@ -5,7 +5,7 @@
 //! | [`session`] | the GPU, its streams, the events between them |
 //! | [`shim`] | what tch lacks: current stream, capture, memory counters (`csrc/`) |
 //! | [`recorder`] | recordings on a stream |
-//! | [`lane`] | pinned uploads and downloads, timing by events |
+//! | [`stream`] | pinned uploads and downloads, timing by events |
 //! | [`resize`] | camera images to the network's input, on the GPU |
 //! | [`kernels`], [`operators`] | our own kernels, compiled at run time; as operators |
 //! | [`gemm`], [`matmul`] | matrix products: cuBLASLt, our own on Hopper, the fastest for each shape |
@@ -19,7 +19,6 @@ pub mod fused_policy;
 pub mod fused_vlm;
 pub mod gemm;
 pub mod kernels;
-pub mod lane;
 pub mod matmul;
 pub mod memory;
 pub mod operators;
@@ -27,6 +26,7 @@ pub mod recorder;
 pub mod resize;
 pub mod session;
 pub mod shim;
+pub mod stream;
 pub mod text;
 pub mod vision;
 pub mod works;
@@ -35,17 +35,17 @@ use super::capture::{PolicyWork, Recordings, VlmWork, copy_of};
 use super::libtorch::{LibtorchPolicy, LibtorchVlm};
 use super::select::{Backends, Target};
 use super::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs, device, part};
+use crate::backend::BackendError;
 use crate::config::{Device, Dtype};
-use crate::error::{BackendError, PipelineError};
+use crate::model::checkpoint::{Checkpoint, Scope};
 use crate::model::config::ModelConfig;
 use crate::model::vlm::VlmTokens;
-use crate::model::weights::{Scope, Weights};
 use fused_policy::{FusedPolicy, FusedPolicyWork};
 use fused_vlm::{FusedVlm, FusedVlmWork};
-use lane::GpuLane;
 use recorder::StreamRecorder;
-use session::{Half, Session};
+use session::{PipelineStage, Session};
 use std::sync::{Arc, Mutex};
+use stream::GpuStream;
 use tch::Tensor;
 use works::{LibtorchPolicyWork, LibtorchVlmWork};
 
@@ -59,17 +59,17 @@ const RECORDINGS: usize = 8;
 ///
 /// # Errors
 /// No such GPU, a library that is missing, a checkpoint that does not fit.
-pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<Backends, PipelineError> {
+pub fn load(weights: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     let session = open(NAME, target)?;
-    let lane = GpuLane::new(session.clone())?;
+    let stream = GpuStream::new(session.clone())?;
     let _no_grad = tch::no_grad_guard();
     let root = weights.root(device::kind(target.dtype), device::resolve(target.device)?);
     let fused = fused(config, target.dtype);
     let vlm = CapturedVlm::new(&root, config, session.clone(), fused)?;
     let policy = CapturedPolicy::new(&root, config, session.clone(), fused)?;
-    // Weights were converted and joined on the stream of one half; both may use them from here on.
+    // Checkpoint were converted and joined on the stream of one half; both may use them from here on.
     session.context().synchronize().map_err(BackendError::from)?;
-    Ok(Backends { vlm: Box::new(vlm), policy: Box::new(policy), lane: Box::new(lane), case: None })
+    Ok(Backends { vlm: Box::new(vlm), policy: Box::new(policy), stream: Box::new(stream), golden: None })
 }
 
 /// The target's GPU, on whose stream this thread's work goes from here on, for the backend called `name`.
@@ -86,7 +86,7 @@ pub(super) fn open(name: &str, target: &Target) -> Result<Arc<Session>, BackendE
     };
     device::resolve(target.device)?;
     let session = Session::open(index, target.overlap)?;
-    session.enter(Half::Vlm)?;
+    session.enter(PipelineStage::Vlm)?;
     Ok(session)
 }
 
@@ -100,7 +100,7 @@ pub(super) fn captured_vlm(
     config: &ModelConfig,
     session: &Arc<Session>,
     dtype: Dtype,
-) -> Result<Box<dyn VlmBackend>, PipelineError> {
+) -> Result<Box<dyn VlmBackend>, BackendError> {
     Ok(Box::new(CapturedVlm::new(root, config, session.clone(), fused(config, dtype))?))
 }
 
@@ -138,13 +138,13 @@ struct CapturedVlm {
 }
 
 impl CapturedVlm {
-    fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, PipelineError> {
+    fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, BackendError> {
         let network = if fused {
             VlmNetwork::Fused(Arc::new(Mutex::new(FusedVlm::new(root, config, session.clone())?)))
         } else {
             VlmNetwork::Libtorch(Arc::new(Mutex::new(LibtorchVlm::new(root, config)?)))
         };
-        let recorder = StreamRecorder::new(session.clone(), Half::Vlm);
+        let recorder = StreamRecorder::new(session.clone(), PipelineStage::Vlm);
         Ok(Self { network, session, recordings: Recordings::new(recorder, RECORDINGS) })
     }
 
@@ -208,13 +208,13 @@ struct CapturedPolicy {
 }
 
 impl CapturedPolicy {
-    fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, PipelineError> {
+    fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, BackendError> {
         let network = if fused {
             PolicyNetwork::Fused(Arc::new(Mutex::new(FusedPolicy::new(root, config, session.clone())?)))
         } else {
             PolicyNetwork::Libtorch(Arc::new(Mutex::new(LibtorchPolicy::new(root, config)?)))
         };
-        let recorder = StreamRecorder::new(session.clone(), Half::Policy);
+        let recorder = StreamRecorder::new(session.clone(), PipelineStage::Policy);
         Ok(Self { network, session, recordings: Recordings::new(recorder, RECORDINGS) })
     }
 

@@ -1,21 +1,21 @@
 //! Streams that record: [`crate::backend::capture`] on CUDA.
 
-use super::session::{Half, Session};
+use super::session::{PipelineStage, Session};
 use super::shim::Graph;
+use crate::backend::BackendError;
 use crate::backend::capture::Recorder;
-use crate::error::BackendError;
 use std::sync::Arc;
 
 /// Records what is queued on the stream of one half.
 #[derive(Debug)]
 pub struct StreamRecorder {
     session: Arc<Session>,
-    half: Half,
+    half: PipelineStage,
 }
 
 impl StreamRecorder {
     /// A recorder on `half`'s stream.
-    pub fn new(session: Arc<Session>, half: Half) -> Self {
+    pub fn new(session: Arc<Session>, half: PipelineStage) -> Self {
         Self { session, half }
     }
 }

@@ -6,10 +6,10 @@
 use super::kernels::Argument::{Address, Int};
 use super::kernels::{Kernel, Kernels, source};
 use super::memory::{Span, buffer};
-use super::session::{Half, Session};
-use crate::backend::lane::Frame;
-use crate::error::BackendError;
-use crate::types::{Axis, ResampleMethod, Resampling};
+use super::session::{PipelineStage, Session};
+use crate::backend::BackendError;
+use crate::backend::stream::Frame;
+use crate::transform::resampling::{Axis, ResampleMethod, Resampling};
 use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -203,7 +203,7 @@ impl Resizer {
             }
             rest = after;
         }
-        let stream = self.session.stream(Half::Vlm);
+        let stream = self.session.stream(PipelineStage::Vlm);
         // SAFETY: both sides are equally long; the host's side is not written before `read` has passed.
         unsafe { result::memcpy_htod_async(buffers.device.data_ptr() as u64, host, stream.cu_stream()) }?;
         Ok(self.read.record(stream)?)
@@ -213,7 +213,7 @@ impl Resizer {
         let Some((_, tables)) = self.tables.iter().find(|(known, _)| std::ptr::eq(&**known, run.resampling)) else {
             return Ok(());
         };
-        let stream = self.session.stream(Half::Vlm).clone();
+        let stream = self.session.stream(PipelineStage::Vlm).clone();
         match &run.resampling.method {
             ResampleMethod::Bicubic { rows_shrink_first, .. } => self.bicubic(&stream, run, tables, *rows_shrink_first),
             ResampleMethod::PaddedBilinear { content, .. } => self.bilinear(&stream, run, tables, *content, size),

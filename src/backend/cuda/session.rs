@@ -6,13 +6,13 @@
 #![allow(unsafe_code, reason = "hands a raw stream to libtorch")]
 
 use super::shim;
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, sys};
 use std::sync::Arc;
 
 /// Which half of the network work belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Half {
+pub enum PipelineStage {
     /// Uploads, vision tower, text encoder.
     Vlm,
     /// Denoising, downloads.
@@ -70,10 +70,10 @@ impl Session {
     }
 
     /// The stream of one half.
-    pub fn stream(&self, half: Half) -> &Arc<CudaStream> {
+    pub fn stream(&self, half: PipelineStage) -> &Arc<CudaStream> {
         match half {
-            Half::Vlm => &self.vlm_stream,
-            Half::Policy => &self.policy_stream,
+            PipelineStage::Vlm => &self.vlm_stream,
+            PipelineStage::Policy => &self.policy_stream,
         }
     }
 
@@ -81,7 +81,7 @@ impl Session {
     ///
     /// # Errors
     /// What the driver reports.
-    pub fn enter(&self, half: Half) -> Result<(), BackendError> {
+    pub fn enter(&self, half: PipelineStage) -> Result<(), BackendError> {
         self.context.bind_to_thread()?;
         // SAFETY: the stream belongs to this GPU and lives as long as the session, which outlives all its work.
         unsafe { shim::use_stream(self.device, self.stream(half).cu_stream().cast()) }

@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code, reason = "calls into C++")]
 
-use crate::error::{BackendError, LibtorchError};
+use crate::backend::BackendError;
+use crate::error::LibtorchError;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::NonNull;
 

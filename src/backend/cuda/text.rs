@@ -6,9 +6,9 @@ use super::kernels::{Kernels, Source};
 use super::memory::Span;
 use super::operators::transformer::{Attention, LayerNorm};
 use super::vision::{Activations, length, linear, norm_weights};
-use crate::error::{BackendError, PipelineError};
+use crate::backend::BackendError;
+use crate::model::checkpoint::Scope;
 use crate::model::config::TextConfig;
-use crate::model::weights::Scope;
 use tch::Tensor;
 
 /// BART keeps two rows of its position table for a padding scheme that nobody uses any more.
@@ -51,14 +51,14 @@ impl TextEncoder {
     ///
     /// # Errors
     /// The checkpoint's or the kernels' faults.
-    pub fn new(scope: &Scope, config: &TextConfig, kernels: &Kernels) -> Result<Self, PipelineError> {
+    pub fn new(scope: &Scope, config: &TextConfig, kernels: &Kernels) -> Result<Self, BackendError> {
         let encoder = scope.sub("encoder");
         let width = config.width;
         let names = ["encoder.embed_tokens.weight", "shared.weight"];
         let rows = config.max_positions + POSITION_OFFSET;
         let positions = encoder.sub("embed_positions").tensor("weight", &[rows, width])?;
-        let norm = |scope: Scope| -> Result<LayerNorm, PipelineError> {
-            Ok(LayerNorm::new(kernels, norm_weights(&scope, width)?, length(width))?)
+        let norm = |scope: Scope| -> Result<LayerNorm, BackendError> {
+            LayerNorm::new(kernels, norm_weights(&scope, width)?, length(width))
         };
         let layers = (0..config.layers).map(|index| {
             let scope = encoder.sub(format!("layers.{index}"));
@@ -77,7 +77,7 @@ impl TextEncoder {
             positions: scope.torch(positions.f_narrow(0, POSITION_OFFSET, config.max_positions))?,
             merge: norm(encoder.sub("layernorm_embedding"))?,
             attention: Attention::new(kernels, length(config.heads), length(width / config.heads.max(1)))?,
-            layers: layers.collect::<Result<_, PipelineError>>()?,
+            layers: layers.collect::<Result<_, BackendError>>()?,
         })
     }
 
@@ -121,12 +121,12 @@ impl TextEncoder {
 }
 
 /// BART stores three projections; one product of thrice the width does their work.
-fn fused_qkv(attn: &Scope, width: i64) -> Result<Linear, PipelineError> {
+fn fused_qkv(attn: &Scope, width: i64) -> Result<Linear, BackendError> {
     let names = ["q_proj", "k_proj", "v_proj"];
     let part = |name: &str, tensor: &str, shape: &[i64]| attn.sub(name).tensor(tensor, shape);
     let weights: Vec<Tensor> =
         names.iter().map(|name| part(name, "weight", &[width, width])).collect::<Result<_, _>>()?;
     let biases: Vec<Tensor> = names.iter().map(|name| part(name, "bias", &[width])).collect::<Result<_, _>>()?;
     let (weight, bias) = (attn.torch(Tensor::f_cat(&weights, 0))?, attn.torch(Tensor::f_cat(&biases, 0))?);
-    Ok(Linear::new(&weight, Some(&bias))?)
+    Linear::new(&weight, Some(&bias))
 }

@@ -7,9 +7,10 @@ use super::memory::{Span, buffer};
 use super::operators::NormWeights;
 use super::operators::transformer::LayerNorm;
 use super::operators::vision::{ChannelAttention, DepthwiseNorm, PatchSizes, Patches, WindowAttention};
-use crate::error::{BackendError, CheckpointError, PipelineError};
+use crate::backend::BackendError;
+use crate::error::CheckpointError;
+use crate::model::checkpoint::Scope;
 use crate::model::config::{ModelConfig, StageConfig, VisionConfig};
-use crate::model::weights::Scope;
 use cudarc::driver::CudaStream;
 use tch::{Kind, Tensor};
 
@@ -24,9 +25,9 @@ pub fn norm_weights(scope: &Scope, width: i64) -> Result<NormWeights, Checkpoint
 }
 
 /// Reads a linear layer [out, in] with its bias.
-pub fn linear(scope: &Scope, inputs: i64, outputs: i64) -> Result<Linear, PipelineError> {
+pub fn linear(scope: &Scope, inputs: i64, outputs: i64) -> Result<Linear, BackendError> {
     let (weight, bias) = (scope.tensor("weight", &[outputs, inputs])?, scope.tensor("bias", &[outputs])?);
-    Ok(Linear::new(&weight, Some(&bias))?)
+    Linear::new(&weight, Some(&bias))
 }
 
 /// The tower.
@@ -145,7 +146,7 @@ impl VisionTower {
     ///
     /// # Errors
     /// The checkpoint's or the kernels' faults.
-    pub fn new(scope: &Scope, config: &ModelConfig, kernels: &Kernels) -> Result<Self, PipelineError> {
+    pub fn new(scope: &Scope, config: &ModelConfig, kernels: &Kernels) -> Result<Self, BackendError> {
         let sizes = patch_sizes(&config.vision, config.inputs.image_height, config.inputs.image_width);
         let mut inputs = config.vision.in_channels;
         let mut stages = Vec::with_capacity(config.vision.stages.len());
@@ -269,7 +270,7 @@ impl Activations {
 }
 
 impl Embed {
-    fn new(scope: &Scope, stage: &StageConfig, inputs: i64, kernels: &Kernels) -> Result<Self, PipelineError> {
+    fn new(scope: &Scope, stage: &StageConfig, inputs: i64, kernels: &Kernels) -> Result<Self, BackendError> {
         let proj = scope.sub("proj");
         let side = stage.patch_size;
         let weight = proj.tensor("weight", &[stage.width, inputs, side, side])?;
@@ -325,15 +326,15 @@ impl Block {
         channel: bool,
         map_width: usize,
         kernels: &Kernels,
-    ) -> Result<Self, PipelineError> {
+    ) -> Result<Self, BackendError> {
         let width = stage.width;
         let scope = scope.sub(if channel { "channel_block" } else { "spatial_block" });
         let attn = scope.sub(if channel { "channel_attn" } else { "window_attn" });
         let hidden = (width as f64 * config.mlp_ratio) as i64;
-        let conv = |name: &str, norm: NormWeights| -> Result<DepthwiseNorm, PipelineError> {
+        let conv = |name: &str, norm: NormWeights| -> Result<DepthwiseNorm, BackendError> {
             let scope = scope.sub(name);
             let (weight, bias) = (scope.tensor("weight", &[width, 1, 3, 3])?, scope.tensor("bias", &[width])?);
-            Ok(DepthwiseNorm::new(kernels, &weight, bias, norm, map_width)?)
+            DepthwiseNorm::new(kernels, &weight, bias, norm, map_width)
         };
         let qkv = attn.sub("fn.qkv");
         let weight = qkv.tensor("weight", &[3 * width, width])?;

@@ -2,10 +2,10 @@
 //! by operator of libtorch otherwise.
 
 use super::session::Session;
+use crate::backend::BackendError;
 use crate::backend::capture::{PolicyWork, VlmWork, Work, copy_of, lock};
 use crate::backend::libtorch::{LibtorchPolicy, LibtorchVlm};
 use crate::backend::{PolicyBackend, PolicyInputs, VlmInputs};
-use crate::error::BackendError;
 use crate::model::vlm::{Views, VlmTokens};
 use std::sync::{Arc, Mutex};
 use tch::{Device, Kind, Tensor};

@@ -3,9 +3,8 @@
 
 use super::Flavour;
 use super::sidecar::{Flags, Identity, Sidecar};
-use crate::error::{BackendError, PipelineError};
+use crate::backend::BackendError;
 use crate::model::onnx::file::data_path;
-use crate::types::hex;
 use sha2::{Digest, Sha256};
 use std::fs::{File, TryLockError};
 use std::io;
@@ -35,7 +34,7 @@ pub fn path_of(folder: &Path, identity: &Identity) -> PathBuf {
     let identity = Identity { flags: Flags { opset: 0, ..identity.flags.clone() }, ..identity.clone() };
     // Fields in the order of their declaration: the same identity always gives the same text.
     let text = serde_json::to_string(&identity).unwrap_or_default();
-    let key = hex(&Sha256::digest(text));
+    let key = format!("{:x}", Sha256::digest(text));
     let key = key.get(..16).unwrap_or(&key);
     let ending = if identity.flavour == Flavour::Onnx { "onnx" } else { "engine" };
     let (flavour, precision) = (identity.flavour.name(), identity.precision.name());
@@ -59,8 +58,8 @@ pub struct Made {
 pub fn single_flight(
     path: &Path,
     find: impl FnOnce() -> Option<Sidecar>,
-    make: impl FnOnce(&Path) -> Result<Sidecar, PipelineError>,
-) -> Result<Made, PipelineError> {
+    make: impl FnOnce(&Path) -> Result<Sidecar, BackendError>,
+) -> Result<Made, BackendError> {
     let unwritable = |error: io::Error| unwritable(path, &error);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(unwritable)?;
@@ -69,8 +68,8 @@ pub fn single_flight(
         return Ok(Made { sidecar, reused: true });
     }
     let name = path.file_name().unwrap_or_default();
-    let workshop = Workshop::open(folder, name).map_err(unwritable)?;
-    let partial = workshop.0.join(name);
+    let staging = StagingFolder::open(folder, name).map_err(unwritable)?;
+    let partial = staging.0.join(name);
     let sidecar = make(&partial)?;
     sidecar.write(&partial)?;
     publish(&partial, path).map_err(unwritable)?;
@@ -94,9 +93,9 @@ fn lock(path: &Path) -> io::Result<File> {
 }
 
 /// A folder for files that are not whole yet, on the file system that they will stay on.
-struct Workshop(PathBuf);
+struct StagingFolder(PathBuf);
 
-impl Workshop {
+impl StagingFolder {
     /// Made under the engine's lock: whatever is there was left by a builder that was killed.
     fn open(folder: &Path, name: &std::ffi::OsStr) -> io::Result<Self> {
         let path = folder.join(format!(".{}.partial", name.to_string_lossy()));
@@ -111,7 +110,7 @@ impl Workshop {
     }
 }
 
-impl Drop for Workshop {
+impl Drop for StagingFolder {
     fn drop(&mut self) {
         // Nothing depends on it; the next builder tries again.
         let _ = std::fs::remove_dir_all(&self.0);
@@ -163,7 +162,7 @@ mod tests {
     }
 
     /// Builds `engine` slowly, noting it in `built`.
-    fn build(path: &Path) -> Result<Made, PipelineError> {
+    fn build(path: &Path) -> Result<Made, BackendError> {
         single_flight(
             path,
             || find(path),
@@ -244,7 +243,7 @@ mod tests {
             || None,
             |partial| {
                 std::fs::write(partial, b"half").unwrap();
-                Err(BackendError::OutOfMemory("host".to_owned()).into())
+                Err(BackendError::OutOfMemory("host".to_owned()))
             },
         );
         assert!(failed.is_err());

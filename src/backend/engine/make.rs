@@ -1,15 +1,16 @@
 //! From a checkpoint to an engine: the policy of one domain is exported as a graph, a library builds the engine, and
 //! libtorch answers the seeded case that the engine will have to answer likewise.
 
-use super::case::{self, CaseInputs};
-use super::sidecar::{Identity, ParityCase, Sidecar, sha256_of_file};
-use super::{Flavour, Order, Precision, Source};
-use crate::backend::host_lane::HostLane;
+use super::golden::{self, GoldenInputs};
+use super::sidecar::{Golden, Identity, Sidecar, sha256_of_file};
+use super::{BuildSpec, Flavour, Precision, Source};
+use crate::backend::BackendError;
+use crate::backend::host_stream::HostStream;
 use crate::backend::libtorch::{LibtorchPolicy, LibtorchVlm};
 use crate::backend::{PolicyBackend, PolicyInputs};
-use crate::error::{BackendError, ExportError, PipelineError};
 use crate::model::config::ModelConfig;
 use crate::model::onnx;
+use crate::model::onnx::ExportError;
 use crate::model::onnx::file::INLINE_LIMIT_BYTES;
 use crate::model::onnx::transformer::Plan;
 use crate::model::policy::LINEAR_INPUTS;
@@ -28,8 +29,8 @@ pub struct Built {
 ///
 /// # Errors
 /// The checkpoint's faults, a plan that cannot be, a file that cannot be written.
-pub fn export(source: &Source, order: &Order, onnx: &Path) -> Result<(ParityCase, Option<PathBuf>), PipelineError> {
-    export_with_limit(source, order, onnx, INLINE_LIMIT_BYTES)
+pub fn export(source: &Source, spec: &BuildSpec, onnx: &Path) -> Result<(Golden, Option<PathBuf>), BackendError> {
+    export_with_limit(source, spec, onnx, INLINE_LIMIT_BYTES)
 }
 
 /// As [`export`], with weights beside the file if they exceed `inline_limit_bytes`.
@@ -38,50 +39,50 @@ pub fn export(source: &Source, order: &Order, onnx: &Path) -> Result<(ParityCase
 /// As [`export`].
 pub fn export_with_limit(
     source: &Source,
-    order: &Order,
+    spec: &BuildSpec,
     onnx: &Path,
     inline_limit_bytes: u64,
-) -> Result<(ParityCase, Option<PathBuf>), PipelineError> {
+) -> Result<(Golden, Option<PathBuf>), BackendError> {
     let _no_grad = tch::no_grad_guard();
     let config = source.config;
-    check_sizes(order, config)?;
+    check_sizes(spec, config)?;
     let root = source.weights.root(Kind::Float, Device::Cpu);
     let mut vlm = LibtorchVlm::new(&root, config)?;
-    let policy = LibtorchPolicy::new(&root, config)?.specialise(order.sizes.domain, order.prune_2to4)?;
+    let policy = LibtorchPolicy::new(&root, config)?.specialise(spec.sizes.domain, spec.prune_2to4)?;
     source.weights.check_all_taken()?;
 
-    let mut watched = Watched { policy, ranges: Vec::new(), watch: order.precision == Precision::Fp8 };
-    let mut lane = HostLane::new(Device::Cpu);
-    let inputs = CaseInputs::draw(case::SEED, config, order.sizes);
-    let actions = inputs.answer((&mut vlm, &mut watched, &mut lane), case::STEPS)?;
+    let mut observer = RangeObserver { policy, ranges: Vec::new(), watch: spec.precision == Precision::Fp8 };
+    let mut stream = HostStream::new(Device::Cpu);
+    let inputs = GoldenInputs::draw(golden::SEED, config, spec.sizes);
+    let actions = inputs.answer((&mut vlm, &mut observer, &mut stream), golden::STEPS)?;
     let channels = config.policy.action_dim.unsigned_abs() as usize;
-    let case = case::expect(case::SEED, case::STEPS, actions, channels, order.precision);
+    let golden = golden::expect(golden::SEED, golden::STEPS, actions, channels, spec.precision);
 
     let plan = Plan {
-        tokens: order.sizes.tokens(config),
-        precision: order.precision,
-        opset: order.opset,
-        ranges: &watched.ranges,
+        tokens: spec.sizes.tokens(config),
+        precision: spec.precision,
+        opset: spec.opset,
+        ranges: &observer.ranges,
     };
     let graph =
-        onnx::transformer::graph(watched.policy.network(), &config.action_space, &plan).map_err(BackendError::from)?;
+        onnx::transformer::graph(observer.policy.network(), &config.action_space, &plan).map_err(BackendError::from)?;
     let notes = [
-        ("domain", order.sizes.domain.to_string()),
-        ("precision", order.precision.name().to_owned()),
-        ("prune_2to4", order.prune_2to4.to_string()),
+        ("domain", spec.sizes.domain.to_string()),
+        ("precision", spec.precision.name().to_owned()),
+        ("prune_2to4", spec.prune_2to4.to_string()),
     ];
     let data = onnx::file::write(&graph, onnx, &notes, inline_limit_bytes).map_err(BackendError::from)?;
-    Ok((case, data))
+    Ok((golden, data))
 }
 
 /// What the checkpoint has no parameters for would fail somewhere in the reference, without a word on the cause.
-fn check_sizes(order: &Order, config: &ModelConfig) -> Result<(), BackendError> {
+fn check_sizes(spec: &BuildSpec, config: &ModelConfig) -> Result<(), BackendError> {
     let unsupported = |reason: String| Err(BackendError::Export(ExportError::Unsupported { reason }));
-    let (domain, domains) = (order.sizes.domain, config.policy.domains);
+    let (domain, domains) = (spec.sizes.domain, config.policy.domains);
     if !(0..domains).contains(&domain) {
         return unsupported(format!("domain {domain}: the checkpoint has domains 0 to {}", domains - 1));
     }
-    let [first, others] = order.sizes.tokens(config);
+    let [first, others] = spec.sizes.tokens(config);
     let (text, policy) = (config.text.max_positions, config.policy.max_len_seq);
     if first > text {
         return unsupported(format!("an image and an instruction of {first} tokens: the text encoder takes {text}"));
@@ -94,13 +95,13 @@ fn check_sizes(order: &Order, config: &ModelConfig) -> Result<(), BackendError> 
 }
 
 /// The reference policy, noting the largest magnitude that enters each matrix product.
-struct Watched {
+struct RangeObserver {
     policy: LibtorchPolicy,
     ranges: Vec<f32>,
     watch: bool,
 }
 
-impl PolicyBackend for Watched {
+impl PolicyBackend for RangeObserver {
     fn name(&self) -> &'static str {
         self.policy.name()
     }
@@ -110,7 +111,7 @@ impl PolicyBackend for Watched {
             return self.policy.generate(tokens, inputs);
         }
         let mut seen = Vec::new();
-        let actions = self.policy.generate_watched(tokens, inputs, &mut |name, tensor| {
+        let actions = self.policy.generate_with_hook(tokens, inputs, &mut |name, tensor| {
             if LINEAR_INPUTS.contains(&name) {
                 seen.push(tensor.f_abs().and_then(|tensor| tensor.f_max()?.f_double_value(&[])));
             }
@@ -131,19 +132,19 @@ impl PolicyBackend for Watched {
 /// As [`export`]; those of `build`.
 pub fn make(
     source: &Source,
-    order: &Order,
+    spec: &BuildSpec,
     identity: &Identity,
     path: &Path,
     build: impl FnOnce(&Path, &Path) -> Result<Built, BackendError>,
-) -> Result<Sidecar, PipelineError> {
-    let (case, data, built) = if identity.flavour == Flavour::Onnx {
-        let (case, data) = export(source, order, path)?;
-        (case, data, Built::default())
+) -> Result<Sidecar, BackendError> {
+    let (golden, data, built) = if identity.flavour == Flavour::Onnx {
+        let (golden, data) = export(source, spec, path)?;
+        (golden, data, Built::default())
     } else {
         let folder = path.parent().unwrap_or(Path::new("."));
         let graph = TemporaryGraph::in_folder(folder);
-        let (case, _) = export(source, order, &graph.0)?;
-        (case, None, build(&graph.0, path)?)
+        let (golden, _) = export(source, spec, &graph.0)?;
+        (golden, None, build(&graph.0, path)?)
     };
     let io = |error: std::io::Error| BackendError::Engine {
         path: path.to_owned(),
@@ -157,7 +158,7 @@ pub fn make(
         engine_sha256: sha256_of_file(path).map_err(io)?,
         engine_bytes: std::fs::metadata(path).map_err(io)?.len(),
         data_sha256: data.as_deref().map(sha256_of_file).transpose().map_err(io)?,
-        case,
+        golden,
         created_by: concat!("xvla ", env!("CARGO_PKG_VERSION")).to_owned(),
     })
 }

@@ -5,14 +5,14 @@
 //! | [`sidecar`] | what an engine was built for, beside it as JSON, and that it is still the same file |
 //! | [`cache`] | where engines are found, built once however many ask |
 //! | [`make`] | from a checkpoint to an engine with its sidecar |
-//! | [`case`] | the seeded case that it has to answer like libtorch |
-//! | [`answers`] | libtorch's answers for backends without an engine file |
+//! | [`golden`] | the seeded case that it has to answer like libtorch |
+//! | [`golden_cache`] | libtorch's answers for backends without an engine file |
 //! | [`step`] | the seam to the library |
 //! | [`work`] | all denoising steps with the engine inside |
 
-pub mod answers;
 pub mod cache;
-pub mod case;
+pub mod golden;
+pub mod golden_cache;
 pub mod make;
 pub mod sidecar;
 pub mod step;
@@ -20,12 +20,13 @@ pub mod work;
 
 pub use crate::model::onnx::{Direction, Element, IoTensor, Precision};
 
+use crate::backend::BackendError;
 use crate::config::{Dtype, EngineConfig};
-use crate::error::{BackendError, CheckpointError, PipelineError};
+use crate::error::CheckpointError;
+use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::onnx;
-use crate::model::weights::Weights;
-use case::InputSizes;
+use golden::InputSpec;
 use serde::{Deserialize, Serialize};
 use sidecar::{Flags, Identity, Sidecar};
 use std::path::{Path, PathBuf};
@@ -67,9 +68,9 @@ impl Flavour {
 
 /// How a policy is to be exported and built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct BuildSpec {
     /// Embodiment, views and words.
-    pub sizes: InputSizes,
+    pub sizes: InputSpec,
     /// What it computes in.
     pub precision: Precision,
     /// Whether its matrices are pruned to 2:4.
@@ -82,12 +83,12 @@ pub struct Order {
     pub opset: i64,
 }
 
-impl Order {
+impl BuildSpec {
     /// What a pipeline of `dtype` for inputs of `sizes` asks for.
     ///
     /// # Errors
     /// [`BackendError::Unavailable`] for FP8 with a dtype other than f16.
-    pub fn of(config: &EngineConfig, dtype: Dtype, sizes: InputSizes, flavour: Flavour) -> Result<Self, BackendError> {
+    pub fn of(config: &EngineConfig, dtype: Dtype, sizes: InputSpec, flavour: Flavour) -> Result<Self, BackendError> {
         let precision = match (dtype, config.fp8) {
             (dtype, false) => precision_of(dtype),
             (Dtype::F16, true) => Precision::Fp8,
@@ -123,7 +124,7 @@ pub fn precision_of(dtype: Dtype) -> Precision {
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
     /// Its weights.
-    pub weights: &'a Weights,
+    pub weights: &'a Checkpoint,
     /// Its sizes.
     pub config: &'a ModelConfig,
 }
@@ -136,24 +137,24 @@ impl Source<'_> {
     /// A file that cannot be read.
     pub fn identity(
         &self,
-        order: &Order,
+        spec: &BuildSpec,
         flavour: Flavour,
         library_version: &str,
     ) -> Result<Identity, CheckpointError> {
-        let tokens = order.sizes.tokens(self.config);
+        let tokens = spec.sizes.tokens(self.config);
         Ok(Identity {
             flavour,
             library_version: library_version.to_owned(),
             checkpoint_sha256: self.weights.sha256()?,
             config_sha256: self.weights.config_sha256()?,
-            domain: order.sizes.domain,
-            precision: order.precision,
-            tensors: onnx::transformer::tensors(&self.config.policy, tokens, order.precision),
+            domain: spec.sizes.domain,
+            precision: spec.precision,
+            tensors: onnx::transformer::tensors(&self.config.policy, tokens, spec.precision),
             flags: Flags {
-                opset: order.opset,
-                prune_2to4: order.prune_2to4,
-                sparse: order.sparse,
-                workspace_mb: order.workspace_mb,
+                opset: spec.opset,
+                prune_2to4: spec.prune_2to4,
+                sparse: spec.sparse,
+                workspace_mb: spec.workspace_mb,
             },
         })
     }
@@ -166,8 +167,8 @@ impl Source<'_> {
 pub fn locate(
     config: &EngineConfig,
     wanted: &Identity,
-    make: impl FnOnce(&Path) -> Result<Sidecar, PipelineError>,
-) -> Result<(PathBuf, Sidecar), PipelineError> {
+    make: impl FnOnce(&Path) -> Result<Sidecar, BackendError>,
+) -> Result<(PathBuf, Sidecar), BackendError> {
     let path = match (&config.path, &config.cache) {
         (Some(path), _) => path.clone(),
         (None, Some(folder)) => cache::path_of(folder, wanted),
@@ -188,8 +189,8 @@ pub fn locate(
             let made = cache::single_flight(&path, || find().ok(), make)?;
             Ok((path, made.sidecar))
         }
-        Err(_) if config.path.is_none() && !path.exists() => Err(absent(path, wanted).into()),
-        Err(error) => Err(error.into()),
+        Err(_) if config.path.is_none() && !path.exists() => Err(absent(path, wanted)),
+        Err(error) => Err(error),
     }
 }
 

@@ -4,8 +4,7 @@
 //! are never handed on.
 
 use super::{Flavour, IoTensor, Precision};
-use crate::error::BackendError;
-pub(super) use crate::types::hex;
+use crate::backend::BackendError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -59,7 +58,7 @@ pub struct Identity {
 /// A seeded case with libtorch's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ParityCase {
+pub struct Golden {
     /// From which the inputs are drawn.
     pub seed: u64,
     /// Denoising steps.
@@ -87,7 +86,8 @@ pub struct Sidecar {
     /// Of the weights beside a graph that is too large for them.
     pub data_sha256: Option<String>,
     /// What it has to answer.
-    pub case: ParityCase,
+    #[serde(alias = "case")]
+    pub golden: Golden,
     /// The program that made it.
     pub created_by: String,
 }
@@ -119,7 +119,7 @@ impl Sidecar {
             return Err(malformed(&format!("format {} is not {FORMAT}", value.get("format").unwrap_or(&Value::Null))));
         }
         let sidecar: Self = serde_json::from_value(value).map_err(|error| malformed(&error))?;
-        sidecar.case.check().map_err(|reason| malformed(&reason))?;
+        sidecar.golden.check().map_err(|reason| malformed(&reason))?;
         Ok(sidecar)
     }
 
@@ -130,7 +130,7 @@ impl Sidecar {
     pub fn write(&self, engine: &Path) -> Result<(), BackendError> {
         let path = Self::path_of(engine);
         // JSON would turn such numbers into null, and nothing could read the engine again.
-        self.case.check().map_err(|reason| fault(engine, reason))?;
+        self.golden.check().map_err(|reason| fault(engine, reason))?;
         let text = serde_json::to_string_pretty(self).map_err(|error| fault(engine, error.to_string()))?;
         replace(&path, &(text + "\n")).map_err(|error| fault(engine, format!("{}: {error}", path.display())))
     }
@@ -163,7 +163,7 @@ impl Sidecar {
     pub fn read_engine(&self, engine: &Path) -> Result<Vec<u8>, BackendError> {
         let bytes = std::fs::read(engine).map_err(|error| fault(engine, error.to_string()))?;
         self.compare_size(engine, bytes.len() as u64)?;
-        let found = hex(&Sha256::digest(&bytes));
+        let found = format!("{:x}", Sha256::digest(&bytes));
         self.compare(engine, "engine", &self.engine_sha256, &found)?;
         Ok(bytes)
     }
@@ -209,14 +209,14 @@ impl Sidecar {
     }
 }
 
-impl ParityCase {
+impl Golden {
     fn check(&self) -> Result<(), &'static str> {
         let whole = !self.tolerance.is_empty() && !self.actions.is_empty();
         if !whole || !self.actions.len().is_multiple_of(self.tolerance.len()) {
-            return Err("case: as many actions as a multiple of its tolerances are needed");
+            return Err("golden: as many actions as a multiple of its tolerances are needed");
         }
         if !self.actions.iter().chain(&self.tolerance).all(|value| value.is_finite()) {
-            return Err("case: not all numbers are finite");
+            return Err("golden: not all numbers are finite");
         }
         Ok(())
     }
@@ -261,7 +261,7 @@ pub fn sha256_of_file(path: &Path) -> io::Result<String> {
     loop {
         let count = file.read(&mut block)?;
         if count == 0 {
-            return Ok(hex(&hasher.finalize()));
+            return Ok(format!("{:x}", hasher.finalize()));
         }
         hasher.update(block.get(..count).unwrap_or_default());
     }
@@ -320,10 +320,10 @@ pub(super) mod tests {
                 flags: Flags { opset: 20, prune_2to4: false, sparse: false, workspace_mb: Some(512) },
             },
             compute_capabilities: vec!["8.9".to_owned()],
-            engine_sha256: hex(&Sha256::digest(b"engine")),
+            engine_sha256: format!("{:x}", Sha256::digest(b"engine")),
             engine_bytes: 6,
             data_sha256: None,
-            case: ParityCase { seed: 1, steps: 4, actions: vec![0.1, -0.25], tolerance: vec![0.01] },
+            golden: Golden { seed: 1, steps: 4, actions: vec![0.1, -0.25], tolerance: vec![0.01] },
             created_by: "test".to_owned(),
         }
     }
@@ -358,13 +358,13 @@ pub(super) mod tests {
 
     #[test]
     fn weights_beside_a_graph_are_hashed_as_well() {
-        let with_data = Sidecar { data_sha256: Some(hex(&Sha256::digest(b"weights"))), ..sidecar() };
+        let with_data = Sidecar { data_sha256: Some(format!("{:x}", Sha256::digest(b"weights"))), ..sidecar() };
         let (_folder, engine) = written(&with_data);
         let data = crate::model::onnx::file::data_path(&engine);
         assert!(with_data.verify_files(&engine).unwrap_err().to_string().contains("policy.engine.data"));
         std::fs::write(&data, b"weights").unwrap();
         with_data.verify_files(&engine).unwrap();
-        std::fs::write(&data, b"Weights").unwrap();
+        std::fs::write(&data, b"Checkpoint").unwrap();
         assert!(with_data.verify_files(&engine).is_err());
     }
 
@@ -445,7 +445,7 @@ pub(super) mod tests {
         assert!(refusal(&text[..text.len() / 2]).contains("EOF"));
         assert!(refusal(&text.replace("\"format\": 1", "\"format\": 2")).contains("format 2 is not 1"));
         assert!(refusal(&text.replace("\"domain\"", "\"embodiment\"")).contains("embodiment"));
-        assert!(refusal(&text.replace("0.01", "1e60")).contains("case"));
+        assert!(refusal(&text.replace("0.01", "1e60")).contains("golden"));
         std::fs::remove_file(&path).unwrap();
         assert!(Sidecar::read(&engine).unwrap_err().to_string().contains("sidecar"));
     }
@@ -455,7 +455,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let engine = folder.path().join("policy.engine");
         let mut odd = sidecar();
-        odd.case.actions = vec![0.1, f32::NAN];
+        odd.golden.actions = vec![0.1, f32::NAN];
         assert!(odd.write(&engine).unwrap_err().to_string().contains("not all numbers are finite"));
         assert!(!Sidecar::path_of(&engine).exists());
     }

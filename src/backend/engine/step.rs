@@ -1,6 +1,6 @@
 //! The seam to whatever executes the exported graph.
 
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use tch::Tensor;
 
 /// The tensors of one denoising step: contiguous, on the engine's device.

@@ -4,15 +4,15 @@
 
 use super::IoTensor;
 use super::step::{StepEngine, StepTensors};
+use crate::backend::BackendError;
 use crate::backend::capture::{PolicyWork, Work, copy_of, lock};
 use crate::backend::{PolicyBackend, PolicyInputs};
-use crate::error::{BackendError, PipelineError};
+use crate::model::checkpoint::{Checkpoint, Scope};
 use crate::model::config::ModelConfig;
 use crate::model::domain::TokenProjections;
 use crate::model::flow;
 use crate::model::policy::Policy;
 use crate::model::vlm::VlmTokens;
-use crate::model::weights::{Scope, Weights};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tch::{Kind, Tensor};
@@ -25,14 +25,14 @@ const TIME_STRIDE: i64 = 256 / 4;
 /// # Errors
 /// A tensor that is missing or has another shape, a domain that the checkpoint has not.
 pub fn projections(
-    weights: &Weights,
+    weights: &Checkpoint,
     root: &Scope,
     config: &ModelConfig,
     domain: i64,
-) -> Result<TokenProjections, PipelineError> {
+) -> Result<TokenProjections, BackendError> {
     let projections = TokenProjections::new(root, &config.policy, config.projection_dim)?;
     weights.note_taken(|root| Policy::new(root, &config.policy, config.projection_dim).map(drop))?;
-    Ok(projections.specialise(domain).map_err(BackendError::from)?)
+    projections.specialise(domain).map_err(BackendError::from)
 }
 
 /// An engine and what libtorch does around it.

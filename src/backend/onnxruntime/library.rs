@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "opens a shared library and takes its table of functions")]
 
 use super::NAME;
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::sys::{OrtApi, OrtApiBase};

@@ -12,13 +12,13 @@ pub mod session;
 use super::device;
 use super::engine::make::{self, Built};
 use super::engine::work::{EngineNetwork, EnginePolicy, projections};
-use super::engine::{self, Flavour, Order, Source};
-use super::host_lane::HostLane;
+use super::engine::{self, BuildSpec, Flavour, Source};
+use super::host_stream::HostStream;
 use super::libtorch::LibtorchVlm;
 use super::select::{Backends, Target};
-use crate::error::PipelineError;
+use crate::backend::BackendError;
+use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::weights::Weights;
 use session::OnnxRuntime;
 
 /// Name of this backend.
@@ -28,13 +28,13 @@ pub const NAME: &str = super::select::ONNXRUNTIME;
 ///
 /// # Errors
 /// No library, no graph that fits, a checkpoint that does not fit.
-pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<Backends, PipelineError> {
+pub fn load(weights: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     let library = library::open(target.engine.library.as_deref())?;
     let source = Source { weights, config };
-    let order = Order::of(&target.engine, target.dtype, target.sizes, Flavour::Onnx)?;
-    let wanted = source.identity(&order, Flavour::Onnx, "")?;
+    let spec = BuildSpec::of(&target.engine, target.dtype, target.sizes, Flavour::Onnx)?;
+    let wanted = source.identity(&spec, Flavour::Onnx, "")?;
     let (path, sidecar) = engine::locate(&target.engine, &wanted, |path| {
-        make::make(&source, &order, &wanted, path, |_, _| Ok(Built::default()))
+        make::make(&source, &spec, &wanted, path, |_, _| Ok(Built::default()))
     })?;
     sidecar.verify_files(&path)?;
 
@@ -48,7 +48,7 @@ pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<
     Ok(Backends {
         vlm: Box::new(vlm),
         policy: Box::new(EnginePolicy::new(NAME, sidecar.engine_sha256, network)),
-        lane: Box::new(HostLane::new(device)),
-        case: Some(sidecar.case),
+        stream: Box::new(HostStream::new(device)),
+        golden: Some(sidecar.golden),
     })
 }

@@ -3,10 +3,10 @@
 #![allow(unsafe_code, reason = "hands addresses of checked tensors to ONNX Runtime")]
 
 use super::library::Library;
+use crate::backend::BackendError;
 use crate::backend::device;
 use crate::backend::engine::step::{StepEngine, StepTensors};
 use crate::backend::engine::{Direction, Element, IoTensor};
-use crate::error::BackendError;
 use half::{bf16, f16};
 use ort::ep;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};

@@ -2,7 +2,7 @@
 
 use super::library::Library;
 use super::log::{logger, quoted};
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use std::path::{Path, PathBuf};
 use trtx::{Builder, BuilderConfig, BuilderFlag, MemoryPoolType, NetworkDefinition, OnnxParser, ProfilingVerbosity};
 

@@ -5,20 +5,20 @@
 use super::NAME;
 use super::library::{self, Library};
 use super::runtime::TensorRt;
+use crate::backend::BackendError;
 use crate::backend::capture::{PolicyWork, Recordings};
 use crate::backend::cuda;
-use crate::backend::cuda::lane::GpuLane;
 use crate::backend::cuda::recorder::StreamRecorder;
-use crate::backend::cuda::session::{Half, Session};
+use crate::backend::cuda::session::{PipelineStage, Session};
+use crate::backend::cuda::stream::GpuStream;
 use crate::backend::engine::work::{EngineNetwork, EnginePolicy, EngineWork, projections};
-use crate::backend::engine::{self, Order, Source};
+use crate::backend::engine::{self, BuildSpec, Source};
 use crate::backend::libtorch::LibtorchVlm;
 use crate::backend::select::{Backends, Target};
 use crate::backend::{PolicyBackend, PolicyInputs, VlmBackend, device};
-use crate::error::{BackendError, PipelineError};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::vlm::VlmTokens;
-use crate::model::weights::Weights;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tch::Tensor;
@@ -30,20 +30,20 @@ const RECORDINGS: usize = 4;
 ///
 /// # Errors
 /// No such GPU or one that TensorRT does not support, no library, no engine that fits, a checkpoint that does not fit.
-pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<Backends, PipelineError> {
+pub fn load(weights: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     let session = cuda::open(NAME, target)?;
     let library = library::open(target.engine.library.as_deref())?;
     let capability = session.compute_capability()?;
     // Before anything is hashed, found or built.
     library.check_gpu(capability)?;
     let source = Source { weights, config };
-    let order = Order::of(&target.engine, target.dtype, target.sizes, library.flavour())?;
-    let wanted = source.identity(&order, library.flavour(), &library.version())?;
+    let spec = BuildSpec::of(&target.engine, target.dtype, target.sizes, library.flavour())?;
+    let wanted = source.identity(&spec, library.flavour(), &library.version())?;
     let (path, sidecar) =
-        engine::locate(&target.engine, &wanted, |path| super::build(&library, &source, &order, &wanted, None, path))?;
+        engine::locate(&target.engine, &wanted, |path| super::build(&library, &source, &spec, &wanted, None, path))?;
     let bytes = sidecar.read_engine(&path)?;
 
-    let lane = GpuLane::new(session.clone())?;
+    let stream = GpuStream::new(session.clone())?;
     let _no_grad = tch::no_grad_guard();
     let root = weights.root(device::kind(target.dtype), device::resolve(target.device)?);
     let vlm: Box<dyn VlmBackend> = if target.engine.cuda_graph {
@@ -57,7 +57,7 @@ pub fn load(weights: &Weights, config: &ModelConfig, target: &Target) -> Result<
     let network = EngineNetwork::new(Box::new(engine), projections, wanted.tensors, domain, path);
     let policy = TensorRtPolicy::new(sidecar.engine_sha256, network, &session, target.engine.cuda_graph);
     session.context().synchronize().map_err(BackendError::from)?;
-    Ok(Backends { vlm, policy: Box::new(policy), lane: Box::new(lane), case: Some(sidecar.case) })
+    Ok(Backends { vlm, policy: Box::new(policy), stream: Box::new(stream), golden: Some(sidecar.golden) })
 }
 
 fn open(
@@ -69,7 +69,7 @@ fn open(
 ) -> Result<TensorRt, BackendError> {
     let mut cache = path.as_os_str().to_owned();
     cache.push(".kernels");
-    let stream = session.stream(Half::Policy).cu_stream().cast();
+    let stream = session.stream(PipelineStage::Policy).cu_stream().cast();
     let capability = session.compute_capability()?;
     // SAFETY: the stream is one of the session's own on the current GPU; the policy keeps the session beside its engine.
     unsafe { TensorRt::load(library, path, bytes, tensors, stream, capability, Some(cache.into())) }
@@ -103,7 +103,7 @@ impl TensorRtPolicy {
     pub fn new(sha256: String, network: EngineNetwork, session: &Arc<Session>, captured: bool) -> Self {
         let session = session.clone();
         let steps = if captured {
-            let recorder = StreamRecorder::new(session.clone(), Half::Policy);
+            let recorder = StreamRecorder::new(session.clone(), PipelineStage::Policy);
             let recordings = Recordings::new(recorder, RECORDINGS);
             DenoisingSteps::Captured { sha256, network: Arc::new(Mutex::new(network)), recordings }
         } else {

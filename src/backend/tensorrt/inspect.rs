@@ -2,8 +2,8 @@
 
 use super::library::{Library, dotted};
 use super::log::{logger, quoted};
+use crate::backend::BackendError;
 use crate::backend::engine::Direction;
-use crate::error::BackendError;
 use serde::Serialize;
 use trtx::{CudaEngine, DataType, LayerInformationFormat, Runtime, TensorIOMode};
 

@@ -3,8 +3,8 @@
 #![allow(unsafe_code, reason = "opens shared libraries and asks them for their version")]
 
 use super::NAME;
+use crate::backend::BackendError;
 use crate::backend::engine::Flavour;
-use crate::error::BackendError;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 

@@ -21,8 +21,8 @@ pub mod runtime;
 
 use super::engine::make::{self, Built};
 use super::engine::sidecar::{Identity, Sidecar};
-use super::engine::{Order, Source};
-use crate::error::{BackendError, PipelineError};
+use super::engine::{BuildSpec, Source};
+use crate::backend::BackendError;
 use builder::BuildOptions;
 use library::Library;
 use std::path::{Path, PathBuf};
@@ -37,13 +37,13 @@ pub const NAME: &str = super::select::TENSORRT;
 pub fn build(
     library: &Library,
     source: &Source,
-    order: &Order,
+    spec: &BuildSpec,
     identity: &Identity,
     timing_cache: Option<PathBuf>,
     path: &Path,
-) -> Result<Sidecar, PipelineError> {
-    let options = BuildOptions { workspace_mb: order.workspace_mb, sparse: order.sparse, timing_cache };
-    make::make(source, order, identity, path, |graph, path| {
+) -> Result<Sidecar, BackendError> {
+    let options = BuildOptions { workspace_mb: spec.workspace_mb, sparse: spec.sparse, timing_cache };
+    make::make(source, spec, identity, path, |graph, path| {
         let built = builder::build(library, graph, &options)?;
         std::fs::write(path, &built.bytes).map_err(|error| BackendError::Engine {
             path: path.to_owned(),

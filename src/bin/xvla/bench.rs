@@ -7,14 +7,14 @@ use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use std::path::{Path, PathBuf};
 use xvla_ros::backend::{device, select};
-use xvla_ros::bench::dataset::{Limits, calibration_files, read_batch};
-use xvla_ros::bench::html;
-use xvla_ros::bench::measure::{Event, Plan, measure};
-use xvla_ros::bench::report::{BackendReport, Report, ThroughputReport};
-use xvla_ros::bench::stats::Summary;
 use xvla_ros::config::{Config, Device, Dtype, Fallback, Value, read_parameters_file};
+use xvla_ros::data::batch::{Limits, calibration_files, read_batch};
+use xvla_ros::offline::bench::{Event, Plan, measure};
+use xvla_ros::offline::html;
+use xvla_ros::offline::inspect::inspect;
+use xvla_ros::offline::report::{BackendReport, Report, ThroughputReport};
 use xvla_ros::pipeline::Options;
-use xvla_ros::pipeline::inspect::inspect;
+use xvla_ros::pipeline::latency::Summary;
 
 /// Measure latency and memory over a folder of batches, per stage and backend.
 ///

@@ -9,9 +9,9 @@ use clap::Parser;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use xvla_ros::backend::{device, select};
-use xvla_ros::bench::machine::{EXPECTED_LIBTORCH, Machine, Versions};
 use xvla_ros::config::Device;
-use xvla_ros::pipeline::inspect::inspect;
+use xvla_ros::offline::inspect::inspect;
+use xvla_ros::offline::machine::{EXPECTED_LIBTORCH, Machine, Versions};
 
 /// Report what this machine has for X-VLA, and what to do about what is missing.
 ///

@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use xvla_ros::backend::engine::Precision;
 use xvla_ros::backend::engine::sidecar::Sidecar;
-use xvla_ros::pipeline::engines::{self, EngineMade, EngineRequest, Insight};
+use xvla_ros::offline::engines::{self, EngineMade, EngineRequest, Insight};
 
 /// Build a TensorRT engine of the policy of one domain.
 ///
 /// Takes no GPU with TensorRT for RTX, whose engines run on any GPU it supports. Beside the engine lies a JSON file that
-/// says what it was built for and how libtorch answers a seeded case; the backend tensorrt wants both.
+/// says what it was built for and what libtorch answers to seeded inputs; the backend tensorrt wants both.
 #[derive(Debug, Parser)]
 #[command(
     after_help = "Example:\n  xvla engine build --checkpoint X-VLA-Libero --domain 3 --fp16 --out policy.engine\n  \
@@ -146,7 +146,7 @@ pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 }
 
 fn text(report: &Report) -> anyhow::Result<String> {
-    let Sidecar { identity, case, .. } = &report.sidecar;
+    let Sidecar { identity, golden, .. } = &report.sidecar;
     let mut text = String::new();
     let mut row = |name: &str, value: &str| writeln!(text, "{name:<22}{value}");
     row("flavour", identity.flavour.name())?;
@@ -175,7 +175,7 @@ fn text(report: &Report) -> anyhow::Result<String> {
         let direction = format!("{:?}", tensor.direction).to_lowercase();
         row(&direction, &format!("{} {} {:?}", tensor.name, tensor.dtype.name(), tensor.shape))?;
     }
-    row("parity case", &format!("seed {}, {} steps, {} channels", case.seed, case.steps, case.tolerance.len()))?;
+    row("golden", &format!("seed {}, {} steps, {} channels", golden.seed, golden.steps, golden.tolerance.len()))?;
     for line in &report.engine.lines {
         row("library", line)?;
     }

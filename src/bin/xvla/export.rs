@@ -6,13 +6,13 @@ use clap::Parser;
 use std::path::PathBuf;
 use std::time::Instant;
 use xvla_ros::backend::engine::Precision;
-use xvla_ros::pipeline::engines::{EngineRequest, export_onnx};
+use xvla_ros::offline::engines::{EngineRequest, export_onnx};
 
 /// Write the policy of one domain as an ONNX graph of one denoising step.
 ///
 /// Inputs are `vlm_tokens` [1,N+L,H] and `aux_tokens` [1,(V-1)·N,H], projected once per frame, `x_t` [1,T,A],
 /// `proprio` [1,P] and `t` [1]; the output is `action` [1,T,A]. Beside the graph lies a JSON file that says what it was
-/// made from and how libtorch answers a seeded case; the backend onnxruntime wants it there. Weights beyond 2 GB go to a
+/// made from and how libtorch answers a seeded case; the backend onnxruntime wants it there. Checkpoint beyond 2 GB go to a
 /// third file, F.data. The same checkpoint gives the same bytes.
 #[derive(Debug, Parser)]
 #[command(after_help = "Example:\n  xvla export onnx --checkpoint X-VLA-Libero --domain 3 --out policy.onnx\n  \

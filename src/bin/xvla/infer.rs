@@ -8,11 +8,11 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 use xvla_ros::backend::select;
-use xvla_ros::bench::dataset::{Limits, read_batch};
-use xvla_ros::bench::npz::write_npz;
-use xvla_ros::bench::offline::{answer, deviation};
 use xvla_ros::config::{Device, Dtype, EngineConfig};
-use xvla_ros::pipeline::stages::milliseconds;
+use xvla_ros::data::batch::{Limits, read_batch};
+use xvla_ros::data::npz::write_npz;
+use xvla_ros::offline::infer::{answer, deviation};
+use xvla_ros::pipeline::latency::milliseconds;
 use xvla_ros::pipeline::{Inference, Options, Pipeline};
 
 /// Answer one batch: .npz in, .npz out.

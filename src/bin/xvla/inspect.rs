@@ -4,7 +4,7 @@ use crate::output;
 use anyhow::bail;
 use clap::Parser;
 use std::path::PathBuf;
-use xvla_ros::pipeline::inspect::{Inspection, inspect};
+use xvla_ros::offline::inspect::{Inspection, inspect};
 
 /// Describe a checkpoint and list everything that keeps it from loading.
 ///

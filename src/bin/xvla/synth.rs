@@ -5,12 +5,12 @@ use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use xvla_ros::bench::calib::{Batches, write_calibration};
 use xvla_ros::config::Dtype;
 use xvla_ros::model::action_space::ActionMode;
 use xvla_ros::model::synth::dialect::Dialect;
 use xvla_ros::model::synth::presets::Preset;
 use xvla_ros::model::synth::{self, Recipe, StoredDtype};
+use xvla_ros::offline::synthetic_batches::{Batches, write_calibration};
 use xvla_ros::pipeline::prepare::TOKENIZER_FILE;
 use xvla_ros::transform::train_tokenizer::train_small;
 
@@ -19,7 +19,7 @@ const TOKENIZER_IDS: usize = 512;
 
 /// Write a valid checkpoint with random weights and a working tokenizer.
 ///
-/// The same seed gives the same weights in every layout, dtype (but for rounding) and number of shards. Weights are
+/// The same seed gives the same weights in every layout, dtype (but for rounding) and number of shards. Checkpoint are
 /// scaled so that activations stay of size one; the actions mean nothing.
 #[derive(Debug, Parser)]
 #[command(after_help = "Examples:\n  xvla checkpoint synth --preset tiny --out tiny\n  \

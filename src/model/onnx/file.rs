@@ -2,7 +2,7 @@
 
 use super::graph::{Attribute, Graph, Node, bytes};
 use super::{Direction, IoTensor};
-use crate::error::ExportError;
+use crate::model::onnx::ExportError;
 use onnx_rs::ast;
 use std::fs::File;
 use std::io::{BufWriter, Write};

@@ -19,9 +19,12 @@
 //! | [`transformer`] | the network in those |
 //! | [`file`](mod@file) | the file, with its weights inside or beside it |
 
+mod error;
 pub mod file;
 pub mod graph;
 pub mod transformer;
+
+pub use error::ExportError;
 
 use serde::{Deserialize, Serialize};
 use tch::Kind;

@@ -2,10 +2,10 @@
 
 use super::graph::{Attribute, Graph, Value};
 use super::{Direction, Element, FP8_OPSET, IoTensor, OPSETS, Precision};
-use crate::error::ExportError;
 use crate::model::action_space::ActionSpace;
 use crate::model::config::PolicyConfig;
 use crate::model::layers::{LAYER_NORM_EPS, LayerNorm, Linear};
+use crate::model::onnx::ExportError;
 use crate::model::policy::{Block, LINEAR_INPUTS, Policy, frequencies};
 use tch::{Device, Kind, TchError, Tensor};
 

@@ -8,7 +8,7 @@ pub mod vision;
 
 use super::kernels::Argument;
 use super::memory::Span;
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use tch::Tensor;
 
 /// A size as kernels take it.

@@ -4,7 +4,7 @@ use super::super::kernels::Argument::Address;
 use super::super::kernels::{Kernel, Kernels, Source, source};
 use super::super::memory::Span;
 use super::{NormWeights, int};
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use cudarc::driver::CudaStream;
 
 /// `layer_norm.cu`

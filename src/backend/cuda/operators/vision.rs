@@ -4,7 +4,7 @@ use super::super::kernels::Argument::{Address, Views};
 use super::super::kernels::{Argument, Kernel, Kernels, Source, ViewIndices, source};
 use super::super::memory::Span;
 use super::{NormWeights, int, parameter};
-use crate::error::BackendError;
+use crate::backend::BackendError;
 use cudarc::driver::CudaStream;
 use tch::Tensor;
 

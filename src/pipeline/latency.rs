@@ -1,9 +1,15 @@
-//! Summaries of latency samples.
+//! Latencies as people read them: milliseconds, and summaries of many.
 //!
 //! Percentiles are **nearest-rank**: the q-th percentile of n samples is the ⌈q·n/100⌉-th smallest. It is always
 //! a latency that really occurred, and with fewer than 100 samples the 99th is the maximum, which is honest.
 
 use serde::Serialize;
+use std::time::Duration;
+
+/// `duration` in milliseconds.
+pub fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
 
 /// A distribution in six numbers, in the unit of the samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

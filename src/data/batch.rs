@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::npy::{NpyArray, NpyData};
 use super::npz::{NpzReader, write_npz};
-use crate::error::DatasetError;
+use crate::data::DatasetError;
 use crate::types::{HostArray, ModelInputs};
 
 pub use super::npz::Limits;

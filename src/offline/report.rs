@@ -1,9 +1,9 @@
 //! A measurement with everything needed to judge it: machine, versions, configuration and every sample.
 
+use super::bench::{GpuMemory, Memory, Plan, Run, Sample};
 use super::machine::{Machine, Versions};
-use super::measure::{GpuMemory, Memory, Plan, Run, Sample};
-use super::stats::Summary;
 use crate::backend::device;
+use crate::pipeline::latency::Summary;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -4,9 +4,11 @@
 //! They have the right shapes and plausible statistics, which is enough to measure time and memory and to compare
 //! backends with each other. They say nothing about how well a policy acts.
 
-use super::dataset::{Batch, write_batch};
-use crate::error::{BenchError, CheckpointError, PipelineError};
-use crate::pipeline::inspect::{Inspection, inspect};
+use crate::data::batch::{Batch, write_batch};
+use crate::error::CheckpointError;
+use crate::offline::OfflineError;
+use crate::offline::inspect::{Inspection, inspect};
+use crate::pipeline::PipelineError;
 use crate::pipeline::prepare::Preparer;
 use crate::types::{ModelInputs, Observation, RgbImage, Stamp};
 use rand::{Rng, SeedableRng};
@@ -48,7 +50,7 @@ pub struct Batches {
 ///
 /// # Errors
 /// A checkpoint without a tokenizer or otherwise unusable; a file that cannot be written.
-pub fn write_calibration(folder: &Path, target: &Path, batches: Batches) -> Result<(), BenchError> {
+pub fn write_calibration(folder: &Path, target: &Path, batches: Batches) -> Result<(), OfflineError> {
     let Batches { count, size, domain, seed } = batches;
     let facts = inspect(folder).map_err(PipelineError::from)?;
     let mut preparer = Preparer::open(folder).map_err(|error: CheckpointError| PipelineError::from(error))?;

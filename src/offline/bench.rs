@@ -1,12 +1,13 @@
 //! Runs every backend over the same batches and writes down how long each stage took, each time.
 
-use super::dataset::{Limits, read_batch};
+use super::infer::{answer, max_abs_delta};
 use super::memory::{Peak, Segment, process_age};
-use super::offline::{answer, max_abs_delta};
-use crate::backend::lane::DeviceMemory;
 use crate::backend::select;
-use crate::error::{BenchError, PipelineError};
-use crate::pipeline::stages::milliseconds;
+use crate::backend::stream::DeviceMemory;
+use crate::data::batch::{Limits, read_batch};
+use crate::offline::OfflineError;
+use crate::pipeline::PipelineError;
+use crate::pipeline::latency::milliseconds;
 use crate::pipeline::{Options, Pipeline, noise};
 use crate::types::{HostArray, StageTimes};
 use serde::Serialize;
@@ -140,7 +141,7 @@ pub enum Event<'a> {
 ///
 /// # Errors
 /// A backend that does not exist (before any is loaded), a checkpoint or a batch that cannot be used.
-pub fn measure(plan: &Plan, mut watch: impl FnMut(Event)) -> Result<Vec<Run>, BenchError> {
+pub fn measure(plan: &Plan, mut watch: impl FnMut(Event)) -> Result<Vec<Run>, OfflineError> {
     for backend in &plan.backends {
         select::check(backend).map_err(PipelineError::from)?;
     }
@@ -162,7 +163,7 @@ fn one(
     backend: &str,
     reference: &[Option<HostArray>],
     watch: &mut impl FnMut(Event),
-) -> Result<(Run, Vec<Option<HostArray>>), BenchError> {
+) -> Result<(Run, Vec<Option<HostArray>>), OfflineError> {
     watch(Event::Loading(backend));
     let (segment, start) = (Segment::start(), Instant::now());
     let mut pipeline = Pipeline::load(&Options { backend: backend.to_owned(), ..plan.options.clone() })?;
@@ -215,7 +216,7 @@ fn one(
 }
 
 /// Answers batches without a pause, from memory: reading them would take longer than answering.
-fn throughput(plan: &Plan, pipeline: &mut Pipeline) -> Result<Throughput, BenchError> {
+fn throughput(plan: &Plan, pipeline: &mut Pipeline) -> Result<Throughput, OfflineError> {
     /// Batches that are kept in memory and taken in turn.
     const KEPT: usize = 8;
     let depth = if pipeline.overlaps() { 2 } else { 1 };

@@ -1,13 +1,14 @@
 //! A checkpoint described for people and programs, and everything that would keep it from loading.
 
-use super::check_processors;
-use super::prepare::{Preparer, TOKENIZER_FILE};
 use crate::error::CheckpointError;
 use crate::model::action_space::ActionSpace;
 use crate::model::audit::{Audit, audit};
-use crate::model::config::{ModelConfig, ResizeMode};
+use crate::model::config::ModelConfig;
+use crate::pipeline::prepare::{Preparer, TOKENIZER_FILE};
+use crate::pipeline::validate::check_processors;
 use crate::transform::processors::Processors;
 use crate::transform::tokenize::{BART_PAD_ID, Tokenizer};
+use crate::types::ResizeMode;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -233,7 +234,7 @@ fn inputs(config: &ModelConfig, text_tokens: usize) -> Inputs {
         image_width: inputs.image_width,
         resize: match inputs.resize {
             ResizeMode::Bicubic => "stretched, antialiased bicubic",
-            ResizeMode::PadBilinear => "aspect kept, bilinear, padded on the left and top",
+            ResizeMode::PaddedBilinear => "aspect kept, bilinear, padded on the left and top",
         },
         tokens_per_view: config.tokens_per_view(inputs.image_height as i64, inputs.image_width as i64),
         text_tokens,

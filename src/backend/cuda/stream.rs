@@ -1,13 +1,13 @@
-//! The lane of a GPU: one pinned staging buffer and one copy for all inputs of a frame, CUDA events between the stages,
+//! The stream of a GPU: one pinned staging buffer and one copy for all inputs of a frame, CUDA events between the stages,
 //! one pinned buffer for the way back. Nothing but [`Pending::wait`] waits.
 
 #![allow(unsafe_code, reason = "copies between pinned host memory and libtorch's tensors")]
 
 use super::resize::Resizer;
-use super::session::{Half, Session};
+use super::session::{PipelineStage, Session};
 use super::shim;
-use crate::backend::lane::{DeviceInputs, DeviceMemory, Finished, HostImages, HostInputs, Lane, Pending};
-use crate::error::BackendError;
+use crate::backend::BackendError;
+use crate::backend::stream::{DeviceBatch, DeviceMemory, Finished, HostImages, HostInputs, Pending, Stream};
 use crate::types::HostArray;
 use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tch::{Device, Kind, Tensor};
 const ALIGNMENT: usize = 256;
 
 /// The way of frames through one GPU.
-pub struct GpuLane {
+pub struct GpuStream {
     session: Arc<Session>,
     inputs: Option<Staging>,
     /// Made when the first frame comes that is to be resized here.
@@ -25,7 +25,7 @@ pub struct GpuLane {
     /// Events and result buffers that are not in flight.
     spare: Arc<Pool>,
     current: Option<Flight>,
-    /// Free device memory when the lane was made, bytes.
+    /// Free device memory when the stream was made, bytes.
     free_at_first: usize,
 }
 
@@ -59,7 +59,7 @@ struct Staging {
     layout: Layout,
     host: PinnedHostSlice<u8>,
     device: Tensor, // [bytes] u8
-    views: DeviceInputs,
+    views: DeviceBatch,
     /// The device has read the host's side.
     read: CudaEvent,
 }
@@ -122,7 +122,7 @@ impl Staging {
         let batch = extent(layout.batch);
         let images_shape = [batch, extent(layout.views), 3, extent(layout.height), extent(layout.width)];
         let noise_shape: Vec<i64> = layout.noise.iter().copied().map(extent).collect();
-        let views = DeviceInputs {
+        let views = DeviceBatch {
             images: view(images, Kind::Float, &images_shape)?,
             noise: view(noise, Kind::Float, &noise_shape)?,
             proprio: view(proprio, Kind::Float, &[batch, extent(layout.proprio_dim)])?,
@@ -157,7 +157,7 @@ impl Staging {
         }
         let first = if images.is_empty() { offsets[1] } else { 0 };
         let host = host.get(first..).ok_or_else(|| mismatch("staging"))?;
-        let stream = session.stream(Half::Vlm);
+        let stream = session.stream(PipelineStage::Vlm);
         let target = self.device.data_ptr() as u64 + first as u64;
         // SAFETY: both sides are as long as the layout says; the host's side is not written before `read` has passed.
         unsafe { result::memcpy_htod_async(target, host, stream.cu_stream()) }?;
@@ -177,8 +177,8 @@ fn mismatch(what: &str) -> BackendError {
     BackendError::from_device_message(format!("{what}: sizes do not agree"))
 }
 
-impl GpuLane {
-    /// A lane on the session's streams.
+impl GpuStream {
+    /// A stream on the session's streams.
     ///
     /// # Errors
     /// What the driver reports.
@@ -192,15 +192,15 @@ impl GpuLane {
     }
 }
 
-impl Lane for GpuLane {
-    fn upload(&mut self, inputs: &HostInputs) -> Result<DeviceInputs, BackendError> {
-        self.session.enter(Half::Vlm)?;
+impl Stream for GpuStream {
+    fn upload(&mut self, inputs: &HostInputs) -> Result<DeviceBatch, BackendError> {
+        self.session.enter(PipelineStage::Vlm)?;
         let spare = self.spare.lock().map_or(None, |mut spare| spare.pop());
         let flight = match spare {
             Some(flight) => flight,
             None => Flight::new(&self.session)?,
         };
-        let stream = self.session.stream(Half::Vlm).clone();
+        let stream = self.session.stream(PipelineStage::Vlm).clone();
         self.session.wait_for_inputs_taken()?;
         flight.started.record(&stream)?;
         let layout = Layout::of(inputs);
@@ -219,7 +219,7 @@ impl Lane for GpuLane {
         }
         flight.uploaded.record(&stream)?;
         let views = &staging.views;
-        let uploaded = DeviceInputs {
+        let uploaded = DeviceBatch {
             input_ids: views.input_ids.shallow_clone(),
             images: views.images.shallow_clone(),
             domain: views.domain.shallow_clone(),
@@ -232,16 +232,17 @@ impl Lane for GpuLane {
     }
 
     fn encoded(&mut self) -> Result<(), BackendError> {
-        let (vlm, policy) = (self.session.stream(Half::Vlm).clone(), self.session.stream(Half::Policy).clone());
+        let (vlm, policy) =
+            (self.session.stream(PipelineStage::Vlm).clone(), self.session.stream(PipelineStage::Policy).clone());
         let flight = self.flight()?;
         flight.encoded.record(&vlm)?;
         policy.wait(&flight.encoded)?;
-        self.session.enter(Half::Policy)
+        self.session.enter(PipelineStage::Policy)
     }
 
     fn generated(&mut self, actions: &Tensor) -> Result<Box<dyn Pending>, BackendError> {
         let mut flight = self.current.take().ok_or_else(|| mismatch("a stage without an upload"))?;
-        let stream = self.session.stream(Half::Policy);
+        let stream = self.session.stream(PipelineStage::Policy);
         flight.generated.record(stream)?;
         let actions = actions.f_to_kind(Kind::Float)?.f_contiguous()?;
         let length = actions.numel();

@@ -1,7 +1,7 @@
 //! A measurement as one self-contained page: no scripts, nothing loaded from elsewhere, readable in light and dark.
 
 use super::report::{BackendReport, Report};
-use super::stats::Summary;
+use crate::pipeline::latency::Summary;
 use std::fmt::Write;
 
 const STYLE: &str = "

@@ -1,11 +1,12 @@
 //! The way of one inference through a device: inputs go there, both halves are queued, actions come back, and the time
 //! of each stage is taken where the work happens.
 //!
-//! The pipeline calls [`Lane::upload`], the VLM, [`Lane::encoded`], the policy and
-//! [`Lane::generated`] in this order. On a GPU all of these only queue work; [`Pending::wait`] is where the host waits.
+//! The pipeline calls [`Stream::upload`], the VLM, [`Stream::encoded`], the policy and
+//! [`Stream::generated`] in this order. On a GPU all of these only queue work; [`Pending::wait`] is where the host waits.
 
-use crate::error::BackendError;
-use crate::types::{HostArray, Resampling, RgbImage};
+use crate::backend::BackendError;
+use crate::transform::resampling::Resampling;
+use crate::types::{HostArray, RgbImage};
 use std::sync::Arc;
 use tch::Tensor;
 
@@ -15,7 +16,7 @@ pub enum HostImages<'a> {
     /// [B, V, 3, H, W], resized and normalised.
     Normalised(&'a [f32]),
     /// The views of one sample that are there, as the cameras sent them, for lanes that resize on the device
-    /// ([`Lane::resizes`]). In the order of the views.
+    /// ([`Stream::resizes`]). In the order of the views.
     Frames(&'a [Frame]),
 }
 
@@ -55,9 +56,9 @@ pub struct HostInputs<'a> {
     pub noise: &'a HostArray,
 }
 
-/// The same where the network runs. Valid until the lane's next upload.
+/// The same where the network runs. Valid until the stream's next upload.
 #[derive(Debug)]
-pub struct DeviceInputs {
+pub struct DeviceBatch {
     /// [B, L] i64
     pub input_ids: Tensor,
     /// [B, V, 3, H, W] f32
@@ -99,19 +100,19 @@ pub struct DeviceMemory {
     pub peak_allocated_bytes: u64,
     /// Held by libtorch's allocator at most since the last reset.
     pub peak_reserved_bytes: u64,
-    /// Taken from the device since the lane was made, by whatever library (and by other processes meanwhile).
+    /// Taken from the device since the stream was made, by whatever library (and by other processes meanwhile).
     pub process_bytes: u64,
     /// Requests to libtorch's allocator so far.
     pub allocations: u64,
 }
 
 /// Where a pipeline's work is queued.
-pub trait Lane: Send {
+pub trait Stream: Send {
     /// Begins an inference on this thread: brings the inputs to the device.
     ///
     /// # Errors
     /// What the device refuses.
-    fn upload(&mut self, inputs: &HostInputs) -> Result<DeviceInputs, BackendError>;
+    fn upload(&mut self, inputs: &HostInputs) -> Result<DeviceBatch, BackendError>;
 
     /// The vision-language half has been queued.
     ///

@@ -1,9 +1,14 @@
 //! What a batch must satisfy before it reaches the network, and actions before they leave it.
 
-use crate::backend::lane::HostImages;
-use crate::error::{InputError, PipelineError};
+use crate::backend::engine::golden::InputSpec;
+use crate::backend::stream::HostImages;
+use crate::error::CheckpointError;
+use crate::error::InputError;
 use crate::model::config::ModelConfig;
+use crate::pipeline::PipelineError;
+use crate::transform::processors::Processors;
 use crate::types::{HostArray, ModelInputs};
+use std::path::Path;
 
 /// Sizes and ranges of a batch for this checkpoint, whose images are in it or still to be resized, and finiteness of
 /// everything but the images.
@@ -117,6 +122,44 @@ fn finite(field: &'static str, values: &[f32]) -> Result<(), InputError> {
     let start = block * BLOCK;
     let within = values.iter().skip(start).position(|value| !value.is_finite()).unwrap_or(0);
     Err(InputError::NotFinite { field, index: start + within })
+}
+
+/// Sizes of live observations.
+pub(crate) fn own_input_spec(config: &ModelConfig, processors: &Processors, domain: i64) -> InputSpec {
+    let inputs = &config.inputs;
+    let (views, per_view) =
+        (inputs.views as i64, config.tokens_per_view(inputs.image_height as i64, inputs.image_width as i64));
+    // Some checkpoints' positions end before their own padding of instructions does.
+    let policy = config.policy.max_len_seq - config.sequence_length(views, per_view, 0);
+    let room = usize::try_from(policy.min(config.text.max_positions - per_view)).unwrap_or(0);
+    InputSpec {
+        domain,
+        views: inputs.views,
+        text_tokens: processors.max_length.unwrap_or(inputs.max_text_tokens).min(room),
+        image_height: inputs.image_height,
+        image_width: inputs.image_width,
+    }
+}
+
+/// The statistics of a checkpoint must be as wide as what they apply to.
+pub(crate) fn check_processors(
+    folder: &Path,
+    config: &ModelConfig,
+    processors: &Processors,
+) -> Result<(), CheckpointError> {
+    let fault = |reason: String| CheckpointError::Malformed { path: folder.to_owned(), reason };
+    let widest = config.policy.proprio_dim.unsigned_abs() as usize;
+    if let Some(state) = processors.state.as_ref().filter(|state| state.dim() > widest) {
+        let reason =
+            format!("statistics of observation.state have {} channels, the model takes at most {widest}", state.dim());
+        return Err(fault(reason));
+    }
+    let real = config.action_space.real_dim.unsigned_abs() as usize;
+    if let Some(action) = processors.action.as_ref().filter(|action| action.dim() != real) {
+        let reason = format!("statistics of action have {} channels, the action space has {real}", action.dim());
+        return Err(fault(reason));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 //! Inputs are drawn from the seed, images and words included, so that only the seed and the answer need keeping.
 
 use super::Precision;
-use super::sidecar::ParityCase;
-use crate::backend::lane::{HostImages, HostInputs};
-use crate::backend::{HostBatch, PolicyBackend, VlmBackend, lane::Lane, queue};
-use crate::error::BackendError;
+use super::sidecar::Golden;
+use crate::backend::BackendError;
+use crate::backend::stream::{HostImages, HostInputs};
+use crate::backend::{HostBatch, PolicyBackend, VlmBackend, queue, stream::Stream};
 use crate::model::config::ModelConfig;
 use crate::types::{HostArray, ModelInputs};
 use rand::{Rng, SeedableRng};
@@ -24,7 +24,7 @@ const SMALL_CHANNEL: f32 = 0.25;
 
 /// For which inputs a backend is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InputSizes {
+pub struct InputSpec {
     /// Embodiment.
     pub domain: i64,
     /// V: camera views.
@@ -37,7 +37,7 @@ pub struct InputSizes {
     pub image_width: usize,
 }
 
-impl InputSizes {
+impl InputSpec {
     /// Those of `inputs`, for the domain of their first sample.
     pub fn of(inputs: &ModelInputs) -> Self {
         Self {
@@ -58,14 +58,14 @@ impl InputSizes {
 
 /// What a seed stands for.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CaseInputs {
+pub struct GoldenInputs {
     inputs: ModelInputs,
     noise: HostArray, // [1, T, A]
 }
 
-impl CaseInputs {
+impl GoldenInputs {
     /// Draws the inputs of `seed`: one sample with every view.
-    pub fn draw(seed: u64, config: &ModelConfig, sizes: InputSizes) -> Self {
+    pub fn draw(seed: u64, config: &ModelConfig, sizes: InputSpec) -> Self {
         let mut generator = ChaCha8Rng::seed_from_u64(seed);
         let (height, width) = (sizes.image_height, sizes.image_width);
         let policy = &config.policy;
@@ -92,13 +92,13 @@ impl CaseInputs {
         Self { inputs, noise }
     }
 
-    /// What both halves on a lane make of it: [T·A] raw actions.
+    /// What both halves on a stream make of it: [T·A] raw actions.
     ///
     /// # Errors
     /// Whatever keeps them from answering.
     pub fn answer(
         &self,
-        (vlm, policy, lane): (&mut dyn VlmBackend, &mut dyn PolicyBackend, &mut dyn Lane),
+        (vlm, policy, stream): (&mut dyn VlmBackend, &mut dyn PolicyBackend, &mut dyn Stream),
         steps: usize,
     ) -> Result<Vec<f32>, BackendError> {
         let _no_grad = tch::no_grad_guard();
@@ -115,15 +115,15 @@ impl CaseInputs {
             noise: &self.noise,
         };
         let batch = HostBatch { host: &host, mask: &self.inputs.image_mask, steps };
-        let (_, pending) = queue(vlm, policy, lane, &batch)?;
+        let (_, pending) = queue(vlm, policy, stream, &batch)?;
         Ok(pending.wait()?.actions_raw.data)
     }
 }
 
 /// A case with libtorch's `actions`, to be met by a backend that computes in `precision`.
-pub fn expect(seed: u64, steps: usize, actions: Vec<f32>, channels: usize, precision: Precision) -> ParityCase {
+pub fn expect(seed: u64, steps: usize, actions: Vec<f32>, channels: usize, precision: Precision) -> Golden {
     let tolerance = tolerance(&actions, channels, precision);
-    ParityCase { seed, steps, actions, tolerance }
+    Golden { seed, steps, actions, tolerance }
 }
 
 /// How far each channel of `actions` [T·A] may be off in any of its values: a part of its root mean square over the chunk.
@@ -151,17 +151,17 @@ fn tolerance(actions: &[f32], channels: usize, precision: Precision) -> Vec<f32>
 ///
 /// # Errors
 /// [`BackendError::Parity`] naming the first channel that is too far off, or not a number.
-pub fn compare(backend: &str, case: &ParityCase, answer: &[f32]) -> Result<f32, BackendError> {
+pub fn compare(backend: &str, golden: &Golden, answer: &[f32]) -> Result<f32, BackendError> {
     let fault = |channel, deviation, tolerance| {
         Err(BackendError::Parity { backend: backend.to_owned(), channel, deviation, tolerance })
     };
-    if answer.len() != case.actions.len() {
+    if answer.len() != golden.actions.len() {
         return fault(0, f32::INFINITY, 0.0);
     }
-    let channels = case.tolerance.len().max(1);
+    let channels = golden.tolerance.len().max(1);
     let mut largest = 0.0f32;
-    for (channel, &tolerance) in case.tolerance.iter().enumerate() {
-        let values = answer.iter().zip(&case.actions).skip(channel).step_by(channels);
+    for (channel, &tolerance) in golden.tolerance.iter().enumerate() {
+        let values = answer.iter().zip(&golden.actions).skip(channel).step_by(channels);
         // `max` would pass over what is not a number.
         let worst = values.map(|(found, expected)| (found - expected).abs());
         let worst = worst.fold(0.0f32, |worst, delta| if delta.is_finite() { worst.max(delta) } else { f32::INFINITY });
@@ -177,7 +177,7 @@ pub fn compare(backend: &str, case: &ParityCase, answer: &[f32]) -> Result<f32, 
 mod tests {
     use super::*;
 
-    fn case(precision: Precision) -> ParityCase {
+    fn golden(precision: Precision) -> Golden {
         // Two channels: metres around one, and a small one.
         expect(SEED, STEPS, vec![1.0, 0.01, -1.0, -0.01], 2, precision)
     }
@@ -185,23 +185,23 @@ mod tests {
     #[test]
     fn a_coarser_precision_may_be_further_off_but_never_by_the_size_of_the_actions() {
         let precisions = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Fp8];
-        let tolerances = precisions.map(|precision| case(precision).tolerance[0]);
+        let tolerances = precisions.map(|precision| golden(precision).tolerance[0]);
         assert!(tolerances.is_sorted() && tolerances[3] < 1.0, "{tolerances:?}");
     }
 
     #[test]
     fn a_small_channel_is_judged_by_all_of_them() {
-        let tolerance = case(Precision::F16).tolerance;
+        let tolerance = golden(Precision::F16).tolerance;
         assert!(tolerance[1] > 0.2 * 0.01 && tolerance[1] < tolerance[0], "{tolerance:?}");
     }
 
     #[test]
     fn the_first_channel_that_is_too_far_off_is_named() {
-        let case = case(Precision::F32);
-        compare("x", &case, &case.actions).unwrap();
-        let error = compare("x", &case, &[1.0, 0.01, -1.0, 0.03]).unwrap_err();
+        let golden = golden(Precision::F32);
+        compare("x", &golden, &golden.actions).unwrap();
+        let error = compare("x", &golden, &[1.0, 0.01, -1.0, 0.03]).unwrap_err();
         assert!(matches!(error, BackendError::Parity { channel: 1, .. }), "{error}");
-        assert!(compare("x", &case, &[1.0, f32::NAN, -1.0, -0.01]).is_err());
-        assert!(compare("x", &case, &[1.0, 0.01]).is_err());
+        assert!(compare("x", &golden, &[1.0, f32::NAN, -1.0, -0.01]).is_err());
+        assert!(compare("x", &golden, &[1.0, 0.01]).is_err());
     }
 }

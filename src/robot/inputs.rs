@@ -39,7 +39,7 @@ impl Topic {
         Self { name: name.into(), received: 0, dropped_invalid: 0, last_fault: None, last_received: None }
     }
 
-    /// Counts a message; hands on what it holds, or the fault if it is news.
+    /// Counts a message; hands on what it holds, or the fault if it is new_faults.
     fn count<T>(&mut self, message: Result<T, InputError>, now: Stamp) -> Result<T, Option<String>> {
         self.received += 1;
         self.last_received = Some(now);
@@ -89,7 +89,7 @@ pub struct Inputs {
     instruction_topic: Topic,
     instruction: Option<String>,
     domain_id: i64,
-    news: Vec<String>,
+    new_faults: Vec<String>,
 }
 
 impl Inputs {
@@ -109,7 +109,7 @@ impl Inputs {
             instruction_topic: Topic::new("instruction"),
             instruction,
             domain_id,
-            news: Vec::new(),
+            new_faults: Vec::new(),
         }
     }
 
@@ -122,7 +122,7 @@ impl Inputs {
                 camera.latest = Some(Stamped { value: Arc::new(image), stamp });
                 camera.fresh = true;
             }
-            Err(news) => self.news.extend(news),
+            Err(new_faults) => self.new_faults.extend(new_faults),
         }
     }
 
@@ -131,7 +131,7 @@ impl Inputs {
         let Some(state) = self.state.get_mut(index) else { return };
         match state.topic.count(channels, now) {
             Ok(value) => state.latest = Some(Stamped { value, stamp }),
-            Err(news) => self.news.extend(news),
+            Err(new_faults) => self.new_faults.extend(new_faults),
         }
     }
 
@@ -140,7 +140,7 @@ impl Inputs {
         let checked = if text.trim().is_empty() { Err(InputError::EmptyInstruction) } else { Ok(text) };
         match self.instruction_topic.count(checked, now) {
             Ok(text) => self.instruction = Some(text),
-            Err(news) => self.news.extend(news),
+            Err(new_faults) => self.new_faults.extend(new_faults),
         }
     }
 
@@ -200,8 +200,8 @@ impl Inputs {
     }
 
     /// Reasons for dropping that a topic did not have before, each told once.
-    pub fn take_news(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.news)
+    pub fn take_new_faults(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.new_faults)
     }
 
     fn state_topics(&self) -> impl Iterator<Item = &Topic> {
@@ -333,8 +333,8 @@ mod tests {
         for ms in 0..5 {
             inputs.frame(0, Err(fault()), at(ms), at(ms));
         }
-        assert_eq!(inputs.take_news(), [fault().to_string()]);
-        assert!(inputs.take_news().is_empty());
+        assert_eq!(inputs.take_new_faults(), [fault().to_string()]);
+        assert!(inputs.take_new_faults().is_empty());
         assert_eq!(inputs.cameras()[0].topic.dropped_invalid, 5);
     }
 

@@ -1,16 +1,17 @@
 //! Engines made on request: the policy of one domain as an ONNX graph or as a TensorRT engine, in a file of the caller's
 //! choice or in the cache.
 
-use super::own_sizes;
-use crate::backend::engine::case::InputSizes;
+use crate::backend::BackendError;
+use crate::backend::engine::golden::InputSpec;
 use crate::backend::engine::make::{self, Built};
 use crate::backend::engine::sidecar::{Identity, Sidecar};
-use crate::backend::engine::{self, Flavour, Order, Precision, Source, cache};
+use crate::backend::engine::{self, BuildSpec, Flavour, Precision, Source, cache};
 #[cfg(feature = "tensorrt")]
 use crate::backend::tensorrt;
-use crate::error::{BackendError, PipelineError};
+use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::weights::Weights;
+use crate::pipeline::PipelineError;
+use crate::pipeline::validate::own_input_spec;
 use crate::transform::processors::Processors;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -86,8 +87,8 @@ pub struct EngineMade {
 /// # Errors
 /// The checkpoint's faults, a graph that cannot be, a file that is there already and is another one.
 pub fn export_onnx(request: &EngineRequest) -> Result<EngineMade, PipelineError> {
-    produce(request, Flavour::Onnx, "", |source, order, identity, place| {
-        make::make(source, order, identity, place, |_, _| Ok(Built::default()))
+    produce(request, Flavour::Onnx, "", |source, spec, identity, place| {
+        make::make(source, spec, identity, place, |_, _| Ok(Built::default()))
     })
 }
 
@@ -98,8 +99,8 @@ pub fn export_onnx(request: &EngineRequest) -> Result<EngineMade, PipelineError>
 #[cfg(feature = "tensorrt")]
 pub fn build_engine(request: &EngineRequest) -> Result<EngineMade, PipelineError> {
     let library = tensorrt::library::open(request.library.as_deref())?;
-    produce(request, library.flavour(), &library.version(), |source, order, identity, place| {
-        tensorrt::build(&library, source, order, identity, request.timing_cache.clone(), place)
+    produce(request, library.flavour(), &library.version(), |source, spec, identity, place| {
+        tensorrt::build(&library, source, spec, identity, request.timing_cache.clone(), place)
     })
 }
 
@@ -159,15 +160,15 @@ fn produce(
     request: &EngineRequest,
     flavour: Flavour,
     library_version: &str,
-    make: impl FnOnce(&Source, &Order, &Identity, &Path) -> Result<Sidecar, PipelineError>,
+    make: impl FnOnce(&Source, &BuildSpec, &Identity, &Path) -> Result<Sidecar, BackendError>,
 ) -> Result<EngineMade, PipelineError> {
     let folder = request.checkpoint.as_path();
     let config = ModelConfig::from_folder(folder)?;
     let processors = Processors::load(folder)?;
-    let weights = Weights::open(folder)?;
-    let order = order(request, flavour, &config, &processors);
+    let weights = Checkpoint::open(folder)?;
+    let spec = spec(request, flavour, &config, &processors);
     let source = Source { weights: &weights, config: &config };
-    let wanted = source.identity(&order, flavour, library_version)?;
+    let wanted = source.identity(&spec, flavour, library_version)?;
     let path = match &request.out {
         Some(path) => path.clone(),
         None => cache::path_of(&cache::default_folder()?, &wanted),
@@ -188,15 +189,15 @@ fn produce(
         }
     }
     let find = || if request.force { None } else { find().ok() };
-    let made = cache::single_flight(&path, find, |partial| make(&source, &order, &wanted, partial))?;
+    let made = cache::single_flight(&path, find, |partial| make(&source, &spec, &wanted, partial))?;
     Ok(EngineMade { path, sidecar: made.sidecar, reused: made.reused })
 }
 
-fn order(request: &EngineRequest, flavour: Flavour, config: &ModelConfig, processors: &Processors) -> Order {
-    let own = own_sizes(config, processors, request.domain);
+fn spec(request: &EngineRequest, flavour: Flavour, config: &ModelConfig, processors: &Processors) -> BuildSpec {
+    let own = own_input_spec(config, processors, request.domain);
     let (image_height, image_width) = request.image_size.unwrap_or((own.image_height, own.image_width));
-    Order {
-        sizes: InputSizes {
+    BuildSpec {
+        sizes: InputSpec {
             views: request.views.unwrap_or(own.views),
             text_tokens: request.text_tokens.unwrap_or(own.text_tokens),
             image_height,

@@ -2,32 +2,32 @@
 //!
 //! An answer that cannot be kept or read again costs a second or a few at the next start, and nothing else.
 
-use super::case::{InputSizes, SEED};
-use super::sidecar::{hex, replace};
+use super::golden::{InputSpec, SEED};
+use super::sidecar::replace;
 use crate::config::Dtype;
 use crate::error::CheckpointError;
-use crate::model::weights::Weights;
+use crate::model::checkpoint::Checkpoint;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// What libtorch was asked, as far as the answer depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct GoldenKey {
     checkpoint: [String; 2],
     dtype: &'static str,
-    sizes: InputSizes,
+    sizes: InputSpec,
     steps: usize,
     seed: u64,
     asked_by: &'static str,
 }
 
-impl Question {
-    /// The question that a pipeline of `dtype` for inputs of `sizes` asks about a checkpoint. Reads no weights: files that
+impl GoldenKey {
+    /// The key that a pipeline of `dtype` for inputs of `sizes` asks about a checkpoint. Reads no weights: files that
     /// were written anew count as others.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn new(weights: &Weights, dtype: Dtype, sizes: InputSizes, steps: usize) -> Result<Self, CheckpointError> {
+    pub fn new(weights: &Checkpoint, dtype: Dtype, sizes: InputSpec, steps: usize) -> Result<Self, CheckpointError> {
         Ok(Self {
             checkpoint: [weights.fingerprint()?, weights.config_sha256()?],
             dtype: dtype.name(),
@@ -40,7 +40,7 @@ impl Question {
 
     /// Where the answer lies in `cache`.
     pub fn path_in(&self, cache: &Path) -> PathBuf {
-        let key = hex(&Sha256::digest(format!("{self:?}")));
+        let key = format!("{:x}", Sha256::digest(format!("{self:?}")));
         cache.join("answers").join(format!(
             "libtorch-d{}-{}-{}.json",
             self.sizes.domain,
@@ -75,7 +75,7 @@ mod tests {
     use std::fs::{File, FileTimes};
     use std::time::{Duration, SystemTime};
 
-    const SIZES: InputSizes = InputSizes { domain: 1, views: 2, text_tokens: 6, image_height: 32, image_width: 32 };
+    const SIZES: InputSpec = InputSpec { domain: 1, views: 2, text_tokens: 6, image_height: 32, image_width: 32 };
 
     fn checkpoint() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -86,21 +86,21 @@ mod tests {
         folder
     }
 
-    fn question(folder: &Path) -> Question {
-        Question::new(&Weights::open(folder).unwrap(), Dtype::F16, SIZES, 4).unwrap()
+    fn key(folder: &Path) -> GoldenKey {
+        GoldenKey::new(&Checkpoint::open(folder).unwrap(), Dtype::F16, SIZES, 4).unwrap()
     }
 
     #[test]
     fn an_answer_is_recalled_for_the_same_question_only() {
         let (checkpoint, cache) = (checkpoint(), tempfile::tempdir().unwrap());
-        let asked = question(checkpoint.path());
+        let asked = key(checkpoint.path());
         assert_eq!(asked.recall(cache.path()), None);
         asked.keep(cache.path(), &[0.5, -0.25]);
-        assert_eq!(question(checkpoint.path()).recall(cache.path()), Some(vec![0.5, -0.25]));
+        assert_eq!(key(checkpoint.path()).recall(cache.path()), Some(vec![0.5, -0.25]));
         let others = [
-            Question { steps: 5, ..asked.clone() },
-            Question { dtype: "bf16", ..asked.clone() },
-            Question { sizes: InputSizes { domain: 2, ..SIZES }, ..asked.clone() },
+            GoldenKey { steps: 5, ..asked.clone() },
+            GoldenKey { dtype: "bf16", ..asked.clone() },
+            GoldenKey { sizes: InputSpec { domain: 2, ..SIZES }, ..asked.clone() },
         ];
         assert!(others.iter().all(|other| other.recall(cache.path()).is_none()));
     }
@@ -108,17 +108,17 @@ mod tests {
     #[test]
     fn weights_that_were_written_anew_are_another_question() {
         let checkpoint = checkpoint();
-        let before = question(checkpoint.path());
+        let before = key(checkpoint.path());
         let later = SystemTime::now() + Duration::from_secs(5);
         let file = File::options().write(true).open(checkpoint.path().join("model.safetensors")).unwrap();
         file.set_times(FileTimes::new().set_modified(later)).unwrap();
-        assert_ne!(question(checkpoint.path()), before);
+        assert_ne!(key(checkpoint.path()), before);
     }
 
     #[test]
     fn a_damaged_answer_and_a_cache_that_cannot_be_written_are_as_good_as_none() {
         let (checkpoint, cache) = (checkpoint(), tempfile::tempdir().unwrap());
-        let asked = question(checkpoint.path());
+        let asked = key(checkpoint.path());
         let path = asked.path_in(cache.path());
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         for damaged in ["[0.5, ", "[0.5, 1e60]", "{}"] {

@@ -1,4 +1,4 @@
-//! Weights from safetensors files, mapped into memory and never copied unless dtype or device demand it.
+//! Checkpoint from safetensors files, mapped into memory and never copied unless dtype or device demand it.
 //!
 //! libtorch maps the file privately (`from_file`); every tensor is a view of that map and keeps it alive. On the
 //! CPU, in the file's own dtype, resident memory is therefore the file's pages and nothing else.
@@ -6,7 +6,6 @@
 use super::config_json::CONFIG_FILE;
 use super::layout::Layout;
 use crate::error::CheckpointError;
-use crate::types::hex;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use sha2::{Digest, Sha256};
@@ -36,7 +35,7 @@ pub struct TensorEntry {
     start: i64,
     /// Length in bytes.
     length: i64,
-    /// Index into [`Weights::files`].
+    /// Index into [`Checkpoint::files`].
     file: usize,
 }
 
@@ -61,7 +60,7 @@ struct Mapped {
 
 /// All tensors of a checkpoint, on their way into the network.
 #[derive(Debug)]
-pub struct Weights {
+pub struct Checkpoint {
     path: PathBuf,
     files: Vec<Mapped>,
     entries: BTreeMap<String, TensorEntry>,
@@ -78,7 +77,7 @@ pub struct Ledger {
     pub problems: RefCell<Vec<CheckpointError>>,
 }
 
-impl Weights {
+impl Checkpoint {
     /// The stored names and shapes of all tensors that `build` asks for, in that order: what a checkpoint of
     /// this layout must hold. Nothing is read and the tensors handed out hold no memory worth mentioning.
     ///
@@ -177,7 +176,7 @@ impl Weights {
             let name = path.file_name().unwrap_or_default();
             text += &format!("{name:?} {} {:?}", facts.len(), facts.modified().map_err(io)?);
         }
-        Ok(hex(&Sha256::digest(text)))
+        Ok(format!("{:x}", Sha256::digest(text)))
     }
 
     /// SHA-256 of the `config.json` beside them.
@@ -273,7 +272,7 @@ impl Weights {
 /// A place in the tree of names from which a part of the network takes its tensors.
 #[derive(Clone, Debug)]
 pub struct Scope<'a> {
-    weights: &'a Weights,
+    weights: &'a Checkpoint,
     prefix: String,
     kind: Kind,
     device: Device,
@@ -338,7 +337,7 @@ pub fn sha256<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<String, C
         let mut file = File::open(path).map_err(io)?;
         std::io::copy(&mut file, &mut hasher).map_err(io)?;
     }
-    Ok(hex(&hasher.finalize()))
+    Ok(format!("{:x}", hasher.finalize()))
 }
 
 /// The files that hold the weights: one, or the shards that the index names.

@@ -4,10 +4,11 @@
 use super::error::NodeError;
 use super::outputs::{ModelFacts, Outputs, SharedRecord};
 use crate::config::{Config, ConfigError, ProprioSource};
-use crate::error::{PipelineError, TransformError};
+use crate::pipeline::PipelineError;
 use crate::pipeline::noise;
 use crate::pipeline::worker::{Seeded, Worker};
 use crate::pipeline::{Options, Pipeline};
+use crate::transform::TransformError;
 use crate::types::{Observation, RgbImage, Stamp};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,7 +18,7 @@ use std::time::Duration;
 const EE_POSE_CHANNELS: usize = 10;
 
 /// Where the model is in its life.
-pub struct Inference {
+pub struct Model {
     phase: Phase,
     record: SharedRecord,
 }
@@ -28,7 +29,7 @@ enum Phase {
     Over,
 }
 
-impl Inference {
+impl Model {
     /// Starts loading; chunks will go to `outputs`.
     ///
     /// # Errors
@@ -178,7 +179,7 @@ mod tests {
     fn a_panic_of_the_model_is_noticed() {
         let record = SharedRecord::default();
         let worker = Worker::spawn(Panics, drop).unwrap();
-        let mut inference = Inference { phase: Phase::Running(worker), record };
+        let mut model = Model { phase: Phase::Running(worker), record };
         let observation = Observation {
             views: Vec::new(),
             instruction: String::new(),
@@ -186,10 +187,10 @@ mod tests {
             domain_id: 0,
             stamp: Stamp::default(),
         };
-        inference.offer(observation);
+        model.offer(observation);
         let end = (0..500).find_map(|_| {
             std::thread::sleep(Duration::from_millis(10));
-            inference.advance().err()
+            model.advance().err()
         });
         assert!(matches!(end, Some(NodeError::Died("inference"))), "{end:?}");
     }

@@ -1,23 +1,23 @@
-//! The lane of libtorch's own devices: operators run, or are queued by libtorch, in the order in which they are
+//! The stream of libtorch's own devices: operators run, or are queued by libtorch, in the order in which they are
 //! called.
 
 use super::device;
-use super::lane::{DeviceInputs, Finished, HostImages, HostInputs, Lane, Pending};
-use crate::error::BackendError;
+use super::stream::{DeviceBatch, Finished, HostImages, HostInputs, Pending, Stream};
+use crate::backend::BackendError;
 use crate::types::HostArray;
 use std::time::Instant;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// A lane that computes as it is called.
+/// A stream that computes as it is called.
 #[derive(Debug)]
-pub struct HostLane {
+pub struct HostStream {
     device: Device,
     last: Instant,
     finished: Finished,
 }
 
-impl HostLane {
-    /// A lane on `device`.
+impl HostStream {
+    /// A stream on `device`.
     pub fn new(device: Device) -> Self {
         Self { device, last: Instant::now(), finished: Finished::default() }
     }
@@ -33,8 +33,8 @@ impl HostLane {
     }
 }
 
-impl Lane for HostLane {
-    fn upload(&mut self, inputs: &HostInputs) -> Result<DeviceInputs, BackendError> {
+impl Stream for HostStream {
+    fn upload(&mut self, inputs: &HostInputs) -> Result<DeviceBatch, BackendError> {
         let HostImages::Normalised(images) = inputs.images else {
             return Err(BackendError::Unavailable {
                 backend: "preprocessing on the device".to_owned(),
@@ -46,11 +46,11 @@ impl Lane for HostLane {
         let device = self.device;
         let floats = |data: &[f32], shape: &[i64]| Tensor::f_from_slice(data)?.f_view(shape)?.f_to(device);
         let integers = |data: &[i64], shape: &[i64]| Tensor::f_from_slice(data)?.f_view(shape)?.f_to(device);
-        let upload = || -> Result<DeviceInputs, TchError> {
+        let upload = || -> Result<DeviceBatch, TchError> {
             let [batch, views, height, width] =
                 [inputs.batch, inputs.views, inputs.height, inputs.width].map(|extent| extent as i64);
             let noise: Vec<i64> = inputs.noise.shape.iter().map(|&extent| extent as i64).collect();
-            Ok(DeviceInputs {
+            Ok(DeviceBatch {
                 input_ids: integers(inputs.input_ids, &[batch, -1])?,
                 images: floats(images, &[batch, views, 3, height, width])?,
                 domain: integers(inputs.domain_id, &[batch])?,

@@ -8,7 +8,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::npy::{self, NpyArray, NpyError};
-use crate::error::DatasetError;
+use crate::data::DatasetError;
 
 /// How much a file may make this program allocate, whatever the file says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! [`Config::from_parameters`], so that a file that starts the node also drives the bench.
 
 mod engine;
+pub mod environment;
 mod file;
 mod parameters;
 

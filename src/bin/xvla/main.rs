@@ -2,29 +2,19 @@
 //!
 //! Exit code 0 on success, 2 on bad usage, 1 on failure with exactly one line on stderr.
 
-// Cargo takes files beside this one for programs of their own, so the commands live a folder deeper.
-#[path = "xvla/bench.rs"]
 mod bench;
-#[path = "xvla/doctor.rs"]
 mod doctor;
-#[path = "xvla/engine.rs"]
 mod engine;
-#[path = "xvla/engine_args.rs"]
 mod engine_args;
-#[path = "xvla/export.rs"]
 mod export;
-#[path = "xvla/infer.rs"]
 mod infer;
-#[path = "xvla/inspect.rs"]
 mod inspect;
-#[path = "xvla/output.rs"]
 mod output;
-#[path = "xvla/synth.rs"]
 mod synth;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
-use xvla_ros::backend::environment::{self, Setting};
+use xvla_ros::config::environment::{self, Setting};
 
 /// X-VLA offline: the pipeline that `xvla_node` runs live, on files.
 #[derive(Debug, Parser)]

@@ -1,8 +1,11 @@
 //! One batch from a file, answered by the pipeline that also runs live.
 
-use super::dataset::Batch;
-use crate::error::{BenchError, DatasetError, PipelineError, TransformError};
+use crate::data::DatasetError;
+use crate::data::batch::Batch;
+use crate::offline::OfflineError;
+use crate::pipeline::PipelineError;
 use crate::pipeline::{Inference, Pipeline, noise};
+use crate::transform::TransformError;
 use crate::types::HostArray;
 use std::path::Path;
 
@@ -11,7 +14,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// A batch that does not fit the checkpoint, named by its file; whatever the pipeline fails on.
-pub fn answer(pipeline: &mut Pipeline, path: &Path, batch: &Batch, seed: u64) -> Result<Inference, BenchError> {
+pub fn answer(pipeline: &mut Pipeline, path: &Path, batch: &Batch, seed: u64) -> Result<Inference, OfflineError> {
     let drawn;
     let noise = match &batch.noise {
         Some(noise) => noise,
@@ -24,10 +27,10 @@ pub fn answer(pipeline: &mut Pipeline, path: &Path, batch: &Batch, seed: u64) ->
 }
 
 /// Puts the file's name to an error that its content caused.
-fn blame(path: &Path, error: PipelineError) -> BenchError {
+fn blame(path: &Path, error: PipelineError) -> OfflineError {
     match error {
         PipelineError::Input(source) | PipelineError::Transform(TransformError::Input(source)) => {
-            BenchError::Batch { path: path.to_owned(), source }
+            OfflineError::Batch { path: path.to_owned(), source }
         }
         other => other.into(),
     }

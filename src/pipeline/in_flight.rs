@@ -1,14 +1,14 @@
 //! An inference on its way, and the answer it ends in.
 
-use super::check;
-use crate::backend::host_lane::download;
-use crate::backend::lane::{Finished, Pending};
-use crate::error::PipelineError;
+use super::validate;
+use crate::backend::host_stream::download;
+use crate::backend::stream::{Finished, Pending};
 use crate::model::action_space::ActionSpace;
 use crate::model::vlm::VlmTokens;
-use crate::pipeline::stages::milliseconds;
+use crate::pipeline::PipelineError;
+use crate::pipeline::latency::milliseconds;
 use crate::transform::state::MeanStd;
-use crate::types::{ActionChunk, HostArray, StageTimes};
+use crate::types::{Chunk, HostArray, StageTimes};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,7 +21,7 @@ pub(super) struct Postprocess {
 
 impl Postprocess {
     /// [B, T, A] → a chunk; refuses to hand on what is not a number.
-    fn apply(&self, actions_raw: HostArray) -> Result<ActionChunk, PipelineError> {
+    fn apply(&self, actions_raw: HostArray) -> Result<Chunk, PipelineError> {
         let mut shape = actions_raw.shape.clone();
         if let Some(channels) = shape.last_mut() {
             *channels = self.space.real_dim.unsigned_abs() as usize;
@@ -30,8 +30,8 @@ impl Postprocess {
         if let Some(statistics) = &self.statistics {
             statistics.unnormalize(&mut actions.data)?;
         }
-        check::actions(&actions)?;
-        Ok(ActionChunk { actions, actions_raw })
+        validate::actions(&actions)?;
+        Ok(Chunk { actions, actions_raw })
     }
 }
 
@@ -77,7 +77,7 @@ impl InFlight {
 #[derive(Debug)]
 pub struct Inference {
     /// Actions, as executed and as predicted.
-    pub chunk: ActionChunk,
+    pub chunk: Chunk,
     /// Where the time went.
     pub times: StageTimes,
     /// The policy backend that computed it.

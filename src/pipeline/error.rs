@@ -1,0 +1,52 @@
+//! Why the pipeline does not load or does not answer.
+
+use crate::backend::BackendError;
+use crate::error::{CheckpointError, InputError};
+use crate::transform::TransformError;
+
+/// Anything that keeps the pipeline from loading or from answering.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The checkpoint is at fault.
+    #[error(transparent)]
+    Checkpoint(CheckpointError),
+    /// The observation or batch is at fault; the next good one will do.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Pre- or post-processing failed.
+    #[error(transparent)]
+    Transform(#[from] TransformError),
+    /// The model failed.
+    #[error(transparent)]
+    Backend(BackendError),
+    /// The model answered with NaN or infinity; such actions are never handed on.
+    #[error(
+        "the policy produced a non-finite action (sample {sample}, step {step}, channel {channel}): the chunk is withheld"
+    )]
+    NonFiniteAction {
+        /// Index within the batch.
+        sample: usize,
+        /// Step within the chunk.
+        step: usize,
+        /// Channel within the action.
+        channel: usize,
+    },
+    /// The operating system refused a thread.
+    #[error("inference thread: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+impl From<CheckpointError> for PipelineError {
+    fn from(error: CheckpointError) -> Self {
+        BackendError::from(error).into()
+    }
+}
+
+impl From<BackendError> for PipelineError {
+    fn from(error: BackendError) -> Self {
+        match error {
+            BackendError::Checkpoint(error) => Self::Checkpoint(error),
+            other => Self::Backend(other),
+        }
+    }
+}

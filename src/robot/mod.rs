@@ -1,0 +1,11 @@
+//! What makes a policy safe to run, without middleware and without tensors.
+//!
+//! | what | file |
+//! |---|---|
+//! | the latest value of every input, and when they make an observation | [`inputs`] |
+//! | frames that went missing on the way | [`frame_loss`] |
+
+pub mod frame_loss;
+pub mod inputs;
+
+pub use inputs::Inputs;
