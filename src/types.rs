@@ -3,6 +3,7 @@
 //! Letters in shapes: B batch, V camera views, H×W image size, L text tokens, P proprioception
 //! channels, T actions in a chunk, A action channels.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A moment on the clock of whoever stamped the observation (ROS time live, zero offline).
@@ -25,10 +26,20 @@ impl Stamp {
         (i32::try_from(sec).unwrap_or(if sec < 0 { i32::MIN } else { i32::MAX }), nanosec)
     }
 
-    /// Time from `self` until `later`; zero when `later` is in fact earlier.
-    pub fn until(self, later: Stamp) -> Duration {
-        Duration::from_nanos(u64::try_from(later.nanos.saturating_sub(self.nanos)).unwrap_or(0))
+    /// Milliseconds from `earlier` to `self`: negative where `earlier` is in fact later, as it is for stamps of a clock that
+    /// is ahead.
+    pub fn ms_since(self, earlier: Stamp) -> f64 {
+        self.nanos.saturating_sub(earlier.nanos) as f64 / 1e6
     }
+}
+
+/// A value and the moment that it describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamped<T> {
+    /// The value.
+    pub value: T,
+    /// When it was so, by the clock of whoever measured it.
+    pub stamp: Stamp,
 }
 
 /// An 8-bit RGB image, rows packed without padding.
@@ -76,19 +87,52 @@ pub enum ResizeMode {
     PaddedBilinear,
 }
 
-/// Everything the policy sees at one instant, before preprocessing. One sample: B is 1.
+/// Everything the policy sees at one instant, before preprocessing, each input with its own stamp. One sample: B is 1.
 #[derive(Clone, Debug)]
 pub struct Observation {
     /// Camera views in the checkpoint's order; `None` marks a missing view (masked, contributes zeros).
-    pub views: Vec<Option<std::sync::Arc<RgbImage>>>,
+    pub views: Vec<Option<Stamped<Arc<RgbImage>>>>,
+    /// Proprioception by its sources, which follow each other in the checkpoint's order of channels; together shorter than P,
+    /// it is zero-padded.
+    pub state: Vec<Stamped<Vec<f32>>>,
     /// What the robot should do, in words.
     pub instruction: String,
-    /// Proprioception in the checkpoint's channel order; a shorter vector is zero-padded to P.
-    pub proprio: Vec<f32>,
     /// The embodiment whose soft prompts and projections apply.
     pub domain_id: i64,
-    /// The oldest stamp among the inputs.
-    pub stamp: Stamp,
+}
+
+impl Observation {
+    /// The moment that the observation stands for: the newest stamp of its views, or of its state if it has no view.
+    pub fn reference(&self) -> Stamp {
+        let state = self.state.iter().map(|state| state.stamp).max();
+        self.view_stamps().max().or(state).unwrap_or_default()
+    }
+
+    /// The oldest stamp among views and state.
+    pub fn oldest(&self) -> Stamp {
+        self.view_stamps().chain(self.state.iter().map(|state| state.stamp)).min().unwrap_or_default()
+    }
+
+    /// How far the stamps of the views are apart.
+    pub fn skew(&self) -> Duration {
+        let newest = self.view_stamps().max().unwrap_or_default();
+        let oldest = self.view_stamps().min().unwrap_or_default();
+        Duration::from_nanos(newest.nanos.abs_diff(oldest.nanos))
+    }
+
+    /// How old the oldest input is at `now`, ms; negative for stamps that lie ahead.
+    pub fn age_ms(&self, now: Stamp) -> f64 {
+        now.ms_since(self.oldest())
+    }
+
+    /// All channels of proprioception, in the checkpoint's order.
+    pub fn proprio(&self) -> Vec<f32> {
+        self.state.iter().flat_map(|state| state.value.iter().copied()).collect()
+    }
+
+    fn view_stamps(&self) -> impl Iterator<Item = Stamp> {
+        self.views.iter().flatten().map(|view| view.stamp)
+    }
 }
 
 /// Model inputs after preprocessing, as the batch contract of the `.npz` files names them.
@@ -170,4 +214,53 @@ pub struct StageTimes {
     pub postprocess_ms: f64,
     /// From the start of preprocessing to post-processed actions on the host.
     pub e2e_ms: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> Stamp {
+        Stamp { nanos: ms * 1_000_000 }
+    }
+
+    fn observation(views_ms: &[Option<i64>], state_ms: &[i64]) -> Observation {
+        let image = RgbImage::new(1, 1, vec![0; 3]).map(Arc::new).unwrap();
+        Observation {
+            views: views_ms.iter().map(|ms| ms.map(|ms| Stamped { value: image.clone(), stamp: at(ms) })).collect(),
+            state: state_ms.iter().map(|&ms| Stamped { value: vec![ms as f32], stamp: at(ms) }).collect(),
+            instruction: "go".to_owned(),
+            domain_id: 0,
+        }
+    }
+
+    #[test]
+    fn the_reference_is_the_newest_view_whatever_the_state_says() {
+        assert_eq!(observation(&[Some(30), None, Some(40)], &[90]).reference(), at(40));
+        assert_eq!(observation(&[None], &[10, 20]).reference(), at(20));
+    }
+
+    #[test]
+    fn the_oldest_input_counts_whether_view_or_state() {
+        assert_eq!(observation(&[Some(30), Some(40)], &[20]).oldest(), at(20));
+        assert_eq!(observation(&[Some(30), Some(40)], &[90]).oldest(), at(30));
+    }
+
+    #[test]
+    fn the_skew_is_that_of_the_views() {
+        assert_eq!(observation(&[Some(70), Some(30)], &[0]).skew(), Duration::from_millis(40));
+        assert_eq!(observation(&[Some(70), None], &[0]).skew(), Duration::ZERO);
+    }
+
+    #[test]
+    fn an_age_is_negative_for_stamps_that_lie_ahead() {
+        let observation = observation(&[Some(30)], &[30]);
+        assert_eq!(observation.age_ms(at(50)), 20.0);
+        assert_eq!(observation.age_ms(at(10)), -20.0);
+    }
+
+    #[test]
+    fn proprioception_follows_the_order_of_its_sources() {
+        assert_eq!(observation(&[], &[3, 1]).proprio(), [3.0, 1.0]);
+    }
 }

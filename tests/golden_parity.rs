@@ -11,7 +11,7 @@
 
 mod common;
 
-use common::{Case, cases};
+use common::{Case, ask, cases};
 use tch::{Device, Kind, Tensor};
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
@@ -45,7 +45,7 @@ fn host(tensor: &Tensor) -> HostArray {
 #[test]
 fn actions_equal_the_oracles_for_every_layout_action_space_and_number_of_views_and_steps() {
     for case in cases() {
-        let inference = pipeline(&case).generate(&case.batch.inputs, case.noise()).unwrap();
+        let inference = ask(&pipeline(&case), &case.batch.inputs, case.noise());
         case.compare("vlm_features", &inference.vlm_features().unwrap(), INTERMEDIATE);
         case.compare("aux_visual_inputs", &inference.aux_visual_inputs().unwrap(), INTERMEDIATE);
         case.compare("actions_raw", &inference.chunk.actions_raw, ACTION);
@@ -134,12 +134,12 @@ fn model_proprio(case: &Case, config: &ModelConfig) -> Tensor {
 #[test]
 fn a_batch_equals_its_samples_one_by_one() {
     for case in cases().iter().filter(|case| case.batch.inputs.batch > 1) {
-        let mut pipeline = pipeline(case);
-        let whole = pipeline.generate(&case.batch.inputs, case.noise()).unwrap().chunk;
+        let pipeline = pipeline(case);
+        let whole = ask(&pipeline, &case.batch.inputs, case.noise()).chunk;
         let width = whole.actions.data.len() / case.batch.inputs.batch;
         for sample in 0..case.batch.inputs.batch {
             let (inputs, noise) = single(case, sample);
-            let alone = pipeline.generate(&inputs, &noise).unwrap().chunk;
+            let alone = ask(&pipeline, &inputs, &noise).chunk;
             let expected = &whole.actions.data[sample * width..(sample + 1) * width];
             let difference = common::max_difference(&alone.actions.data, expected);
             assert!(difference <= ACTION, "{}: sample {sample}: {difference:e}", case.name);

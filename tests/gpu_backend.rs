@@ -12,12 +12,12 @@
 mod common;
 mod gpu_common;
 
-use gpu_common::{Base, answers, captured, channel_errors, gpu, on_cpu, say, worst_channel};
+use gpu_common::{Base, answers, ask, captured, channel_errors, gpu, on_cpu, say, worst_channel};
 use std::sync::Arc;
 use xvla_ros::config::{Dtype, Preprocess};
 use xvla_ros::data::batch::Batch;
-use xvla_ros::pipeline::{Inference, Options, Pipeline, noise};
-use xvla_ros::types::{HostArray, Observation, RgbImage, Stamp};
+use xvla_ros::pipeline::{InFlight, Inference, Options, Pipeline, Request, noise};
+use xvla_ros::types::{HostArray, Observation, RgbImage, Stamp, Stamped};
 
 /// Of f32 on a GPU, whose convolutions round to TF32.
 const SINGLE: f32 = 5e-3;
@@ -29,14 +29,14 @@ const BFLOAT16: f64 = 5e-2;
 fn goldens_hold_from_recordings_of_libtorchs_operators_and_again_at_the_second_replay() {
     let Some(_gpu) = gpu("goldens") else { return };
     for case in common::cases() {
-        let mut pipeline =
+        let pipeline =
             Pipeline::load(&captured(&case.checkpoint, Dtype::F32, case.steps).for_inputs(&case.batch.inputs)).unwrap();
-        let first = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+        let first = ask(&pipeline, &case.batch.inputs, case.noise());
         case.compare("vlm_features", &first.vlm_features().unwrap(), SINGLE);
         case.compare("aux_visual_inputs", &first.aux_visual_inputs().unwrap(), SINGLE);
         case.compare("actions_raw", &first.chunk.actions_raw, SINGLE);
         case.compare("actions", &first.chunk.actions, SINGLE);
-        let second = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+        let second = ask(&pipeline, &case.batch.inputs, case.noise());
         assert_eq!(first.chunk, second.chunk, "{}", case.name);
     }
 }
@@ -61,14 +61,14 @@ fn a_steady_state_allocates_nothing_and_needs_little_more_than_the_weights() {
     let Some(_gpu) = gpu("memory") else { return };
     let base = Base::get();
     let batch = &base.batches()[0];
-    let mut pipeline = Pipeline::load(&captured(&base.checkpoint(), Dtype::F16, 10)).unwrap();
+    let pipeline = Pipeline::load(&captured(&base.checkpoint(), Dtype::F16, 10)).unwrap();
     let noise = noise::draw(0, &pipeline.noise_shape(1));
     for _ in 0..3 {
-        pipeline.generate(&batch.inputs, &noise).unwrap();
+        ask(&pipeline, &batch.inputs, &noise);
     }
     let before = pipeline.take_device_memory().unwrap();
     for _ in 0..20 {
-        pipeline.generate(&batch.inputs, &noise).unwrap();
+        ask(&pipeline, &batch.inputs, &noise);
     }
     let after = pipeline.take_device_memory().unwrap();
     assert_eq!(after.allocations, before.allocations);
@@ -113,14 +113,14 @@ fn overlapping_frames_get_the_answers_they_get_one_by_one() {
     let batches = base.batches();
     let one_by_one = answers(&captured(&base.checkpoint(), Dtype::F16, 4), &batches);
     let options = Options { overlap: true, ..captured(&base.checkpoint(), Dtype::F16, 4) };
-    let mut pipeline = Pipeline::load(&options).unwrap();
+    let pipeline = Pipeline::load(&options).unwrap();
     let mut flights = std::collections::VecDeque::new();
     let mut found = Vec::new();
     for _ in 0..3 {
         found.clear();
         for (seed, batch) in (0..).zip(&batches) {
             let noise = noise::draw(seed, &pipeline.noise_shape(1));
-            flights.push_back(pipeline.begin_batch(&batch.inputs, &noise).unwrap());
+            flights.push_back(pipeline.begin(Request::new(batch.inputs.clone(), noise.clone())).unwrap());
             if flights.len() == 2 {
                 found.push(flights.pop_front().unwrap().wait().unwrap().chunk.actions_raw);
             }
@@ -136,23 +136,29 @@ fn frames_resized_on_the_gpu_give_the_actions_of_frames_resized_on_the_host() {
     let Some(_gpu) = gpu("preprocess") else { return };
     let base = Base::get();
     let observation = Observation {
-        views: vec![Some(scene(640, 480, 1)), Some(scene(1280, 720, 2)), None],
+        views: vec![Some(unstamped(scene(640, 480, 1))), Some(unstamped(scene(1280, 720, 2))), None],
         instruction: "open the drawer".to_owned(),
-        proprio: vec![0.1; 20],
+        state: vec![unstamped(vec![0.1; 20])],
         domain_id: 3,
-        stamp: Stamp::default(),
     };
     let answer = |preprocess| {
         let rotate_180 = vec![true, false];
         let options = Options { preprocess, rotate_180, ..captured(&base.checkpoint(), Dtype::F16, 2) };
-        let mut pipeline = Pipeline::load(&options).unwrap();
+        let pipeline = Pipeline::load(&options).unwrap();
         let noise = noise::draw(0, &pipeline.noise_shape(1));
-        (0..2).map(|_| pipeline.infer(&observation, &noise).unwrap()).last().unwrap()
+        let request = || Request::new(observation.clone(), noise.clone());
+        let ask = || pipeline.begin(request()).and_then(InFlight::wait).unwrap();
+        drop(ask());
+        ask()
     };
     let (host, device): (Inference, Inference) = (answer(Preprocess::Host), answer(Preprocess::Device));
     say(&format!("preprocess host {:.3} ms, device {:.3} ms", host.times.preprocess_ms, device.times.preprocess_ms));
     let errors = channel_errors(&[device.chunk.actions_raw], &[host.chunk.actions_raw]);
     assert!(errors.iter().all(|error| *error <= HALF), "{errors:?}");
+}
+
+fn unstamped<T>(value: T) -> Stamped<T> {
+    Stamped { value, stamp: Stamp::default() }
 }
 
 /// A smooth picture with an edge.

@@ -14,7 +14,7 @@ mod common;
 mod gpu_common;
 
 use cudarc::driver::{CudaContext, LaunchConfig};
-use gpu_common::{Base, captured, gpu, on_cpu, say};
+use gpu_common::{Base, ask, captured, gpu, on_cpu, say};
 use tch::{Kind, Tensor};
 use xvla_ros::backend::cuda::shim;
 use xvla_ros::config::{Device, Dtype, Fallback};
@@ -38,8 +38,8 @@ fn memory_runs_out() {
     assert!(strict.contains("out of device memory"), "{strict}");
 
     let options = Options { fallback: Fallback::Libtorch, ..captured(&checkpoint, Dtype::F16, 1) };
-    let mut pipeline = Pipeline::load(&options).unwrap();
-    let degraded = pipeline.degraded().unwrap();
+    let pipeline = Pipeline::load(&options).unwrap();
+    let degraded = pipeline.runtime().degraded.clone().unwrap();
     assert_eq!((degraded.to, degraded.device), ("libtorch", Device::Cpu));
     pipeline.warm_up().unwrap();
     drop(filler);
@@ -49,21 +49,21 @@ fn memory_runs_out() {
 fn the_gpu_dies() {
     let case = common::cases().remove(0);
     let options = Options { fallback: Fallback::Libtorch, ..captured(&case.checkpoint, Dtype::F32, case.steps) };
-    let mut pipeline = Pipeline::load(&options.for_inputs(&case.batch.inputs)).unwrap();
+    let pipeline = Pipeline::load(&options.for_inputs(&case.batch.inputs)).unwrap();
     let noise = noise::draw(0, &pipeline.noise_shape(case.batch.inputs.batch));
-    pipeline.generate(&case.batch.inputs, &noise).unwrap();
-    assert_eq!(pipeline.degraded(), None);
+    ask(&pipeline, &case.batch.inputs, &noise);
+    assert_eq!(pipeline.runtime().degraded, None);
 
     kill();
-    let after = pipeline.generate(&case.batch.inputs, &noise).unwrap();
-    let degraded = pipeline.degraded().unwrap();
+    let after = ask(&pipeline, &case.batch.inputs, &noise);
+    let degraded = pipeline.runtime().degraded.clone().unwrap();
     say(&format!("the GPU dies: {degraded}"));
-    assert_eq!((after.backend, degraded.device), ("libtorch", Device::Cpu));
+    assert_eq!((after.provenance.runtime.backend, degraded.device), ("libtorch", Device::Cpu));
 
-    let mut healthy = Pipeline::load(&on_cpu(&case.checkpoint, case.steps)).unwrap();
-    assert_eq!(after.chunk, healthy.generate(&case.batch.inputs, &noise).unwrap().chunk);
+    let healthy = Pipeline::load(&on_cpu(&case.checkpoint, case.steps)).unwrap();
+    assert_eq!(after.chunk, ask(&healthy, &case.batch.inputs, &noise).chunk);
     // And it stays so.
-    assert_eq!(pipeline.generate(&case.batch.inputs, &noise).unwrap().backend, "libtorch");
+    assert_eq!(ask(&pipeline, &case.batch.inputs, &noise).provenance.runtime.backend, "libtorch");
 }
 
 /// Leaves the GPU's context unusable for this process, as a hardware fault would.

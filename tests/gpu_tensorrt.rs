@@ -13,7 +13,7 @@
 mod common;
 mod gpu_common;
 
-use gpu_common::{Base, gpu, say};
+use gpu_common::{Base, ask, gpu, say};
 use std::path::Path;
 use tch::{Kind, Tensor};
 use xvla_ros::backend::BackendError;
@@ -51,9 +51,9 @@ fn options(base: &Base, cache: &Path, batch: &Batch, cuda_graph: bool) -> Option
     options.for_inputs(&batch.inputs)
 }
 
-fn answer(pipeline: &mut Pipeline, batch: &Batch) -> HostArray {
+fn answer(pipeline: &Pipeline, batch: &Batch) -> HostArray {
     let noise = noise::draw(1, &pipeline.noise_shape(1));
-    pipeline.generate(&batch.inputs, &noise).unwrap().chunk.actions_raw
+    ask(pipeline, &batch.inputs, &noise).chunk.actions_raw
 }
 
 #[test]
@@ -76,13 +76,13 @@ fn an_engine_answers_as_libtorch_does_or_libtorch_answers_where_the_gpu_is_not_s
     }
 }
 
-fn the_engine_answers_as_libtorch_does(mut captured: Pipeline, base: &Base, cache: &Path, batch: &Batch) {
+fn the_engine_answers_as_libtorch_does(captured: Pipeline, base: &Base, cache: &Path, batch: &Batch) {
     let reference = Options { backend: select::DEFAULT.to_owned(), ..options(base, cache, batch, true) };
-    let expected = answer(&mut Pipeline::load(&reference).unwrap(), batch);
-    let first = answer(&mut captured, batch);
-    let again = answer(&mut captured, batch);
-    let mut launched = Pipeline::load(&options(base, cache, batch, false)).unwrap();
-    let launched = answer(&mut launched, batch);
+    let expected = answer(&Pipeline::load(&reference).unwrap(), batch);
+    let first = answer(&captured, batch);
+    let again = answer(&captured, batch);
+    let launched = Pipeline::load(&options(base, cache, batch, false)).unwrap();
+    let launched = answer(&launched, batch);
     for (what, found) in [("captured", &first), ("replayed", &again), ("launched", &launched)] {
         let worst = gpu_common::worst_channel(what, std::slice::from_ref(found), std::slice::from_ref(&expected));
         assert!(worst <= 2e-2, "{what}: {worst}");
@@ -96,12 +96,12 @@ fn libtorch_answers_in_its_place(error: &BackendError, strict: &Options, batch: 
     for supported in library::supported_compute_capabilities() {
         assert!(message.contains(&format!("{}.{}", supported.0, supported.1)), "{message}");
     }
-    let mut pipeline = Pipeline::load(&Options { fallback: Fallback::Libtorch, ..strict.clone() }).unwrap();
-    let degraded = pipeline.degraded().unwrap();
+    let pipeline = Pipeline::load(&Options { fallback: Fallback::Libtorch, ..strict.clone() }).unwrap();
+    let degraded = pipeline.runtime().degraded.clone().unwrap();
     say(&format!("tensorrt: {degraded}"));
     assert_eq!((degraded.to, degraded.device), (select::DEFAULT, Device::Cuda(0)));
-    assert_eq!(pipeline.backend(), select::DEFAULT);
-    let actions = answer(&mut pipeline, batch);
+    assert_eq!(pipeline.runtime().backend, select::DEFAULT);
+    let actions = answer(&pipeline, batch);
     assert!(actions.data.iter().all(|value| value.is_finite()));
 }
 

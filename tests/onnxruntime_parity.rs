@@ -13,7 +13,7 @@
 mod common;
 mod exported;
 
-use common::{Case, cases, max_difference};
+use common::{Case, ask, cases, max_difference};
 use exported::{Exported, deep_checkpoint, order_for, spec};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -155,9 +155,9 @@ fn actions_equal_the_oracles_with_the_graph_inside_generate_actions() {
     assert!(cases.len() >= 11, "only {} cases", cases.len());
     for case in cases {
         let engine = EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, ..EngineConfig::default() };
-        let mut pipeline = Pipeline::load(&options(&case, engine)).unwrap();
-        assert_eq!(pipeline.backend(), select::ONNXRUNTIME);
-        let inference = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+        let pipeline = Pipeline::load(&options(&case, engine)).unwrap();
+        assert_eq!(pipeline.runtime().backend, select::ONNXRUNTIME);
+        let inference = ask(&pipeline, &case.batch.inputs, case.noise());
         case.compare("actions_raw", &inference.chunk.actions_raw, ACTION);
         case.compare("actions", &inference.chunk.actions, ACTION);
     }
@@ -198,9 +198,9 @@ fn half_precision_and_fp8_graphs_pass_the_check_that_a_wrong_matrix_does_not() {
         let engine =
             EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, fp8, ..EngineConfig::default() };
         let half = Options { dtype: Dtype::F16, ..options(&case, engine) };
-        let mut pipeline = Pipeline::load(&half).unwrap();
-        let inference = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
-        assert_eq!(inference.backend, select::ONNXRUNTIME);
+        let pipeline = Pipeline::load(&half).unwrap();
+        let inference = ask(&pipeline, &case.batch.inputs, case.noise());
+        assert_eq!(inference.provenance.runtime.backend, select::ONNXRUNTIME);
     }
 }
 
@@ -230,8 +230,8 @@ fn an_engine_that_was_changed_is_never_loaded_and_one_that_may_be_rebuilt_is() {
     let error = Pipeline::load(&options(&case, engine(&path))).unwrap_err().to_string();
     assert!(error.contains("changed or damaged"), "{error}");
     let rebuild = EngineConfig { rebuild: true, ..engine(&path) };
-    let mut pipeline = Pipeline::load(&options(&case, rebuild)).unwrap();
-    let inference = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+    let pipeline = Pipeline::load(&options(&case, rebuild)).unwrap();
+    let inference = ask(&pipeline, &case.batch.inputs, case.noise());
     case.compare("actions", &inference.chunk.actions, ACTION);
 }
 
@@ -269,10 +269,10 @@ fn a_graph_that_computes_something_else_is_refused_and_libtorch_runs_in_its_plac
     assert!(matches!(error, PipelineError::Backend(BackendError::Parity { .. })), "{error}");
     assert!(error.to_string().contains("failed the parity check: action channel"), "{error}");
 
-    let mut pipeline = Pipeline::load(&Options { fallback: Fallback::Libtorch, ..strict }).unwrap();
-    let degraded = pipeline.degraded().unwrap().to_string();
+    let pipeline = Pipeline::load(&Options { fallback: Fallback::Libtorch, ..strict }).unwrap();
+    let degraded = pipeline.runtime().degraded.clone().unwrap().to_string();
     assert!(degraded.starts_with("fallback libtorch on cpu instead of onnxruntime: "), "{degraded}");
     assert!(degraded.contains("failed the parity check"), "{degraded}");
-    let inference = pipeline.generate(&case.batch.inputs, case.noise()).unwrap();
+    let inference = ask(&pipeline, &case.batch.inputs, case.noise());
     case.compare("actions", &inference.chunk.actions, ACTION);
 }

@@ -27,6 +27,9 @@ pub enum BackendError {
     /// The device failed or is gone; this process cannot use it any more.
     #[error("GPU failed: {0}")]
     DeviceLost(String),
+    /// The device was not done when its time was up; this process does not wait for it any more.
+    #[error("the device did not answer within its deadline (policy.deadline_ms)")]
+    Deadline,
     /// Work that could not be recorded as a graph.
     #[error("graph capture: {0}")]
     Capture(String),
@@ -138,7 +141,19 @@ impl BackendError {
 
     /// Whether the device can serve nobody any more, or not for now: another backend has to run elsewhere.
     pub fn loses_device(&self) -> bool {
-        matches!(self, Self::DeviceLost(_) | Self::OutOfMemory(_))
+        matches!(self, Self::DeviceLost(_) | Self::OutOfMemory(_) | Self::Deadline)
+    }
+
+    /// Whether what lies on the device cannot be freed any more: destructors of libraries crash or wait for ever there.
+    pub fn forbids_cleaning_up(&self) -> bool {
+        matches!(self, Self::DeviceLost(_) | Self::Deadline)
+    }
+
+    /// Drops `value`, which lies on the device that failed with this error, or leaks it if it cannot be freed.
+    pub fn abandon<T>(&self, value: T) {
+        if self.forbids_cleaning_up() {
+            std::mem::forget(value);
+        }
     }
 }
 

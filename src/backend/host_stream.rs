@@ -2,7 +2,7 @@
 //! called.
 
 use super::device;
-use super::stream::{DeviceBatch, Finished, HostImages, HostInputs, Pending, Stream};
+use super::stream::{DeviceBatch, Finished, HostBatch, HostImages, Pending, Stream};
 use crate::backend::BackendError;
 use crate::types::HostArray;
 use std::time::Instant;
@@ -34,7 +34,7 @@ impl HostStream {
 }
 
 impl Stream for HostStream {
-    fn upload(&mut self, inputs: &HostInputs) -> Result<DeviceBatch, BackendError> {
+    fn upload(&mut self, inputs: &HostBatch) -> Result<DeviceBatch, BackendError> {
         let HostImages::Normalised(images) = inputs.images else {
             return Err(BackendError::Unavailable {
                 backend: "preprocessing on the device".to_owned(),
@@ -79,7 +79,7 @@ impl Stream for HostStream {
 struct Done(Finished);
 
 impl Pending for Done {
-    fn wait(self: Box<Self>) -> Result<Finished, BackendError> {
+    fn wait(self: Box<Self>, _deadline: Option<Instant>) -> Result<Finished, BackendError> {
         Ok(self.0)
     }
 }

@@ -1,4 +1,4 @@
-//! Who runs the network. Two seams of the same size, so that either half can be swapped alone: a
+//! Who runs the network. Two seams of the same size, so that either part can be swapped alone: a
 //! [`VlmBackend`] turns images and words into tokens, a [`PolicyBackend`] turns tokens and noise into actions.
 //!
 //! Tensors cross on the device they live on; noise is an input, never drawn inside. [`select`] alone names
@@ -12,6 +12,8 @@ pub mod engine;
 mod error;
 pub mod host_stream;
 pub mod libtorch;
+#[cfg(test)]
+pub mod mock;
 #[cfg(feature = "onnxruntime")]
 pub mod onnxruntime;
 pub mod select;
@@ -23,10 +25,10 @@ pub use error::BackendError;
 
 use crate::model::vlm::VlmTokens;
 use capture::copy_of;
-use stream::{HostInputs, Pending, Stream};
+use stream::{HostBatch, Pending, Stream};
 use tch::Tensor;
 
-/// What the vision-language half looks at.
+/// What the vision-language part looks at.
 #[derive(Debug)]
 pub struct VlmInputs<'a> {
     /// [B, L] i64
@@ -39,7 +41,7 @@ pub struct VlmInputs<'a> {
     pub mask: &'a [bool],
 }
 
-/// What the policy half starts from, besides the tokens.
+/// What the policy part starts from, besides the tokens.
 #[derive(Debug)]
 pub struct PolicyInputs<'a> {
     /// [B] i64
@@ -99,7 +101,7 @@ fn part<T>(values: &[T], batch: i64, index: i64) -> &[T] {
     values.get(index * width..(index + 1) * width).unwrap_or_default()
 }
 
-/// Runs the vision-language half.
+/// Runs the vision-language part.
 pub trait VlmBackend: Send {
     /// Images and ids → tokens.
     ///
@@ -108,7 +110,7 @@ pub trait VlmBackend: Send {
     fn encode(&mut self, inputs: &VlmInputs) -> Result<VlmTokens, BackendError>;
 }
 
-/// Runs the policy half: all denoising steps (`generate_actions` after the tokens are there).
+/// Runs the policy part: all denoising steps (`generate_actions` after the tokens are there).
 pub trait PolicyBackend: Send {
     /// The name under which it was selected.
     fn name(&self) -> &'static str;
@@ -123,23 +125,9 @@ pub trait PolicyBackend: Send {
     /// # Errors
     /// Whatever the library underneath refuses.
     fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError>;
-
-    /// Forgets whatever an episode left behind.
-    fn reset(&mut self) {}
 }
 
-/// What is asked of both halves, on the host.
-#[derive(Clone, Copy, Debug)]
-pub struct HostBatch<'a> {
-    /// Inputs on their way to the device.
-    pub host: &'a HostInputs<'a>,
-    /// [B·V], which views are there.
-    pub mask: &'a [bool],
-    /// N, at least 1.
-    pub steps: usize,
-}
-
-/// Queues both halves on their stream; the tokens between them are valid until the stream's next upload.
+/// Queues both parts of the network on their stream; the tokens between them are valid until the stream's next upload.
 ///
 /// # Errors
 /// Whatever shows before the device is done.
@@ -149,17 +137,21 @@ pub fn queue(
     stream: &mut dyn Stream,
     batch: &HostBatch,
 ) -> Result<(VlmTokens, Box<dyn Pending>), BackendError> {
-    let HostBatch { host, mask, steps } = *batch;
-    let tensors = stream.upload(host)?;
-    let images = VlmInputs { input_ids: &tensors.input_ids, host_ids: host.input_ids, images: &tensors.images, mask };
+    let tensors = stream.upload(batch)?;
+    let images = VlmInputs {
+        input_ids: &tensors.input_ids,
+        host_ids: batch.input_ids,
+        images: &tensors.images,
+        mask: batch.mask,
+    };
     let tokens = vlm.encode(&images)?;
     stream.encoded()?;
     let inputs = PolicyInputs {
         domain: &tensors.domain,
-        host_domain: host.domain_id,
+        host_domain: batch.domain_id,
         proprio: &tensors.proprio,
         noise: &tensors.noise,
-        steps,
+        steps: batch.steps,
     };
     let actions = policy.generate(&tokens, &inputs)?;
     let pending = stream.generated(&actions)?;

@@ -8,6 +8,7 @@ use crate::backend::BackendError;
 use crate::transform::resampling::Resampling;
 use crate::types::{HostArray, RgbImage};
 use std::sync::Arc;
+use std::time::Instant;
 use tch::Tensor;
 
 /// Images before the upload.
@@ -33,9 +34,9 @@ pub struct Frame {
     pub resampling: Arc<Resampling>,
 }
 
-/// Inputs of one inference on the host; lengths have been checked against the sizes.
+/// One inference on the host; lengths have been checked against the sizes.
 #[derive(Clone, Copy, Debug)]
-pub struct HostInputs<'a> {
+pub struct HostBatch<'a> {
     /// B
     pub batch: usize,
     /// V
@@ -48,12 +49,16 @@ pub struct HostInputs<'a> {
     pub input_ids: &'a [i64],
     /// The views.
     pub images: HostImages<'a>,
+    /// [B·V], which views are there.
+    pub mask: &'a [bool],
     /// [B]
     pub domain_id: &'a [i64],
     /// [B, P], normalised and padded.
     pub proprio: &'a [f32],
     /// x₁ [B, T, A]
     pub noise: &'a HostArray,
+    /// N, at least 1.
+    pub steps: usize,
 }
 
 /// The same where the network runs. Valid until the stream's next upload.
@@ -86,11 +91,12 @@ pub struct Finished {
 
 /// Actions on their way back.
 pub trait Pending: Send {
-    /// Waits for them.
+    /// Waits for them, until `deadline` at the latest where the device can be asked how far it is.
     ///
     /// # Errors
-    /// The failure of anything queued for this inference.
-    fn wait(self: Box<Self>) -> Result<Finished, BackendError>;
+    /// The failure of anything queued for this inference; [`BackendError::Deadline`] if the device is not done in time. What
+    /// it may still write to is then kept for as long as the process lives.
+    fn wait(self: Box<Self>, deadline: Option<Instant>) -> Result<Finished, BackendError>;
 }
 
 /// Device memory of this process, bytes.
@@ -112,7 +118,7 @@ pub trait Stream: Send {
     ///
     /// # Errors
     /// What the device refuses.
-    fn upload(&mut self, inputs: &HostInputs) -> Result<DeviceBatch, BackendError>;
+    fn upload(&mut self, batch: &HostBatch) -> Result<DeviceBatch, BackendError>;
 
     /// The vision-language half has been queued.
     ///

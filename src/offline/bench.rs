@@ -4,15 +4,16 @@ use super::infer::{answer, max_abs_delta};
 use super::memory::{Peak, Segment, process_age};
 use crate::backend::select;
 use crate::backend::stream::DeviceMemory;
-use crate::data::batch::{Limits, read_batch};
+use crate::data::batch::{Batch, Limits, read_batch};
 use crate::offline::OfflineError;
 use crate::pipeline::PipelineError;
 use crate::pipeline::latency::milliseconds;
-use crate::pipeline::{Options, Pipeline, noise};
+use crate::pipeline::{Noise, Options, Pipeline, Request, noise};
 use crate::types::{HostArray, StageTimes};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What to measure.
@@ -166,7 +167,7 @@ fn one(
 ) -> Result<(Run, Vec<Option<HostArray>>), OfflineError> {
     watch(Event::Loading(backend));
     let (segment, start) = (Segment::start(), Instant::now());
-    let mut pipeline = Pipeline::load(&Options { backend: backend.to_owned(), ..plan.options.clone() })?;
+    let pipeline = Pipeline::load(&Options { backend: backend.to_owned(), ..plan.options.clone() })?;
     let (load_ms, load) = (milliseconds(start.elapsed()), segment.finish());
 
     let (mut segment, start) = (Segment::start(), Instant::now());
@@ -186,10 +187,11 @@ fn one(
             segment = Segment::start();
         }
         // Read again each time: a thousand batches in memory would be measured along with the model.
-        let batch = read_batch(path, Limits::default())?;
-        let inference = answer(&mut pipeline, path, &batch, plan.seed)?;
+        let Batch { inputs, noise, .. } = read_batch(path, Limits::default())?;
+        let batch_size = inputs.batch;
+        let inference = answer(&pipeline, path, inputs, noise, plan.seed)?;
         if done >= plan.warmup {
-            samples.push(Sample::new(index, batch.inputs.batch, inference.times));
+            samples.push(Sample::new(index, batch_size, inference.times));
         }
         if let Some(slot) = actions.get_mut(index) {
             *slot = Some(inference.chunk.actions);
@@ -198,7 +200,7 @@ fn one(
     }
     let memory = Memory { load, warm_up, run: segment.finish() };
     let max_abs_delta = (!reference.is_empty()).then(|| largest_delta(reference, &actions));
-    let throughput = throughput(plan, &mut pipeline)?;
+    let throughput = throughput(plan, &pipeline)?;
     let gpu_memory = gpu_warm_up.zip(pipeline.take_device_memory()).map(|(before, run)| GpuMemory::of(before, run));
     let run = Run {
         backend: backend.to_owned(),
@@ -216,19 +218,20 @@ fn one(
 }
 
 /// Answers batches without a pause, from memory: reading them would take longer than answering.
-fn throughput(plan: &Plan, pipeline: &mut Pipeline) -> Result<Throughput, OfflineError> {
+fn throughput(plan: &Plan, pipeline: &Pipeline) -> Result<Throughput, OfflineError> {
     /// Batches that are kept in memory and taken in turn.
     const KEPT: usize = 8;
     let depth = if pipeline.overlaps() { 2 } else { 1 };
-    let noise = noise::draw(plan.seed, &pipeline.noise_shape(1));
+    let noise = Noise::from(noise::draw(plan.seed, &pipeline.noise_shape(1)));
     let files = plan.batches.iter().take(KEPT);
     let batches: Vec<_> = files.map(|path| read_batch(path, Limits::default())).collect::<Result<_, _>>()?;
-    let single: Vec<_> = batches.iter().map(|batch| &batch.inputs).filter(|inputs| inputs.batch == 1).collect();
+    let inputs = batches.into_iter().map(|batch| Arc::new(batch.inputs));
+    let single: Vec<_> = inputs.filter(|inputs| inputs.batch == 1).collect();
     let mut e2e_ms = Vec::with_capacity(plan.iterations);
     let mut flights = VecDeque::with_capacity(depth);
     let start = Instant::now();
     for inputs in single.iter().cycle().take(plan.iterations) {
-        flights.push_back(pipeline.begin_batch(inputs, &noise)?);
+        flights.push_back(pipeline.begin(Request::new(inputs.clone(), noise.clone()))?);
         if flights.len() == depth
             && let Some(flight) = flights.pop_front()
         {

@@ -1,29 +1,27 @@
 //! One batch from a file, answered by the pipeline that also runs live.
 
 use crate::data::DatasetError;
-use crate::data::batch::Batch;
 use crate::offline::OfflineError;
 use crate::pipeline::PipelineError;
-use crate::pipeline::{Inference, Pipeline, noise};
+use crate::pipeline::{InFlight, Inference, Noise, Pipeline, Request};
 use crate::transform::TransformError;
-use crate::types::HostArray;
+use crate::types::{HostArray, ModelInputs};
 use std::path::Path;
 
-/// Answers `batch`, which was read from `path`. Noise that the batch does not bring is drawn from `seed`; its first
+/// Answers `inputs`, which were read from `path`. Noise that the file does not bring is drawn from `seed`; its first
 /// sample is that of a batch of one.
 ///
 /// # Errors
 /// A batch that does not fit the checkpoint, named by its file; whatever the pipeline fails on.
-pub fn answer(pipeline: &mut Pipeline, path: &Path, batch: &Batch, seed: u64) -> Result<Inference, OfflineError> {
-    let drawn;
-    let noise = match &batch.noise {
-        Some(noise) => noise,
-        None => {
-            drawn = noise::draw(seed, &pipeline.noise_shape(batch.inputs.batch));
-            &drawn
-        }
-    };
-    pipeline.generate(&batch.inputs, noise).map_err(|error| blame(path, error))
+pub fn answer(
+    pipeline: &Pipeline,
+    path: &Path,
+    inputs: ModelInputs,
+    noise: Option<HostArray>,
+    seed: u64,
+) -> Result<Inference, OfflineError> {
+    let noise = noise.map_or(Noise::Seed(seed), Noise::from);
+    pipeline.begin(Request::new(inputs, noise)).and_then(InFlight::wait).map_err(|error| blame(path, error))
 }
 
 /// Puts the file's name to an error that its content caused.
@@ -36,12 +34,12 @@ fn blame(path: &Path, error: PipelineError) -> OfflineError {
     }
 }
 
-/// max |Δ| between the actions that `batch` says to expect and those that came; `None` if it says nothing.
+/// max |Δ| between the `expected` actions of the batch at `path` and those that came; `None` if it expects nothing.
 ///
 /// # Errors
 /// [`DatasetError::Shape`] when what it expects has another shape.
-pub fn deviation(path: &Path, batch: &Batch, actions: &HostArray) -> Result<Option<f32>, DatasetError> {
-    let Some(expected) = &batch.actions else { return Ok(None) };
+pub fn deviation(path: &Path, expected: Option<&HostArray>, actions: &HostArray) -> Result<Option<f32>, DatasetError> {
+    let Some(expected) = expected else { return Ok(None) };
     match max_abs_delta(expected, actions) {
         Some(delta) => Ok(Some(delta)),
         None => Err(DatasetError::Shape {

@@ -10,7 +10,7 @@ use crate::offline::OfflineError;
 use crate::offline::inspect::{Inspection, inspect};
 use crate::pipeline::PipelineError;
 use crate::pipeline::prepare::Preparer;
-use crate::types::{ModelInputs, Observation, RgbImage, Stamp};
+use crate::types::{ModelInputs, Observation, RgbImage, Stamp, Stamped};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
@@ -88,12 +88,16 @@ fn observation(facts: &Inspection, random: &mut ChaCha8Rng) -> Observation {
     let state = facts.processors.as_ref().and_then(|processors| processors.state_channels);
     let instruction = INSTRUCTIONS.get(random.random_range(0..INSTRUCTIONS.len())).copied().unwrap_or_default();
     Observation {
-        views: (0..facts.inputs.views).map(|_| scene(random).map(Arc::new)).collect(),
+        views: (0..facts.inputs.views).map(|_| scene(random).map(|image| unstamped(Arc::new(image)))).collect(),
         instruction: instruction.to_owned(),
-        proprio: (0..state.unwrap_or(model_wide)).map(|_| random.random_range(-0.5..0.5)).collect(),
+        state: vec![unstamped((0..state.unwrap_or(model_wide)).map(|_| random.random_range(-0.5..0.5)).collect())],
         domain_id: random.random_range(0..facts.inputs.domains.max(1)),
-        stamp: Stamp::default(),
     }
+}
+
+/// A scene has no clock.
+fn unstamped<T>(value: T) -> Stamped<T> {
+    Stamped { value, stamp: Stamp::default() }
 }
 
 /// A shaded background with rectangles on it, and grain.

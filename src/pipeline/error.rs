@@ -50,3 +50,10 @@ impl From<BackendError> for PipelineError {
         }
     }
 }
+
+impl PipelineError {
+    /// Whether the device can serve nobody any more, or not for now.
+    pub fn loses_device(&self) -> bool {
+        matches!(self, Self::Backend(error) if error.loses_device())
+    }
+}

@@ -1,192 +1,121 @@
-//! What takes over when the configured backend cannot run: libtorch, in the same process.
+//! What takes over when something cannot run, decided here for every backend and device: at start-up, when a request is
+//! queued and when it is waited for; for errors, lost devices, deadlines and values that are not finite alike.
+//!
+//! It is libtorch, in the same process: where the network was to run if that is still usable, else on the CPU in single
+//! precision, which is what libtorch is fast in there. It stays until a restart: what failed once is not trusted again
+//! without a person.
 
-use super::Options;
-use crate::backend::BackendError;
-use crate::backend::device;
-use crate::backend::select::{self, Backends, Target};
+use super::provenance::Degraded;
+use super::{Options, PipelineError};
+use crate::backend::{device, select};
 use crate::config::{Device, Dtype, Fallback};
-use crate::model::checkpoint::Checkpoint;
-use crate::model::config::ModelConfig;
-use crate::pipeline::PipelineError;
 
-/// The configured backend could not run, and another one does.
+/// Who answers, where and how precisely.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Degraded {
-    /// The backend that was configured.
-    pub from: String,
-    /// The one that runs.
-    pub to: &'static str,
-    /// Where it runs.
-    pub device: Device,
-    /// Why.
-    pub reason: String,
+pub(super) struct Place {
+    pub(super) backend: String,
+    pub(super) device: Device,
+    pub(super) dtype: Dtype,
 }
 
-impl std::fmt::Display for Degraded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "fallback {} on {} instead of {}: {}", self.to, self.device, self.from, self.reason)
+impl Place {
+    /// What the options ask for.
+    pub(super) fn configured(options: &Options) -> Self {
+        Self { backend: options.backend.clone(), device: options.device, dtype: options.dtype }
+    }
+
+    fn libtorch(device: Device, dtype: Dtype) -> Self {
+        Self { backend: select::DEFAULT.to_owned(), device, dtype }
     }
 }
 
-/// Whether another backend may take over: asked for, and not the one that fails already.
-pub(super) fn is_allowed(options: &Options) -> bool {
-    options.fallback == Fallback::Libtorch && options.backend != select::DEFAULT && select::is_known(&options.backend)
+/// Who takes over from `failed`, if anyone may: the next place that differs and whose device can be used.
+pub(super) fn successor(options: &Options, failed: &Place, device_lost: bool) -> Option<Place> {
+    if options.fallback == Fallback::None || !select::is_known(&options.backend) {
+        return None;
+    }
+    let places = [Place::libtorch(options.device, options.dtype), Place::libtorch(Device::Cpu, Dtype::F32)];
+    // Those before the one that failed have failed as well.
+    let tried = places.iter().rposition(|place| place == failed).map_or(0, |position| position + 1);
+    let usable = |place: &Place| place.device == Device::Cpu || (!device_lost && device::resolve(place.device).is_ok());
+    places.into_iter().skip(tried).find(usable)
 }
 
-/// Loads what takes over after `error`: libtorch on the same device if that is usable, else on the CPU in single
-/// precision, which is what libtorch is fast in there.
-pub(super) fn load(
-    options: &Options,
-    weights: &Checkpoint,
-    config: &ModelConfig,
-    wanted: &Target,
-    error: &BackendError,
-) -> Result<(Backends, Degraded), PipelineError> {
-    let usable = !error.loses_device() && device::resolve(options.device).is_ok();
-    let target = if usable {
-        Target { overlap: false, ..wanted.clone() }
-    } else {
-        Target { device: Device::Cpu, dtype: Dtype::F32, overlap: false, ..wanted.clone() }
+/// Whether another place might answer where this failure came from: not if the request or the checkpoint is at fault.
+pub(super) fn may_help(failure: &PipelineError) -> bool {
+    matches!(failure, PipelineError::Backend(_) | PipelineError::NonFiniteAction { .. })
+}
+
+/// What to tell of it.
+pub(super) fn degraded(options: &Options, to: &'static str, device: Device, reason: String) -> Degraded {
+    let from = match options.backend.as_str() {
+        select::DEFAULT => format!("{} on {}", select::DEFAULT, options.device),
+        other => other.to_owned(),
     };
-    let backends = select::load(select::DEFAULT, weights, config, &target)?;
-    let degraded = Degraded {
-        from: options.backend.clone(),
-        to: backends.policy.name(),
-        device: target.device,
-        reason: error.to_string(),
-    };
-    tracing::warn!("{degraded}");
-    Ok((backends, degraded))
+    Degraded { from, to, device, reason }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{PolicyBackend, PolicyInputs};
-    use crate::model::vlm::VlmTokens;
-    use crate::pipeline::Pipeline;
-    use crate::types::{HostArray, ModelInputs};
-    use std::path::Path;
-    use tch::Tensor;
+    use crate::backend::BackendError;
 
-    /// A policy whose device fails.
-    struct Fails(fn() -> BackendError);
+    fn options(backend: &str, device: Device, dtype: Dtype) -> Options {
+        Options { backend: backend.to_owned(), device, dtype, fallback: Fallback::Libtorch, ..Options::new("model") }
+    }
 
-    impl PolicyBackend for Fails {
-        fn name(&self) -> &'static str {
-            select::CUDA_GRAPH
+    fn cpu() -> Place {
+        Place::libtorch(Device::Cpu, Dtype::F32)
+    }
+
+    #[test]
+    fn a_backend_on_the_host_is_followed_by_libtorch_in_the_same_precision() {
+        let options = options(select::ONNXRUNTIME, Device::Cpu, Dtype::Bf16);
+        let next = successor(&options, &Place::configured(&options), false);
+        assert_eq!(next, Some(Place::libtorch(Device::Cpu, Dtype::Bf16)));
+    }
+
+    #[test]
+    fn whatever_ran_on_a_device_that_is_lost_is_followed_by_the_cpu() {
+        for backend in [select::DEFAULT, select::CUDA_GRAPH, select::TENSORRT] {
+            let options = options(backend, Device::Cuda(0), Dtype::F16);
+            assert_eq!(successor(&options, &Place::configured(&options), true), Some(cpu()), "{backend}");
         }
+    }
 
-        fn generate(&mut self, _: &VlmTokens, _: &PolicyInputs) -> Result<Tensor, BackendError> {
-            Err((self.0)())
+    #[test]
+    fn libtorch_on_a_gpu_is_followed_by_the_cpu_whatever_it_failed_with() {
+        let options = options(select::CUDA_GRAPH, Device::Cuda(0), Dtype::F16);
+        let fallback = Place::libtorch(Device::Cuda(0), Dtype::F16);
+        assert_eq!(successor(&options, &fallback, false), Some(cpu()));
+    }
+
+    #[test]
+    fn nothing_follows_libtorch_on_the_cpu_in_single_precision() {
+        for backend in [select::DEFAULT, select::CUDA_GRAPH] {
+            for device in [Device::Cpu, Device::Cuda(0)] {
+                assert_eq!(successor(&options(backend, device, Dtype::F32), &cpu(), true), None);
+            }
         }
     }
 
-    fn options() -> Options {
-        let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints/original_ee6d");
-        Options { steps: Some(1), ..Options::new(checkpoint) }
-    }
-
-    /// A pipeline whose policy, configured as captured graphs, fails at its first inference.
-    fn failing(fallback: Fallback, error: fn() -> BackendError) -> Pipeline {
-        let mut pipeline = Pipeline::load(&options()).unwrap();
-        pipeline.options.backend = select::CUDA_GRAPH.to_owned();
-        pipeline.options.fallback = fallback;
-        pipeline.backends.policy = Box::new(Fails(error));
-        pipeline
-    }
-
-    fn inputs(pipeline: &Pipeline) -> ModelInputs {
-        pipeline.preparer.zeros(pipeline.target.sizes)
-    }
-
-    fn answer(pipeline: &mut Pipeline) -> Result<crate::pipeline::Inference, PipelineError> {
-        let inputs = inputs(pipeline);
-        let shape = pipeline.noise_shape(1).to_vec();
-        let noise = HostArray { data: vec![0.5; shape.iter().product()], shape };
-        pipeline.generate(&inputs, &noise)
-    }
-
-    fn lost() -> BackendError {
-        BackendError::DeviceLost("an illegal memory access was encountered".to_owned())
+    #[test]
+    fn nothing_follows_where_no_fallback_is_wanted_or_the_backend_does_not_exist() {
+        let strict = Options { fallback: Fallback::None, ..options(select::CUDA_GRAPH, Device::Cuda(0), Dtype::F16) };
+        assert_eq!(successor(&strict, &Place::configured(&strict), true), None);
+        let unknown = options("no_such_backend", Device::Cuda(0), Dtype::F16);
+        assert_eq!(successor(&unknown, &Place::configured(&unknown), true), None);
     }
 
     #[test]
-    fn libtorch_answers_the_very_observation_that_the_backend_failed_on() {
-        let mut pipeline = failing(Fallback::Libtorch, lost);
-        let found = answer(&mut pipeline).unwrap();
-        let expected = answer(&mut Pipeline::load(&options()).unwrap()).unwrap();
-        assert_eq!((found.backend, found.chunk), ("libtorch", expected.chunk));
-    }
-
-    #[test]
-    fn the_reason_is_kept_and_libtorch_stays() {
-        let mut pipeline = failing(Fallback::Libtorch, lost);
-        for _ in 0..2 {
-            answer(&mut pipeline).unwrap();
-        }
-        assert_eq!(pipeline.backend(), "libtorch");
-        let told = pipeline.degraded().unwrap().to_string();
-        let expected =
-            "fallback libtorch on cpu instead of cuda_graph: GPU failed: an illegal memory access was encountered";
-        assert_eq!(told, expected);
-    }
-
-    #[test]
-    fn a_recording_that_is_refused_leaves_the_device_in_use() {
-        let mut pipeline = failing(Fallback::Libtorch, || BackendError::Capture("not permitted".to_owned()));
-        pipeline.options.dtype = Dtype::Bf16;
-        answer(&mut pipeline).unwrap();
-        // The device here is the CPU; what matters is that its precision was kept with it.
-        assert_eq!(pipeline.degraded().unwrap().reason, "graph capture: not permitted");
-        assert_eq!(pipeline.options.dtype, Dtype::Bf16);
-    }
-
-    #[test]
-    fn a_fallback_on_the_gpu_goes_on_to_the_cpu_when_the_gpu_is_lost_and_only_then() {
-        let on_the_gpu = |error: fn() -> BackendError| {
-            let mut pipeline = failing(Fallback::Libtorch, error);
-            let (from, reason) = (select::CUDA_GRAPH.to_owned(), "graph capture: not permitted".to_owned());
-            pipeline.degraded = Some(Degraded { from, to: select::DEFAULT, device: Device::Cuda(0), reason });
-            pipeline
-        };
-        let mut pipeline = on_the_gpu(lost);
-        assert_eq!(answer(&mut pipeline).unwrap().backend, "libtorch");
-        assert_eq!(pipeline.degraded().unwrap().device, Device::Cpu);
-        assert!(answer(&mut on_the_gpu(|| BackendError::Capture("again".to_owned()))).is_err());
-    }
-
-    #[test]
-    fn without_a_fallback_the_failure_is_the_answer() {
-        let mut pipeline = failing(Fallback::None, lost);
-        assert!(matches!(answer(&mut pipeline), Err(PipelineError::Backend(BackendError::DeviceLost(_)))));
-        assert!(pipeline.degraded().is_none());
-    }
-
-    #[test]
-    fn an_observation_at_fault_is_no_reason_to_fall_back() {
-        let mut pipeline = failing(Fallback::Libtorch, lost);
-        let wrong = HostArray { shape: vec![1], data: vec![0.0] };
-        let inputs = inputs(&pipeline);
-        assert!(matches!(pipeline.generate(&inputs, &wrong), Err(PipelineError::Input(_))));
-        assert!(pipeline.degraded().is_none());
-    }
-
-    #[test]
-    fn a_build_without_the_backend_or_a_machine_without_a_gpu_starts_on_the_cpu_and_says_so() {
-        let asked = Options {
-            backend: select::CUDA_GRAPH.to_owned(),
-            device: Device::Cuda(0),
-            dtype: Dtype::F16,
-            fallback: Fallback::Libtorch,
-            ..options()
-        };
-        if crate::backend::device::gpus() == 0 {
-            let pipeline = Pipeline::load(&asked).unwrap();
-            let degraded = pipeline.degraded().unwrap();
-            assert_eq!((degraded.from.as_str(), degraded.device), ("cuda_graph", Device::Cpu));
-        }
-        let unknown = Options { backend: "no_such_backend".to_owned(), ..asked };
-        assert!(Pipeline::load(&unknown).is_err());
+    fn every_failure_of_a_backend_and_values_that_are_not_finite_are_reasons_but_a_bad_request_is_none() {
+        let reasons = [
+            BackendError::DeviceLost("gone".to_owned()).into(),
+            BackendError::Capture("not permitted".to_owned()).into(),
+            BackendError::Deadline.into(),
+            PipelineError::NonFiniteAction { sample: 0, step: 0, channel: 0 },
+        ];
+        assert!(reasons.iter().all(may_help));
+        assert!(!may_help(&crate::error::InputError::EmptyInstruction.into()));
     }
 }

@@ -1,7 +1,8 @@
 //! The parity check at start-up: a backend other than libtorch has to answer a seeded case as libtorch did, or it does not
 //! run. A broken engine, kernel or library never moves a robot.
 
-use super::Options;
+use super::PipelineError;
+use crate::backend::BackendError;
 use crate::backend::device;
 use crate::backend::engine::golden::{self, GoldenInputs, InputSpec};
 use crate::backend::engine::golden_cache::GoldenKey;
@@ -10,48 +11,63 @@ use crate::backend::engine::{cache, precision_of};
 use crate::backend::select::{self, Backends, Target};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::pipeline::PipelineError;
 
-/// What the options ask for, checked against libtorch unless it is libtorch.
+/// Loads the backend called `name`, checked against libtorch unless it is libtorch.
 ///
-/// Engines bring the case that libtorch answered when they were built. For other backends libtorch answers one at the
+/// Engines bring the golden that libtorch answered when they were built. For other backends libtorch answers one at the
 /// first start with a checkpoint, where and as precisely as they will run, and is gone from the device again before they
 /// are loaded; the answer is kept in the cache.
 pub(super) fn load(
-    options: &Options,
-    weights: &Checkpoint,
+    name: &str,
+    checkpoint: &Checkpoint,
     config: &ModelConfig,
     target: &Target,
     steps: usize,
 ) -> Result<Backends, PipelineError> {
-    let name = options.backend.as_str();
     select::check(name)?;
     let made = if name == select::DEFAULT || select::brings_golden(name) {
         None
     } else {
-        Some(libtorchs_answer(weights, config, target, steps)?)
+        Some(libtorchs_answer(checkpoint, config, target, steps)?)
     };
-    let mut backends = select::load(name, weights, config, target)?;
-    if let Some(golden) = made.or_else(|| backends.golden.take()) {
-        check(name, &mut backends, &golden, config, target.sizes)?;
+    let mut backends = select::load(name, checkpoint, config, target)?;
+    match made.or_else(|| backends.golden.take()) {
+        Some(golden) => Ok(admit(name, backends, &golden, config, target.sizes)?),
+        None => Ok(backends),
     }
-    Ok(backends)
+}
+
+/// Hands `backends` on if they pass the check. On a device that is lost during it they are not even dropped.
+fn admit(
+    name: &str,
+    mut backends: Backends,
+    golden: &Golden,
+    config: &ModelConfig,
+    sizes: InputSpec,
+) -> Result<Backends, BackendError> {
+    match check(name, &mut backends, golden, config, sizes) {
+        Ok(()) => Ok(backends),
+        Err(error) => {
+            error.abandon(backends);
+            Err(error)
+        }
+    }
 }
 
 fn libtorchs_answer(
-    weights: &Checkpoint,
+    checkpoint: &Checkpoint,
     config: &ModelConfig,
     target: &Target,
     steps: usize,
-) -> Result<Golden, PipelineError> {
-    let key = GoldenKey::new(weights, target.dtype, target.sizes, steps)?;
+) -> Result<Golden, BackendError> {
+    let key = GoldenKey::new(checkpoint, target.dtype, target.sizes, steps)?;
     let cache = target.engine.cache.clone().or_else(|| cache::default_folder().ok());
     let count = (config.policy.chunk_length * config.policy.action_dim).unsigned_abs() as usize;
     let kept = cache.as_deref().and_then(|cache| key.recall(cache));
     let actions = match kept.filter(|actions| actions.len() == count) {
         Some(actions) => actions,
         None => {
-            let actions = ask_libtorch(weights, config, target, steps)?;
+            let actions = ask_libtorch(checkpoint, config, target, steps)?;
             cache.iter().for_each(|cache| key.keep(cache, &actions));
             actions
         }
@@ -61,27 +77,34 @@ fn libtorchs_answer(
 }
 
 fn ask_libtorch(
-    weights: &Checkpoint,
+    checkpoint: &Checkpoint,
     config: &ModelConfig,
     target: &Target,
     steps: usize,
-) -> Result<Vec<f32>, PipelineError> {
+) -> Result<Vec<f32>, BackendError> {
     let target = Target { overlap: false, ..target.clone() };
-    let mut reference = select::load(select::DEFAULT, weights, config, &target)?;
-    let actions = answer(&mut reference, golden::SEED, steps, config, target.sizes)?;
-    drop(reference);
-    device::release_unused(device::resolve(target.device)?)?;
-    Ok(actions)
+    let mut reference = select::load(select::DEFAULT, checkpoint, config, &target)?;
+    match answer(&mut reference, golden::SEED, steps, config, target.sizes) {
+        Ok(actions) => {
+            drop(reference);
+            device::release_unused(device::resolve(target.device)?)?;
+            Ok(actions)
+        }
+        Err(error) => {
+            error.abandon(reference);
+            Err(error)
+        }
+    }
 }
 
 /// Whether `backends` answer `case` as libtorch did.
-pub(super) fn check(
+fn check(
     name: &str,
     backends: &mut Backends,
     golden: &Golden,
     config: &ModelConfig,
     sizes: InputSpec,
-) -> Result<(), PipelineError> {
+) -> Result<(), BackendError> {
     let found = answer(backends, golden.seed, golden.steps, config, sizes)?;
     let largest = golden::compare(name, golden, &found)?;
     tracing::info!("backend {name} passed the parity check: off by {:.1} % of what is allowed", 100.0 * largest);
@@ -94,25 +117,29 @@ fn answer(
     steps: usize,
     config: &ModelConfig,
     sizes: InputSpec,
-) -> Result<Vec<f32>, PipelineError> {
+) -> Result<Vec<f32>, BackendError> {
     let Backends { vlm, policy, stream, .. } = backends;
     let inputs = GoldenInputs::draw(seed, config, sizes);
-    Ok(inputs.answer((vlm.as_mut(), policy.as_mut(), stream.as_mut()), steps)?)
+    inputs.answer((vlm.as_mut(), policy.as_mut(), stream.as_mut()), steps)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::BackendError;
     use crate::backend::engine::Precision;
     use crate::backend::engine::step::{StepEngine, StepTensors};
     use crate::backend::engine::work::{EngineNetwork, EnginePolicy};
+    use crate::backend::{PolicyBackend, PolicyInputs};
     use crate::model::domain::TokenProjections;
     use crate::model::onnx::transformer::tensors;
+    use crate::model::vlm::VlmTokens;
+    use crate::pipeline::Options;
     use crate::pipeline::validate::own_input_spec;
     use crate::transform::processors::Processors;
     use std::path::{Path, PathBuf};
-    use tch::{Device, Kind};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use tch::{Device, Kind, Tensor};
 
     /// A runtime that loads every engine and computes nonsense: each action is this number.
     struct Nonsense(f64);
@@ -124,8 +151,7 @@ mod tests {
     }
 
     struct Fixture {
-        options: Options,
-        weights: Checkpoint,
+        checkpoint: Checkpoint,
         config: ModelConfig,
         target: Target,
     }
@@ -135,18 +161,18 @@ mod tests {
         let config = ModelConfig::from_folder(&folder).unwrap();
         let options = Options::new(&folder);
         let target = options.target(own_input_spec(&config, &Processors::load(&folder).unwrap(), 1));
-        Fixture { weights: Checkpoint::open(&folder).unwrap(), options, config, target }
+        Fixture { checkpoint: Checkpoint::open(&folder).unwrap(), config, target }
     }
 
     impl Fixture {
         fn libtorch(&self) -> Backends {
-            select::load(select::DEFAULT, &self.weights, &self.config, &self.target).unwrap()
+            select::load(select::DEFAULT, &self.checkpoint, &self.config, &self.target).unwrap()
         }
 
         /// TensorRT in everything but its library.
         fn with_engine(&self, engine: impl StepEngine + 'static) -> Backends {
             let _no_grad = tch::no_grad_guard();
-            let root = self.weights.root(Kind::Float, Device::Cpu);
+            let root = self.checkpoint.root(Kind::Float, Device::Cpu);
             let projections = TokenProjections::new(&root, &self.config.policy, self.config.projection_dim).unwrap();
             let sizes = self.target.sizes;
             let boundary = tensors(&self.config.policy, sizes.tokens(&self.config), Precision::F32);
@@ -157,27 +183,31 @@ mod tests {
             Backends { policy: Box::new(policy), ..self.libtorch() }
         }
 
-        fn check(&self, backends: &mut Backends) -> Result<(), PipelineError> {
+        fn golden(&self) -> Golden {
             let folder = tempfile::tempdir().unwrap();
             let mut target = self.target.clone();
             target.engine.cache = Some(folder.path().to_owned());
-            let golden = libtorchs_answer(&self.weights, &self.config, &target, 4).unwrap();
-            assert_eq!(libtorchs_answer(&self.weights, &self.config, &target, 4).unwrap(), golden, "kept");
-            check(select::TENSORRT, backends, &golden, &self.config, self.target.sizes)
+            let golden = libtorchs_answer(&self.checkpoint, &self.config, &target, 4).unwrap();
+            assert_eq!(libtorchs_answer(&self.checkpoint, &self.config, &target, 4).unwrap(), golden, "kept");
+            golden
+        }
+
+        fn admit(&self, backends: Backends) -> Result<Backends, BackendError> {
+            admit(select::TENSORRT, backends, &self.golden(), &self.config, self.target.sizes)
         }
     }
 
     #[test]
     fn libtorch_passes_its_own_check() {
         let fixture = fixture();
-        fixture.check(&mut fixture.libtorch()).unwrap();
+        fixture.admit(fixture.libtorch()).map(drop).unwrap();
     }
 
     #[test]
     fn an_engine_that_computes_something_else_is_refused_with_channel_deviation_and_tolerance() {
         let fixture = fixture();
-        let error = fixture.check(&mut fixture.with_engine(Nonsense(0.0))).unwrap_err();
-        let PipelineError::Backend(BackendError::Parity { channel: 0, deviation, tolerance, .. }) = error else {
+        let error = fixture.admit(fixture.with_engine(Nonsense(0.0))).map(drop).unwrap_err();
+        let BackendError::Parity { channel: 0, deviation, tolerance, .. } = error else {
             panic!("{error}");
         };
         assert!(deviation > tolerance && tolerance > 0.0, "{deviation} {tolerance}");
@@ -187,15 +217,52 @@ mod tests {
     fn an_engine_that_answers_with_what_is_not_a_number_is_refused() {
         let fixture = fixture();
         for value in [f64::NAN, f64::INFINITY] {
-            let error = fixture.check(&mut fixture.with_engine(Nonsense(value))).unwrap_err().to_string();
+            let error = fixture.admit(fixture.with_engine(Nonsense(value))).map(drop).unwrap_err().to_string();
             assert!(error.contains("backend `tensorrt` failed the parity check"), "{error}");
         }
     }
 
     #[test]
     fn a_backend_that_this_build_lacks_is_refused_before_libtorch_is_asked_anything() {
-        let Fixture { options, weights, config, target } = fixture();
-        let options = Options { backend: "no_such_backend".to_owned(), ..options };
-        assert!(load(&options, &weights, &config, &target, 4).is_err());
+        let Fixture { checkpoint, config, target } = fixture();
+        assert!(load("no_such_backend", &checkpoint, &config, &target, 4).is_err());
+    }
+
+    /// A policy on a device that fails, and that tells when it is dropped.
+    struct Lost(BackendError, Arc<AtomicBool>);
+
+    impl PolicyBackend for Lost {
+        fn name(&self) -> &'static str {
+            select::CUDA_GRAPH
+        }
+
+        fn generate(&mut self, _: &VlmTokens, _: &PolicyInputs) -> Result<Tensor, BackendError> {
+            Err(std::mem::replace(&mut self.0, BackendError::Deadline))
+        }
+    }
+
+    impl Drop for Lost {
+        fn drop(&mut self) {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether backends that failed their check with `error` were dropped.
+    fn dropped_after(error: BackendError) -> bool {
+        let fixture = fixture();
+        let dropped = Arc::new(AtomicBool::new(false));
+        let backends = Backends { policy: Box::new(Lost(error, dropped.clone())), ..fixture.libtorch() };
+        assert!(fixture.admit(backends).is_err());
+        dropped.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn a_device_that_is_lost_during_the_check_is_leaked_because_destructors_crash_there() {
+        assert!(!dropped_after(BackendError::DeviceLost("an illegal memory access was encountered".to_owned())));
+    }
+
+    #[test]
+    fn a_device_that_only_refused_something_is_cleaned_up() {
+        assert!(dropped_after(BackendError::Capture("not permitted".to_owned())));
     }
 }

@@ -1,15 +1,17 @@
-//! An inference on its way, and the answer it ends in.
+//! An inference on its way, and the answer that it ends in.
 
-use super::validate;
+use super::core::{Core, lock};
+use super::latency::milliseconds;
+use super::provenance::Provenance;
+use super::request::Request;
+use super::{PipelineError, validate};
 use crate::backend::host_stream::download;
 use crate::backend::stream::{Finished, Pending};
 use crate::model::action_space::ActionSpace;
 use crate::model::vlm::VlmTokens;
-use crate::pipeline::PipelineError;
-use crate::pipeline::latency::milliseconds;
 use crate::transform::state::MeanStd;
 use crate::types::{Chunk, HostArray, StageTimes};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 /// How the network's output becomes what a robot executes.
@@ -35,41 +37,62 @@ impl Postprocess {
     }
 }
 
-/// An inference that has been queued and whose actions are still to come.
-pub struct InFlight {
+/// An inference that one place has begun.
+pub(super) struct Queued {
     pub(super) started: Instant,
     /// Host work before the upload, ms.
     pub(super) prepared_ms: f64,
     pub(super) pending: Box<dyn Pending>,
     pub(super) tokens: VlmTokens,
-    pub(super) backend: &'static str,
+    pub(super) provenance: Provenance,
     pub(super) postprocess: Arc<Postprocess>,
+    /// Until when it is waited for.
+    pub(super) deadline: Option<Instant>,
+    /// Of what runs it.
+    pub(super) generation: u64,
 }
 
-impl InFlight {
-    /// Waits for the actions.
-    ///
-    /// # Errors
-    /// The device's failure, or actions that are not finite.
-    pub fn wait(self) -> Result<Inference, PipelineError> {
-        let Finished { actions_raw, upload_ms, vlm_ms, policy_ms } = self.pending.wait()?;
+impl Queued {
+    fn wait(self) -> Result<Inference, PipelineError> {
+        let finished = match self.pending.wait(self.deadline) {
+            Ok(finished) => finished,
+            Err(error) => {
+                error.abandon(self.tokens);
+                return Err(error.into());
+            }
+        };
+        let Finished { actions_raw, upload_ms, vlm_ms, policy_ms } = finished;
         let chunk = self.postprocess.apply(actions_raw)?;
         let e2e_ms = milliseconds(self.started.elapsed());
         let preprocess_ms = self.prepared_ms + upload_ms;
         // What is left of the whole is the way back: download, action space, de-normalisation.
         let postprocess_ms = (e2e_ms - preprocess_ms - vlm_ms - policy_ms).max(0.0);
         let times = StageTimes { preprocess_ms, vlm_ms, policy_ms, postprocess_ms, e2e_ms };
-        Ok(Inference { chunk, times, backend: self.backend, tokens: self.tokens })
+        Ok(Inference { chunk, times, provenance: self.provenance, tokens: self.tokens })
     }
 }
 
-#[cfg(test)]
+/// An inference that has begun and whose actions are still to come.
+pub struct InFlight {
+    pub(super) core: Arc<Mutex<Core>>,
+    pub(super) request: Request,
+    pub(super) queued: Queued,
+}
+
 impl InFlight {
-    /// One that `pending` ends.
-    pub(super) fn for_test(pending: Box<dyn Pending>, tokens: VlmTokens) -> Self {
-        let space = ActionSpace::fixed(crate::model::action_space::ActionMode::Ee6d);
-        let postprocess = Arc::new(Postprocess { space, statistics: None });
-        Self { started: Instant::now(), prepared_ms: 0.0, pending, tokens, backend: "test", postprocess }
+    /// Waits for the actions. Should what computes them fail meanwhile, what takes over answers the same request.
+    ///
+    /// # Errors
+    /// A failure that nothing can take over from.
+    pub fn wait(self) -> Result<Inference, PipelineError> {
+        let mut queued = self.queued;
+        loop {
+            let generation = queued.generation;
+            match queued.wait() {
+                Ok(inference) => return Ok(inference),
+                Err(failure) => queued = lock(&self.core).begin_again(&self.request, generation, failure)?,
+            }
+        }
     }
 }
 
@@ -80,18 +103,24 @@ pub struct Inference {
     pub chunk: Chunk,
     /// Where the time went.
     pub times: StageTimes,
-    /// The policy backend that computed it.
-    pub backend: &'static str,
+    /// What computed it, from which noise.
+    pub provenance: Provenance,
     tokens: VlmTokens,
 }
 
 impl Inference {
     /// `vlm_features` [B, N + L, D], downloaded now: to be called before the pipeline's next inference.
+    ///
+    /// # Errors
+    /// What the device refuses.
     pub fn vlm_features(&self) -> Result<HostArray, PipelineError> {
         Ok(download(&self.tokens.vlm_features)?)
     }
 
     /// `aux_visual_inputs` [B, (V − 1)·N, D], as [`Inference::vlm_features`].
+    ///
+    /// # Errors
+    /// What the device refuses.
     pub fn aux_visual_inputs(&self) -> Result<HostArray, PipelineError> {
         Ok(download(&self.tokens.aux_visual_inputs)?)
     }

@@ -4,6 +4,47 @@ use crate::types::HostArray;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// Where the noise of an inference comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Noise {
+    /// Drawn from this seed.
+    Seed(u64),
+    /// [B, T, A], brought along.
+    Given(Arc<HostArray>),
+}
+
+impl Noise {
+    /// The noise itself, of `shape` if it is drawn here.
+    pub fn values(&self, shape: &[usize]) -> Cow<'_, HostArray> {
+        match self {
+            Self::Seed(seed) => Cow::Owned(draw(*seed, shape)),
+            Self::Given(noise) => Cow::Borrowed(noise),
+        }
+    }
+
+    /// The seed that it was drawn from; `None` for noise that was brought along.
+    pub fn seed(&self) -> Option<u64> {
+        match self {
+            Self::Seed(seed) => Some(*seed),
+            Self::Given(_) => None,
+        }
+    }
+}
+
+impl From<u64> for Noise {
+    fn from(seed: u64) -> Self {
+        Self::Seed(seed)
+    }
+}
+
+impl From<HostArray> for Noise {
+    fn from(noise: HostArray) -> Self {
+        Self::Given(Arc::new(noise))
+    }
+}
 
 /// Standard normal values of `shape`, the same on every machine for the same `seed`.
 pub fn draw(seed: u64, shape: &[usize]) -> HostArray {

@@ -5,6 +5,7 @@ use crate::backend::select::{self, Target};
 use crate::config::{Config, Device, Dtype, EngineConfig, Fallback, Preprocess};
 use crate::types::ModelInputs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What to load and how to run it.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +30,8 @@ pub struct Options {
     pub overlap: bool,
     /// Engines, for the backends that execute one.
     pub engine: EngineConfig,
+    /// How long an inference may take on a device before the fallback takes over; `None` to wait for ever.
+    pub deadline: Option<Duration>,
     /// Embodiment that observations will have: engines and the parity check are for one.
     pub domain: i64,
     /// Inputs that will come; `None` for observations of the checkpoint's own sizes.
@@ -49,6 +52,7 @@ impl Options {
             preprocess: Preprocess::Host,
             overlap: false,
             engine: EngineConfig::default(),
+            deadline: None,
             domain: 0,
             inputs: None,
         }
@@ -84,6 +88,7 @@ impl From<&Config> for Options {
             preprocess: config.preprocess,
             overlap: config.overlap,
             engine: config.engine.clone(),
+            deadline: None,
             domain: config.domain_id,
             inputs: None,
         }

@@ -103,7 +103,7 @@ impl Preparer {
         }
         let input_ids = self.tokens_of(&observation.instruction)?;
         let mut inputs = std::mem::take(&mut self.spare);
-        let view = |index: usize| observation.views.get(index).and_then(Option::as_ref);
+        let view = |index: usize| observation.views.get(index).and_then(Option::as_ref).map(|view| &view.value);
         inputs.image_mask.clear();
         inputs.image_mask.extend((0..self.views).map(|index| view(index).is_some()));
         inputs.image_input.resize(if images { self.views * self.image_len() } else { 0 }, 0.0);
@@ -113,11 +113,12 @@ impl Preparer {
                 None => planes.fill(0.0),
             }
         }
+        let proprio = observation.proprio();
         Ok(ModelInputs {
             tokens: input_ids.len(),
             input_ids,
-            proprio_dim: observation.proprio.len(),
-            proprio: observation.proprio.clone(),
+            proprio_dim: proprio.len(),
+            proprio,
             domain_id: vec![observation.domain_id],
             image_input: inputs.image_input,
             image_mask: inputs.image_mask,
@@ -131,7 +132,7 @@ impl Preparer {
     /// An image that cannot be resized.
     pub fn frames(&mut self, observation: &Observation) -> Result<Vec<Frame>, PipelineError> {
         let views = observation.views.iter().enumerate();
-        let present = views.filter_map(|(view, image)| Some((view, image.clone()?)));
+        let present = views.filter_map(|(view, image)| Some((view, image.as_ref()?.value.clone())));
         present
             .map(|(view, image)| {
                 let resampling = self.resampling((image.width(), image.height()))?;

@@ -1,9 +1,9 @@
 //! The inference thread. Callbacks put observations into a latest-wins slot and go on; a slow model therefore
 //! skips observations instead of queueing them, and no observation is used twice.
 
+use super::epoch::Epoch;
 use super::slot::LatestSlot;
-use super::{Degraded, InFlight, Inference, Pipeline, noise};
-use crate::pipeline::PipelineError;
+use super::{InFlight, Inference, Noise, Pipeline, PipelineError, Request};
 use crate::types::Observation;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -12,129 +12,63 @@ use std::time::{Duration, Instant};
 /// How long the thread is waited for between looks whether it has ended.
 const JOIN_POLL: Duration = Duration::from_millis(5);
 
-/// Whatever answers observations; [`Pipeline`] with its noise in production.
-pub trait Infer: Send {
-    /// Computes the chunk for one observation, or begins to.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the observation or the model.
-    fn begin(&mut self, observation: &Observation) -> Result<Begun, PipelineError>;
-
-    /// Whether the next observation may begin while the chunk for this one is still to come.
-    fn overlaps(&self) -> bool {
-        false
-    }
-
-    /// Why another backend runs than the one that was asked for, if so.
-    fn degraded(&self) -> Option<Degraded> {
-        None
-    }
-}
-
-/// An inference that has begun.
-pub enum Begun {
-    /// And ended.
-    Done(Box<Inference>),
-    /// And is still to end.
-    InFlight(Box<InFlight>),
-}
-
-impl Begun {
-    /// Waits for its end.
-    ///
-    /// # Errors
-    /// The device's failure, or actions that are not finite.
-    pub fn wait(self) -> Result<Inference, PipelineError> {
-        match self {
-            Self::Done(inference) => Ok(*inference),
-            Self::InFlight(flight) => flight.wait(),
-        }
-    }
-}
-
-/// A pipeline that draws noise by itself, for live use.
-#[derive(Debug)]
-pub struct Seeded {
-    /// What runs.
-    pub pipeline: Pipeline,
-    /// The same noise for every chunk, or fresh noise for each.
-    pub seed: Option<u64>,
-}
-
-impl Infer for Seeded {
-    fn begin(&mut self, observation: &Observation) -> Result<Begun, PipelineError> {
-        let noise = noise::draw(self.seed.unwrap_or_else(rand::random), &self.pipeline.noise_shape(1));
-        if self.overlaps() {
-            return Ok(Begun::InFlight(Box::new(self.pipeline.begin(observation, &noise)?)));
-        }
-        Ok(Begun::Done(Box::new(self.pipeline.infer(observation, &noise)?)))
-    }
-
-    fn overlaps(&self) -> bool {
-        self.pipeline.overlaps()
-    }
-
-    fn degraded(&self) -> Option<Degraded> {
-        self.pipeline.degraded().cloned()
-    }
-}
-
 /// What became of one observation.
 #[derive(Debug)]
 pub struct Outcome {
     /// What the model was shown.
-    pub observation: Observation,
+    pub observation: Arc<Observation>,
     /// From the observation being offered to the start of inference.
     pub queued: Duration,
     /// The chunk, or why there is none.
     pub result: Result<Inference, PipelineError>,
-    /// Why another backend ran than the one that was asked for, if so.
-    pub degraded: Option<Degraded>,
+}
+
+/// An observation that waits for the model.
+#[derive(Debug)]
+struct Waiting {
+    observation: Arc<Observation>,
+    offered: Instant,
+    epoch: u64,
 }
 
 /// An observation that the model has begun to answer.
-struct Answering {
-    observation: Observation,
+struct Begun {
+    observation: Arc<Observation>,
     queued: Duration,
-    begun: Result<Begun, PipelineError>,
-    degraded: Option<Degraded>,
+    in_flight: Result<InFlight, PipelineError>,
+    epoch: u64,
 }
 
-impl Answering {
-    fn outcome(self) -> Outcome {
-        let Self { observation, queued, begun, degraded } = self;
-        Outcome { observation, queued, result: begun.and_then(Begun::wait), degraded }
-    }
-}
+type Slot = LatestSlot<Waiting>;
 
 /// A running inference thread.
 #[derive(Debug)]
 pub struct Worker {
     slot: Arc<Slot>,
+    epoch: Arc<Epoch>,
     thread: JoinHandle<()>,
 }
 
-type Slot = LatestSlot<(Observation, Instant)>;
-
 impl Worker {
-    /// Starts the thread; `deliver` is called with every outcome, on it or, for a model that overlaps, on one of its
-    /// own.
+    /// Starts the thread. `seed` is that of every chunk's noise; without one each chunk has a fresh seed. `deliver` is called
+    /// with every outcome of the present epoch, on that thread or, for a pipeline that overlaps, on one of its own.
     ///
     /// # Errors
     /// When the operating system refuses a thread.
     pub fn spawn(
-        model: impl Infer + 'static,
-        mut deliver: impl FnMut(Outcome) + Send + 'static,
+        pipeline: Pipeline,
+        seed: Option<u64>,
+        deliver: impl FnMut(Outcome) + Send + 'static,
     ) -> Result<Self, PipelineError> {
-        let slot = Arc::new(Slot::default());
-        let source = slot.clone();
-        let thread = if model.overlaps() {
+        let (slot, epoch) = (Arc::new(Slot::default()), Arc::new(Epoch::default()));
+        let mut delivery = Delivery { epoch: epoch.clone(), deliver };
+        let asking = Asking { pipeline, seed, source: slot.clone(), epoch: epoch.clone() };
+        let thread = if asking.pipeline.overlaps() {
             // Without a queue: one inference is waited for, one more has begun, and no third begins.
-            let (sender, receiver) = mpsc::sync_channel::<Answering>(0);
-            let deliveries =
-                thread("delivery", move || receiver.iter().for_each(|answering| deliver(answering.outcome())))?;
+            let (sender, receiver) = mpsc::sync_channel::<Begun>(0);
+            let deliveries = thread("delivery", move || receiver.iter().for_each(|begun| delivery.finish(begun)))?;
             thread("inference", move || {
-                answer_all(model, &source, |answering| sender.send(answering).is_ok());
+                asking.run(|begun| sender.send(begun).is_ok());
                 drop(sender);
                 // Whatever ended it there ends it here, so that the node notices.
                 if let Err(panic) = deliveries.join() {
@@ -143,18 +77,30 @@ impl Worker {
             })?
         } else {
             thread("inference", move || {
-                answer_all(model, &source, |answering| {
-                    deliver(answering.outcome());
+                asking.run(|begun| {
+                    delivery.finish(begun);
                     true
                 });
             })?
         };
-        Ok(Self { slot, thread })
+        Ok(Self { slot, epoch, thread })
     }
 
     /// Offers an observation; whether it replaced one that was never looked at.
     pub fn offer(&self, observation: Observation) -> bool {
-        self.slot.put((observation, Instant::now())).is_some()
+        let waiting =
+            Waiting { observation: Arc::new(observation), offered: Instant::now(), epoch: self.epoch.present() };
+        self.slot.put(waiting).is_some()
+    }
+
+    /// Begins a new epoch: when this returns, nothing that was offered before is delivered any more.
+    pub fn begin_epoch(&self) {
+        self.epoch.advance();
+    }
+
+    /// Answers that were not delivered because their epoch was over.
+    pub fn withdrawn(&self) -> u64 {
+        self.epoch.withdrawn()
     }
 
     /// Whether the thread still runs (it ends when stopped, or if the model panics).
@@ -162,8 +108,10 @@ impl Worker {
         !self.thread.is_finished()
     }
 
-    /// Ends the thread after the inference it is in; `false` if that took longer than `patience`.
+    /// Ends the thread after the inference that it is in, whose chunk is not delivered any more; `false` if that took longer
+    /// than `patience`.
     pub fn stop(self, patience: Duration) -> bool {
+        self.epoch.advance();
         self.slot.close();
         let deadline = Instant::now() + patience;
         while !self.thread.is_finished() && Instant::now() < deadline {
@@ -173,14 +121,45 @@ impl Worker {
     }
 }
 
-/// Begins to answer one observation after the other and passes each on, until the slot is closed or nobody takes them.
-fn answer_all(mut model: impl Infer, source: &Slot, mut pass_on: impl FnMut(Answering) -> bool) {
-    while let Some((observation, offered)) = source.take() {
-        let queued = offered.elapsed();
-        let begun = model.begin(&observation);
-        if !pass_on(Answering { observation, queued, begun, degraded: model.degraded() }) {
-            return;
+/// Who asks the pipeline.
+struct Asking {
+    pipeline: Pipeline,
+    seed: Option<u64>,
+    source: Arc<Slot>,
+    epoch: Arc<Epoch>,
+}
+
+impl Asking {
+    /// Begins to answer one observation after the other and passes each on, until the slot is closed or nobody takes them.
+    fn run(self, mut pass_on: impl FnMut(Begun) -> bool) {
+        let mut sequence = 0;
+        while let Some(Waiting { observation, offered, epoch }) = self.source.take() {
+            if epoch != self.epoch.present() {
+                continue;
+            }
+            let queued = offered.elapsed();
+            let noise = Noise::Seed(self.seed.unwrap_or_else(rand::random));
+            let request = Request { sequence, ..Request::new(observation.clone(), noise) };
+            sequence += 1;
+            let in_flight = self.pipeline.begin(request);
+            if !pass_on(Begun { observation, queued, in_flight, epoch }) {
+                return;
+            }
         }
+    }
+}
+
+/// Who waits for the answers and hands them on.
+struct Delivery<F> {
+    epoch: Arc<Epoch>,
+    deliver: F,
+}
+
+impl<F: FnMut(Outcome)> Delivery<F> {
+    fn finish(&mut self, begun: Begun) {
+        let Begun { observation, queued, in_flight, epoch } = begun;
+        let outcome = Outcome { observation, queued, result: in_flight.and_then(InFlight::wait) };
+        self.epoch.deliver(epoch, || (self.deliver)(outcome));
     }
 }
 
@@ -191,78 +170,144 @@ fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::BackendError;
-    use crate::backend::stream::{Finished, Pending};
-    use crate::model::vlm::VlmTokens;
-    use crate::types::Stamp;
-    use std::sync::Mutex;
-    use tch::{Device, Kind, Tensor};
+    use crate::backend::mock::{AtWait, Behaviour};
+    use crate::pipeline::{Options, mock};
 
-    /// Ends when it is told to.
-    struct Gate(mpsc::Receiver<()>);
+    /// Far longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(60);
 
-    impl Pending for Gate {
-        fn wait(self: Box<Self>) -> Result<Finished, BackendError> {
-            let _ = self.0.recv_timeout(Duration::from_secs(10));
-            Err(BackendError::Capture("of no interest here".to_owned()))
-        }
+    /// A worker whose inferences end when the test says so.
+    struct Bench {
+        worker: Worker,
+        /// One message for each inference that begins.
+        begun: mpsc::Receiver<()>,
+        /// Ends the inference that is waited for.
+        release: mpsc::Sender<()>,
+        /// The stamps, ms, of what is delivered.
+        delivered: mpsc::Receiver<i64>,
     }
 
-    /// A model whose inferences end one by one, when the test says so.
-    struct Gated {
-        gates: Vec<mpsc::Receiver<()>>,
-        begun: mpsc::Sender<i64>,
-    }
-
-    impl Infer for Gated {
-        fn begin(&mut self, observation: &Observation) -> Result<Begun, PipelineError> {
-            let _ = self.begun.send(observation.stamp.nanos);
-            let nothing = || Tensor::zeros([0], (Kind::Float, Device::Cpu));
-            let tokens = VlmTokens { vlm_features: nothing(), aux_visual_inputs: nothing() };
-            Ok(Begun::InFlight(Box::new(InFlight::for_test(Box::new(Gate(self.gates.remove(0))), tokens))))
+    impl Bench {
+        fn new(overlap: bool) -> Self {
+            let (tell_begun, begun) = mpsc::channel();
+            let (release, released) = mpsc::channel();
+            let (deliver, delivered) = mpsc::channel();
+            let released = Arc::new(std::sync::Mutex::new(released));
+            let behave = move || {
+                let _ = tell_begun.send(());
+                Behaviour::Answer
+            };
+            let at_wait = move || {
+                let released = released.clone();
+                Box::new(move |_| {
+                    let _ = released.lock().map(|released| released.recv_timeout(PATIENCE));
+                    Ok(())
+                }) as AtWait
+            };
+            let pipeline = mock::pipeline(Options { overlap, ..mock::options() }, behave, at_wait);
+            let worker = Worker::spawn(pipeline, Some(0), move |outcome| {
+                let _ = deliver.send(outcome.observation.reference().nanos / 1_000_000);
+            });
+            Self { worker: worker.unwrap(), begun, release, delivered }
         }
 
-        fn overlaps(&self) -> bool {
-            true
+        fn offer(&self, ms: i64) {
+            self.worker.offer(mock::observation(ms));
         }
-    }
 
-    fn observation(number: i64) -> Observation {
-        let views = Vec::new();
-        Observation {
-            views,
-            instruction: String::new(),
-            proprio: Vec::new(),
-            domain_id: 0,
-            stamp: Stamp { nanos: number },
+        fn await_begun(&self) {
+            self.begun.recv_timeout(PATIENCE).unwrap();
+        }
+
+        fn finish(&self) {
+            self.release.send(()).unwrap();
+        }
+
+        fn next_delivered(&self) -> i64 {
+            self.delivered.recv_timeout(PATIENCE).unwrap()
         }
     }
 
     #[test]
-    fn the_second_observation_begins_before_the_first_is_answered_and_answers_keep_their_order() {
-        let (open, gates): (Vec<_>, Vec<_>) = (0..3).map(|_| mpsc::channel()).unzip();
-        let (begun, beginnings) = mpsc::channel();
-        let delivered = Arc::new(Mutex::new(Vec::new()));
-        let (log, (told, deliveries)) = (delivered.clone(), mpsc::channel());
-        let worker = Worker::spawn(Gated { gates, begun }, move |outcome| {
-            log.lock().unwrap().push(outcome.observation.stamp.nanos);
-            let _ = told.send(());
-        })
-        .unwrap();
+    fn with_overlap_the_second_inference_begins_before_the_first_is_delivered() {
+        let bench = Bench::new(true);
+        for ms in [1, 2] {
+            bench.offer(ms);
+            bench.await_begun();
+        }
+        assert!(bench.delivered.try_recv().is_err(), "neither has ended yet");
+        (0..2).for_each(|_| bench.finish());
+        assert_eq!([bench.next_delivered(), bench.next_delivered()], [1, 2]);
+    }
 
-        let patience = Duration::from_secs(10);
-        for number in [1, 2] {
-            worker.offer(observation(number));
-            assert_eq!(beginnings.recv_timeout(patience), Ok(number));
+    #[test]
+    fn with_overlap_no_third_inference_begins_before_the_first_has_ended() {
+        let bench = Bench::new(true);
+        for ms in [1, 2] {
+            bench.offer(ms);
+            bench.await_begun();
         }
-        assert!(delivered.lock().unwrap().is_empty(), "neither has ended yet");
-        worker.offer(observation(3));
-        assert!(beginnings.recv_timeout(Duration::from_millis(50)).is_err(), "two in flight are enough");
-        for gate in &open {
-            gate.send(()).unwrap();
-            deliveries.recv_timeout(patience).unwrap();
+        bench.offer(3);
+        assert!(bench.begun.try_recv().is_err(), "two in flight are enough");
+        bench.finish();
+        assert_eq!(bench.next_delivered(), 1);
+        bench.await_begun();
+        (0..2).for_each(|_| bench.finish());
+        assert_eq!([bench.next_delivered(), bench.next_delivered()], [2, 3]);
+    }
+
+    #[test]
+    fn an_observation_that_waits_is_replaced_by_a_newer_one() {
+        let bench = Bench::new(false);
+        bench.offer(1);
+        bench.await_begun();
+        assert!(!bench.worker.offer(mock::observation(2)));
+        assert!(bench.worker.offer(mock::observation(3)), "the second was never looked at");
+        (0..2).for_each(|_| bench.finish());
+        assert_eq!([bench.next_delivered(), bench.next_delivered()], [1, 3]);
+    }
+
+    #[test]
+    fn nothing_from_before_a_new_epoch_is_delivered_after_it() {
+        for overlap in [false, true] {
+            let bench = Bench::new(overlap);
+            bench.offer(1);
+            bench.await_begun();
+            bench.offer(2);
+            bench.worker.begin_epoch();
+            bench.offer(3);
+            (0..3).for_each(|_| bench.finish());
+            assert_eq!(bench.next_delivered(), 3, "overlap {overlap}");
+            assert!(bench.worker.withdrawn() >= 1, "the one under way is counted");
         }
-        assert_eq!(*delivered.lock().unwrap(), [1, 2, 3]);
-        assert!(worker.stop(patience));
+    }
+
+    #[test]
+    fn a_chunk_under_way_at_the_stop_is_not_delivered() {
+        let bench = Bench::new(false);
+        bench.offer(1);
+        bench.await_begun();
+        let Bench { worker, release, delivered, .. } = bench;
+        assert!(!worker.stop(Duration::ZERO), "it is busy");
+        release.send(()).unwrap();
+        assert!(delivered.recv_timeout(PATIENCE).is_err(), "the thread ended without a delivery");
+    }
+
+    #[test]
+    fn chunks_are_numbered_in_the_order_in_which_they_begin() {
+        let (deliver, delivered) = mpsc::channel();
+        let pipeline = mock::pipeline(mock::options(), || Behaviour::Answer, mock::nothing);
+        let worker = Worker::spawn(pipeline, None, move |outcome| {
+            let _ = deliver.send(outcome.result.map(|inference| inference.provenance));
+        });
+        let worker = worker.unwrap();
+        let mut numbers = Vec::new();
+        for ms in 0..3 {
+            worker.offer(mock::observation(ms));
+            let provenance = delivered.recv_timeout(PATIENCE).unwrap().unwrap();
+            assert!(provenance.seed.is_some(), "a fresh seed is recorded");
+            numbers.push(provenance.sequence);
+        }
+        assert_eq!(numbers, [0, 1, 2]);
     }
 }

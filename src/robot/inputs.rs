@@ -7,7 +7,7 @@
 
 use super::frame_loss::FrameLoss;
 use crate::error::InputError;
-use crate::types::{Observation, RgbImage, Stamp};
+use crate::types::{Observation, RgbImage, Stamp, Stamped};
 use std::sync::Arc;
 
 /// What happened on one topic.
@@ -53,13 +53,6 @@ impl Topic {
     }
 }
 
-/// A value and the moment it describes.
-#[derive(Clone, Debug)]
-struct Stamped<T> {
-    value: T,
-    stamp: Stamp,
-}
-
 /// One camera.
 #[derive(Clone, Debug)]
 pub struct Camera {
@@ -88,6 +81,7 @@ pub struct Inputs {
     state: Vec<State>,
     instruction_topic: Topic,
     instruction: Option<String>,
+    instruction_changed: bool,
     domain_id: i64,
     new_faults: Vec<String>,
 }
@@ -108,6 +102,7 @@ impl Inputs {
             state: state.iter().map(|name| State { topic: Topic::new(*name), latest: None }).collect(),
             instruction_topic: Topic::new("instruction"),
             instruction,
+            instruction_changed: false,
             domain_id,
             new_faults: Vec::new(),
         }
@@ -139,7 +134,10 @@ impl Inputs {
     pub fn instruction(&mut self, text: String, now: Stamp) {
         let checked = if text.trim().is_empty() { Err(InputError::EmptyInstruction) } else { Ok(text) };
         match self.instruction_topic.count(checked, now) {
-            Ok(text) => self.instruction = Some(text),
+            Ok(text) => {
+                self.instruction_changed |= self.instruction.as_ref().is_some_and(|before| *before != text);
+                self.instruction = Some(text);
+            }
             Err(new_faults) => self.new_faults.extend(new_faults),
         }
     }
@@ -147,25 +145,14 @@ impl Inputs {
     /// The observation, once it is complete; its frames are then used.
     pub fn observe(&mut self) -> Option<Observation> {
         let instruction = self.instruction.clone()?;
-        let mut stamps = Vec::with_capacity(self.cameras.len() + self.state.len());
-        let mut proprio = Vec::new();
-        for state in &self.state {
-            let latest = state.latest.as_ref()?;
-            proprio.extend_from_slice(&latest.value);
-            stamps.push(latest.stamp);
-        }
-        let mut views = Vec::with_capacity(self.cameras.len());
-        for camera in &self.cameras {
-            let latest = camera.latest.as_ref().filter(|_| camera.fresh)?;
-            views.push(Some(latest.value.clone()));
-            stamps.push(latest.stamp);
-        }
+        let state = self.state.iter().map(|state| state.latest.clone()).collect::<Option<_>>()?;
+        let fresh = |camera: &Camera| camera.latest.clone().filter(|_| camera.fresh).map(Some);
+        let views = self.cameras.iter().map(fresh).collect::<Option<_>>()?;
         for camera in &mut self.cameras {
             camera.fresh = false;
             camera.used += 1;
         }
-        let stamp = stamps.into_iter().min().unwrap_or_default();
-        Some(Observation { views, instruction, proprio, domain_id: self.domain_id, stamp })
+        Some(Observation { views, state, instruction, domain_id: self.domain_id })
     }
 
     /// The model never looked at the observation before the latest.
@@ -197,6 +184,11 @@ impl Inputs {
     /// Topics that are no cameras: state, instruction.
     pub fn other_topics(&self) -> impl Iterator<Item = &Topic> {
         self.state_topics().chain([&self.instruction_topic])
+    }
+
+    /// Whether another instruction has replaced the one before since the last call.
+    pub fn take_instruction_changed(&mut self) -> bool {
+        std::mem::take(&mut self.instruction_changed)
     }
 
     /// Reasons for dropping that a topic did not have before, each told once.
@@ -231,7 +223,7 @@ mod tests {
     }
 
     fn shade(observation: &Observation, view: usize) -> u8 {
-        observation.views[view].as_ref().unwrap().data()[0]
+        observation.views[view].as_ref().unwrap().value.data()[0]
     }
 
     #[test]
@@ -249,20 +241,31 @@ mod tests {
         assert!(inputs.waiting_for().is_empty());
         let observation = inputs.observe().unwrap();
         assert_eq!((observation.instruction.as_str(), observation.domain_id), ("pick", 3));
-        assert_eq!(observation.proprio, [0.5]);
+        assert_eq!(observation.proprio(), [0.5]);
     }
 
     #[test]
-    fn the_stamp_is_the_oldest_of_what_was_used() {
+    fn another_instruction_is_a_change_and_the_same_one_again_or_the_first_is_none() {
+        let mut inputs = inputs(1, None);
+        inputs.instruction("go".to_owned(), at(1));
+        inputs.instruction("go".to_owned(), at(2));
+        assert!(!inputs.take_instruction_changed());
+        inputs.instruction("stop".to_owned(), at(3));
+        assert!(inputs.take_instruction_changed());
+        assert!(!inputs.take_instruction_changed(), "told once");
+    }
+
+    #[test]
+    fn an_observation_keeps_the_stamp_of_every_input() {
         let mut inputs = inputs(2, Some("go"));
         inputs.frame(0, image(1), at(30), at(30));
         inputs.state(0, Ok(vec![]), at(20), at(35));
         inputs.frame(1, image(2), at(40), at(40));
-        assert_eq!(inputs.observe().unwrap().stamp, at(20));
+        assert_eq!(inputs.observe().unwrap().oldest(), at(20));
         inputs.state(0, Ok(vec![]), at(90), at(90));
         inputs.frame(1, image(2), at(60), at(60));
         inputs.frame(0, image(1), at(70), at(70));
-        assert_eq!(inputs.observe().unwrap().stamp, at(60));
+        assert_eq!(inputs.observe().unwrap().oldest(), at(60));
     }
 
     #[test]
@@ -299,7 +302,7 @@ mod tests {
         inputs.state(0, Err(InputError::NotFinite { field: "joint_states", index: 0 }), at(2), at(2));
         inputs.frame(0, image(7), at(3), at(3));
         let observation = inputs.observe().unwrap();
-        assert_eq!((shade(&observation, 0), observation.proprio.as_slice()), (7, [0.25].as_slice()));
+        assert_eq!((shade(&observation, 0), observation.proprio()), (7, vec![0.25]));
         let topic = &inputs.cameras()[0].topic;
         assert_eq!((topic.received, topic.dropped_invalid), (2, 1));
         assert_eq!(topic.last_fault, Some(Fault { reason: fault().to_string(), at: at(1) }));
@@ -345,6 +348,6 @@ mod tests {
         inputs.state(1, Ok(vec![9.0]), at(1), at(1));
         assert_eq!(inputs.waiting_for(), ["ee_pose"]);
         inputs.state(0, Ok(vec![1.0, 2.0]), at(1), at(1));
-        assert_eq!(inputs.observe().unwrap().proprio, [1.0, 2.0, 9.0]);
+        assert_eq!(inputs.observe().unwrap().proprio(), [1.0, 2.0, 9.0]);
     }
 }

@@ -9,7 +9,6 @@ use r2r::builtin_interfaces::msg::{Duration as DurationMessage, Time};
 use r2r::geometry_msgs::msg::PoseStamped;
 use r2r::sensor_msgs::msg::{CompressedImage, Image, JointState};
 use r2r::std_msgs::msg::{Float32, Float32MultiArray, Header};
-use std::time::Duration;
 
 /// The moment a message describes: its header's, or `now` for a driver that leaves the stamp at zero.
 pub fn stamp_of(header: &Header, now: Stamp) -> Stamp {
@@ -70,9 +69,10 @@ pub fn header(stamp: Stamp, frame_id: &str) -> Header {
     Header { stamp: Time { sec, nanosec }, frame_id: frame_id.to_owned() }
 }
 
-/// A span of time; beyond 68 years it saturates.
-pub fn duration(span: Duration) -> DurationMessage {
-    DurationMessage { sec: i32::try_from(span.as_secs()).unwrap_or(i32::MAX), nanosec: span.subsec_nanos() }
+/// A span of time, which may be negative: its seconds are rounded down then. Beyond 68 years it saturates.
+pub fn duration_ms(span_ms: f64) -> DurationMessage {
+    let (sec, nanosec) = Stamp { nanos: (span_ms * 1e6).round() as i64 }.to_sec_nanosec();
+    DurationMessage { sec, nanosec }
 }
 
 #[cfg(test)]
@@ -84,6 +84,13 @@ mod tests {
         let now = Stamp { nanos: 5 };
         assert_eq!(stamp_of(&Header::default(), now), now);
         assert_eq!(stamp_of(&header(Stamp { nanos: 1_500_000_000 }, ""), now), Stamp { nanos: 1_500_000_000 });
+    }
+
+    #[test]
+    fn a_negative_span_has_its_seconds_rounded_down() {
+        assert_eq!(duration_ms(1_250.0), DurationMessage { sec: 1, nanosec: 250_000_000 });
+        assert_eq!(duration_ms(-250.0), DurationMessage { sec: -1, nanosec: 750_000_000 });
+        assert_eq!(duration_ms(50.0), DurationMessage { sec: 0, nanosec: 50_000_000 });
     }
 
     #[test]

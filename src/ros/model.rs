@@ -5,17 +5,14 @@ use super::error::NodeError;
 use super::outputs::{ModelFacts, Outputs, SharedRecord};
 use crate::config::{Config, ConfigError, ProprioSource};
 use crate::pipeline::PipelineError;
-use crate::pipeline::noise;
-use crate::pipeline::worker::{Seeded, Worker};
-use crate::pipeline::{Options, Pipeline};
+use crate::pipeline::worker::Worker;
+use crate::pipeline::{InFlight, Options, Pipeline, Request};
 use crate::transform::TransformError;
-use crate::types::{Observation, RgbImage, Stamp};
+use crate::transform::state::EE6D_ARM;
+use crate::types::{Observation, RgbImage, Stamp, Stamped};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-
-/// State channels of a pose with its gripper.
-const EE_POSE_CHANNELS: usize = 10;
 
 /// Where the model is in its life.
 pub struct Model {
@@ -78,6 +75,13 @@ impl Model {
         replaced
     }
 
+    /// Begins a new epoch: nothing that was offered before is published any more when this returns.
+    pub fn begin_epoch(&self) {
+        if let Phase::Running(worker) = &self.phase {
+            worker.begin_epoch();
+        }
+    }
+
     /// Ends the threads; `false` if one was still busy after `patience`.
     pub fn stop(self, patience: Duration) -> bool {
         match self.phase {
@@ -93,20 +97,18 @@ fn load(config: &Config, outputs: Outputs, record: &SharedRecord) -> Result<Work
     if let Some(threads) = config.num_threads {
         crate::backend::device::limit_threads(threads);
     }
-    let mut pipeline = Pipeline::load(&Options::from(config))?;
+    let pipeline = Pipeline::load(&Options::from(config))?;
     let facts = facts(config, &pipeline)?;
-    rehearse(config, &mut pipeline)?;
+    rehearse(config, &pipeline)?;
     note(record, &facts, &pipeline);
-    let model = Seeded { pipeline, seed: config.seed };
-    Ok(Worker::spawn(model, move |outcome| outputs.deliver(&facts, &outcome))?)
+    Ok(Worker::spawn(pipeline, config.seed, move |outcome| outputs.deliver(&facts, &outcome))?)
 }
 
 /// Tells diagnostics what has been loaded.
 fn note(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline) {
     let mut record = record.lock();
     record.facts = Some(facts.clone());
-    record.backend = pipeline.backend().to_owned();
-    record.degraded = pipeline.degraded().map(ToString::to_string);
+    record.runtime = Some(pipeline.runtime());
 }
 
 fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> {
@@ -126,28 +128,27 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
         action_mode: pipeline.config().action_space.mode.name().to_owned(),
         steps: pipeline.steps(),
         checkpoint_sha256: pipeline.checkpoint_sha256().map_err(PipelineError::from)?,
-        engine_sha256: pipeline.engine_sha256().unwrap_or_default().to_owned(),
     })
 }
 
 /// Answers one dark observation of this deployment's shape: warms everything up, and finds out before the robot
 /// moves whether cameras, state and embodiment fit the checkpoint.
-fn rehearse(config: &Config, pipeline: &mut Pipeline) -> Result<(), NodeError> {
+fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
     let dark = RgbImage::new(64, 48, vec![0; 64 * 48 * 3]).map(Arc::new);
+    let dark = dark.map(|value| Stamped { value, stamp: Stamp::default() });
     let channels = match config.proprio_source {
         ProprioSource::JointStates => config.joint_names.len(),
-        ProprioSource::EePose => EE_POSE_CHANNELS,
+        ProprioSource::EePose => EE6D_ARM,
         ProprioSource::Proprio => proprio_channels(pipeline),
     };
     let observation = Observation {
         views: vec![dark; config.cameras.len()],
+        state: vec![Stamped { value: vec![0.0; channels], stamp: Stamp::default() }],
         instruction: config.instruction.clone().unwrap_or_else(|| "warm up".to_owned()),
-        proprio: vec![0.0; channels],
         domain_id: config.domain_id,
-        stamp: Stamp::default(),
     };
-    let noise = noise::draw(config.seed.unwrap_or(0), &pipeline.noise_shape(1));
-    pipeline.infer(&observation, &noise).map(drop).map_err(|source| match source {
+    let request = Request::new(observation, config.seed.unwrap_or(0));
+    pipeline.begin(request).and_then(InFlight::wait).map(drop).map_err(|source| match source {
         PipelineError::Input(_) | PipelineError::Transform(TransformError::Input(_)) => {
             NodeError::Deployment { source }
         }
@@ -164,34 +165,20 @@ fn proprio_channels(pipeline: &Pipeline) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::worker::{Begun, Infer};
-
-    /// A model with a defect.
-    struct Panics;
-
-    impl Infer for Panics {
-        fn begin(&mut self, _: &Observation) -> Result<Begun, PipelineError> {
-            panic!("a defect, on purpose");
-        }
-    }
+    use crate::pipeline::mock;
 
     #[test]
     fn a_panic_of_the_model_is_noticed() {
-        let record = SharedRecord::default();
-        let worker = Worker::spawn(Panics, drop).unwrap();
-        let mut model = Model { phase: Phase::Running(worker), record };
-        let observation = Observation {
-            views: Vec::new(),
-            instruction: String::new(),
-            proprio: Vec::new(),
-            domain_id: 0,
-            stamp: Stamp::default(),
+        let pipeline = mock::pipeline(mock::options(), || panic!("a defect, on purpose"), mock::nothing);
+        let worker = Worker::spawn(pipeline, None, drop).unwrap();
+        let mut model = Model { phase: Phase::Running(worker), record: SharedRecord::default() };
+        model.offer(mock::observation(0));
+        let end = loop {
+            if let Err(end) = model.advance() {
+                break end;
+            }
+            std::thread::yield_now();
         };
-        model.offer(observation);
-        let end = (0..500).find_map(|_| {
-            std::thread::sleep(Duration::from_millis(10));
-            model.advance().err()
-        });
-        assert!(matches!(end, Some(NodeError::Died("inference"))), "{end:?}");
+        assert!(matches!(end, NodeError::Died("inference")), "{end:?}");
     }
 }

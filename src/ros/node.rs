@@ -55,7 +55,7 @@ fn live(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
     let record = SharedRecord::default();
     let rosout = Rosout::new(node, clock.clone())?;
     let mut parameters = ParameterServices::new(node, table)?;
-    let mut diagnostics = Diagnostics::new(node, clock.clone(), &config, record.clone())?;
+    let mut diagnostics = Diagnostics::new(node, clock.clone(), record.clone())?;
     let outputs = Outputs::new(node, clock.clone(), &config, record.clone())?;
     let mut subscriptions = Subscriptions::new(node, &config)?;
     let mut inputs = Inputs::new(
@@ -73,6 +73,9 @@ fn live(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
         subscriptions.drain(&mut inputs, clock.now());
         for reason in inputs.take_new_faults() {
             rosout.warn(&format!("dropped: {reason}"));
+        }
+        if inputs.take_instruction_changed() {
+            model.begin_epoch();
         }
         match model.advance() {
             Ok(true) => rosout.info("ready"),

@@ -4,16 +4,15 @@ use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
 use crate::config::Config;
-use crate::pipeline::Inference;
 use crate::pipeline::latency::milliseconds;
 use crate::pipeline::worker::Outcome;
+use crate::pipeline::{Inference, Provenance, Runtime};
 use crate::robot::inputs::Fault;
-use crate::types::{Observation, Stamp};
+use crate::types::Observation;
 use r2r::xvla_ros::msg::{ActionChunk, StageLatency};
 use r2r::{Node, Publisher, QosProfile};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// Chunks over which diagnostics state percentiles.
 const LATENCIES: usize = 100;
@@ -29,8 +28,6 @@ pub struct ModelFacts {
     pub steps: usize,
     /// Of the weights.
     pub checkpoint_sha256: String,
-    /// Of the engine; empty without one.
-    pub engine_sha256: String,
 }
 
 /// What inference has done so far.
@@ -38,10 +35,8 @@ pub struct ModelFacts {
 pub struct Record {
     /// The model, once loaded.
     pub facts: Option<ModelFacts>,
-    /// The backend of the latest chunk, or the loaded one's.
-    pub backend: String,
-    /// Why another backend runs than the one that was asked for, if so.
-    pub degraded: Option<String>,
+    /// What computed the latest chunk, or what was loaded.
+    pub runtime: Option<Arc<Runtime>>,
     /// Chunks that went out.
     pub chunks_published: u64,
     /// Observations that the model could not answer.
@@ -52,7 +47,7 @@ pub struct Record {
     pub last_failure: Option<Fault>,
     /// e2e_ms of the latest chunks.
     pub e2e_ms: VecDeque<f64>,
-    /// Oldest stamp to publication, of the latest chunk.
+    /// Oldest stamp to publication, of the latest chunk; negative for stamps that lie ahead.
     pub observation_age_ms: Option<f64>,
 }
 
@@ -73,7 +68,7 @@ pub struct Outputs {
     latencies: Publisher<StageLatency>,
     clock: RosClock,
     frame_id: String,
-    step_dt: Duration,
+    step_dt_s: f64,
     record: SharedRecord,
 }
 
@@ -88,98 +83,79 @@ impl Outputs {
             node.create_publisher("~/action_chunk", qos.clone()).map_err(NodeError::middleware("~/action_chunk"))?;
         let latencies =
             node.create_publisher("~/stage_latency", qos).map_err(NodeError::middleware("~/stage_latency"))?;
-        let step_dt = Duration::from_secs_f64(config.step_dt_s);
-        Ok(Self { chunks, latencies, clock, frame_id: config.frame_id.clone(), step_dt, record })
+        let (frame_id, step_dt_s) = (config.frame_id.clone(), config.step_dt_s);
+        Ok(Self { chunks, latencies, clock, frame_id, step_dt_s, record })
     }
 
     /// Publishes what became of an observation, or records why nothing can be published.
     pub fn deliver(&self, facts: &ModelFacts, outcome: &Outcome) {
-        if let Some(degraded) = &outcome.degraded {
-            self.record.lock().degraded = Some(degraded.to_string());
-        }
         match &outcome.result {
-            Ok(inference) => self.publish(facts, &outcome.observation, outcome.queued, inference),
-            Err(error) => {
-                let mut record = self.record.lock();
-                record.failed += 1;
-                record.last_failure = Some(Fault { reason: error.to_string(), at: self.clock.now() });
-            }
+            Ok(inference) => self.publish(facts, outcome, inference),
+            Err(error) => self.record_failure(error.to_string()),
         }
     }
 
-    fn publish(&self, facts: &ModelFacts, observation: &Observation, queued: Duration, inference: &Inference) {
-        let sequence = self.record.lock().chunks_published;
-        let age = observation.stamp.until(self.clock.now());
-        let chunk = self.chunk(facts, observation, inference, sequence, age);
-        let latency = self.latency(facts, observation.stamp, inference, sequence, queued, age);
-        let sent = self.chunks.publish(&chunk).and_then(|()| self.latencies.publish(&latency));
-
+    fn publish(&self, facts: &ModelFacts, outcome: &Outcome, inference: &Inference) {
+        let age_ms = outcome.observation.age_ms(self.clock.now());
+        let chunk = self.chunk(facts, &outcome.observation, inference, age_ms);
+        if let Err(error) = self.chunks.publish(&chunk) {
+            return self.record_failure(format!("publishing: {error}"));
+        }
         let mut record = self.record.lock();
-        match sent {
-            Ok(()) => {
-                record.chunks_published += 1;
-                record.backend = inference.backend.to_owned();
-                record.observation_age_ms = Some(milliseconds(age));
-                record.e2e_ms.truncate(LATENCIES - 1);
-                record.e2e_ms.push_front(inference.times.e2e_ms);
-            }
-            Err(error) => {
-                record.failed += 1;
-                record.last_failure = Some(Fault { reason: format!("publishing: {error}"), at: self.clock.now() });
-            }
+        record.chunks_published += 1;
+        record.runtime = Some(inference.provenance.runtime.clone());
+        record.observation_age_ms = Some(age_ms);
+        record.e2e_ms.truncate(LATENCIES - 1);
+        record.e2e_ms.push_front(inference.times.e2e_ms);
+        drop(record);
+        // The chunk is out, whatever becomes of this message.
+        if let Err(error) = self.latencies.publish(&self.latency(outcome, inference, age_ms)) {
+            tracing::warn!("~/stage_latency: {error}");
         }
     }
 
-    fn chunk(
-        &self,
-        facts: &ModelFacts,
-        observation: &Observation,
-        inference: &Inference,
-        sequence: u64,
-        age: Duration,
-    ) -> ActionChunk {
+    fn record_failure(&self, reason: String) {
+        let mut record = self.record.lock();
+        record.failed += 1;
+        record.last_failure = Some(Fault { reason, at: self.clock.now() });
+    }
+
+    fn chunk(&self, facts: &ModelFacts, observation: &Observation, inference: &Inference, age_ms: f64) -> ActionChunk {
+        let Provenance { runtime, sequence, .. } = &inference.provenance;
         let actions = &inference.chunk.actions;
         let extent = |dimension: usize| actions.shape.get(dimension).and_then(|n| u32::try_from(*n).ok()).unwrap_or(0);
         ActionChunk {
-            header: convert::header(observation.stamp, &self.frame_id),
-            sequence,
-            step_dt: convert::duration(self.step_dt),
+            header: convert::header(observation.oldest(), &self.frame_id),
+            sequence: *sequence,
+            step_dt: convert::duration_ms(self.step_dt_s * 1e3),
             chunk_length: extent(1), // actions are [1, T, A']
             action_dim: extent(2),
             action_mode: facts.action_mode.clone(),
             action_names: facts.action_names.clone(),
             domain_id: observation.domain_id,
             instruction: observation.instruction.clone(),
-            backend: inference.backend.to_owned(),
+            backend: runtime.backend.to_owned(),
             checkpoint_sha256: facts.checkpoint_sha256.clone(),
-            engine_sha256: facts.engine_sha256.clone(),
-            observation_age: convert::duration(age),
+            engine_sha256: runtime.engine_sha256.clone().unwrap_or_default(),
+            observation_age: convert::duration_ms(age_ms),
             actions: actions.data.clone(),
         }
     }
 
-    fn latency(
-        &self,
-        facts: &ModelFacts,
-        stamp: Stamp,
-        inference: &Inference,
-        sequence: u64,
-        queued: Duration,
-        age: Duration,
-    ) -> StageLatency {
-        let times = &inference.times;
+    fn latency(&self, outcome: &Outcome, inference: &Inference, age_ms: f64) -> StageLatency {
+        let (times, provenance) = (&inference.times, &inference.provenance);
         StageLatency {
-            header: convert::header(stamp, &self.frame_id),
-            sequence,
-            backend: inference.backend.to_owned(),
-            steps: u32::try_from(facts.steps).unwrap_or(u32::MAX),
-            queue_ms: milliseconds(queued),
+            header: convert::header(outcome.observation.oldest(), &self.frame_id),
+            sequence: provenance.sequence,
+            backend: provenance.runtime.backend.to_owned(),
+            steps: u32::try_from(provenance.steps).unwrap_or(u32::MAX),
+            queue_ms: milliseconds(outcome.queued),
             preprocess_ms: times.preprocess_ms,
             vlm_ms: times.vlm_ms,
             policy_ms: times.policy_ms,
             postprocess_ms: times.postprocess_ms,
             e2e_ms: times.e2e_ms,
-            observation_age_ms: milliseconds(age),
+            observation_age_ms: age_ms,
         }
     }
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use xvla_ros::data::batch::{Batch, read_batch};
 use xvla_ros::data::npz::Limits;
-use xvla_ros::types::HostArray;
+use xvla_ros::pipeline::{InFlight, Inference, Pipeline, Request};
+use xvla_ros::types::{HostArray, ModelInputs};
 
 /// Everything under `tests/fixtures`.
 pub fn fixtures() -> PathBuf {
@@ -88,4 +89,9 @@ pub fn max_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let difference = |(a, b): (&f32, &f32)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() };
     a.iter().zip(b).map(difference).fold(0.0, f32::max)
+}
+
+/// What `pipeline` answers to a batch.
+pub fn ask(pipeline: &Pipeline, inputs: &ModelInputs, noise: &HostArray) -> Inference {
+    pipeline.begin(Request::new(inputs.clone(), noise.clone())).and_then(InFlight::wait).unwrap()
 }

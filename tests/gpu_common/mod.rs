@@ -15,9 +15,9 @@ use xvla_ros::model::synth::presets::Preset;
 use xvla_ros::model::synth::{self, Recipe, StoredDtype};
 use xvla_ros::offline::synthetic_batches::{Batches, write_calibration};
 use xvla_ros::pipeline::prepare::TOKENIZER_FILE;
-use xvla_ros::pipeline::{Options, Pipeline, noise};
+use xvla_ros::pipeline::{InFlight, Inference, Options, Pipeline, Request, noise};
 use xvla_ros::transform::train_tokenizer::train_small;
-use xvla_ros::types::HostArray;
+use xvla_ros::types::{HostArray, ModelInputs};
 
 /// Says something that the test harness does not swallow.
 pub fn say(line: &str) {
@@ -97,10 +97,10 @@ pub fn on_cpu(checkpoint: &Path, steps: usize) -> Options {
 
 /// The answers to `batches`, with noise from the batch's index; raw actions [T, A] each.
 pub fn answers(options: &Options, batches: &[Batch]) -> Vec<HostArray> {
-    let mut pipeline = Pipeline::load(options).unwrap();
+    let pipeline = Pipeline::load(options).unwrap();
     let answer = |(seed, batch): (u64, &Batch)| {
         let noise = noise::draw(seed, &pipeline.noise_shape(batch.inputs.batch));
-        pipeline.generate(&batch.inputs, &noise).unwrap().chunk.actions_raw
+        ask(&pipeline, &batch.inputs, &noise).chunk.actions_raw
     };
     (0..).zip(batches).map(answer).collect()
 }
@@ -128,4 +128,9 @@ pub fn worst_channel(what: &str, found: &[HostArray], expected: &[HostArray]) ->
     let mean = errors.iter().sum::<f64>() / errors.len() as f64;
     say(&format!("{what}: relative error per channel at most {worst:.2e}, mean {mean:.2e}"));
     worst
+}
+
+/// What `pipeline` answers to a batch.
+pub fn ask(pipeline: &Pipeline, inputs: &ModelInputs, noise: &HostArray) -> Inference {
+    pipeline.begin(Request::new(inputs.clone(), noise.clone())).and_then(InFlight::wait).unwrap()
 }

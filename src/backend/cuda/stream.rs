@@ -7,14 +7,18 @@ use super::resize::Resizer;
 use super::session::{PipelineStage, Session};
 use super::shim;
 use crate::backend::BackendError;
-use crate::backend::stream::{DeviceBatch, DeviceMemory, Finished, HostImages, HostInputs, Pending, Stream};
+use crate::backend::stream::{DeviceBatch, DeviceMemory, Finished, HostBatch, HostImages, Pending, Stream};
 use crate::types::HostArray;
 use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
 /// Tensors in a buffer begin at multiples of this, as the driver's own allocations do.
 const ALIGNMENT: usize = 256;
+
+/// Between two looks whether a device with a deadline is done.
+const POLL: Duration = Duration::from_micros(20);
 
 /// The way of frames through one GPU.
 pub struct GpuStream {
@@ -80,7 +84,7 @@ struct Layout {
 struct Offsets([usize; 6]);
 
 impl Layout {
-    fn of(inputs: &HostInputs) -> Self {
+    fn of(inputs: &HostBatch) -> Self {
         let batch = inputs.batch.max(1);
         Self {
             batch,
@@ -134,7 +138,7 @@ impl Staging {
     }
 
     /// Fills the host's side and queues its copy to the device.
-    fn send(&mut self, session: &Session, inputs: &HostInputs) -> Result<(), BackendError> {
+    fn send(&mut self, session: &Session, inputs: &HostBatch) -> Result<(), BackendError> {
         let Offsets(offsets) = self.layout.offsets();
         // The copy of the frame before has long begun; writing waits for its end.
         self.read.synchronize()?;
@@ -193,7 +197,7 @@ impl GpuStream {
 }
 
 impl Stream for GpuStream {
-    fn upload(&mut self, inputs: &HostInputs) -> Result<DeviceBatch, BackendError> {
+    fn upload(&mut self, inputs: &HostBatch) -> Result<DeviceBatch, BackendError> {
         self.session.enter(PipelineStage::Vlm)?;
         let spare = self.spare.lock().map_or(None, |mut spare| spare.pop());
         let flight = match spare {
@@ -301,9 +305,21 @@ impl Drop for Download {
 }
 
 impl Pending for Download {
-    fn wait(mut self: Box<Self>) -> Result<Finished, BackendError> {
+    fn wait(mut self: Box<Self>, deadline: Option<Instant>) -> Result<Finished, BackendError> {
         let flight = self.flight.take().ok_or_else(|| mismatch("a download waited for twice"))?;
-        flight.downloaded.synchronize()?;
+        match deadline {
+            None => flight.downloaded.synchronize()?,
+            Some(deadline) => {
+                while !flight.downloaded.try_is_complete()? {
+                    if Instant::now() >= deadline {
+                        // The device may still write there, and freeing pinned memory would wait for it.
+                        std::mem::forget(flight);
+                        return Err(BackendError::Deadline);
+                    }
+                    std::thread::sleep(POLL);
+                }
+            }
+        }
         let between = |from: &CudaEvent, to: &CudaEvent| from.elapsed_ms(to).map(f64::from);
         let mut finished = Finished {
             actions_raw: HostArray { shape: std::mem::take(&mut self.shape), data: Vec::new() },

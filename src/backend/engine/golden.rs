@@ -5,8 +5,8 @@
 use super::Precision;
 use super::sidecar::Golden;
 use crate::backend::BackendError;
-use crate::backend::stream::{HostImages, HostInputs};
-use crate::backend::{HostBatch, PolicyBackend, VlmBackend, queue, stream::Stream};
+use crate::backend::stream::{HostBatch, HostImages, Stream};
+use crate::backend::{PolicyBackend, VlmBackend, queue};
 use crate::model::config::ModelConfig;
 use crate::types::{HostArray, ModelInputs};
 use rand::{Rng, SeedableRng};
@@ -103,20 +103,21 @@ impl GoldenInputs {
     ) -> Result<Vec<f32>, BackendError> {
         let _no_grad = tch::no_grad_guard();
         let ModelInputs { batch, views, height, width, .. } = self.inputs;
-        let host = HostInputs {
+        let batch = HostBatch {
             batch,
             views,
             height,
             width,
             input_ids: &self.inputs.input_ids,
             images: HostImages::Normalised(&self.inputs.image_input),
+            mask: &self.inputs.image_mask,
             domain_id: &self.inputs.domain_id,
             proprio: &self.inputs.proprio,
             noise: &self.noise,
+            steps,
         };
-        let batch = HostBatch { host: &host, mask: &self.inputs.image_mask, steps };
         let (_, pending) = queue(vlm, policy, stream, &batch)?;
-        Ok(pending.wait()?.actions_raw.data)
+        Ok(pending.wait(None)?.actions_raw.data)
     }
 }
 

@@ -70,11 +70,11 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         engine: args.engine.over(EngineConfig::default()),
         ..Options::new(&args.checkpoint)
     };
-    let mut pipeline = Pipeline::load(&options.for_inputs(&batch.inputs))?;
+    let pipeline = Pipeline::load(&options.for_inputs(&batch.inputs))?;
     let loaded_ms = milliseconds(start.elapsed());
-    let inference = answer(&mut pipeline, &args.input, &batch, args.seed)?;
-    let deviation = deviation(&args.input, &batch, &inference.chunk.actions)?;
-    let mut line = summary(args, &pipeline, &inference);
+    let inference = answer(&pipeline, &args.input, batch.inputs, batch.noise, args.seed)?;
+    let deviation = deviation(&args.input, batch.actions.as_ref(), &inference.chunk.actions)?;
+    let mut line = summary(args, &inference);
     write!(line, "; loaded in {loaded_ms:.1} ms")?;
     if let Some(deviation) = deviation {
         write!(line, "; max |Δ| {deviation:.3e} against the expected actions")?;
@@ -83,8 +83,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     output::print(&line)
 }
 
-fn summary(args: &Args, pipeline: &Pipeline, inference: &Inference) -> String {
-    let times = inference.times;
+fn summary(args: &Args, inference: &Inference) -> String {
+    let Inference { times, provenance, .. } = inference;
+    let runtime = &provenance.runtime;
     format!(
         "{}: actions {:?} in {:.1} ms (preprocess {:.1}, vlm {:.1}, policy {:.1}, postprocess {:.1}), {} step(s), {} on {} in {}",
         args.output.display(),
@@ -94,10 +95,10 @@ fn summary(args: &Args, pipeline: &Pipeline, inference: &Inference) -> String {
         times.vlm_ms,
         times.policy_ms,
         times.postprocess_ms,
-        pipeline.steps(),
-        pipeline.backend(),
-        args.device,
-        args.dtype.name(),
+        provenance.steps,
+        runtime.backend,
+        runtime.device,
+        runtime.dtype.name(),
     )
 }
 

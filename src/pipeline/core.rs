@@ -1,0 +1,287 @@
+//! What runs behind the pipeline's door: the checkpoint, the backends that were loaded from it, and the change from one to
+//! the next when something fails.
+
+use super::fallback::{self, Place};
+use super::in_flight::{Postprocess, Queued};
+use super::latency::milliseconds;
+use super::prepare::{self, Preparer};
+use super::provenance::{Provenance, Runtime};
+use super::request::{Input, Request};
+use super::validate::{self, check_processors, own_input_spec};
+use super::{Options, PipelineError, gate};
+use crate::backend::queue;
+use crate::backend::select::{Backends, Target};
+use crate::backend::stream::{HostBatch, HostImages};
+use crate::config::Preprocess;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::config::ModelConfig;
+use crate::transform::processors::Processors;
+use crate::types::{ModelInputs, Observation};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// A loaded checkpoint on its backends.
+pub(super) struct Core {
+    pub(super) config: Arc<ModelConfig>,
+    pub(super) processors: Arc<Processors>,
+    pub(super) options: Options,
+    pub(super) steps: usize,
+    /// Stays open: whatever takes over is loaded from the very files that were mapped at the start.
+    pub(super) checkpoint: Checkpoint,
+    pub(super) backends: Backends,
+    pub(super) runtime: Arc<Runtime>,
+    target: Target,
+    preparer: Preparer,
+    postprocess: Arc<Postprocess>,
+    place: Place,
+    device_lost: bool,
+    /// How often what runs has changed.
+    generation: u64,
+}
+
+/// Access, for a moment. A panic elsewhere leaves nothing half-done that the next request would not overwrite.
+pub(super) fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
+    core.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What backends are loaded from.
+struct Loader<'a> {
+    options: &'a Options,
+    checkpoint: &'a Checkpoint,
+    config: &'a ModelConfig,
+    target: &'a Target,
+    steps: usize,
+}
+
+/// What was loaded in the end.
+struct Loaded {
+    backends: Backends,
+    runtime: Arc<Runtime>,
+    place: Place,
+}
+
+impl Loader<'_> {
+    /// Loads `place`, or the first of its successors that can be loaded; `reason` is why not the place before it.
+    fn load(
+        &self,
+        mut place: Place,
+        mut reason: Option<String>,
+        device_lost: &mut bool,
+    ) -> Result<Loaded, PipelineError> {
+        loop {
+            let failure = match self.load_at(&place) {
+                Ok(backends) => return Ok(self.loaded(backends, place, reason)),
+                Err(failure) => failure,
+            };
+            *device_lost |= failure.loses_device();
+            match fallback::successor(self.options, &place, *device_lost) {
+                Some(next) if fallback::may_help(&failure) => place = next,
+                _ => return Err(failure),
+            }
+            reason = Some(failure.to_string());
+        }
+    }
+
+    fn load_at(&self, place: &Place) -> Result<Backends, PipelineError> {
+        let overlap = self.options.overlap && *place == Place::configured(self.options);
+        let target = Target { device: place.device, dtype: place.dtype, overlap, ..self.target.clone() };
+        gate::load(&place.backend, self.checkpoint, self.config, &target, self.steps)
+    }
+
+    fn loaded(&self, backends: Backends, place: Place, reason: Option<String>) -> Loaded {
+        let backend = backends.policy.name();
+        let degraded = reason.map(|reason| fallback::degraded(self.options, backend, place.device, reason));
+        if let Some(degraded) = &degraded {
+            tracing::warn!("{degraded}");
+        }
+        let runtime = Runtime {
+            backend,
+            device: place.device,
+            dtype: place.dtype,
+            engine_sha256: backends.policy.engine_sha256().map(str::to_owned),
+            degraded,
+        };
+        Loaded { backends, runtime: Arc::new(runtime), place }
+    }
+}
+
+impl Core {
+    /// Loads configuration, processors, tokenizer, weights and backends; the fallback where the configured ones cannot run.
+    pub(super) fn load(options: &Options) -> Result<Self, PipelineError> {
+        let folder = options.checkpoint.as_path();
+        let config = Arc::new(ModelConfig::from_folder(folder)?);
+        let processors = Arc::new(Processors::load(folder)?);
+        check_processors(folder, &config, &processors)?;
+        let preparer = Preparer::new(folder, &config, &processors, options.rotate_180.clone())?;
+        let checkpoint = Checkpoint::open(folder)?;
+        let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
+        let target = options.target(own_input_spec(&config, &processors, options.domain));
+        let loader = Loader { options, checkpoint: &checkpoint, config: &config, target: &target, steps };
+        let mut device_lost = false;
+        let Loaded { backends, runtime, place } = loader.load(Place::configured(options), None, &mut device_lost)?;
+        let postprocess = Postprocess { space: config.action_space.clone(), statistics: processors.action.clone() };
+        Ok(Self {
+            options: options.clone(),
+            postprocess: Arc::new(postprocess),
+            generation: 0,
+            config,
+            processors,
+            steps,
+            checkpoint,
+            backends,
+            runtime,
+            target,
+            preparer,
+            place,
+            device_lost,
+        })
+    }
+
+    /// Pretends to run at `place`, as `options` asked for.
+    #[cfg(test)]
+    pub(super) fn pretend(&mut self, options: &Options, place: Place) {
+        self.options = Options { backend: place.backend.clone(), device: place.device, ..options.clone() };
+        self.place = place;
+    }
+
+    /// Inputs like those that will come, all zero.
+    pub(super) fn zeros(&self) -> ModelInputs {
+        self.preparer.zeros(self.target.sizes)
+    }
+
+    /// Queues `request` on what runs, or on what takes over.
+    pub(super) fn begin(&mut self, request: &Request) -> Result<Queued, PipelineError> {
+        loop {
+            match self.queue(request) {
+                Ok(queued) => return Ok(queued),
+                Err(failure) => self.fall_back(self.generation, failure)?,
+            }
+        }
+    }
+
+    /// Queues `request` once more after `failure` of what ran in `generation`.
+    pub(super) fn begin_again(
+        &mut self,
+        request: &Request,
+        generation: u64,
+        failure: PipelineError,
+    ) -> Result<Queued, PipelineError> {
+        self.fall_back(generation, failure)?;
+        self.begin(request)
+    }
+
+    /// Replaces what runs after it failed; returns the failure where nothing else would help.
+    fn fall_back(&mut self, generation: u64, failure: PipelineError) -> Result<(), PipelineError> {
+        if !fallback::may_help(&failure) {
+            return Err(failure);
+        }
+        if generation != self.generation {
+            // Another request that was under way has seen to it already.
+            return Ok(());
+        }
+        self.device_lost |= failure.loses_device();
+        let Some(next) = fallback::successor(&self.options, &self.place, self.device_lost) else {
+            return Err(failure);
+        };
+        tracing::error!("backend {} on {}: {failure}", self.place.backend, self.place.device);
+        let Self { options, checkpoint, config, target, steps, .. } = &*self;
+        let loader = Loader { options, checkpoint, config, target, steps: *steps };
+        let mut device_lost = self.device_lost;
+        let loaded = loader.load(next, Some(failure.to_string()), &mut device_lost)?;
+        self.device_lost = device_lost;
+        let failed = std::mem::replace(&mut self.backends, loaded.backends);
+        if let PipelineError::Backend(error) = &failure {
+            error.abandon(failed);
+        }
+        self.runtime = loaded.runtime;
+        self.place = loaded.place;
+        self.generation += 1;
+        Ok(())
+    }
+
+    fn queue(&mut self, request: &Request) -> Result<Queued, PipelineError> {
+        let started = Instant::now();
+        match &request.input {
+            Input::Batch(inputs) => {
+                self.queue_inputs(request, inputs, HostImages::Normalised(&inputs.image_input), started)
+            }
+            Input::Observation(observation) => self.queue_observation(request, observation, started),
+        }
+    }
+
+    fn queue_observation(
+        &mut self,
+        request: &Request,
+        observation: &Observation,
+        started: Instant,
+    ) -> Result<Queued, PipelineError> {
+        let on_device = self.options.preprocess == Preprocess::Device && self.backends.stream.resizes();
+        let inputs = self.preparer.prepare(observation, !on_device)?;
+        let frames = if on_device { self.preparer.frames(observation)? } else { Vec::new() };
+        let images = if on_device { HostImages::Frames(&frames) } else { HostImages::Normalised(&inputs.image_input) };
+        let queued = self.queue_inputs(request, &inputs, images, started);
+        self.preparer.recycle(inputs);
+        queued
+    }
+
+    fn queue_inputs(
+        &mut self,
+        request: &Request,
+        inputs: &ModelInputs,
+        images: HostImages,
+        started: Instant,
+    ) -> Result<Queued, PipelineError> {
+        validate::inputs(&self.config, inputs, images)?;
+        let noise_shape = noise_shape(&self.config, inputs.batch);
+        let noise = request.noise.values(&noise_shape);
+        validate::noise(&noise_shape, &noise)?;
+        let proprio = prepare::proprio(&self.config, &self.processors, inputs)?;
+        let Backends { vlm, policy, stream, .. } = &mut self.backends;
+        let looks_later = stream.only_queues();
+        if !looks_later {
+            validate::images(images)?;
+        }
+        let _no_grad = tch::no_grad_guard();
+        let prepared_ms = milliseconds(started.elapsed());
+        let batch = HostBatch {
+            batch: inputs.batch,
+            views: inputs.views,
+            height: inputs.height,
+            width: inputs.width,
+            input_ids: &inputs.input_ids,
+            images,
+            mask: &inputs.image_mask,
+            domain_id: &inputs.domain_id,
+            proprio: &proprio,
+            noise: &noise,
+            steps: self.steps,
+        };
+        let (tokens, pending) = queue(vlm.as_mut(), policy.as_mut(), stream.as_mut(), &batch)?;
+        if looks_later {
+            // While the device computes; what it makes of an image that is refused is never looked at.
+            validate::images(images)?;
+        }
+        let provenance = Provenance {
+            runtime: self.runtime.clone(),
+            seed: request.noise.seed(),
+            steps: self.steps,
+            sequence: request.sequence,
+        };
+        Ok(Queued {
+            started,
+            prepared_ms,
+            pending,
+            tokens,
+            provenance,
+            postprocess: self.postprocess.clone(),
+            deadline: self.options.deadline.map(|deadline| started + deadline),
+            generation: self.generation,
+        })
+    }
+}
+
+/// Shape of the noise for a batch: [B, T, A].
+pub(super) fn noise_shape(config: &ModelConfig, batch: usize) -> [usize; 3] {
+    let policy = &config.policy;
+    [batch, policy.chunk_length.unsigned_abs() as usize, policy.action_dim.unsigned_abs() as usize]
+}

@@ -1,0 +1,90 @@
+//! Which answers still count. A stop, a reset or a new instruction begins a new epoch, and nothing that was asked in an
+//! earlier one is delivered after it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// The present epoch, shared by who begins a new one and who delivers.
+#[derive(Debug, Default)]
+pub struct Epoch {
+    /// Held while something is delivered, so that [`Epoch::advance`] returns only when no delivery is under way.
+    present: Mutex<u64>,
+    withdrawn: AtomicU64,
+}
+
+impl Epoch {
+    /// The number of the present epoch.
+    pub fn present(&self) -> u64 {
+        *self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a new epoch. When this returns, nothing of an earlier one will be delivered any more.
+    pub fn advance(&self) {
+        *self.present.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    }
+
+    /// Delivers what was asked in epoch `asked_in`, unless that is over.
+    pub fn deliver(&self, asked_in: u64, delivery: impl FnOnce()) {
+        let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        if *present == asked_in {
+            delivery();
+        } else {
+            self.withdrawn.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Answers that were not delivered because their epoch was over.
+    pub fn withdrawn(&self) -> u64 {
+        self.withdrawn.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, mpsc};
+
+    #[test]
+    fn what_was_asked_in_the_present_epoch_is_delivered() {
+        let epoch = Epoch::default();
+        let mut delivered = false;
+        epoch.deliver(epoch.present(), || delivered = true);
+        assert!(delivered);
+        assert_eq!(epoch.withdrawn(), 0);
+    }
+
+    #[test]
+    fn what_was_asked_before_is_withdrawn_and_counted() {
+        let epoch = Epoch::default();
+        let asked_in = epoch.present();
+        epoch.advance();
+        epoch.deliver(asked_in, || panic!("delivered after its epoch"));
+        assert_eq!(epoch.withdrawn(), 1);
+    }
+
+    #[test]
+    fn a_new_epoch_waits_for_a_delivery_that_is_under_way() {
+        let epoch = Arc::new(Epoch::default());
+        let (entered, deliveries) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        let delivering = std::thread::spawn({
+            let epoch = epoch.clone();
+            move || {
+                epoch.deliver(0, || {
+                    entered.send(()).unwrap();
+                    released.recv().unwrap();
+                });
+            }
+        });
+        deliveries.recv().unwrap();
+        let advancing = std::thread::spawn({
+            let epoch = epoch.clone();
+            move || epoch.advance()
+        });
+        assert!(!advancing.is_finished());
+        release.send(()).unwrap();
+        delivering.join().unwrap();
+        advancing.join().unwrap();
+        assert_eq!(epoch.present(), 1);
+    }
+}

@@ -1,0 +1,181 @@
+//! The one door, with real backends around which a test makes things fail: what is answered, by whom, and what is said of it.
+
+use super::mock::{nothing, observation, options, pipeline};
+use super::*;
+use crate::backend::BackendError;
+use crate::backend::mock::{AtWait, Behaviour};
+use crate::config::{Device, Dtype, Fallback};
+use std::time::{Duration, Instant};
+
+fn request() -> Request {
+    Request::new(observation(1), 7)
+}
+
+fn answer(pipeline: &Pipeline) -> Result<Inference, PipelineError> {
+    pipeline.begin(request()).and_then(InFlight::wait)
+}
+
+/// What libtorch answers to the request on the CPU in single precision.
+fn expected() -> crate::types::Chunk {
+    answer(&Pipeline::load(&options()).unwrap()).unwrap().chunk
+}
+
+/// A pipeline whose first inference fails when it is queued.
+fn failing(options: Options, error: fn() -> BackendError) -> Pipeline {
+    pipeline(options, move || Behaviour::Fail(error()), nothing)
+}
+
+/// A pipeline whose inferences fail when they are waited for.
+fn failing_later(error: fn() -> BackendError) -> Pipeline {
+    pipeline(options(), || Behaviour::Answer, move || Box::new(move |_| Err(error())) as AtWait)
+}
+
+fn lost() -> BackendError {
+    BackendError::DeviceLost("an illegal memory access was encountered".to_owned())
+}
+
+#[test]
+fn a_request_that_fails_when_it_is_queued_is_answered_by_the_fallback() {
+    let inference = answer(&failing(options(), lost)).unwrap();
+    assert_eq!((inference.provenance.runtime.backend, inference.chunk), ("libtorch", expected()));
+}
+
+#[test]
+fn a_request_that_fails_when_it_is_waited_for_is_answered_by_the_fallback() {
+    let inference = answer(&failing_later(lost)).unwrap();
+    assert_eq!((inference.provenance.runtime.backend, inference.chunk), ("libtorch", expected()));
+}
+
+#[test]
+fn values_that_are_not_finite_are_answered_by_the_fallback_instead() {
+    for value in [f64::NAN, f64::INFINITY] {
+        let pipeline = pipeline(options(), move || Behaviour::Fill(value), nothing);
+        let inference = answer(&pipeline).unwrap();
+        assert_eq!(inference.chunk, expected());
+        let reason = &pipeline.runtime().degraded.clone().unwrap().reason;
+        assert!(reason.contains("non-finite action"), "{reason}");
+    }
+}
+
+#[test]
+fn every_kind_of_failure_is_answered_by_the_fallback() {
+    let failures: [fn() -> BackendError; 3] = [
+        || BackendError::Capture("not permitted".to_owned()),
+        || BackendError::OutOfMemory("2 GiB".to_owned()),
+        || BackendError::Library { library: "TensorRT".to_owned(), reason: "refused".to_owned() },
+    ];
+    for error in failures {
+        assert_eq!(answer(&failing(options(), error)).unwrap().chunk, expected());
+        assert_eq!(answer(&failing_later(error)).unwrap().chunk, expected());
+    }
+}
+
+#[test]
+fn a_device_that_is_not_done_by_its_deadline_is_given_up() {
+    let strict = Options { deadline: Some(Duration::from_secs(30)), ..options() };
+    let begun = Instant::now();
+    let at_wait = move || {
+        Box::new(move |deadline: Option<Instant>| {
+            let deadline = deadline.expect("the deadline is handed on");
+            assert!((begun + Duration::from_secs(30)..begun + Duration::from_secs(600)).contains(&deadline));
+            Err(BackendError::Deadline)
+        }) as AtWait
+    };
+    let pipeline = pipeline(strict, || Behaviour::Answer, at_wait);
+    assert_eq!(answer(&pipeline).unwrap().chunk, expected());
+    assert_eq!(pipeline.runtime().device, Device::Cpu);
+}
+
+#[test]
+fn two_requests_under_way_when_the_device_is_lost_are_both_answered() {
+    let pipeline = failing_later(lost);
+    let [first, second] = [1, 2].map(|ms| pipeline.begin(Request::new(observation(ms), 7)).unwrap());
+    for in_flight in [first, second] {
+        let inference = in_flight.wait().unwrap();
+        assert_eq!((inference.provenance.runtime.backend, inference.chunk), ("libtorch", expected()));
+    }
+}
+
+#[test]
+fn the_fallback_stays_and_its_reason_is_kept() {
+    let pipeline = failing(options(), lost);
+    for _ in 0..2 {
+        answer(&pipeline).unwrap();
+    }
+    let runtime = pipeline.runtime();
+    assert_eq!((runtime.backend, runtime.device, runtime.dtype), ("libtorch", Device::Cpu, Dtype::F32));
+    let told = runtime.degraded.as_ref().unwrap().to_string();
+    let expected =
+        "fallback libtorch on cpu instead of cuda_graph: GPU failed: an illegal memory access was encountered";
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn the_fallback_is_loaded_from_the_very_weights_that_were_opened_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("checkpoint");
+    std::os::unix::fs::symlink(options().checkpoint, &link).unwrap();
+    let pipeline = failing(Options { checkpoint: link.clone(), ..options() }, lost);
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(folder.path(), &link).unwrap();
+    assert_eq!(answer(&pipeline).unwrap().chunk, expected());
+}
+
+#[test]
+fn without_a_fallback_the_failure_is_the_answer() {
+    let strict = Options { fallback: Fallback::None, ..options() };
+    let pipeline = failing(strict, lost);
+    assert!(matches!(answer(&pipeline), Err(PipelineError::Backend(BackendError::DeviceLost(_)))));
+    assert_eq!(pipeline.runtime().degraded, None);
+}
+
+#[test]
+fn a_request_at_fault_is_no_reason_to_fall_back() {
+    let pipeline = failing(options(), lost);
+    let wrong = crate::types::HostArray { shape: vec![1], data: vec![0.0] };
+    let refused = pipeline.begin(Request::new(observation(1), wrong));
+    assert!(matches!(refused.map(drop), Err(PipelineError::Input(_))));
+    assert_eq!(pipeline.runtime().degraded, None);
+}
+
+#[test]
+fn an_answer_says_what_computed_it_even_when_something_else_runs_by_then() {
+    let mut left = 1;
+    let first_only = move || {
+        left -= 1;
+        if left >= 0 { Behaviour::Answer } else { Behaviour::Fail(lost()) }
+    };
+    let pipeline = pipeline(options(), first_only, nothing);
+    let [before, after] = [answer(&pipeline).unwrap(), answer(&pipeline).unwrap()];
+    assert_eq!(before.provenance.runtime.degraded, None);
+    assert_eq!(after.provenance.runtime.backend, "libtorch");
+    assert!(after.provenance.runtime.degraded.is_some());
+}
+
+#[test]
+fn an_answer_names_its_seed_its_steps_and_its_number() {
+    let pipeline = Pipeline::load(&options()).unwrap();
+    let request = Request { sequence: 12, ..request() };
+    let provenance = pipeline.begin(request).and_then(InFlight::wait).unwrap().provenance;
+    assert_eq!((provenance.seed, provenance.steps, provenance.sequence), (Some(7), 1, 12));
+}
+
+#[test]
+fn a_machine_without_the_gpu_that_is_wanted_starts_on_the_cpu_and_says_so() {
+    if crate::backend::device::gpus() > 0 {
+        return;
+    }
+    for backend in ["libtorch", "cuda_graph"] {
+        let wanted = Options { backend: backend.to_owned(), device: Device::Cuda(0), dtype: Dtype::F16, ..options() };
+        let runtime = Pipeline::load(&wanted).unwrap().runtime();
+        assert_eq!((runtime.device, runtime.dtype), (Device::Cpu, Dtype::F32));
+        let told = runtime.degraded.as_ref().unwrap().to_string();
+        assert!(told.starts_with(&format!("fallback libtorch on cpu instead of {backend}")), "{told}");
+    }
+}
+
+#[test]
+fn a_backend_that_nobody_has_heard_of_is_an_error_whatever_the_fallback() {
+    let unknown = Options { backend: "no_such_backend".to_owned(), ..options() };
+    assert!(Pipeline::load(&unknown).is_err());
+}
