@@ -30,6 +30,7 @@ setup: ## install what is missing (into ~/.cache/xvla_ros, or XVLA_ROS_CACHE)
 build: setup ## build target/release/xvla and xvla_node (with CUDA=1, in target/cuda/release)
 	@$(ENVIRONMENT)
 	cargo build $(CARGO_FLAGS) --features $(FEATURES)
+	scripts/strip.sh "$${CARGO_TARGET_DIR:-target}/release"
 
 test: setup ## run the whole test suite, the ROS tests included
 	@$(ENVIRONMENT)

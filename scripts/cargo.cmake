@@ -22,3 +22,8 @@ install(PROGRAMS
   ${XVLA_CARGO_TARGET}/release/xvla
   ${XVLA_CARGO_TARGET}/release/xvla_node
   DESTINATION lib/${PROJECT_NAME})
+# Beside the programs, where backtraces look for their line numbers; none on a machine without objcopy.
+install(FILES
+  ${XVLA_CARGO_TARGET}/release/xvla.debug
+  ${XVLA_CARGO_TARGET}/release/xvla_node.debug
+  DESTINATION lib/${PROJECT_NAME} OPTIONAL)

@@ -29,11 +29,16 @@ impl Epoch {
         if *present == asked_in {
             delivery();
         } else {
-            self.withdrawn.fetch_add(1, Ordering::Relaxed);
+            self.withdraw();
         }
     }
 
-    /// Answers that were not delivered because their epoch was over.
+    /// Counts an observation of an earlier epoch that nobody will answer.
+    pub fn withdraw(&self) {
+        self.withdrawn.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Observations and answers that came to nothing because their epoch was over.
     pub fn withdrawn(&self) -> u64 {
         self.withdrawn.load(Ordering::Relaxed)
     }

@@ -98,7 +98,7 @@ impl Worker {
         self.epoch.advance();
     }
 
-    /// Answers that were not delivered because their epoch was over.
+    /// Observations and answers that came to nothing because their epoch was over.
     pub fn withdrawn(&self) -> u64 {
         self.epoch.withdrawn()
     }
@@ -135,6 +135,7 @@ impl Asking {
         let mut sequence = 0;
         while let Some(Waiting { observation, offered, epoch }) = self.source.take() {
             if epoch != self.epoch.present() {
+                self.epoch.withdraw();
                 continue;
             }
             let queued = offered.elapsed();

@@ -129,6 +129,7 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
     values.push(pair("chunks_published", record.chunks_published));
     values.push(pair("failed", record.failed));
     values.push(pair("superseded", record.superseded));
+    values.push(pair("withdrawn", record.withdrawn));
     if let Some(facts) = &record.facts {
         values.push(pair("steps", facts.steps));
         values.push(pair("checkpoint_sha256", &facts.checkpoint_sha256));

@@ -53,7 +53,12 @@ impl Model {
             }
             Phase::Running(worker) if !worker.is_running() => Err(NodeError::Died("inference")),
             Phase::Over => Err(NodeError::Died("inference")),
-            unchanged => {
+            Phase::Running(worker) => {
+                self.record.lock().withdrawn = worker.withdrawn();
+                self.phase = Phase::Running(worker);
+                Ok(false)
+            }
+            unchanged @ Phase::Loading(_) => {
                 self.phase = unchanged;
                 Ok(false)
             }

@@ -43,6 +43,8 @@ pub struct Record {
     pub failed: u64,
     /// Observations replaced before the model looked at them.
     pub superseded: u64,
+    /// Observations and answers that a stop or another instruction withdrew.
+    pub withdrawn: u64,
     /// The latest failure.
     pub last_failure: Option<Fault>,
     /// e2e_ms of the latest chunks.
