@@ -5,7 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 use syn::{ItemUse, UseTree};
@@ -202,6 +202,35 @@ fn the_map_itself_has_no_circle() {
         for import in *allowed {
             let below = MAY_IMPORT.iter().take(position).any(|(lower, _)| lower == import);
             assert!(below, "`{layer}` may import `{import}`, which does not lie below it");
+        }
+    }
+}
+
+#[test]
+fn no_two_files_import_each_other_through_others() {
+    let sources = sources();
+    let files: BTreeMap<&[String], &Source> = sources.iter().map(|source| (source.module.as_slice(), source)).collect();
+    // A path leads to the deepest file whose module it passes through; a folder's face only hands names on.
+    let target = |path: &[String]| {
+        (1..=path.len()).rev().find_map(|length| files.get(&path[..length]).map(|source| source.module.clone()))
+    };
+    let edges: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = sources
+        .iter()
+        .map(|source| {
+            let inside_of_itself =
+                |module: &Vec<String>| module.starts_with(&source.module) || source.module.starts_with(module);
+            let targets = imports(source, true).into_iter().filter_map(|path| target(&path));
+            (source.module.clone(), targets.filter(|module| !inside_of_itself(module)).collect())
+        })
+        .collect();
+    for start in edges.keys() {
+        let mut reached = BTreeSet::new();
+        let mut open: Vec<&Vec<String>> = edges[start].iter().collect();
+        while let Some(module) = open.pop() {
+            assert!(module != start, "`{}` imports itself through others", start.join("::"));
+            if reached.insert(module) {
+                open.extend(edges.get(module).into_iter().flatten());
+            }
         }
     }
 }

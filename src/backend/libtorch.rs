@@ -14,7 +14,7 @@ use crate::model::{Hook, ignore};
 use tch::{Kind, Tensor};
 
 /// Name of this backend.
-pub const NAME: &str = "libtorch";
+pub const NAME: &str = super::names::LIBTORCH;
 
 /// Florence-2 in libtorch.
 #[derive(Debug)]

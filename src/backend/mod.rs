@@ -12,6 +12,8 @@ pub mod engine;
 mod error;
 pub mod host_stream;
 pub mod libtorch;
+pub mod loaded;
+pub mod names;
 #[cfg(test)]
 pub mod mock;
 #[cfg(feature = "onnxruntime")]

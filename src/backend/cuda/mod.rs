@@ -33,7 +33,7 @@ pub mod works;
 
 use super::capture::{PolicyWork, Recordings, VlmWork, copy_of};
 use super::libtorch::{LibtorchPolicy, LibtorchVlm};
-use super::select::{Backends, Target};
+use super::loaded::{Backends, Target};
 use super::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs, device, part};
 use crate::backend::BackendError;
 use crate::config::{Device, Dtype};
@@ -50,7 +50,7 @@ use tch::Tensor;
 use works::{LibtorchPolicyWork, LibtorchVlmWork};
 
 /// Name of this backend.
-pub const NAME: &str = super::select::CUDA_GRAPH;
+pub const NAME: &str = super::names::CUDA_GRAPH;
 
 /// Recordings that each half keeps: for the views that come and go, instructions of two lengths, a few domains.
 const RECORDINGS: usize = 8;

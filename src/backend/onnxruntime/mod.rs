@@ -1,4 +1,4 @@
-//! The exported policy in ONNX Runtime, on the CPU or through its CUDA execution provider. The vision-language half is
+//! The exported policy in ONNX Runtime, on the CPU or through its CUDA execution provider. The vision-language part is
 //! libtorch's.
 //!
 //! | file | |
@@ -15,22 +15,22 @@ use super::engine::work::{EngineNetwork, EnginePolicy, projections};
 use super::engine::{self, BuildSpec, Flavour, Source};
 use super::host_stream::HostStream;
 use super::libtorch::LibtorchVlm;
-use super::select::{Backends, Target};
+use super::loaded::{Backends, Target};
 use crate::backend::BackendError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use session::OnnxRuntime;
 
 /// Name of this backend.
-pub const NAME: &str = super::select::ONNXRUNTIME;
+pub const NAME: &str = super::names::ONNXRUNTIME;
 
-/// Loads the vision-language half into libtorch and the policy's graph into ONNX Runtime.
+/// Loads the vision-language part into libtorch and the policy's graph into ONNX Runtime.
 ///
 /// # Errors
 /// No library, no graph that fits, a checkpoint that does not fit.
-pub fn load(weights: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
+pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     let library = library::open(target.engine.library.as_deref())?;
-    let source = Source { weights, config };
+    let source = Source { weights: checkpoint, config };
     let spec = BuildSpec::of(&target.engine, target.dtype, target.sizes, Flavour::Onnx)?;
     let wanted = source.identity(&spec, Flavour::Onnx, "")?;
     let (path, sidecar) = engine::locate(&target.engine, &wanted, |path| {
@@ -39,10 +39,10 @@ pub fn load(weights: &Checkpoint, config: &ModelConfig, target: &Target) -> Resu
     sidecar.verify_files(&path)?;
 
     let device = device::resolve(target.device)?;
-    let root = weights.root(device::kind(target.dtype), device);
+    let root = checkpoint.root(device::kind(target.dtype), device);
     let vlm = LibtorchVlm::new(&root, config)?;
     let domain = target.sizes.domain;
-    let projections = projections(weights, &root, config, domain)?;
+    let projections = projections(checkpoint, &root, config, domain)?;
     let session = OnnxRuntime::load(&library, &path, &wanted.tensors, device)?;
     let network = EngineNetwork::new(Box::new(session), projections, wanted.tensors, domain, path);
     Ok(Backends {

@@ -14,7 +14,7 @@ use crate::backend::cuda::stream::GpuStream;
 use crate::backend::engine::work::{EngineNetwork, EnginePolicy, EngineWork, projections};
 use crate::backend::engine::{self, BuildSpec, Source};
 use crate::backend::libtorch::LibtorchVlm;
-use crate::backend::select::{Backends, Target};
+use crate::backend::loaded::{Backends, Target};
 use crate::backend::{PolicyBackend, PolicyInputs, VlmBackend, device};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;

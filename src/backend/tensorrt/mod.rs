@@ -8,7 +8,7 @@
 //! | [`inspect`] | what can be known of an engine |
 //! | [`log`] | what TensorRT says, for errors to quote |
 //! | `runtime` | an engine on libtorch's memory |
-//! | `captured` | the policy half with the engine as a CUDA graph |
+//! | `captured` | the policy part with the engine as a CUDA graph |
 
 pub mod builder;
 #[cfg(feature = "cuda")]
@@ -28,7 +28,7 @@ use library::Library;
 use std::path::{Path, PathBuf};
 
 /// Name of this backend.
-pub const NAME: &str = super::select::TENSORRT;
+pub const NAME: &str = super::names::TENSORRT;
 
 /// Builds the engine that `identity` describes at `path`. The sidecar is returned, not written.
 ///

@@ -1,0 +1,34 @@
+//! What every backend is loaded for and what comes of it.
+
+use super::engine::golden::InputSpec;
+use super::engine::sidecar::Golden;
+use super::stream::Stream;
+use super::{PolicyBackend, VlmBackend};
+use crate::config::{Device, Dtype, EngineConfig};
+
+/// Where and how a network is to run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// The device that it runs on.
+    pub device: Device,
+    /// The precision it computes in.
+    pub dtype: Dtype,
+    /// Whether one frame's vision-language part may run beside the denoising of the frame before.
+    pub overlap: bool,
+    /// Engines, for the backends that execute one.
+    pub engine: EngineConfig,
+    /// Inputs that it is to run for.
+    pub sizes: InputSpec,
+}
+
+/// Both parts of a network and the stream that they are queued on.
+pub struct Backends {
+    /// Images and words → tokens.
+    pub vlm: Box<dyn VlmBackend>,
+    /// Tokens and noise → actions.
+    pub policy: Box<dyn PolicyBackend>,
+    /// Uploads, downloads, timing.
+    pub stream: Box<dyn Stream>,
+    /// The golden that the engine brings, which these must answer as libtorch did.
+    pub golden: Option<Golden>,
+}

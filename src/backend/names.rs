@@ -1,0 +1,62 @@
+//! Names of the backends, and which of them this build has. Names only: [`super::select`] loads what they stand for.
+
+use crate::backend::BackendError;
+
+/// libtorch's operators, which every build has: the default, and what every other backend is compared with.
+pub const LIBTORCH: &str = "libtorch";
+
+/// The backend of captured CUDA graphs; only builds with feature `cuda` have it.
+pub const CUDA_GRAPH: &str = "cuda_graph";
+
+/// The backend of the exported policy in ONNX Runtime; only builds with feature `onnxruntime` have it.
+pub const ONNXRUNTIME: &str = "onnxruntime";
+
+/// The backend of TensorRT engines; only builds with the features `tensorrt` and `cuda` have it.
+pub const TENSORRT: &str = "tensorrt";
+
+/// Every backend there is, the default first, and whether this build has it.
+const ALL: [(&str, bool); 4] = [
+    (LIBTORCH, true),
+    (CUDA_GRAPH, cfg!(feature = "cuda")),
+    (ONNXRUNTIME, cfg!(feature = "onnxruntime")),
+    (TENSORRT, cfg!(all(feature = "tensorrt", feature = "cuda"))),
+];
+
+/// Names of the backends that this build has, the default first.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.into_iter().filter_map(|(name, is_here)| is_here.then_some(name))
+}
+
+/// Whether there is a backend called `name`, in this build or another.
+pub fn is_known(name: &str) -> bool {
+    ALL.iter().any(|(known, _)| *known == name)
+}
+
+/// Whether this build has a backend called `name`, before anything is loaded for it.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] if it has not.
+pub fn check(name: &str) -> Result<(), BackendError> {
+    if names().any(|known| known == name) { Ok(()) } else { Err(absent(name)) }
+}
+
+/// Whether backend `name` executes an engine file, which brings the golden that it has to answer at start-up.
+pub fn brings_golden(name: &str) -> bool {
+    [ONNXRUNTIME, TENSORRT].contains(&name)
+}
+
+/// Why this build cannot load backend `name`, and what to do about it.
+pub(super) fn absent(name: &str) -> BackendError {
+    let listed = || names().collect::<Vec<_>>().join(", ");
+    let (reason, remedy) = match name {
+        CUDA_GRAPH => ("this build has no CUDA", format!("build with `make build CUDA=1`, or use {LIBTORCH}")),
+        ONNXRUNTIME => ("this build has no ONNX Runtime", "build with feature onnxruntime".to_owned()),
+        TENSORRT if cfg!(feature = "tensorrt") => (
+            "this build has no CUDA, which engines run on",
+            format!("build with `make build CUDA=1`, or use {LIBTORCH}"),
+        ),
+        TENSORRT => ("this build has no TensorRT", "build with the features tensorrt and cuda".to_owned()),
+        _ => ("there is no backend of that name", format!("choose one of: {}", listed())),
+    };
+    BackendError::Unavailable { backend: name.to_owned(), reason: reason.to_owned(), remedy }
+}
