@@ -66,21 +66,21 @@ impl Parameters {
 /// [`Audit::problems`].
 pub fn audit(folder: &Path) -> Result<Audit, CheckpointError> {
     let config = ModelConfig::from_folder(folder)?;
-    let weights = Checkpoint::open(folder)?;
-    let ledger = weights.survey(|root| network(root, &config))?;
+    let checkpoint = Checkpoint::open(folder)?;
+    let ledger = checkpoint.survey(|root| network(root, &config))?;
     let asked = ledger.asked.into_inner();
-    let layout = weights.layout().clone();
+    let layout = checkpoint.layout().clone();
 
     let mut dtypes = BTreeMap::new();
-    for (_, entry) in weights.entries() {
+    for (_, entry) in checkpoint.entries() {
         *dtypes.entry(format!("{:?}", entry.dtype)).or_insert(0) += 1;
     }
     let names =
         asked.iter().map(|(name, shape)| (name.strip_prefix(layout.prefix.as_str()).unwrap_or(name), shape.as_slice()));
     Ok(Audit {
         parameters: Parameters::count(names),
-        training_only: weights.entries().filter(|(name, _)| layout.training_only(name)).count(),
-        files: weights.files().map(|path| Ok((path.to_owned(), size(path)?))).collect::<Result<_, _>>()?,
+        training_only: checkpoint.entries().filter(|(name, _)| layout.training_only(name)).count(),
+        files: checkpoint.files().map(|path| Ok((path.to_owned(), size(path)?))).collect::<Result<_, _>>()?,
         config,
         layout,
         dtypes,

@@ -1,4 +1,4 @@
-//! Checkpoint from safetensors files, mapped into memory and never copied unless dtype or device demand it.
+//! Weights from safetensors files, mapped into memory and never copied unless dtype or device demand it.
 //!
 //! libtorch maps the file privately (`from_file`); every tensor is a view of that map and keeps it alive. On the
 //! CPU, in the file's own dtype, resident memory is therefore the file's pages and nothing else.
@@ -87,14 +87,14 @@ impl Checkpoint {
         layout: Layout,
         build: impl FnOnce(&Scope) -> Result<(), CheckpointError>,
     ) -> Result<Vec<(String, Vec<i64>)>, CheckpointError> {
-        let weights = Self {
+        let checkpoint = Self {
             path: PathBuf::from(WEIGHTS_FILE),
             files: Vec::new(),
             entries: BTreeMap::new(),
             layout,
             taken: RefCell::default(),
         };
-        Ok(weights.survey(build)?.asked.into_inner())
+        Ok(checkpoint.survey(build)?.asked.into_inner())
     }
 
     /// What `build` asks for, and everything that keeps these weights from satisfying it. No tensor is touched.
@@ -195,7 +195,7 @@ impl Checkpoint {
 
     /// The root from which the network's parts take their tensors, as `kind` on `device`.
     pub fn root(&self, kind: Kind, device: Device) -> Scope<'_> {
-        Scope { weights: self, prefix: String::new(), kind, device, ledger: None }
+        Scope { checkpoint: self, prefix: String::new(), kind, device, ledger: None }
     }
 
     /// To be called when the network is complete: every tensor must have found its place.
@@ -272,7 +272,7 @@ impl Checkpoint {
 /// A place in the tree of names from which a part of the network takes its tensors.
 #[derive(Clone, Debug)]
 pub struct Scope<'a> {
-    weights: &'a Checkpoint,
+    checkpoint: &'a Checkpoint,
     prefix: String,
     kind: Kind,
     device: Device,
@@ -287,7 +287,7 @@ impl Scope<'_> {
 
     /// How the checkpoint names its tensors.
     pub fn layout(&self) -> &Layout {
-        &self.weights.layout
+        &self.checkpoint.layout
     }
 
     /// Dtype and device of the tensors handed out.
@@ -305,10 +305,10 @@ impl Scope<'_> {
 
     /// The first of `names` that is stored. The others, copies of it, count as used.
     pub fn tensor_of(&self, names: &[&str], shape: &[i64]) -> Result<Tensor, CheckpointError> {
-        let weights = self.weights;
+        let checkpoint = self.checkpoint;
         let stored: Vec<String> =
-            names.iter().map(|name| weights.layout.stored_name(&format!("{}{name}", self.prefix))).collect();
-        let found = weights.find(&stored, shape);
+            names.iter().map(|name| checkpoint.layout.stored_name(&format!("{}{name}", self.prefix))).collect();
+        let found = checkpoint.find(&stored, shape);
         if let (Some(ledger), Some(name)) = (self.ledger, stored.last()) {
             ledger.asked.borrow_mut().push((name.clone(), shape.to_vec()));
             ledger.problems.borrow_mut().extend(found.err());
@@ -316,13 +316,13 @@ impl Scope<'_> {
             return self.torch(blank());
         }
         let (name, entry) = found?;
-        let tensor = weights.view(name, entry)?;
+        let tensor = checkpoint.view(name, entry)?;
         self.torch(tensor.f_to_device_(self.device, self.kind, false, false))
     }
 
     /// Puts the path of the weights to an error of libtorch.
     pub fn torch<T>(&self, result: Result<T, TchError>) -> Result<T, CheckpointError> {
-        result.map_err(|error| CheckpointError::Libtorch { path: self.weights.path.clone(), source: error.into() })
+        result.map_err(|error| CheckpointError::Libtorch { path: self.checkpoint.path.clone(), source: error.into() })
     }
 }
 
