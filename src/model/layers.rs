@@ -2,6 +2,7 @@
 
 use super::TensorResult;
 use super::checkpoint::Scope;
+use super::weight::Weight;
 use crate::error::CheckpointError;
 use tch::Tensor;
 
@@ -11,46 +12,56 @@ pub(super) const LAYER_NORM_EPS: f64 = 1e-5;
 /// y = x·Wᵀ + b, as `torch.nn.Linear` stores it.
 #[derive(Debug)]
 pub struct Linear {
-    pub(super) weight: Tensor,
-    pub(super) bias: Option<Tensor>,
+    /// W [out, in]
+    pub weight: Weight,
+    /// b [out]
+    pub bias: Option<Tensor>,
 }
 
 impl Linear {
     /// Reads `weight` [out, in] and `bias` [out].
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn new(scope: &Scope, inputs: i64, outputs: i64) -> Result<Self, CheckpointError> {
-        let bias = Some(scope.tensor("bias", &[outputs])?);
-        Ok(Self { weight: scope.tensor("weight", &[outputs, inputs])?, bias })
+        Self::with_bias(scope, inputs, outputs, true)
     }
 
     /// As [`Linear::new`], with a bias only if `bias`.
+    ///
+    /// # Errors
+    /// As [`Linear::new`].
     pub fn with_bias(scope: &Scope, inputs: i64, outputs: i64, bias: bool) -> Result<Self, CheckpointError> {
-        if bias {
-            return Self::new(scope, inputs, outputs);
-        }
-        Ok(Self { weight: scope.tensor("weight", &[outputs, inputs])?, bias: None })
+        let bias = bias.then(|| scope.tensor("bias", &[outputs])).transpose()?;
+        Ok(Self { weight: Weight::Dense(scope.tensor("weight", &[outputs, inputs])?), bias })
     }
 
-    /// A Linear without bias from a weight [out, in] that is already at hand.
-    pub fn from_weight(weight: Tensor) -> Self {
-        Self { weight, bias: None }
+    /// A Linear without bias from a matrix [out, in] that is already at hand.
+    pub fn from_matrix(matrix: Tensor) -> Self {
+        Self { weight: Weight::Dense(matrix), bias: None }
     }
 
-    /// [out, in]
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
+    /// The same layer in the same memory.
+    pub fn share(&self) -> Self {
+        Self { weight: self.weight.share(), bias: self.bias.as_ref().map(Tensor::shallow_clone) }
     }
 
     /// [.., in] → [.., out]
+    ///
+    /// # Errors
+    /// Shapes that do not fit, memory that is not there.
     pub fn forward(&self, input: &Tensor) -> TensorResult {
-        input.f_linear(&self.weight, self.bias.as_ref())
+        self.weight.multiply(input, self.bias.as_ref())
     }
 }
 
 /// LayerNorm over the last dimension.
 #[derive(Debug)]
 pub struct LayerNorm {
-    pub(super) weight: Tensor,
-    pub(super) bias: Tensor,
+    /// Scale of each channel, [width].
+    pub weight: Tensor,
+    /// Shift of each channel, [width].
+    pub bias: Tensor,
     width: i64,
 }
 
@@ -58,6 +69,11 @@ impl LayerNorm {
     /// Reads `weight` and `bias`, both [width].
     pub fn new(scope: &Scope, width: i64) -> Result<Self, CheckpointError> {
         Ok(Self { weight: scope.tensor("weight", &[width])?, bias: scope.tensor("bias", &[width])?, width })
+    }
+
+    /// Channels of a row.
+    pub fn width(&self) -> i64 {
+        self.width
     }
 
     /// [.., width] → [.., width]
@@ -69,8 +85,10 @@ impl LayerNorm {
 /// A square 2-D convolution.
 #[derive(Debug)]
 pub struct Conv2d {
-    weight: Tensor,
-    bias: Tensor,
+    /// [out, in/groups, k, k]
+    pub weight: Tensor,
+    /// [out]
+    pub bias: Tensor,
     stride: i64,
     padding: i64,
     groups: i64,
@@ -113,7 +131,7 @@ impl Conv2d {
     }
 }
 
-/// The activation between the two halves of an [`Mlp`].
+/// The activation between the two matrices of an [`Mlp`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gelu {
     /// x·Φ(x), by erf.
@@ -125,8 +143,10 @@ pub enum Gelu {
 /// fc1 → GELU → fc2.
 #[derive(Debug)]
 pub struct Mlp {
-    pub(super) fc1: Linear,
-    pub(super) fc2: Linear,
+    /// [width] → [hidden]
+    pub fc1: Linear,
+    /// [hidden] → [width]
+    pub fc2: Linear,
     gelu: Gelu,
 }
 
@@ -145,7 +165,7 @@ impl Mlp {
         self.fc2.forward(&self.widen(input)?)
     }
 
-    /// The first half, [.., width] → [.., hidden].
+    /// What `fc2` is given: [.., width] → [.., hidden].
     pub(super) fn widen(&self, input: &Tensor) -> TensorResult {
         let approximate = match self.gelu {
             Gelu::Exact => "none",

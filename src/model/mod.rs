@@ -13,6 +13,7 @@
 //! | [`policy`], [`domain`] | the soft-prompted transformer | Zheng et al. 2025, "X-VLA" |
 //! | [`flow`] | the denoising loop, generic over the network | the same |
 //! | [`action_space`] | what the channels of an action mean | the same |
+//! | [`layers`], [`weight`] | what all of them are made of | – |
 //! | [`prune`] | 2:4 sparsity | Mishra et al. 2021 |
 //! | [`onnx`] | the policy of one domain as an ONNX graph | the ONNX specification |
 //! | [`audit`] | what is wrong with a checkpoint, all of it | – |
@@ -38,6 +39,7 @@ pub mod synth;
 pub mod text;
 pub mod vision;
 pub mod vlm;
+pub mod weight;
 
 use crate::error::{CheckpointError, LibtorchError};
 use checkpoint::{Checkpoint, Scope};

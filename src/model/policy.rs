@@ -8,7 +8,6 @@ use super::checkpoint::Scope;
 use super::config::PolicyConfig;
 use super::domain::{DomainLinear, TokenProjections};
 use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads, split_heads};
-use super::prune::two_to_four;
 use super::vlm::VlmTokens;
 use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
@@ -79,7 +78,7 @@ impl Policy {
     pub fn prune_two_to_four(&mut self) -> Result<(), TchError> {
         for block in &mut self.blocks {
             for linear in block.linears_mut() {
-                linear.weight = two_to_four(&linear.weight)?;
+                linear.weight.prune_two_to_four()?;
             }
         }
         self.action_encoder.prune_two_to_four()?;

@@ -37,14 +37,14 @@ impl Projector {
             rows: positions.tensor("row_embeddings.weight", &[config.max_positions, half])?,
             columns: positions.tensor("column_embeddings.weight", &[config.max_positions, width - half])?,
             temporal: scope.torch(temporal.f_select(0, 0))?,
-            projection: Linear::from_weight(projection),
+            projection: Linear::from_matrix(projection),
             norm: LayerNorm::new(&scope.sub("image_proj_norm"), projection_dim)?,
         })
     }
 
     /// The projection's matrix [D, C].
     pub fn projection(&self) -> &Tensor {
-        self.projection.weight()
+        self.projection.weight.dense()
     }
 
     /// What every map of h×w tokens gets added: positions and the embedding of the only frame, [h·w, C].

@@ -3,7 +3,7 @@
 
 use super::TensorResult;
 
-/// Checkpoint that a group has, and weights of it that stay.
+/// Weights that a group has, and how many of them stay.
 const GROUP: i64 = 4;
 const KEPT: i64 = 2;
 

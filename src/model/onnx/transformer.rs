@@ -260,7 +260,7 @@ impl Writer<'_> {
 
     /// A Linear, quantised if the largest magnitude of its input is given.
     fn linear(&mut self, name: &str, linear: &Linear, input: &Value, range: Option<f32>) -> Result<Value, TchError> {
-        let matrix = linear.weight.f_tr()?; // [in, out]
+        let matrix = linear.weight.dense().f_tr()?; // [in, out]
         let Some(range) = range else {
             return self.affine(name, input, &matrix, linear.bias.as_ref());
         };

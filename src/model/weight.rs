@@ -1,0 +1,60 @@
+//! The matrix of a Linear, in the form in which it is stored. Whoever multiplies, prunes or exports a matrix does it
+//! through this type, so that another form of storage reaches every backend by being added here.
+
+use super::TensorResult;
+use super::prune::two_to_four;
+use tch::{TchError, Tensor};
+
+/// A matrix [out, in] that activations are multiplied with.
+#[derive(Debug)]
+pub enum Weight {
+    /// Every element, in the dtype that the network computes in.
+    Dense(Tensor),
+}
+
+impl Weight {
+    /// Every element of the matrix, [out, in].
+    pub fn dense(&self) -> &Tensor {
+        match self {
+            Self::Dense(matrix) => matrix,
+        }
+    }
+
+    /// Rows and columns: `out`, `in`.
+    ///
+    /// # Errors
+    /// A tensor that is no matrix.
+    pub fn shape(&self) -> Result<(i64, i64), TchError> {
+        match self {
+            Self::Dense(matrix) => matrix.size2(),
+        }
+    }
+
+    /// The same matrix in the same memory.
+    pub fn share(&self) -> Self {
+        match self {
+            Self::Dense(matrix) => Self::Dense(matrix.shallow_clone()),
+        }
+    }
+
+    /// x·Wᵀ + b: `input` [.., in] and `bias` [out] → [.., out].
+    ///
+    /// # Errors
+    /// Shapes that do not fit, memory that is not there.
+    pub fn multiply(&self, input: &Tensor, bias: Option<&Tensor>) -> TensorResult {
+        match self {
+            Self::Dense(matrix) => input.f_linear(matrix, bias),
+        }
+    }
+
+    /// Sets two of every four neighbours along `in` to zero, see [`two_to_four`].
+    ///
+    /// # Errors
+    /// Memory that is not there.
+    pub fn prune_two_to_four(&mut self) -> Result<(), TchError> {
+        match self {
+            Self::Dense(matrix) => *matrix = two_to_four(matrix)?,
+        }
+        Ok(())
+    }
+}
