@@ -1,5 +1,5 @@
-//! Both halves in libtorch, operator by operator. Runs wherever libtorch does and is what every other backend
-//! is compared with.
+//! Both parts of the network in libtorch, operator by operator. Runs wherever libtorch does and is what every other
+//! backend is compared with.
 
 use super::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs};
 use crate::backend::BackendError;
@@ -11,7 +11,7 @@ use crate::model::flow;
 use crate::model::policy::Policy;
 use crate::model::vlm::{Views, Vlm, VlmTokens};
 use crate::model::{Hook, ignore};
-use tch::{Kind, Tensor};
+use tch::{TchError, Tensor};
 
 /// Name of this backend.
 pub const NAME: &str = super::names::LIBTORCH;
@@ -20,13 +20,20 @@ pub const NAME: &str = super::names::LIBTORCH;
 #[derive(Debug)]
 pub struct LibtorchVlm {
     vlm: Vlm,
-    kind: Kind,
 }
 
 impl LibtorchVlm {
     /// Takes its tensors from `root`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn new(root: &Scope, config: &ModelConfig) -> Result<Self, CheckpointError> {
-        Ok(Self { vlm: Vlm::new(root, config)?, kind: root.options().0 })
+        Ok(Self::of(Vlm::new(root, config)?))
+    }
+
+    /// A network that is loaded already.
+    pub fn of(vlm: Vlm) -> Self {
+        Self { vlm }
     }
 
     /// Ids [B, L] i64, images [B, V, 3, H, W] f32 and the views that are there → tokens.
@@ -34,7 +41,7 @@ impl LibtorchVlm {
     /// # Errors
     /// What libtorch refuses.
     pub fn forward(&self, input_ids: &Tensor, images: &Tensor, views: &Views) -> Result<VlmTokens, BackendError> {
-        Ok(self.vlm.forward(input_ids, &images.f_to_kind(self.kind)?, views, &mut ignore)?)
+        Ok(self.vlm.forward(input_ids, &images.f_to_kind(self.vlm.kind())?, views, &mut ignore)?)
     }
 }
 
@@ -50,8 +57,6 @@ pub struct LibtorchPolicy {
     policy: Policy,
     visible_actions: Tensor, // [A], 0 on channels the network may not see
     visible_proprio: Tensor, // [P]
-    /// Whether the policy was specialised: its only domain has index 0.
-    specialised: bool,
     schedule: Option<Schedule>,
 }
 
@@ -64,15 +69,24 @@ struct Schedule {
 
 impl LibtorchPolicy {
     /// Takes its tensors from `root`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn new(root: &Scope, config: &ModelConfig) -> Result<Self, CheckpointError> {
-        let space: &ActionSpace = &config.action_space;
-        let (kind, device) = root.options();
-        let visible = |width| root.torch(space.visible(width, kind, device));
+        let policy = Policy::new(root, &config.policy, config.projection_dim)?;
+        root.torch(Self::of(policy, &config.action_space))
+    }
+
+    /// A network that is loaded already, in the action space that hides channels from it.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn of(policy: Policy, space: &ActionSpace) -> Result<Self, TchError> {
+        let (kind, device) = policy.options();
         Ok(Self {
-            policy: Policy::new(root, &config.policy, config.projection_dim)?,
-            visible_actions: visible(config.policy.action_dim)?,
-            visible_proprio: visible(config.policy.proprio_dim)?,
-            specialised: false,
+            visible_actions: space.visible(policy.config.action_dim, kind, device)?,
+            visible_proprio: space.visible(policy.config.proprio_dim, kind, device)?,
+            policy,
             schedule: None,
         })
     }
@@ -86,7 +100,7 @@ impl LibtorchPolicy {
         if prune {
             policy.prune_two_to_four()?;
         }
-        Ok(Self { policy, specialised: true, ..self })
+        Ok(Self { policy, ..self })
     }
 
     /// The network.
@@ -104,11 +118,11 @@ impl LibtorchPolicy {
         inputs: &PolicyInputs,
         hook: Hook,
     ) -> Result<Tensor, BackendError> {
+        check_domain(self.policy.only_domain(), inputs.host_domain)?;
         let kind = self.visible_actions.kind();
         let schedule = self.schedule(inputs.steps)?;
         let proprio = inputs.proprio.f_to_kind(kind)?.f_mul(&self.visible_proprio)?;
-        let only = if self.specialised { Some(inputs.domain.f_zeros_like()?) } else { None };
-        let context = self.policy.context(tokens, only.as_ref().unwrap_or(inputs.domain))?;
+        let context = self.policy.context(tokens, inputs.domain)?;
         let actions = flow::denoise(&inputs.noise.f_to_kind(kind)?, &schedule.times, |x_t, step| {
             let time = schedule.embeddings.f_get(step as i64)?;
             self.policy.step(&context, &x_t.f_mul(&self.visible_actions)?, &proprio, &time, hook)
@@ -128,6 +142,22 @@ impl LibtorchPolicy {
     }
 }
 
+/// A policy that was specialised to domain `only` has no other to answer for.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] naming the first domain `asked` for that is not there.
+pub fn check_domain(only: Option<i64>, asked: &[i64]) -> Result<(), BackendError> {
+    let Some(only) = only else { return Ok(()) };
+    match asked.iter().find(|domain| **domain != only) {
+        None => Ok(()),
+        Some(other) => Err(BackendError::Unavailable {
+            backend: format!("a policy for domain {other}"),
+            reason: format!("it was specialised to domain {only}"),
+            remedy: "ask for that domain, or load the policy without specialising it".to_owned(),
+        }),
+    }
+}
+
 impl PolicyBackend for LibtorchPolicy {
     fn name(&self) -> &'static str {
         NAME
@@ -135,5 +165,70 @@ impl PolicyBackend for LibtorchPolicy {
 
     fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
         self.generate_with_hook(tokens, inputs, &mut ignore)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::checkpoint::Checkpoint;
+    use std::path::Path;
+    use tch::{Device, Kind};
+
+    /// Shared and per-domain token projections.
+    const CHECKPOINTS: [&str; 2] = ["original_ee6d", "original_agibot_hetero"];
+
+    /// Values that differ from each other and are the same every time.
+    fn waves(shape: [i64; 3]) -> Tensor {
+        let count: i64 = shape.iter().product();
+        Tensor::arange(count, (Kind::Float, Device::Cpu)).multiply_scalar(0.7).sin().view(shape)
+    }
+
+    fn policy(checkpoint: &str) -> (LibtorchPolicy, ModelConfig) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints").join(checkpoint);
+        let config = ModelConfig::from_folder(&folder).unwrap();
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        (LibtorchPolicy::new(&checkpoint.root(Kind::Float, Device::Cpu), &config).unwrap(), config)
+    }
+
+    /// The answer of `policy` for two samples of `domain`.
+    fn answer(policy: &mut LibtorchPolicy, config: &ModelConfig, domain: i64) -> Result<Tensor, BackendError> {
+        let _no_grad = tch::no_grad_guard();
+        let sizes = &config.policy;
+        let tokens = VlmTokens {
+            vlm_features: waves([2, 4, config.projection_dim]),
+            aux_visual_inputs: waves([2, 3, config.projection_dim]),
+        };
+        let host_domain = [domain; 2];
+        policy.generate(
+            &tokens,
+            &PolicyInputs {
+                domain: &Tensor::from_slice(&host_domain),
+                host_domain: &host_domain,
+                proprio: &waves([1, 2, sizes.proprio_dim]).squeeze_dim(0),
+                noise: &waves([2, sizes.chunk_length, sizes.action_dim]),
+                steps: 2,
+            },
+        )
+    }
+
+    #[test]
+    fn a_specialised_policy_answers_as_the_whole_one_does_for_its_domain() {
+        for checkpoint in CHECKPOINTS {
+            let (mut whole, config) = policy(checkpoint);
+            let domain = config.policy.domains - 1;
+            let expected = answer(&mut whole, &config, domain).unwrap();
+            let mut specialised = whole.specialise(domain, false).unwrap();
+            let found = answer(&mut specialised, &config, domain).unwrap();
+            let difference = (found - expected).abs().max().double_value(&[]);
+            assert!(difference < 1e-5, "{checkpoint}: {difference:e}");
+        }
+    }
+
+    #[test]
+    fn a_specialised_policy_answers_for_no_other_domain() {
+        let (whole, config) = policy(CHECKPOINTS[0]);
+        let error = answer(&mut whole.specialise(1, true).unwrap(), &config, 0).unwrap_err().to_string();
+        assert!(error.contains("a policy for domain 0") && error.contains("specialised to domain 1"), "{error}");
     }
 }

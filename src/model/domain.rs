@@ -1,4 +1,5 @@
-//! Parameters that each domain (embodiment) has of its own.
+//! Parameters that each domain (embodiment) has of its own. A policy that was specialised keeps those of one domain, so
+//! that nothing is looked up any more.
 
 use super::TensorResult;
 use super::checkpoint::Scope;
@@ -6,12 +7,22 @@ use super::config::PolicyConfig;
 use super::layers::Linear;
 use super::prune::two_to_four;
 use super::vlm::VlmTokens;
+use super::weight::Weight;
 use crate::error::CheckpointError;
 use tch::{TchError, Tensor};
 
-/// A Linear with a matrix per domain: row `domain` of the table, read as [in, out] (y = x·W + b).
+/// A Linear whose matrix may depend on the domain.
 #[derive(Debug)]
-pub struct DomainLinear {
+pub enum DomainLinear {
+    /// X-VLA's DomainAwareLinear.
+    PerDomain(DomainTable),
+    /// One matrix: every domain's, or that of the only domain left.
+    Single(Linear),
+}
+
+/// The matrices and biases of all domains. Row `domain` of `weight` is read as [in, out] (y = x·W + b).
+#[derive(Debug)]
+pub struct DomainTable {
     weight: Tensor, // [domains, in·out]
     bias: Tensor,   // [domains, out]
     inputs: i64,
@@ -24,78 +35,124 @@ impl DomainLinear {
     /// # Errors
     /// A tensor that is missing or has another shape.
     pub fn new(scope: &Scope, domains: i64, inputs: i64, outputs: i64) -> Result<Self, CheckpointError> {
-        Ok(Self {
+        Ok(Self::PerDomain(DomainTable {
             weight: scope.tensor("fc.weight", &[domains, inputs * outputs])?,
             bias: scope.tensor("bias.weight", &[domains, outputs])?,
             inputs,
             outputs,
-        })
+        }))
     }
 
     /// [B, n, in] and domains [B] → [B, n, out]
+    ///
+    /// # Errors
+    /// A domain that the table has not, shapes that do not fit.
     pub fn forward(&self, input: &Tensor, domain: &Tensor) -> TensorResult {
+        match self {
+            Self::PerDomain(table) => table.forward(input, domain),
+            Self::Single(linear) => linear.forward(input),
+        }
+    }
+
+    /// The layer of one domain, in the memory of the table.
+    ///
+    /// # Errors
+    /// A domain that the table has not.
+    pub fn of(&self, domain: i64) -> Result<Linear, TchError> {
+        match self {
+            Self::PerDomain(table) => table.of(domain),
+            Self::Single(linear) => Ok(linear.share()),
+        }
+    }
+
+    /// The layer of one domain only.
+    pub(super) fn specialise(self, domain: i64) -> Result<Self, TchError> {
+        self.of(domain).map(Self::Single)
+    }
+
+    /// Prunes every matrix to 2:4 along its inputs.
+    pub(super) fn prune_two_to_four(&mut self) -> Result<(), TchError> {
+        match self {
+            Self::PerDomain(table) => table.prune_two_to_four(),
+            Self::Single(linear) => linear.weight.prune_two_to_four(),
+        }
+    }
+}
+
+impl DomainTable {
+    fn forward(&self, input: &Tensor, domain: &Tensor) -> TensorResult {
         let weight = self.weight.f_index_select(0, domain)?.f_view([-1, self.inputs, self.outputs])?;
         let bias = self.bias.f_index_select(0, domain)?.f_unsqueeze(1)?; // [B, 1, out]
         bias.f_baddbmm(input, &weight, 1.0, 1.0)
     }
 
-    /// The matrix [in, out] and bias [out] of one domain, as views.
-    pub fn of(&self, domain: i64) -> Result<[Tensor; 2], TchError> {
-        Ok([self.weight.f_get(domain)?.f_view([self.inputs, self.outputs])?, self.bias.f_get(domain)?])
+    fn of(&self, domain: i64) -> Result<Linear, TchError> {
+        let matrix = self.weight.f_get(domain)?.f_view([self.inputs, self.outputs])?;
+        Ok(Linear { weight: Weight::Dense(matrix.f_tr()?), bias: Some(self.bias.f_get(domain)?) })
     }
 
-    /// The table of one domain only, which has index 0 from here on.
-    pub(super) fn specialise(self, domain: i64) -> Result<Self, TchError> {
-        let (weight, bias) = (self.weight.f_narrow(0, domain, 1)?, self.bias.f_narrow(0, domain, 1)?);
-        Ok(Self { weight, bias, ..self })
-    }
-
-    /// Prunes the matrix of the first domain to 2:4 and forgets the others.
-    pub(super) fn prune_two_to_four(&mut self) -> Result<(), TchError> {
-        let [matrix, bias] = self.of(0)?;
-        let pruned = two_to_four(&matrix.f_tr()?)?.f_tr()?; // groups lie along the inputs
-        self.weight = pruned.f_reshape([1, self.inputs * self.outputs])?;
-        self.bias = bias.f_unsqueeze(0)?;
+    fn prune_two_to_four(&mut self) -> Result<(), TchError> {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let rows = self.weight.f_view([-1, inputs, outputs])?.f_transpose(1, 2)?; // [domains, out, in]
+        let pruned = two_to_four(&rows.f_reshape([-1, inputs])?)?.f_view([-1, outputs, inputs])?;
+        self.weight = pruned.f_transpose(1, 2)?.f_reshape([-1, inputs * outputs])?;
         Ok(())
     }
 }
 
-/// From tokens of the vision-language half to the policy's width: one Linear, or one per domain.
+/// Learned tokens that stand for a domain.
 #[derive(Debug)]
-enum TokenProjection {
-    Shared(Linear),
-    PerDomain(DomainLinear),
+pub enum SoftPrompts {
+    /// [domains, S, H]
+    PerDomain(Tensor),
+    /// [S, H] of the only domain left.
+    Single(Tensor),
 }
 
-impl TokenProjection {
-    fn new(scope: &Scope, config: &PolicyConfig, token_width: i64) -> Result<Self, CheckpointError> {
-        if config.hetero_projections {
-            return Ok(Self::PerDomain(DomainLinear::new(scope, config.domains, token_width, config.hidden)?));
-        }
-        Ok(Self::Shared(Linear::new(scope, token_width, config.hidden)?))
+impl SoftPrompts {
+    /// Reads `weight` [domains, S·H] for S = `count` prompts of width H.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
+    pub fn new(scope: &Scope, domains: i64, count: i64, width: i64) -> Result<Self, CheckpointError> {
+        let table = scope.tensor("weight", &[domains, count * width])?;
+        Ok(Self::PerDomain(scope.torch(table.f_view([domains, count, width]))?))
     }
 
-    /// [B, n, D] → [B, n, H]
-    fn forward(&self, tokens: &Tensor, domain: &Tensor) -> TensorResult {
+    /// Domains [B] → [B, S, H]
+    ///
+    /// # Errors
+    /// A domain that the table has not.
+    pub fn forward(&self, domain: &Tensor) -> TensorResult {
         match self {
-            Self::Shared(linear) => linear.forward(tokens),
-            Self::PerDomain(linear) => linear.forward(tokens, domain),
+            Self::PerDomain(table) => table.f_index_select(0, domain),
+            Self::Single(prompts) => prompts.f_unsqueeze(0)?.f_expand([domain.size1()?, -1, -1], false),
         }
     }
 
-    fn specialise(self, domain: i64) -> Result<Self, TchError> {
-        Ok(match self {
-            Self::Shared(linear) => Self::Shared(linear),
-            Self::PerDomain(linear) => Self::PerDomain(linear.specialise(domain)?),
-        })
+    /// The prompts of one domain, [S, H], in the memory of the table.
+    ///
+    /// # Errors
+    /// A domain that the table has not.
+    pub fn of(&self, domain: i64) -> TensorResult {
+        match self {
+            Self::PerDomain(table) => table.f_get(domain),
+            Self::Single(prompts) => Ok(prompts.shallow_clone()),
+        }
+    }
+
+    /// The prompts of one domain only.
+    pub(super) fn specialise(self, domain: i64) -> Result<Self, TchError> {
+        self.of(domain).map(Self::Single)
     }
 }
 
-/// Both projections. What they make of a frame's tokens does not depend on the denoising step.
+/// From tokens of the vision-language part to the policy's width. What comes out for a frame does not depend on the
+/// denoising step.
 #[derive(Debug)]
 pub struct TokenProjections {
-    vlm: TokenProjection,
-    aux: TokenProjection,
+    vlm: DomainLinear,
+    aux: DomainLinear,
 }
 
 impl TokenProjections {
@@ -105,19 +162,92 @@ impl TokenProjections {
     /// A tensor that is missing or has another shape.
     pub fn new(root: &Scope, config: &PolicyConfig, token_width: i64) -> Result<Self, CheckpointError> {
         let scope = root.sub("transformer");
-        Ok(Self {
-            vlm: TokenProjection::new(&scope.sub("vlm_proj"), config, token_width)?,
-            aux: TokenProjection::new(&scope.sub("aux_visual_proj"), config, token_width)?,
-        })
+        let projection = |name: &str| {
+            let scope = scope.sub(name);
+            if config.hetero_projections {
+                return DomainLinear::new(&scope, config.domains, token_width, config.hidden);
+            }
+            Ok(DomainLinear::Single(Linear::new(&scope, token_width, config.hidden)?))
+        };
+        Ok(Self { vlm: projection("vlm_proj")?, aux: projection("aux_visual_proj")? })
     }
 
     /// Tokens of a frame and domains [B] → [B, N + L, H] and [B, (V − 1)·N, H], without positions.
+    ///
+    /// # Errors
+    /// A domain that the tables have not, shapes that do not fit.
     pub fn forward(&self, tokens: &VlmTokens, domain: &Tensor) -> Result<[Tensor; 2], TchError> {
         Ok([self.vlm.forward(&tokens.vlm_features, domain)?, self.aux.forward(&tokens.aux_visual_inputs, domain)?])
     }
 
-    /// Those of one domain only, which has index 0 from here on.
+    /// Both layers of one domain, in the same memory: of the features first.
+    ///
+    /// # Errors
+    /// A domain that the tables have not.
+    pub fn of(&self, domain: i64) -> Result<[Linear; 2], TchError> {
+        Ok([self.vlm.of(domain)?, self.aux.of(domain)?])
+    }
+
+    /// The projections of one domain only, whatever domain is asked for.
+    ///
+    /// # Errors
+    /// A domain that the tables have not.
     pub fn specialise(self, domain: i64) -> Result<Self, TchError> {
         Ok(Self { vlm: self.vlm.specialise(domain)?, aux: self.aux.specialise(domain)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::{Device, Kind};
+
+    const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    /// Values that differ from each other and are the same every time.
+    fn waves(shape: &[i64]) -> Tensor {
+        let count: i64 = shape.iter().product();
+        Tensor::arange(count, FLOAT).multiply_scalar(0.7).sin().view(shape)
+    }
+
+    /// Three domains of five inputs and two outputs.
+    fn linear() -> DomainLinear {
+        DomainLinear::PerDomain(DomainTable { weight: waves(&[3, 10]), bias: waves(&[3, 2]), inputs: 5, outputs: 2 })
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f64 {
+        assert_eq!(a.size(), b.size());
+        (a - b).abs().max().double_value(&[])
+    }
+
+    #[test]
+    fn a_specialised_layer_answers_a_batch_as_the_table_does_for_that_domain() {
+        let input = waves(&[4, 7, 5]);
+        let expected = linear().forward(&input, &Tensor::from_slice(&[2i64; 4])).unwrap();
+        let found = linear().specialise(2).unwrap().forward(&input, &Tensor::from_slice(&[0i64; 4])).unwrap();
+        assert!(difference(&found, &expected) < 1e-6);
+    }
+
+    #[test]
+    fn pruning_before_specialising_gives_the_matrix_that_pruning_afterwards_gives() {
+        let (mut before, mut after) = (linear(), linear().specialise(1).unwrap());
+        before.prune_two_to_four().unwrap();
+        after.prune_two_to_four().unwrap();
+        let [before, after] = [before, after].map(|linear| linear.of(1).unwrap().weight);
+        assert_eq!(difference(before.dense(), after.dense()), 0.0);
+        assert_eq!(after.shape().unwrap(), (2, 5));
+    }
+
+    #[test]
+    fn specialised_prompts_are_those_of_the_domain_for_every_sample() {
+        let table = || SoftPrompts::PerDomain(Tensor::arange(12, FLOAT).view([2, 3, 2]));
+        let expected = table().forward(&Tensor::from_slice(&[1i64, 1])).unwrap();
+        let found = table().specialise(1).unwrap().forward(&Tensor::from_slice(&[0i64, 0])).unwrap();
+        assert_eq!(difference(&found, &expected), 0.0);
+    }
+
+    #[test]
+    fn a_domain_that_the_table_has_not_is_refused() {
+        assert!(linear().specialise(3).is_err());
     }
 }

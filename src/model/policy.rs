@@ -1,17 +1,17 @@
 //! The soft-prompted transformer: predicts a clean action chunk from a noisy one, given the tokens of the
-//! vision-language half (X-VLA's `SoftPromptedTransformer`).
+//! vision-language part (X-VLA's `SoftPromptedTransformer`).
 //!
 //! What does not depend on the denoising step, the projected tokens with their positions and the soft prompts,
 //! is computed once per frame by [`Policy::context`]; [`Policy::step`] runs once per denoising step.
 
 use super::checkpoint::Scope;
 use super::config::PolicyConfig;
-use super::domain::{DomainLinear, TokenProjections};
+use super::domain::{DomainLinear, SoftPrompts, TokenProjections};
 use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads, split_heads};
 use super::vlm::VlmTokens;
 use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
-use tch::{TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Longest period of the time embedding's sinusoids.
 const MAX_PERIOD: f64 = 100.0;
@@ -19,14 +19,16 @@ const MAX_PERIOD: f64 = 100.0;
 /// The transformer with its domain tables.
 #[derive(Debug)]
 pub struct Policy {
-    projections: TokenProjections,
-    pub(super) positions: Tensor, // [1, max_len_seq, H]
-    pub(super) action_encoder: DomainLinear,
-    pub(super) action_decoder: DomainLinear,
-    pub(super) soft_prompts: Option<Tensor>, // [domains, S·H]
-    pub(super) blocks: Vec<Block>,
-    pub(super) norm: LayerNorm,
-    pub(super) config: PolicyConfig,
+    pub(crate) projections: TokenProjections,
+    pub(crate) positions: Tensor,            // [1, max_len_seq, H]
+    pub(crate) action_encoder: DomainLinear, // from A + P + time_dim, in this order, to H
+    pub(crate) action_decoder: DomainLinear, // from H to A
+    pub(crate) soft_prompts: Option<SoftPrompts>,
+    pub(crate) blocks: Vec<Block>,
+    pub(crate) norm: LayerNorm,
+    pub(crate) config: PolicyConfig,
+    /// Set by [`Policy::specialise`].
+    pub(crate) only_domain: Option<i64>,
 }
 
 /// The part of the sequence that stays the same for every denoising step of a frame.
@@ -38,6 +40,9 @@ pub struct Context {
 
 impl Policy {
     /// Reads everything below `transformer.`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn new(root: &Scope, config: &PolicyConfig, token_width: i64) -> Result<Self, CheckpointError> {
         let scope = root.sub("transformer");
         let (hidden, domains) = (config.hidden, config.domains);
@@ -50,31 +55,49 @@ impl Policy {
             action_encoder: domain_linear("action_encoder", token_input, hidden)?,
             action_decoder: domain_linear("action_decoder", hidden, config.action_dim)?,
             soft_prompts: (prompts > 0)
-                .then(|| scope.tensor("soft_prompt_hub.weight", &[domains, prompts * hidden]))
+                .then(|| SoftPrompts::new(&scope.sub("soft_prompt_hub"), domains, prompts, hidden))
                 .transpose()?,
             blocks: (0..config.depth)
                 .map(|index| Block::new(&scope.sub(format!("blocks.{index}")), config))
                 .collect::<Result<_, _>>()?,
             norm: LayerNorm::new(&scope.sub("norm"), hidden)?,
             config: config.clone(),
+            only_domain: None,
         })
     }
 
-    /// The same network with the parameters of one domain only, which has index 0 from here on: every
-    /// DomainAwareLinear is a plain matrix.
+    /// The same network with the parameters of one domain only: every DomainAwareLinear is a plain matrix from here on,
+    /// whatever domain is asked for.
+    ///
+    /// # Errors
+    /// A domain that the checkpoint has not.
     pub fn specialise(self, domain: i64) -> Result<Self, TchError> {
         Ok(Self {
             projections: self.projections.specialise(domain)?,
             action_encoder: self.action_encoder.specialise(domain)?,
             action_decoder: self.action_decoder.specialise(domain)?,
-            soft_prompts: self.soft_prompts.map(|prompts| prompts.f_narrow(0, domain, 1)).transpose()?,
+            soft_prompts: self.soft_prompts.map(|prompts| prompts.specialise(domain)).transpose()?,
             config: PolicyConfig { domains: 1, ..self.config },
+            only_domain: Some(domain),
             ..self
         })
     }
 
-    /// Prunes every matrix of the transformer to 2:4, for a policy that was specialised before: what the domains'
-    /// tables hold are no matrices. The token projections stay as they are.
+    /// The domain that this policy was specialised to; `None` if it has all of the checkpoint's.
+    pub fn only_domain(&self) -> Option<i64> {
+        self.only_domain
+    }
+
+    /// Dtype and device of the weights, which are those that the network computes in and on.
+    pub fn options(&self) -> (Kind, Device) {
+        (self.positions.kind(), self.positions.device())
+    }
+
+    /// Prunes every matrix of the transformer to 2:4, those of the domains included. The token projections stay as they
+    /// are.
+    ///
+    /// # Errors
+    /// Memory that is not there.
     pub fn prune_two_to_four(&mut self) -> Result<(), TchError> {
         for block in &mut self.blocks {
             for linear in block.linears_mut() {
@@ -94,12 +117,11 @@ impl Policy {
     /// Everything that the steps of one frame share; `domain` is [B] i64.
     pub fn context(&self, tokens: &VlmTokens, domain: &Tensor) -> Result<Context, TchError> {
         let projected = Tensor::f_cat(&self.project(tokens, domain)?, 1)?; // [B, M, H]
-        let (batch, count, hidden) = projected.size3()?;
+        let (_, count, _) = projected.size3()?;
         let positions = self.positions.f_narrow(1, self.config.chunk_length, count)?;
         let mut sequence = vec![projected.f_add(&positions)?];
         if let Some(prompts) = &self.soft_prompts {
-            let prompts = prompts.f_index_select(0, domain)?;
-            sequence.push(prompts.f_view([batch, self.config.soft_prompts, hidden])?); // no positions
+            sequence.push(prompts.forward(domain)?); // no positions
         }
         Ok(Context { tokens: Tensor::f_cat(&sequence, 1)?, domain: domain.shallow_clone() })
     }
@@ -107,7 +129,7 @@ impl Policy {
     /// The embeddings of `times`, one row each: [N, time_dim] of the weights' dtype and on their device. They depend on
     /// nothing else, so that they are made once for a number of steps.
     pub fn time_embeddings(&self, times: &[f32]) -> TensorResult {
-        let (kind, device) = (self.positions.kind(), self.positions.device());
+        let (kind, device) = self.options();
         time_embeddings(times, self.config.time_dim)?.f_to_device_(device, kind, false, false)
     }
 
@@ -157,12 +179,12 @@ pub const LINEAR_INPUTS: [&str; 4] = ["policy.qkv_input", "policy.proj_input", "
 
 /// Pre-norm transformer block: LN → attention → residual, LN → MLP → residual.
 #[derive(Debug)]
-pub(super) struct Block {
-    pub(super) norm1: LayerNorm,
-    pub(super) qkv: Linear,
-    pub(super) proj: Linear,
-    pub(super) norm2: LayerNorm,
-    pub(super) mlp: Mlp,
+pub(crate) struct Block {
+    pub(crate) norm1: LayerNorm,
+    pub(crate) qkv: Linear,
+    pub(crate) proj: Linear,
+    pub(crate) norm2: LayerNorm,
+    pub(crate) mlp: Mlp,
     heads: i64,
 }
 

@@ -13,10 +13,11 @@ const POSITION_OFFSET: i64 = 2;
 /// Token embedding, positions and layers.
 #[derive(Debug)]
 pub struct TextEncoder {
-    embedding: Tensor, // [vocabulary, D]
-    positions: Tensor, // [max positions + 2, D]
-    embedding_norm: LayerNorm,
-    layers: Vec<EncoderLayer>,
+    pub(crate) embedding: Tensor, // [vocabulary, D]
+    pub(crate) positions: Tensor, // [max positions, D]
+    pub(crate) embedding_norm: LayerNorm,
+    pub(crate) layers: Vec<EncoderLayer>,
+    pub(crate) heads: i64,
 }
 
 impl TextEncoder {
@@ -27,14 +28,15 @@ impl TextEncoder {
         // The encoder's own table first: where both are stored, LeRobot lets it win.
         let embedding =
             scope.tensor_of(&["encoder.embed_tokens.weight", "shared.weight"], &[config.vocabulary, width])?;
-        let rows = config.max_positions + POSITION_OFFSET;
+        let positions = encoder.tensor("embed_positions.weight", &[POSITION_OFFSET + config.max_positions, width])?;
         Ok(Self {
             embedding,
-            positions: encoder.tensor("embed_positions.weight", &[rows, width])?,
+            positions: scope.torch(positions.f_narrow(0, POSITION_OFFSET, config.max_positions))?,
             embedding_norm: LayerNorm::new(&encoder.sub("layernorm_embedding"), width)?,
             layers: (0..config.layers)
                 .map(|index| EncoderLayer::new(&encoder.sub(format!("layers.{index}")), config))
                 .collect::<Result<_, _>>()?,
+            heads: config.heads,
         })
     }
 
@@ -46,10 +48,10 @@ impl TextEncoder {
     /// Embeddings [B, n, D] → [B, n, D]. Every token attends to every token, padding included.
     pub fn forward(&self, embedded: &Tensor) -> TensorResult {
         let (_, count, _) = embedded.size3()?;
-        let positions = self.positions.f_narrow(0, POSITION_OFFSET, count)?;
+        let positions = self.positions.f_narrow(0, 0, count)?;
         let mut hidden = self.embedding_norm.forward(&embedded.f_add(&positions)?)?;
         for layer in &self.layers {
-            hidden = layer.forward(&hidden)?;
+            hidden = layer.forward(&hidden, self.heads)?;
         }
         Ok(hidden)
     }
@@ -57,15 +59,14 @@ impl TextEncoder {
 
 /// Self-attention, then an MLP, each added and then normalised (post-norm).
 #[derive(Debug)]
-struct EncoderLayer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    attention_norm: LayerNorm,
-    mlp: Mlp,
-    final_norm: LayerNorm,
-    heads: i64,
+pub(crate) struct EncoderLayer {
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) output: Linear,
+    pub(crate) attention_norm: LayerNorm,
+    pub(crate) mlp: Mlp,
+    pub(crate) final_norm: LayerNorm,
 }
 
 impl EncoderLayer {
@@ -80,18 +81,17 @@ impl EncoderLayer {
             attention_norm: LayerNorm::new(&scope.sub("self_attn_layer_norm"), width)?,
             mlp: Mlp::new(scope, width, config.ffn_width, Gelu::Exact)?,
             final_norm: LayerNorm::new(&scope.sub("final_layer_norm"), width)?,
-            heads: config.heads,
         })
     }
 
     /// [B, n, D] → [B, n, D]
-    fn forward(&self, input: &Tensor) -> TensorResult {
+    fn forward(&self, input: &Tensor, heads: i64) -> TensorResult {
         let (batch, count, width) = input.size3()?;
-        let heads = |linear: &Linear| -> Result<Tensor, TchError> {
+        let split = |linear: &Linear| -> Result<Tensor, TchError> {
             let projected = linear.forward(input)?;
-            projected.f_view([batch, count, self.heads, width / self.heads])?.f_transpose(1, 2)
+            projected.f_view([batch, count, heads, width / heads])?.f_transpose(1, 2)
         };
-        let mixed = attention(&heads(&self.query)?, &heads(&self.key)?, &heads(&self.value)?, None)?;
+        let mixed = attention(&split(&self.query)?, &split(&self.key)?, &split(&self.value)?, None)?;
         let hidden = input.f_add(&self.output.forward(&join_heads(&mixed)?)?)?;
         let hidden = self.attention_norm.forward(&hidden)?;
         let hidden = hidden.f_add(&self.mlp.forward(&hidden)?)?;

@@ -39,13 +39,14 @@ impl FeatureMap {
 /// The tower: patch embeddings and blocks, stage by stage.
 #[derive(Debug)]
 pub struct VisionTower {
-    stages: Vec<Stage>,
+    pub(crate) stages: Vec<Stage>,
 }
 
+/// Blocks on maps of one size; spatial and channel blocks take turns, spatial first.
 #[derive(Debug)]
-struct Stage {
-    embed: ConvEmbed,
-    blocks: Vec<(SpatialBlock, ChannelBlock)>,
+pub(crate) struct Stage {
+    pub(crate) embed: ConvEmbed,
+    pub(crate) blocks: Vec<Block>,
 }
 
 impl VisionTower {
@@ -55,13 +56,12 @@ impl VisionTower {
         let mut stages = Vec::with_capacity(config.stages.len());
         for (index, stage) in config.stages.iter().enumerate() {
             let embed = ConvEmbed::new(&scope.sub(format!("convs.{index}")), stage, inputs)?;
-            let blocks = (0..stage.depth)
-                .map(|block| {
-                    let scope = scope.sub(format!("blocks.{index}.{block}"));
-                    let spatial = SpatialBlock::new(&scope.sub("spatial_block"), config, stage)?;
-                    Ok((spatial, ChannelBlock::new(&scope.sub("channel_block"), config, stage)?))
-                })
-                .collect::<Result<_, CheckpointError>>()?;
+            let mut blocks = Vec::with_capacity(2 * stage.depth);
+            for block in 0..stage.depth {
+                let scope = scope.sub(format!("blocks.{index}.{block}"));
+                blocks.push(Block::spatial(&scope.sub("spatial_block"), config, stage)?);
+                blocks.push(Block::channel(&scope.sub("channel_block"), config, stage)?);
+            }
             stages.push(Stage { embed, blocks });
             inputs = stage.width;
         }
@@ -74,9 +74,8 @@ impl VisionTower {
         let mut map = FeatureMap::from_image(images)?;
         for (index, stage) in self.stages.iter().enumerate() {
             map = stage.embed.forward(&image)?;
-            for (spatial, channel) in &stage.blocks {
-                spatial.forward(&mut map)?;
-                channel.forward(&mut map)?;
+            for block in &stage.blocks {
+                block.forward(&mut map)?;
             }
             image = map.as_image()?;
             hook(&format!("vision.stage{index}"), &image);
@@ -87,10 +86,10 @@ impl VisionTower {
 
 /// Overlapping patches by a strided convolution, normalised before or after it.
 #[derive(Debug)]
-struct ConvEmbed {
-    proj: Conv2d,
-    norm: LayerNorm,
-    pre_norm: bool,
+pub(crate) struct ConvEmbed {
+    pub(crate) proj: Conv2d,
+    pub(crate) norm: LayerNorm,
+    pub(crate) pre_norm: bool,
 }
 
 impl ConvEmbed {
@@ -123,35 +122,9 @@ impl ConvEmbed {
     }
 }
 
-/// The second half that both kinds of block share: depth-wise convolution, then the MLP, both residual.
-#[derive(Debug)]
-struct ConvMlp {
-    conv: DepthwiseConv,
-    norm: LayerNorm,
-    mlp: Mlp,
-}
-
-impl ConvMlp {
-    fn new(scope: &Scope, config: &VisionConfig, width: i64) -> Result<Self, CheckpointError> {
-        let hidden = (width as f64 * config.mlp_ratio) as i64;
-        Ok(Self {
-            conv: DepthwiseConv::new(&scope.sub("conv2.fn.dw"), width)?,
-            norm: LayerNorm::new(&scope.sub("ffn.norm"), width)?,
-            mlp: Mlp::new(&scope.sub("ffn.fn.net"), width, hidden, Gelu::Exact)?,
-        })
-    }
-
-    fn forward(&self, map: &mut FeatureMap) -> Result<(), TchError> {
-        self.conv.forward(map)?;
-        let mixed = self.mlp.forward(&self.norm.forward(&map.tokens)?)?;
-        map.tokens = map.tokens.f_add(&mixed)?;
-        Ok(())
-    }
-}
-
 /// x + dw(x): a 3×3 depth-wise convolution that carries position.
 #[derive(Debug)]
-struct DepthwiseConv(Conv2d);
+pub(crate) struct DepthwiseConv(pub(crate) Conv2d);
 
 impl DepthwiseConv {
     fn new(scope: &Scope, width: i64) -> Result<Self, CheckpointError> {
@@ -166,43 +139,76 @@ impl DepthwiseConv {
     }
 }
 
-/// Depth-wise convolution and window attention, then [`ConvMlp`].
+/// Depth-wise convolution and attention, then depth-wise convolution and MLP; all four residual.
 #[derive(Debug)]
-struct SpatialBlock {
-    conv: DepthwiseConv,
-    norm: LayerNorm,
-    qkv: Linear,
-    proj: Linear,
-    heads: i64,
-    window: i64,
-    rest: ConvMlp,
+pub(crate) struct Block {
+    pub(crate) conv1: DepthwiseConv,
+    pub(crate) attention_norm: LayerNorm,
+    pub(crate) qkv: Linear,
+    pub(crate) proj: Linear,
+    pub(crate) attention: Attention,
+    pub(crate) conv2: DepthwiseConv,
+    pub(crate) mlp_norm: LayerNorm,
+    pub(crate) mlp: Mlp,
 }
 
-impl SpatialBlock {
-    fn new(scope: &Scope, config: &VisionConfig, stage: &StageConfig) -> Result<Self, CheckpointError> {
-        let (width, attn) = (stage.width, scope.sub("window_attn"));
+/// What attends to what in a [`Block`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attention {
+    /// Tokens to tokens of their window of `side`×`side`.
+    Window { side: i64, heads: i64 },
+    /// Channels to channels of their group.
+    Channel { groups: i64 },
+}
+
+impl Block {
+    fn spatial(scope: &Scope, config: &VisionConfig, stage: &StageConfig) -> Result<Self, CheckpointError> {
+        let attention = Attention::Window { side: config.window_size, heads: stage.heads };
+        Self::new(scope, &scope.sub("window_attn"), attention, config, stage.width)
+    }
+
+    fn channel(scope: &Scope, config: &VisionConfig, stage: &StageConfig) -> Result<Self, CheckpointError> {
+        let attention = Attention::Channel { groups: stage.groups };
+        Self::new(scope, &scope.sub("channel_attn"), attention, config, stage.width)
+    }
+
+    fn new(
+        scope: &Scope,
+        attn: &Scope,
+        attention: Attention,
+        config: &VisionConfig,
+        width: i64,
+    ) -> Result<Self, CheckpointError> {
+        let hidden = (width as f64 * config.mlp_ratio) as i64;
         Ok(Self {
-            conv: DepthwiseConv::new(&scope.sub("conv1.fn.dw"), width)?,
-            norm: LayerNorm::new(&attn.sub("norm"), width)?,
+            conv1: DepthwiseConv::new(&scope.sub("conv1.fn.dw"), width)?,
+            attention_norm: LayerNorm::new(&attn.sub("norm"), width)?,
             qkv: Linear::with_bias(&attn.sub("fn.qkv"), width, 3 * width, config.qkv_bias)?,
             proj: Linear::new(&attn.sub("fn.proj"), width, width)?,
-            heads: stage.heads,
-            window: config.window_size,
-            rest: ConvMlp::new(scope, config, width)?,
+            attention,
+            conv2: DepthwiseConv::new(&scope.sub("conv2.fn.dw"), width)?,
+            mlp_norm: LayerNorm::new(&scope.sub("ffn.norm"), width)?,
+            mlp: Mlp::new(&scope.sub("ffn.fn.net"), width, hidden, Gelu::Exact)?,
         })
     }
 
     fn forward(&self, map: &mut FeatureMap) -> Result<(), TchError> {
-        self.conv.forward(map)?;
-        let normed = FeatureMap { tokens: self.norm.forward(&map.tokens)?, ..*map };
-        map.tokens = map.tokens.f_add(&self.window_attention(&normed)?)?;
-        self.rest.forward(map)
+        self.conv1.forward(map)?;
+        let normed = FeatureMap { tokens: self.attention_norm.forward(&map.tokens)?, ..*map };
+        let mixed = match self.attention {
+            Attention::Window { side, heads } => self.window_attention(&normed, side, heads)?,
+            Attention::Channel { groups } => self.channel_attention(&normed.tokens, groups)?,
+        };
+        map.tokens = map.tokens.f_add(&mixed)?;
+        self.conv2.forward(map)?;
+        let mixed = self.mlp.forward(&self.mlp_norm.forward(&map.tokens)?)?;
+        map.tokens = map.tokens.f_add(&mixed)?;
+        Ok(())
     }
 
     /// Attention within windows; the map is padded right and below until they tile it (padding is attended to).
-    fn window_attention(&self, map: &FeatureMap) -> TensorResult {
+    fn window_attention(&self, map: &FeatureMap, side: i64, heads: i64) -> TensorResult {
         let (batch, _, width) = map.tokens.size3()?;
-        let side = self.window;
         let windows_along = |length: i64| (length + side - 1) / side;
         let (rows, columns) = (windows_along(map.height), windows_along(map.width));
         let (below, right) = (rows * side - map.height, columns * side - map.width);
@@ -213,7 +219,7 @@ impl SpatialBlock {
             .f_view([batch, rows, side, columns, side, width])?
             .f_permute([0, 1, 3, 2, 4, 5])?
             .f_reshape([batch * rows * columns, side * side, width])?; // [windows, tokens of a window, C]
-        let [query, key, value] = split_heads(&self.qkv.forward(&windows)?, self.heads)?;
+        let [query, key, value] = split_heads(&self.qkv.forward(&windows)?, heads)?;
         let mixed = join_heads(&attention(&query, &key, &value, None)?)?;
         self.proj
             .forward(&mixed)?
@@ -224,44 +230,12 @@ impl SpatialBlock {
             .f_narrow(2, 0, map.width)?
             .f_reshape([batch, map.height * map.width, width])
     }
-}
-
-/// Depth-wise convolution and channel attention, then [`ConvMlp`].
-#[derive(Debug)]
-struct ChannelBlock {
-    conv: DepthwiseConv,
-    norm: LayerNorm,
-    qkv: Linear,
-    proj: Linear,
-    groups: i64,
-    rest: ConvMlp,
-}
-
-impl ChannelBlock {
-    fn new(scope: &Scope, config: &VisionConfig, stage: &StageConfig) -> Result<Self, CheckpointError> {
-        let (width, attn) = (stage.width, scope.sub("channel_attn"));
-        Ok(Self {
-            conv: DepthwiseConv::new(&scope.sub("conv1.fn.dw"), width)?,
-            norm: LayerNorm::new(&attn.sub("norm"), width)?,
-            qkv: Linear::with_bias(&attn.sub("fn.qkv"), width, 3 * width, config.qkv_bias)?,
-            proj: Linear::new(&attn.sub("fn.proj"), width, width)?,
-            groups: stage.groups,
-            rest: ConvMlp::new(scope, config, width)?,
-        })
-    }
-
-    fn forward(&self, map: &mut FeatureMap) -> Result<(), TchError> {
-        self.conv.forward(map)?;
-        let mixed = self.channel_attention(&self.norm.forward(&map.tokens)?)?;
-        map.tokens = map.tokens.f_add(&mixed)?;
-        self.rest.forward(map)
-    }
 
     /// Channels attend to channels of their group, with the tokens as features: scale 1/√n.
-    fn channel_attention(&self, tokens: &Tensor) -> TensorResult {
+    fn channel_attention(&self, tokens: &Tensor, groups: i64) -> TensorResult {
         let (_, count, _) = tokens.size3()?;
         let scale = (count as f64).powf(-0.5);
-        let [query, key, value] = split_heads(&self.qkv.forward(tokens)?, self.groups)?; // [B, groups, n, C/groups]
+        let [query, key, value] = split_heads(&self.qkv.forward(tokens)?, groups)?; // [B, groups, n, C/groups]
         let turn = |tensor: &Tensor| tensor.f_transpose(-2, -1); // [B, groups, C/groups, n]
         let mixed = attention(&turn(&query)?, &turn(&key)?, &turn(&value)?, Some(scale))?;
         self.proj.forward(&join_heads(&turn(&mixed)?)?)

@@ -1,4 +1,4 @@
-//! The vision-language half: camera views and an instruction become the tokens that the policy attends to
+//! The vision-language part: camera views and an instruction become the tokens that the policy attends to
 //! (X-VLA's `forward_vlm`).
 
 use super::checkpoint::Scope;
@@ -8,7 +8,7 @@ use super::text::TextEncoder;
 use super::vision::VisionTower;
 use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// What the policy attends to.
 #[derive(Debug)]
@@ -42,13 +42,16 @@ impl Views {
 /// Florence-2 without its decoder.
 #[derive(Debug)]
 pub struct Vlm {
-    vision: VisionTower,
-    projector: Projector,
-    text: TextEncoder,
+    pub(crate) vision: VisionTower,
+    pub(crate) projector: Projector,
+    pub(crate) text: TextEncoder,
 }
 
 impl Vlm {
     /// Reads everything below `vlm.`.
+    ///
+    /// # Errors
+    /// A tensor that is missing or has another shape.
     pub fn new(root: &Scope, config: &ModelConfig) -> Result<Self, CheckpointError> {
         let scope = root.sub("vlm");
         Ok(Self {
@@ -56,6 +59,11 @@ impl Vlm {
             projector: Projector::new(&scope, &config.vision, config.projection_dim)?,
             text: TextEncoder::new(&scope.sub("language_model.model"), &config.text)?,
         })
+    }
+
+    /// Dtype of the weights, which is the one that the network computes in.
+    pub fn kind(&self) -> Kind {
+        self.text.embedding.kind()
     }
 
     /// Ids [B, L], images [B, V, 3, H, W] and which views are there → tokens. Masked views contribute zeros.

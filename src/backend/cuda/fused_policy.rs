@@ -1,26 +1,28 @@
-//! The policy half on this project's kernels, for one sample of one domain: the domain's matrices become plain ones,
+//! The policy part on this project's kernels, for one sample of one domain: the domain's matrices become plain ones,
 //! what depends on the step alone is computed when the work is made, what depends on the frame alone once per frame.
 
 use super::gemm::{Activation, Gemm, Linear};
 use super::kernels::Kernels;
+use super::layers::{bias, layer_norm, length, linear, norm_weights};
 use super::memory::{Span, buffer};
 use super::operators::actions::{ActionWeights, Actions, NoisyActions};
 use super::operators::transformer::{Attention, LayerNorm};
 use super::session::{PipelineStage, Session};
-use super::vision::{length, linear, norm_weights};
 use crate::backend::BackendError;
 use crate::backend::PolicyInputs;
 use crate::backend::capture::{PolicyWork, Work, lock};
-use crate::model::checkpoint::Scope;
+use crate::backend::libtorch::check_domain;
+use crate::model::action_space::ActionSpace;
 use crate::model::config::{ModelConfig, PolicyConfig};
-use crate::model::domain::DomainLinear;
+use crate::model::domain::{DomainLinear, SoftPrompts, TokenProjections};
 use crate::model::flow;
-use crate::model::policy::time_embeddings;
+use crate::model::layers;
+use crate::model::policy::{self, Policy, time_embeddings};
 use crate::model::vlm::VlmTokens;
 use std::sync::{Arc, Mutex};
 use tch::{Kind, Tensor};
 
-/// What keeps this half from running on the kernels; `None` if nothing does.
+/// What keeps this part from running on the kernels; `None` if nothing does.
 pub fn unsupported(config: &ModelConfig) -> Option<String> {
     let policy = &config.policy;
     let head_dim = length(policy.hidden / policy.heads.max(1));
@@ -43,11 +45,13 @@ struct Network {
     blocks: Vec<Block>,
     attention: Attention,
     actions: Actions,
-    tables: DomainTables,
-    vlm_proj: Projection,
-    aux_proj: Projection,
+    action_encoder: DomainLinear,
+    action_decoder: DomainLinear,
+    soft_prompts: Option<SoftPrompts>,
+    projections: TokenProjections,
+    only_domain: Option<i64>,
     positions: Tensor, // [max_len_seq, H]
-    norm: [Tensor; 2],
+    norm: layers::LayerNorm,
     visible_actions: Tensor, // [A] f32
     visible_proprio: Tensor, // [P] f32
     config: PolicyConfig,
@@ -63,94 +67,52 @@ struct Block {
     fc2: Linear,
 }
 
-/// Parameters of every domain, as the checkpoint stores them.
-struct DomainTables {
-    encoder: DomainLinear,        // from A + P + time to H
-    decoder: DomainLinear,        // from H to A
-    soft_prompts: Option<Tensor>, // [domains, S·H]
-}
-
-/// From tokens of the vision-language half to the policy's width.
-enum Projection {
-    Shared(Linear),
-    PerDomain(DomainLinear),
-}
-
-impl Projection {
-    fn new(scope: &Scope, config: &PolicyConfig, inputs: i64) -> Result<Self, BackendError> {
-        let outputs = config.hidden;
-        if !config.hetero_projections {
-            return Ok(Self::Shared(linear(scope, inputs, outputs)?));
-        }
-        Ok(Self::PerDomain(DomainLinear::new(scope, config.domains, inputs, outputs)?))
-    }
-
-    fn of_domain(&self, domain: i64) -> Result<Linear, BackendError> {
-        match self {
-            Self::Shared(linear) => Ok(linear.share()),
-            Self::PerDomain(table) => {
-                let [matrix, bias] = table.of(domain)?;
-                Linear::new(&matrix.f_tr()?, Some(&bias))
-            }
-        }
+impl Block {
+    fn new(block: policy::Block, kernels: &Kernels) -> Result<Self, BackendError> {
+        Ok(Self {
+            norm1: layer_norm(&block.norm1, kernels)?,
+            qkv: linear(&block.qkv)?,
+            proj: linear(&block.proj)?,
+            norm2: layer_norm(&block.norm2, kernels)?,
+            fc1: linear(&block.mlp.fc1)?,
+            fc2: linear(&block.mlp.fc2)?,
+        })
     }
 }
 
 impl FusedPolicy {
-    /// Takes its tensors from `root`.
+    /// The network of `policy`, whose weights lie on the session's GPU, in the action space that hides channels from
+    /// it. Weights are shared where the kernels take them as they are. Those of a domain are taken from their tables
+    /// when a recording is made, unless `policy` was specialised to one.
     ///
     /// # Errors
-    /// The checkpoint's or the kernels' faults.
-    pub fn new(root: &Scope, model: &ModelConfig, session: Arc<Session>) -> Result<Self, BackendError> {
-        let (kind, device) = root.options();
-        let config = &model.policy;
-        let (hidden, heads) = (config.hidden, length(config.heads));
-        let head_dim = length(hidden) / heads.max(1);
-        let mut sources = vec![LayerNorm::source(length(hidden)), Actions::source()];
+    /// The kernels' faults, no memory.
+    pub fn new(policy: Policy, space: &ActionSpace, session: Arc<Session>) -> Result<Self, BackendError> {
+        let (kind, device) = policy.options();
+        let config = policy.config;
+        let (hidden, heads) = (length(config.hidden), length(config.heads));
+        let head_dim = hidden / heads.max(1);
+        let mut sources = vec![LayerNorm::source(hidden), Actions::source()];
         sources.extend(Attention::sources(head_dim));
         let kernels = Kernels::compile(&session, kind, sources)?;
-        let scope = root.sub("transformer");
-        let inputs = config.action_dim + config.time_dim + config.proprio_dim;
-        let norm = |scope: Scope| -> Result<LayerNorm, BackendError> {
-            LayerNorm::new(&kernels, norm_weights(&scope, hidden)?, length(hidden))
-        };
-        let blocks = (0..config.depth).map(|index| {
-            let scope = scope.sub(format!("blocks.{index}"));
-            let (attn, mlp) = (scope.sub("attn"), scope.sub("mlp"));
-            Ok(Block {
-                norm1: norm(scope.sub("norm1"))?,
-                qkv: linear(&attn.sub("qkv"), hidden, 3 * hidden)?,
-                proj: linear(&attn.sub("proj"), hidden, hidden)?,
-                norm2: norm(scope.sub("norm2"))?,
-                fc1: linear(&mlp.sub("fc1"), hidden, config.mlp_width())?,
-                fc2: linear(&mlp.sub("fc2"), config.mlp_width(), hidden)?,
-            })
-        });
-        let blocks = blocks.collect::<Result<_, BackendError>>()?;
-        let prompts = config.soft_prompts;
-        let last = norm_weights(&scope.sub("norm"), hidden)?;
-        let positions = scope.tensor("pos_emb", &[1, config.max_len_seq, hidden])?;
-        let visible = |width| scope.torch(model.action_space.visible(width, Kind::Float, device));
+
         let gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Policy).clone(), kind)?;
+        let blocks = policy.blocks.into_iter().map(|block| Block::new(block, &kernels));
         let network = Network {
-            blocks,
+            blocks: blocks.collect::<Result<_, _>>()?,
             attention: Attention::new(&kernels, heads, head_dim)?,
             actions: Actions::new(&kernels)?,
-            tables: DomainTables {
-                encoder: DomainLinear::new(&scope.sub("action_encoder"), config.domains, inputs, hidden)?,
-                decoder: DomainLinear::new(&scope.sub("action_decoder"), config.domains, hidden, config.action_dim)?,
-                soft_prompts: (prompts > 0)
-                    .then(|| scope.tensor("soft_prompt_hub.weight", &[config.domains, prompts * hidden]))
-                    .transpose()?,
-            },
-            vlm_proj: Projection::new(&scope.sub("vlm_proj"), config, model.projection_dim)?,
-            aux_proj: Projection::new(&scope.sub("aux_visual_proj"), config, model.projection_dim)?,
-            positions: scope.torch(positions.f_squeeze_dim(0))?,
-            norm: [last.weight, last.bias],
-            visible_actions: visible(config.action_dim)?,
-            visible_proprio: visible(config.proprio_dim)?,
+            action_encoder: policy.action_encoder,
+            action_decoder: policy.action_decoder,
+            soft_prompts: policy.soft_prompts,
+            projections: policy.projections,
+            only_domain: policy.only_domain,
+            positions: policy.positions.f_squeeze_dim(0)?,
+            norm: policy.norm,
+            visible_actions: space.visible(config.action_dim, Kind::Float, device)?,
+            visible_proprio: space.visible(config.proprio_dim, Kind::Float, device)?,
             session,
-            config: config.clone(),
+            config,
             kind,
         };
         Ok(Self { gemm, network })
@@ -161,23 +123,22 @@ impl Network {
     /// The action encoder and decoder of one domain, with everything that depends on the steps alone.
     fn action_weights(&self, domain: i64, times: &[f32]) -> Result<ActionWeights, BackendError> {
         let PolicyConfig { action_dim, proprio_dim, time_dim, hidden, chunk_length, .. } = self.config;
-        let [encoder, encoder_bias] = self.tables.encoder.of(domain)?;
-        let [decoder, decoder_bias] = self.tables.decoder.of(domain)?;
-        let time = encoder.f_narrow(0, action_dim + proprio_dim, time_dim)?.f_to_kind(Kind::Float)?;
+        let (encoder, decoder) = (self.action_encoder.of(domain)?, self.action_decoder.of(domain)?);
+        let encoder_matrix = encoder.weight.dense().f_tr()?; // [A + P + time, H]
+        let time = encoder_matrix.f_narrow(0, action_dim + proprio_dim, time_dim)?.f_to_kind(Kind::Float)?;
         let embedded = time_embeddings(times, time_dim)?.f_to(self.positions.device())?.f_matmul(&time)?; // [N, H]
-        let masked_proprio = encoder
+        let masked_proprio = encoder_matrix
             .f_narrow(0, action_dim, proprio_dim)?
             .f_mul(&self.visible_proprio.f_to_kind(self.kind)?.f_unsqueeze(1)?)?;
-        let [weight, bias] = [0, 1].map(|part| self.norm[part].shallow_clone());
         Ok(ActionWeights {
             visible: self.visible_actions.shallow_clone(),
-            encode_actions: encoder.f_narrow(0, 0, action_dim)?.f_contiguous()?,
+            encode_actions: encoder_matrix.f_narrow(0, 0, action_dim)?.f_contiguous()?,
             encode_proprio: masked_proprio.f_contiguous()?,
-            step_bias: embedded.f_add(&encoder_bias.f_to_kind(Kind::Float)?)?,
+            step_bias: embedded.f_add(&bias(&encoder)?.f_to_kind(Kind::Float)?)?,
             positions: self.positions.shallow_clone(),
-            norm: super::operators::NormWeights { weight, bias },
-            decode: decoder.f_tr()?.f_contiguous()?,
-            decode_bias: decoder_bias.f_contiguous()?,
+            norm: norm_weights(&self.norm),
+            decode: decoder.weight.dense().f_contiguous()?,
+            decode_bias: bias(&decoder)?.f_contiguous()?,
             length: length(chunk_length),
             action_dim: length(action_dim),
             proprio_dim: length(proprio_dim),
@@ -236,10 +197,12 @@ impl FusedPolicyWork {
         let mut guard = lock(&shared);
         guard.gemm.forget_untuned();
         let network = &guard.network;
+        check_domain(network.only_domain, inputs.host_domain)?;
         let domain = inputs.host_domain.first().copied().unwrap_or(0);
         let times = flow::times(inputs.steps);
         let weights = network.action_weights(domain, &times)?;
-        let projections = [network.vlm_proj.of_domain(domain)?, network.aux_proj.of_domain(domain)?];
+        let [vlm_projection, aux_projection] = network.projections.of(domain)?;
+        let projections = [linear(&vlm_projection)?, linear(&aux_projection)?];
         let (device, kind) = (network.session.device(), network.kind);
         let tensor = |shape: &[usize]| buffer(shape, kind, device);
         let count = |tensor: &Tensor| length(tensor.size().get(1).copied().unwrap_or(0));
@@ -250,8 +213,8 @@ impl FusedPolicyWork {
         let tokens_before = chunk + sources[0] + sources[1];
         let rows = tokens_before + prompts;
         let sequence = tensor(&[rows, width])?;
-        if let Some(table) = &network.tables.soft_prompts {
-            let own = table.f_get(domain)?.f_view([prompts as i64, width as i64])?; // no positions
+        if let Some(soft_prompts) = &network.soft_prompts {
+            let own = soft_prompts.of(domain)?; // no positions
             sequence.f_narrow(0, tokens_before as i64, prompts as i64)?.f_copy_(&own)?;
         }
         let wide = tensor(&[rows, length(network.config.mlp_width())])?;
@@ -278,7 +241,7 @@ impl FusedPolicyWork {
         })
     }
 
-    /// Tokens of the vision-language half with their positions: the part of the sequence that all steps share.
+    /// Tokens of the vision-language part with their positions: the part of the sequence that all steps share.
     fn project(&self, network: &Network, gemm: &mut Gemm) -> Result<(), BackendError> {
         let width = self.weights.width;
         let (sequence, positions) = (Span::of(&self.sequence), Span::of(&network.positions));

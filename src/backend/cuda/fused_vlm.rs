@@ -1,24 +1,24 @@
-//! The vision-language half on this project's kernels, for one sample.
+//! The vision-language part on this project's kernels, for one sample.
 
 use super::gemm::{Activation, Gemm, Linear};
 use super::kernels::{Kernels, Source};
+use super::layers::{layer_norm, length, linear};
 use super::memory::{Span, buffer};
 use super::operators::transformer::LayerNorm;
 use super::operators::vision::ImageTokens;
 use super::session::{PipelineStage, Session};
 use super::text::{self, TextEncoder};
-use super::vision::{self, Activations, VisionTower, length, norm_weights};
+use super::vision::{self, Activations, VisionTower};
 use crate::backend::BackendError;
 use crate::backend::VlmInputs;
 use crate::backend::capture::{VlmWork, Work, lock};
-use crate::model::checkpoint::Scope;
 use crate::model::config::ModelConfig;
-use crate::model::projector::Projector;
-use crate::model::vlm::VlmTokens;
+use crate::model::projector::{GridPositions, Projector};
+use crate::model::vlm::{Vlm, VlmTokens};
 use std::sync::{Arc, Mutex};
 use tch::{Kind, Tensor};
 
-/// What keeps this half from running on the kernels; `None` if nothing does.
+/// What keeps this part from running on the kernels; `None` if nothing does.
 pub fn unsupported(config: &ModelConfig) -> Option<String> {
     let width = config.projection_dim;
     vision::unsupported(config)
@@ -36,7 +36,7 @@ struct Network {
     session: Arc<Session>,
     vision: VisionTower,
     image_tokens: ImageTokens,
-    projector: Projector,
+    positions: GridPositions,
     projection: Linear,
     projection_norm: LayerNorm,
     text: TextEncoder,
@@ -45,29 +45,27 @@ struct Network {
 }
 
 impl FusedVlm {
-    /// Takes its tensors from `root`.
+    /// The network of `vlm`, whose weights lie on the session's GPU. They are shared where the kernels take them as they
+    /// are; an original that is not needed any more is freed on the way.
     ///
     /// # Errors
-    /// The checkpoint's or the kernels' faults.
-    pub fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>) -> Result<Self, BackendError> {
-        let kind = root.options().0;
-        let width = config.projection_dim;
+    /// The kernels' faults, no memory.
+    pub fn new(vlm: Vlm, config: &ModelConfig, session: Arc<Session>) -> Result<Self, BackendError> {
+        let kind = vlm.kind();
         let mut sources: Vec<Source> = vision::sources(config);
         sources.extend(text::sources(&config.text));
-        sources.extend([ImageTokens::source(), LayerNorm::source(length(width))]);
+        sources.extend([ImageTokens::source(), LayerNorm::source(length(config.projection_dim))]);
         let kernels = Kernels::compile(&session, kind, sources)?;
 
-        let scope = root.sub("vlm");
-        let projector = Projector::new(&scope, &config.vision, width)?;
-        let norm = norm_weights(&scope.sub("image_proj_norm"), width)?;
         let gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Vlm).clone(), kind)?;
+        let Projector { positions, projection, norm } = vlm.projector;
         let network = Network {
-            vision: VisionTower::new(&scope.sub("vision_tower"), config, &kernels)?,
+            vision: VisionTower::new(vlm.vision, config, &kernels)?,
             image_tokens: ImageTokens::new(&kernels)?,
-            projection: Linear::new(projector.projection(), None)?,
-            projection_norm: LayerNorm::new(&kernels, norm, length(width))?,
-            projector,
-            text: TextEncoder::new(&scope.sub("language_model.model"), &config.text, &kernels)?,
+            positions,
+            projection: linear(&projection)?,
+            projection_norm: layer_norm(&norm, &kernels)?,
+            text: TextEncoder::new(vlm.text, &kernels)?,
             session,
             config: config.clone(),
             kind,
@@ -113,7 +111,7 @@ impl FusedVlmWork {
         let tower = Activations::of_tower(config, [valid.len(), height, width], (kind, device))?;
         let wide = length(config.text.ffn_width);
         let encoder = Activations::of_text(count + words, depth, wide, (kind, device))?;
-        let positions = network.projector.positions_in_time(rows, columns)?.f_contiguous()?;
+        let positions = network.positions.in_space_and_time(rows, columns)?.f_contiguous()?;
         drop(guard);
         Ok(Self {
             images: buffer(&[views, 3, height, width], Kind::Float, device)?,

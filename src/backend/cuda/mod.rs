@@ -1,4 +1,4 @@
-//! Both halves as captured CUDA graphs on one NVIDIA GPU.
+//! Both parts of the network as captured CUDA graphs on one NVIDIA GPU.
 //!
 //! | file | |
 //! |---|---|
@@ -9,7 +9,8 @@
 //! | [`resize`] | camera images to the network's input, on the GPU |
 //! | [`kernels`], [`operators`] | our own kernels, compiled at run time; as operators |
 //! | [`gemm`], [`matmul`] | matrix products: cuBLASLt, our own on Hopper, the fastest for each shape |
-//! | [`vision`], [`text`], [`fused_vlm`], [`fused_policy`] | the network on those |
+//! | [`layers`] | weights of the model as those want them |
+//! | [`vision`], [`text`], [`fused_vlm`], [`fused_policy`] | the network on those, built from [`crate::model`]'s |
 //! | [`works`] | what gets recorded |
 //!
 //! In half precision and for the sizes that the kernels support, which those of the published checkpoints are, the
@@ -19,6 +20,7 @@ pub mod fused_policy;
 pub mod fused_vlm;
 pub mod gemm;
 pub mod kernels;
+pub mod layers;
 pub mod matmul;
 pub mod memory;
 pub mod operators;
@@ -37,9 +39,11 @@ use super::loaded::{Backends, Target};
 use super::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs, device, part};
 use crate::backend::BackendError;
 use crate::config::{Device, Dtype};
-use crate::model::checkpoint::{Checkpoint, Scope};
+use crate::model::action_space::ActionSpace;
+use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::vlm::VlmTokens;
+use crate::model::policy::Policy;
+use crate::model::vlm::{Vlm, VlmTokens};
 use fused_policy::{FusedPolicy, FusedPolicyWork};
 use fused_vlm::{FusedVlm, FusedVlmWork};
 use recorder::StreamRecorder;
@@ -52,22 +56,24 @@ use works::{LibtorchPolicyWork, LibtorchVlmWork};
 /// Name of this backend.
 pub const NAME: &str = super::names::CUDA_GRAPH;
 
-/// Recordings that each half keeps: for the views that come and go, instructions of two lengths, a few domains.
+/// Recordings that each part keeps: for the views that come and go, instructions of two lengths, a few domains.
 const RECORDINGS: usize = 8;
 
-/// Loads both halves onto the target's GPU.
+/// Loads both parts onto the target's GPU.
 ///
 /// # Errors
 /// No such GPU, a library that is missing, a checkpoint that does not fit.
-pub fn load(weights: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
+pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     let session = open(NAME, target)?;
     let stream = GpuStream::new(session.clone())?;
     let _no_grad = tch::no_grad_guard();
-    let root = weights.root(device::kind(target.dtype), device::resolve(target.device)?);
+    let root = checkpoint.root(device::kind(target.dtype), device::resolve(target.device)?);
     let fused = fused(config, target.dtype);
-    let vlm = CapturedVlm::new(&root, config, session.clone(), fused)?;
-    let policy = CapturedPolicy::new(&root, config, session.clone(), fused)?;
-    // Checkpoint were converted and joined on the stream of one half; both may use them from here on.
+    // The vision-language part first, whole: what it frees of the device the policy's weights take.
+    let vlm = CapturedVlm::new(Vlm::new(&root, config)?, config, session.clone(), fused)?;
+    let policy = Policy::new(&root, &config.policy, config.projection_dim)?;
+    let policy = CapturedPolicy::new(policy, &config.action_space, session.clone(), fused)?;
+    // Weights were converted and joined on one part's stream; both parts may use them from here on.
     session.context().synchronize().map_err(BackendError::from)?;
     Ok(Backends { vlm: Box::new(vlm), policy: Box::new(policy), stream: Box::new(stream), golden: None })
 }
@@ -90,18 +96,18 @@ pub(super) fn open(name: &str, target: &Target) -> Result<Arc<Session>, BackendE
     Ok(session)
 }
 
-/// The vision-language half as recordings, for backends that have a policy half of their own.
+/// The vision-language part as recordings, for backends that have a policy part of their own.
 ///
 /// # Errors
-/// The checkpoint's or the kernels' faults.
+/// The kernels' faults, no memory.
 #[cfg(feature = "tensorrt")]
 pub(super) fn captured_vlm(
-    root: &Scope,
+    vlm: Vlm,
     config: &ModelConfig,
     session: &Arc<Session>,
     dtype: Dtype,
 ) -> Result<Box<dyn VlmBackend>, BackendError> {
-    Ok(Box::new(CapturedVlm::new(root, config, session.clone(), fused(config, dtype))?))
+    Ok(Box::new(CapturedVlm::new(vlm, config, session.clone(), fused(config, dtype))?))
 }
 
 /// Whether the network runs on our kernels.
@@ -122,7 +128,7 @@ enum VlmNetwork {
     Libtorch(Arc<Mutex<LibtorchVlm>>),
 }
 
-/// What a recording of the vision-language half depends on.
+/// What a recording of the vision-language part depends on.
 #[derive(Clone, Debug, PartialEq)]
 struct VlmKey {
     mask: Vec<bool>,
@@ -138,11 +144,11 @@ struct CapturedVlm {
 }
 
 impl CapturedVlm {
-    fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, BackendError> {
+    fn new(vlm: Vlm, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, BackendError> {
         let network = if fused {
-            VlmNetwork::Fused(Arc::new(Mutex::new(FusedVlm::new(root, config, session.clone())?)))
+            VlmNetwork::Fused(Arc::new(Mutex::new(FusedVlm::new(vlm, config, session.clone())?)))
         } else {
-            VlmNetwork::Libtorch(Arc::new(Mutex::new(LibtorchVlm::new(root, config)?)))
+            VlmNetwork::Libtorch(Arc::new(Mutex::new(LibtorchVlm::of(vlm))))
         };
         let recorder = StreamRecorder::new(session.clone(), PipelineStage::Vlm);
         Ok(Self { network, session, recordings: Recordings::new(recorder, RECORDINGS) })
@@ -190,13 +196,13 @@ enum PolicyNetwork {
     Libtorch(Arc<Mutex<LibtorchPolicy>>),
 }
 
-/// What a recording of the policy half depends on.
+/// What a recording of the policy part depends on.
 #[derive(Clone, Debug, PartialEq)]
 struct PolicyKey {
     features: Vec<i64>,
     others: Vec<i64>,
     steps: usize,
-    /// Of our kernels, which know one domain's matrices only.
+    /// The one domain that our kernels were given the matrices of; `None` for libtorch's operators, which look it up.
     domain: Option<i64>,
 }
 
@@ -208,11 +214,11 @@ struct CapturedPolicy {
 }
 
 impl CapturedPolicy {
-    fn new(root: &Scope, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, BackendError> {
+    fn new(policy: Policy, space: &ActionSpace, session: Arc<Session>, fused: bool) -> Result<Self, BackendError> {
         let network = if fused {
-            PolicyNetwork::Fused(Arc::new(Mutex::new(FusedPolicy::new(root, config, session.clone())?)))
+            PolicyNetwork::Fused(Arc::new(Mutex::new(FusedPolicy::new(policy, space, session.clone())?)))
         } else {
-            PolicyNetwork::Libtorch(Arc::new(Mutex::new(LibtorchPolicy::new(root, config)?)))
+            PolicyNetwork::Libtorch(Arc::new(Mutex::new(LibtorchPolicy::of(policy, space)?)))
         };
         let recorder = StreamRecorder::new(session.clone(), PipelineStage::Policy);
         Ok(Self { network, session, recordings: Recordings::new(recorder, RECORDINGS) })

@@ -3,16 +3,14 @@
 
 use super::gemm::{Activation, Gemm, Linear};
 use super::kernels::{Kernels, Source};
+use super::layers::{joined, layer_norm, length, linear};
 use super::memory::Span;
 use super::operators::transformer::{Attention, LayerNorm};
-use super::vision::{Activations, length, linear, norm_weights};
+use super::vision::Activations;
 use crate::backend::BackendError;
-use crate::model::checkpoint::Scope;
 use crate::model::config::TextConfig;
+use crate::model::text;
 use tch::Tensor;
-
-/// BART keeps two rows of its position table for a padding scheme that nobody uses any more.
-const POSITION_OFFSET: i64 = 2;
 
 /// Token table, positions and layers.
 pub struct TextEncoder {
@@ -47,37 +45,19 @@ pub fn sources(config: &TextConfig) -> Vec<Source> {
 }
 
 impl TextEncoder {
-    /// Reads `shared` or `encoder.embed_tokens`, and `encoder.*`.
+    /// The encoder with the weights of `model`, layer by layer, so that what is copied is freed before the next copy.
     ///
     /// # Errors
-    /// The checkpoint's or the kernels' faults.
-    pub fn new(scope: &Scope, config: &TextConfig, kernels: &Kernels) -> Result<Self, BackendError> {
-        let encoder = scope.sub("encoder");
-        let width = config.width;
-        let names = ["encoder.embed_tokens.weight", "shared.weight"];
-        let rows = config.max_positions + POSITION_OFFSET;
-        let positions = encoder.sub("embed_positions").tensor("weight", &[rows, width])?;
-        let norm = |scope: Scope| -> Result<LayerNorm, BackendError> {
-            LayerNorm::new(kernels, norm_weights(&scope, width)?, length(width))
-        };
-        let layers = (0..config.layers).map(|index| {
-            let scope = encoder.sub(format!("layers.{index}"));
-            let attn = scope.sub("self_attn");
-            Ok(Layer {
-                qkv: fused_qkv(&attn, width)?,
-                out: linear(&attn.sub("out_proj"), width, width)?,
-                attention_norm: norm(scope.sub("self_attn_layer_norm"))?,
-                fc1: linear(&scope.sub("fc1"), width, config.ffn_width)?,
-                fc2: linear(&scope.sub("fc2"), config.ffn_width, width)?,
-                final_norm: norm(scope.sub("final_layer_norm"))?,
-            })
-        });
+    /// The kernels' faults, no memory.
+    pub fn new(model: text::TextEncoder, kernels: &Kernels) -> Result<Self, BackendError> {
+        let text::TextEncoder { embedding, positions, embedding_norm, layers, heads } = model;
+        let (width, heads) = (length(embedding_norm.width()), length(heads));
         Ok(Self {
-            embedding: scope.tensor_of(&names, &[config.vocabulary, width])?,
-            positions: scope.torch(positions.f_narrow(0, POSITION_OFFSET, config.max_positions))?,
-            merge: norm(encoder.sub("layernorm_embedding"))?,
-            attention: Attention::new(kernels, length(config.heads), length(width / config.heads.max(1)))?,
-            layers: layers.collect::<Result<_, BackendError>>()?,
+            embedding,
+            positions,
+            merge: layer_norm(&embedding_norm, kernels)?,
+            attention: Attention::new(kernels, heads, width / heads.max(1))?,
+            layers: layers.into_iter().map(|layer| Layer::new(layer, kernels)).collect::<Result<_, _>>()?,
         })
     }
 
@@ -120,13 +100,16 @@ impl TextEncoder {
     }
 }
 
-/// BART stores three projections; one product of thrice the width does their work.
-fn fused_qkv(attn: &Scope, width: i64) -> Result<Linear, BackendError> {
-    let names = ["q_proj", "k_proj", "v_proj"];
-    let part = |name: &str, tensor: &str, shape: &[i64]| attn.sub(name).tensor(tensor, shape);
-    let weights: Vec<Tensor> =
-        names.iter().map(|name| part(name, "weight", &[width, width])).collect::<Result<_, _>>()?;
-    let biases: Vec<Tensor> = names.iter().map(|name| part(name, "bias", &[width])).collect::<Result<_, _>>()?;
-    let (weight, bias) = (attn.torch(Tensor::f_cat(&weights, 0))?, attn.torch(Tensor::f_cat(&biases, 0))?);
-    Linear::new(&weight, Some(&bias))
+impl Layer {
+    fn new(layer: text::EncoderLayer, kernels: &Kernels) -> Result<Self, BackendError> {
+        Ok(Self {
+            // BART stores three projections; one product of thrice the width does their work.
+            qkv: joined(&[layer.query, layer.key, layer.value])?,
+            out: linear(&layer.output)?,
+            attention_norm: layer_norm(&layer.attention_norm, kernels)?,
+            fc1: linear(&layer.mlp.fc1)?,
+            fc2: linear(&layer.mlp.fc2)?,
+            final_norm: layer_norm(&layer.final_norm, kernels)?,
+        })
+    }
 }

@@ -3,32 +3,16 @@
 
 use super::gemm::{Activation, Gemm, Linear};
 use super::kernels::{Kernels, Source};
+use super::layers::{bias, layer_norm, length, linear, norm_weights};
 use super::memory::{Span, buffer};
-use super::operators::NormWeights;
 use super::operators::transformer::LayerNorm;
 use super::operators::vision::{ChannelAttention, DepthwiseNorm, PatchSizes, Patches, WindowAttention};
 use crate::backend::BackendError;
-use crate::error::CheckpointError;
-use crate::model::checkpoint::Scope;
 use crate::model::config::{ModelConfig, StageConfig, VisionConfig};
+use crate::model::layers;
+use crate::model::vision;
 use cudarc::driver::CudaStream;
 use tch::{Kind, Tensor};
-
-/// A size of the configuration as a length.
-pub fn length(value: i64) -> usize {
-    usize::try_from(value).unwrap_or(0)
-}
-
-/// Reads `weight` and `bias` of a norm.
-pub fn norm_weights(scope: &Scope, width: i64) -> Result<NormWeights, CheckpointError> {
-    Ok(NormWeights { weight: scope.tensor("weight", &[width])?, bias: scope.tensor("bias", &[width])? })
-}
-
-/// Reads a linear layer [out, in] with its bias.
-pub fn linear(scope: &Scope, inputs: i64, outputs: i64) -> Result<Linear, BackendError> {
-    let (weight, bias) = (scope.tensor("weight", &[outputs, inputs])?, scope.tensor("bias", &[outputs])?);
-    Linear::new(&weight, Some(&bias))
-}
 
 /// The tower.
 pub struct VisionTower {
@@ -142,25 +126,17 @@ pub fn sources(config: &ModelConfig) -> Vec<Source> {
 }
 
 impl VisionTower {
-    /// Reads `convs.S.*` and `blocks.S.B.*`.
+    /// The tower with the weights of `model`, block by block, so that what is copied is freed before the next copy.
     ///
     /// # Errors
-    /// The checkpoint's or the kernels' faults.
-    pub fn new(scope: &Scope, config: &ModelConfig, kernels: &Kernels) -> Result<Self, BackendError> {
+    /// The kernels' faults, no memory.
+    pub fn new(model: vision::VisionTower, config: &ModelConfig, kernels: &Kernels) -> Result<Self, BackendError> {
         let sizes = patch_sizes(&config.vision, config.inputs.image_height, config.inputs.image_width);
-        let mut inputs = config.vision.in_channels;
-        let mut stages = Vec::with_capacity(config.vision.stages.len());
-        for (index, (stage, sizes)) in config.vision.stages.iter().zip(&sizes).enumerate() {
-            let embed = Embed::new(&scope.sub(format!("convs.{index}")), stage, inputs, kernels)?;
-            let mut blocks = Vec::with_capacity(2 * stage.depth);
-            for block in 0..stage.depth {
-                let scope = scope.sub(format!("blocks.{index}.{block}"));
-                for channel in [false, true] {
-                    blocks.push(Block::new(&scope, &config.vision, stage, channel, sizes.output[1], kernels)?);
-                }
-            }
-            stages.push(Stage { config: *stage, embed, blocks });
-            inputs = stage.width;
+        let mut stages = Vec::with_capacity(sizes.len());
+        for ((stage, config), sizes) in model.stages.into_iter().zip(&config.vision.stages).zip(&sizes) {
+            let embed = Embed::new(stage.embed, kernels)?;
+            let blocks = stage.blocks.into_iter().map(|block| Block::new(block, sizes.output[1], kernels));
+            stages.push(Stage { config: *config, embed, blocks: blocks.collect::<Result<_, _>>()? });
         }
         Ok(Self { stages, patches: Patches::new(kernels)? })
     }
@@ -270,23 +246,17 @@ impl Activations {
 }
 
 impl Embed {
-    fn new(scope: &Scope, stage: &StageConfig, inputs: i64, kernels: &Kernels) -> Result<Self, BackendError> {
-        let proj = scope.sub("proj");
-        let side = stage.patch_size;
-        let weight = proj.tensor("weight", &[stage.width, inputs, side, side])?;
-        let bias = proj.tensor("bias", &[stage.width])?;
-        let rows = || -> Result<Tensor, tch::TchError> {
-            // Patches run over (ky, kx, channel) and are as long as a multiple of eight.
-            let weight = weight.f_permute([0, 2, 3, 1])?.f_reshape([stage.width, side * side * inputs])?;
-            let padding = (8 - side * side * inputs % 8) % 8;
-            weight.f_constant_pad_nd([0, padding])
-        };
-        let norm_width = if stage.pre_norm { inputs } else { stage.width };
-        let norm = norm_weights(&scope.sub("norm"), norm_width)?;
+    fn new(embed: vision::ConvEmbed, kernels: &Kernels) -> Result<Self, BackendError> {
+        let vision::ConvEmbed { proj, norm, pre_norm } = embed;
+        let (outputs, inputs, height, width) = proj.weight.size4()?;
+        let row = height * width * inputs;
+        // Patches run over (ky, kx, channel) and are as long as a multiple of eight.
+        let rows = proj.weight.f_permute([0, 2, 3, 1])?.f_reshape([outputs, row])?;
+        let rows = rows.f_constant_pad_nd([0, (8 - row % 8) % 8])?;
         Ok(Self {
-            projection: Linear::new(&scope.torch(rows())?, Some(&bias))?,
-            norm: LayerNorm::new(kernels, norm, length(norm_width))?,
-            pre_norm: stage.pre_norm,
+            projection: Linear::new(&rows, Some(&proj.bias))?,
+            norm: layer_norm(&norm, kernels)?,
+            pre_norm,
             channels: length(inputs),
         })
     }
@@ -319,47 +289,33 @@ impl Embed {
 }
 
 impl Block {
-    fn new(
-        scope: &Scope,
-        config: &VisionConfig,
-        stage: &StageConfig,
-        channel: bool,
-        map_width: usize,
-        kernels: &Kernels,
-    ) -> Result<Self, BackendError> {
-        let width = stage.width;
-        let scope = scope.sub(if channel { "channel_block" } else { "spatial_block" });
-        let attn = scope.sub(if channel { "channel_attn" } else { "window_attn" });
-        let hidden = (width as f64 * config.mlp_ratio) as i64;
-        let conv = |name: &str, norm: NormWeights| -> Result<DepthwiseNorm, BackendError> {
-            let scope = scope.sub(name);
-            let (weight, bias) = (scope.tensor("weight", &[width, 1, 3, 3])?, scope.tensor("bias", &[width])?);
-            DepthwiseNorm::new(kernels, &weight, bias, norm, map_width)
+    /// A block for maps of `map_width` pixels.
+    fn new(block: vision::Block, map_width: usize, kernels: &Kernels) -> Result<Self, BackendError> {
+        let width = length(block.attention_norm.width());
+        let conv = |conv: layers::Conv2d, norm: &layers::LayerNorm| {
+            DepthwiseNorm::new(kernels, &conv.weight, conv.bias, norm_weights(norm), map_width)
         };
-        let qkv = attn.sub("fn.qkv");
-        let weight = qkv.tensor("weight", &[3 * width, width])?;
-        let qkv_bias = if config.qkv_bias {
-            qkv.tensor("bias", &[3 * width])?
-        } else {
-            scope.torch(Tensor::f_zeros([3 * width], (weight.kind(), weight.device())))?
+        let attention = match block.attention {
+            vision::Attention::Window { side, heads } => {
+                let heads = length(heads);
+                Attention::Window(WindowAttention::new(kernels, length(side), heads, width / heads.max(1))?)
+            }
+            vision::Attention::Channel { groups } => {
+                let groups = length(groups);
+                Attention::Channel(ChannelAttention::new(kernels, groups, width / groups.max(1))?)
+            }
         };
-        let (heads, groups) = (length(stage.heads), length(stage.groups));
-        let attention = if channel {
-            Attention::Channel(ChannelAttention::new(kernels, groups, length(width) / groups.max(1))?)
-        } else {
-            let (window, head_dim) = (length(config.window_size), length(width) / heads.max(1));
-            Attention::Window(WindowAttention::new(kernels, window, heads, head_dim)?)
-        };
-        let mlp = scope.sub("ffn.fn.net");
+        // A padded token's key and value are the bias, so the kernel for windows asks for one even where there is none.
+        let qkv_bias = bias(&block.qkv)?;
         Ok(Self {
-            conv1: conv("conv1.fn.dw", norm_weights(&attn.sub("norm"), width)?)?,
-            qkv: Linear::new(&weight, Some(&qkv_bias))?,
+            conv1: conv(block.conv1.0, &block.attention_norm)?,
+            qkv: Linear::new(block.qkv.weight.dense(), Some(&qkv_bias))?,
             qkv_bias,
             attention,
-            proj: linear(&attn.sub("fn.proj"), width, width)?,
-            conv2: conv("conv2.fn.dw", norm_weights(&scope.sub("ffn.norm"), width)?)?,
-            fc1: linear(&mlp.sub("fc1"), width, hidden)?,
-            fc2: linear(&mlp.sub("fc2"), hidden, width)?,
+            proj: linear(&block.proj)?,
+            conv2: conv(block.conv2.0, &block.mlp_norm)?,
+            fc1: linear(&block.mlp.fc1)?,
+            fc2: linear(&block.mlp.fc2)?,
         })
     }
 

@@ -1,5 +1,5 @@
-//! What the two halves record: on this project's kernels where they support the checkpoint's sizes and dtype, operator
-//! by operator of libtorch otherwise.
+//! What is recorded of checkpoints whose sizes or dtype this project's kernels do not support: libtorch's operators, one
+//! by one. What is recorded of all others is in [`super::fused_vlm`] and [`super::fused_policy`].
 
 use super::session::Session;
 use crate::backend::BackendError;

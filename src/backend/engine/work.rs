@@ -25,13 +25,13 @@ const TIME_STRIDE: i64 = 256 / 4;
 /// # Errors
 /// A tensor that is missing or has another shape, a domain that the checkpoint has not.
 pub fn projections(
-    weights: &Checkpoint,
+    checkpoint: &Checkpoint,
     root: &Scope,
     config: &ModelConfig,
     domain: i64,
 ) -> Result<TokenProjections, BackendError> {
     let projections = TokenProjections::new(root, &config.policy, config.projection_dim)?;
-    weights.note_taken(|root| Policy::new(root, &config.policy, config.projection_dim).map(drop))?;
+    checkpoint.note_taken(|root| Policy::new(root, &config.policy, config.projection_dim).map(drop))?;
     projections.specialise(domain).map_err(BackendError::from)
 }
 
@@ -96,7 +96,7 @@ impl EngineNetwork {
 pub struct EngineWork {
     network: Arc<Mutex<EngineNetwork>>,
     tokens: VlmTokens,
-    domain: Tensor,  // [1] i64, the index of the only domain
+    domain: Tensor,  // [1] i64, which projections of one domain do not look at
     noise: Tensor,   // [1, T, A] f32
     proprio: Tensor, // [1, P] f32
     action: Tensor,  // [1, T, A] f32

@@ -1,4 +1,4 @@
-//! The policy half with an engine inside: recorded as a CUDA graph, or launch by launch.
+//! The policy part with an engine inside: recorded as a CUDA graph, or launch by launch.
 
 #![allow(unsafe_code, reason = "hands the pipeline's stream to TensorRT")]
 
@@ -18,7 +18,7 @@ use crate::backend::loaded::{Backends, Target};
 use crate::backend::{PolicyBackend, PolicyInputs, VlmBackend, device};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::vlm::VlmTokens;
+use crate::model::vlm::{Vlm, VlmTokens};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tch::Tensor;
@@ -26,17 +26,17 @@ use tch::Tensor;
 /// Recordings that are kept: for numbers of steps; an engine has one domain and one set of sizes.
 const RECORDINGS: usize = 4;
 
-/// Loads the vision-language half and the engine onto the target's GPU.
+/// Loads the vision-language part and the engine onto the target's GPU.
 ///
 /// # Errors
 /// No such GPU or one that TensorRT does not support, no library, no engine that fits, a checkpoint that does not fit.
-pub fn load(weights: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
+pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     let session = cuda::open(NAME, target)?;
     let library = library::open(target.engine.library.as_deref())?;
     let capability = session.compute_capability()?;
     // Before anything is hashed, found or built.
     library.check_gpu(capability)?;
-    let source = Source { weights, config };
+    let source = Source { weights: checkpoint, config };
     let spec = BuildSpec::of(&target.engine, target.dtype, target.sizes, library.flavour())?;
     let wanted = source.identity(&spec, library.flavour(), &library.version())?;
     let (path, sidecar) =
@@ -45,14 +45,15 @@ pub fn load(weights: &Checkpoint, config: &ModelConfig, target: &Target) -> Resu
 
     let stream = GpuStream::new(session.clone())?;
     let _no_grad = tch::no_grad_guard();
-    let root = weights.root(device::kind(target.dtype), device::resolve(target.device)?);
+    let root = checkpoint.root(device::kind(target.dtype), device::resolve(target.device)?);
+    let vlm = Vlm::new(&root, config)?;
     let vlm: Box<dyn VlmBackend> = if target.engine.cuda_graph {
-        cuda::captured_vlm(&root, config, &session, target.dtype)?
+        cuda::captured_vlm(vlm, config, &session, target.dtype)?
     } else {
-        Box::new(LibtorchVlm::new(&root, config)?)
+        Box::new(LibtorchVlm::of(vlm))
     };
     let domain = target.sizes.domain;
-    let projections = projections(weights, &root, config, domain)?;
+    let projections = projections(checkpoint, &root, config, domain)?;
     let engine = open(&library, &path, &bytes, &wanted.tensors, &session)?;
     let network = EngineNetwork::new(Box::new(engine), projections, wanted.tensors, domain, path);
     let policy = TensorRtPolicy::new(sidecar.engine_sha256, network, &session, target.engine.cuda_graph);
@@ -83,7 +84,7 @@ struct Key {
     steps: usize,
 }
 
-/// The policy half with an engine inside, on the session's stream.
+/// The policy part with an engine inside, on the session's stream.
 pub struct TensorRtPolicy {
     steps: DenoisingSteps,
     session: Arc<Session>,

@@ -94,8 +94,7 @@ impl Writer<'_> {
             hidden = self.block(index, block, &hidden, is_last)?;
         }
         let normed = self.layer_norm("norm", &self.policy.norm, &hidden)?;
-        let [matrix, bias] = self.policy.action_decoder.of(0)?;
-        let decoded = self.affine("action_decoder", &normed, &matrix, Some(&bias))?;
+        let decoded = self.linear("action_decoder", &self.policy.action_decoder.of(0)?, &normed, None)?;
         self.cast_to("action".to_owned(), &decoded, Kind::Float);
         Ok(())
     }
@@ -104,8 +103,8 @@ impl Writer<'_> {
     fn sequence(&mut self, space: &ActionSpace) -> Result<Value, TchError> {
         let config = &self.policy.config;
         let (length, hidden) = (config.chunk_length, config.hidden);
-        let [matrix, bias] = self.policy.action_encoder.of(0)?;
-        let mut parts = vec![self.encoded_actions(space, &matrix)?, "vlm_tokens".to_owned()];
+        let encoder = self.policy.action_encoder.of(0)?;
+        let mut parts = vec![self.encoded_actions(space, &encoder.weight.dense().f_tr()?)?, "vlm_tokens".to_owned()];
         if self.plan.tokens[1] > 0 {
             parts.push("aux_tokens".to_owned());
         }
@@ -113,11 +112,13 @@ impl Writer<'_> {
         // The encoder's bias travels with the positions; soft prompts have none.
         let tokens = length + self.plan.tokens.iter().sum::<i64>();
         let positions = self.policy.positions.f_narrow(1, 0, tokens)?;
-        let bias = bias.f_view([1, 1, -1])?.f_expand([1, length, hidden], false)?;
-        let rest = positions.f_narrow(1, length, tokens - length)?;
-        let mut shift = vec![positions.f_narrow(1, 0, length)?.f_add(&bias)?, rest];
+        let mut of_actions = positions.f_narrow(1, 0, length)?;
+        if let Some(bias) = &encoder.bias {
+            of_actions = of_actions.f_add(&bias.f_view([1, 1, -1])?.f_expand([1, length, hidden], false)?)?;
+        }
+        let mut shift = vec![of_actions, positions.f_narrow(1, length, tokens - length)?];
         if let Some(prompts) = &self.policy.soft_prompts {
-            let prompts = prompts.f_view([1, config.soft_prompts, hidden])?;
+            let prompts = prompts.of(0)?.f_unsqueeze(0)?;
             shift.push(prompts.f_zeros_like()?);
             parts.push(self.constant("soft_prompts", &prompts)?);
         }
