@@ -13,9 +13,9 @@ mod error;
 pub mod host_stream;
 pub mod libtorch;
 pub mod loaded;
-pub mod names;
 #[cfg(test)]
 pub mod mock;
+pub mod names;
 #[cfg(feature = "onnxruntime")]
 pub mod onnxruntime;
 pub mod select;

@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -55,6 +56,8 @@ impl TensorEntry {
 #[derive(Debug)]
 struct Mapped {
     path: PathBuf,
+    /// Kept open, so that what is hashed is what was mapped, whatever lies at the path by then.
+    file: File,
     bytes: Tensor, // [file size] u8
 }
 
@@ -132,8 +135,9 @@ impl Checkpoint {
         let mut files = Vec::with_capacity(paths.len());
         let mut entries = BTreeMap::new();
         for (file, path) in paths.into_iter().enumerate() {
-            read_header(&path, file, &mut entries)?;
-            files.push(map_file(path)?);
+            let opened = File::open(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+            read_header(&path, &opened, file, &mut entries)?;
+            files.push(map_file(path, opened)?);
         }
         let path = match files.as_slice() {
             [only] => only.path.clone(),
@@ -155,13 +159,13 @@ impl Checkpoint {
         &self.layout
     }
 
-    /// SHA-256 of the weight files, one after the other, in lowercase hex. Reads them whole: seconds for a full-size
-    /// checkpoint.
+    /// SHA-256 of the weight files that were mapped, one after the other, in lowercase hex. Reads them whole: seconds for a
+    /// full-size checkpoint.
     ///
     /// # Errors
     /// A file that can no longer be read.
     pub fn sha256(&self) -> Result<String, CheckpointError> {
-        sha256(self.files())
+        sha256(self.files.iter().map(|mapped| (mapped.path.as_path(), &mapped.file)))
     }
 
     /// What tells these files from others without reading them: their names, sizes and times, and their headers.
@@ -170,9 +174,9 @@ impl Checkpoint {
     /// A file that is gone.
     pub fn fingerprint(&self) -> Result<String, CheckpointError> {
         let mut text = format!("{:?}", self.entries);
-        for path in self.files() {
+        for Mapped { path, file, .. } in &self.files {
             let io = |source| CheckpointError::Io { path: path.to_owned(), source };
-            let facts = std::fs::metadata(path).map_err(io)?;
+            let facts = file.metadata().map_err(io)?;
             let name = path.file_name().unwrap_or_default();
             text += &format!("{name:?} {} {:?}", facts.len(), facts.modified().map_err(io)?);
         }
@@ -185,7 +189,9 @@ impl Checkpoint {
     /// A file that cannot be read.
     pub fn config_sha256(&self) -> Result<String, CheckpointError> {
         let folder = self.files().next().and_then(Path::parent).unwrap_or(&self.path);
-        sha256([folder.join(CONFIG_FILE).as_path()])
+        let path = folder.join(CONFIG_FILE);
+        let file = File::open(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        sha256([(path.as_path(), &file)])
     }
 
     /// The weight files, in the order of their names.
@@ -326,15 +332,12 @@ impl Scope<'_> {
     }
 }
 
-/// SHA-256 of files, one after the other, in lowercase hex.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn sha256<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<String, CheckpointError> {
+/// SHA-256 of open files, one after the other, in lowercase hex.
+fn sha256<'a>(files: impl IntoIterator<Item = (&'a Path, &'a File)>) -> Result<String, CheckpointError> {
     let mut hasher = Sha256::new();
-    for path in paths {
+    for (path, mut file) in files {
         let io = |source| CheckpointError::Io { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(io)?;
+        file.rewind().map_err(io)?;
         std::io::copy(&mut file, &mut hasher).map_err(io)?;
     }
     Ok(format!("{:x}", hasher.finalize()))
@@ -364,10 +367,14 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
-/// Reads the header of `path` and adds its tensors to `entries`.
-fn read_header(path: &Path, file: usize, entries: &mut BTreeMap<String, TensorEntry>) -> Result<(), CheckpointError> {
+/// Reads the header of `path`, which is the checkpoint's file number `file`, and adds its tensors to `entries`.
+fn read_header(
+    path: &Path,
+    mut reader: &File,
+    file: usize,
+    entries: &mut BTreeMap<String, TensorEntry>,
+) -> Result<(), CheckpointError> {
     let io = |source| CheckpointError::Io { path: path.to_owned(), source };
-    let mut reader = File::open(path).map_err(io)?;
     let size = reader.metadata().map_err(io)?.len();
     let mut length = [0; 8];
     reader.read_exact(&mut length).map_err(|_| malformed(path, "truncated: shorter than a header"))?;
@@ -404,15 +411,13 @@ fn read_header(path: &Path, file: usize, entries: &mut BTreeMap<String, TensorEn
 }
 
 /// Maps a file whose header has been read.
-fn map_file(path: PathBuf) -> Result<Mapped, CheckpointError> {
-    let size =
-        std::fs::metadata(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?.len() as i64;
-    let Some(name) = path.to_str() else {
-        return Err(malformed(&path, "the path is not valid UTF-8"));
-    };
-    let bytes = Tensor::f_from_file(name, false, size, (Kind::Uint8, Device::Cpu))
+fn map_file(path: PathBuf, file: File) -> Result<Mapped, CheckpointError> {
+    let size = file.metadata().map_err(|source| CheckpointError::Io { path: path.clone(), source })?.len() as i64;
+    // libtorch maps by name; this name is the open file itself, not whatever has taken its place since.
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let bytes = Tensor::f_from_file(&name, false, size, (Kind::Uint8, Device::Cpu))
         .map_err(|error| CheckpointError::Libtorch { path: path.clone(), source: error.into() })?;
-    Ok(Mapped { path, bytes })
+    Ok(Mapped { path, file, bytes })
 }
 
 fn malformed(path: &Path, reason: impl Into<String>) -> CheckpointError {

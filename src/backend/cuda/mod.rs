@@ -64,7 +64,24 @@ const RECORDINGS: usize = 8;
 /// # Errors
 /// No such GPU, a library that is missing, a checkpoint that does not fit.
 pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
-    let session = open(NAME, target)?;
+    on(open(NAME, target)?, |session| load_onto(session, checkpoint, config, target))
+}
+
+/// Loads something onto the session's GPU. Should the GPU be lost meanwhile, the session stays as it is for good: destroying
+/// its streams crashes then.
+pub(super) fn on<T>(
+    session: Arc<Session>,
+    load: impl FnOnce(&Arc<Session>) -> Result<T, BackendError>,
+) -> Result<T, BackendError> {
+    load(&session).inspect_err(|error| error.abandon(session.clone()))
+}
+
+fn load_onto(
+    session: &Arc<Session>,
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    target: &Target,
+) -> Result<Backends, BackendError> {
     let stream = GpuStream::new(session.clone())?;
     let _no_grad = tch::no_grad_guard();
     let root = checkpoint.root(device::kind(target.dtype), device::resolve(target.device)?);

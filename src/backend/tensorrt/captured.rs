@@ -31,7 +31,15 @@ const RECORDINGS: usize = 4;
 /// # Errors
 /// No such GPU or one that TensorRT does not support, no library, no engine that fits, a checkpoint that does not fit.
 pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
-    let session = cuda::open(NAME, target)?;
+    cuda::on(cuda::open(NAME, target)?, |session| load_onto(session, checkpoint, config, target))
+}
+
+fn load_onto(
+    session: &Arc<Session>,
+    checkpoint: &Checkpoint,
+    config: &ModelConfig,
+    target: &Target,
+) -> Result<Backends, BackendError> {
     let library = library::open(target.engine.library.as_deref())?;
     let capability = session.compute_capability()?;
     // Before anything is hashed, found or built.
@@ -48,15 +56,15 @@ pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> R
     let root = checkpoint.root(device::kind(target.dtype), device::resolve(target.device)?);
     let vlm = Vlm::new(&root, config)?;
     let vlm: Box<dyn VlmBackend> = if target.engine.cuda_graph {
-        cuda::captured_vlm(vlm, config, &session, target.dtype)?
+        cuda::captured_vlm(vlm, config, session, target.dtype)?
     } else {
         Box::new(LibtorchVlm::of(vlm))
     };
     let domain = target.sizes.domain;
     let projections = projections(checkpoint, &root, config, domain)?;
-    let engine = open(&library, &path, &bytes, &wanted.tensors, &session)?;
+    let engine = open(&library, &path, &bytes, &wanted.tensors, session)?;
     let network = EngineNetwork::new(Box::new(engine), projections, wanted.tensors, domain, path);
-    let policy = TensorRtPolicy::new(sidecar.engine_sha256, network, &session, target.engine.cuda_graph);
+    let policy = TensorRtPolicy::new(sidecar.engine_sha256, network, session, target.engine.cuda_graph);
     session.context().synchronize().map_err(BackendError::from)?;
     Ok(Backends { vlm, policy: Box::new(policy), stream: Box::new(stream), golden: Some(sidecar.golden) })
 }
