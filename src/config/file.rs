@@ -1,7 +1,7 @@
 //! Parameters from YAML, as `--params-file` takes them.
 
-use super::ConfigError;
-use super::parameters::{Parameters, Value};
+use super::error::ConfigError;
+use super::value::{Parameters, Value};
 use serde_yaml::Value as Yaml;
 use std::path::Path;
 
@@ -32,7 +32,7 @@ pub fn read_parameters_file(path: &Path) -> Result<Parameters, ConfigError> {
 fn flatten(prefix: &str, tree: &Yaml, into: &mut Parameters) -> Result<(), String> {
     let Some(mapping) = tree.as_mapping() else {
         let value =
-            scalar(tree).ok_or_else(|| format!("parameter `{prefix}`: a value of this kind is not supported"))?;
+            value_of(tree).ok_or_else(|| format!("parameter `{prefix}`: a value of this kind is not supported"))?;
         into.insert(prefix.to_owned(), value);
         return Ok(());
     };
@@ -48,15 +48,44 @@ fn flatten(prefix: &str, tree: &Yaml, into: &mut Parameters) -> Result<(), Strin
     Ok(())
 }
 
-fn scalar(value: &Yaml) -> Option<Value> {
-    match value {
+fn value_of(tree: &Yaml) -> Option<Value> {
+    match tree {
         Yaml::Bool(value) => Some(Value::Bool(*value)),
         Yaml::Number(number) => number.as_i64().map(Value::Integer).or_else(|| number.as_f64().map(Value::Double)),
         Yaml::String(text) => Some(Value::String(text.clone())),
-        Yaml::Sequence(items) => {
-            let texts = items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>()?;
-            Some(Value::Strings(texts))
-        }
+        Yaml::Sequence(items) => list_of(items),
         _ => None,
+    }
+}
+
+/// A list of items that are all of one kind, as ROS 2 wants them; an empty one is taken for a list of texts.
+fn list_of(items: &[Yaml]) -> Option<Value> {
+    let texts = || items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>();
+    let integers = || items.iter().map(Yaml::as_i64).collect::<Option<_>>();
+    let numbers = || items.iter().map(|item| item.as_f64().filter(|_| item.is_f64())).collect::<Option<_>>();
+    texts().map(Value::Strings).or_else(|| integers().map(Value::Integers)).or_else(|| numbers().map(Value::Doubles))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(yaml: &str) -> Option<Value> {
+        value_of(&serde_yaml::from_str(yaml).unwrap())
+    }
+
+    #[test]
+    fn a_list_has_the_type_that_all_its_items_have() {
+        assert_eq!(list("[a, b]"), Some(Value::Strings(vec!["a".to_owned(), "b".to_owned()])));
+        assert_eq!(list("[1, -2]"), Some(Value::Integers(vec![1, -2])));
+        assert_eq!(list("[1.5, 2.0]"), Some(Value::Doubles(vec![1.5, 2.0])));
+        assert_eq!(list("[]"), Some(Value::Strings(vec![])));
+    }
+
+    #[test]
+    fn a_list_of_several_types_is_none() {
+        assert_eq!(list("[1, 2.5]"), None);
+        assert_eq!(list("[a, 1]"), None);
+        assert_eq!(list("[true]"), None);
     }
 }

@@ -141,8 +141,8 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
 fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
     let dark = RgbImage::new(64, 48, vec![0; 64 * 48 * 3]).map(Arc::new);
     let dark = dark.map(|value| Stamped { value, stamp: Stamp::default() });
-    let channels = match config.proprio_source {
-        ProprioSource::JointStates => config.joint_names.len(),
+    let channels = match config.proprio.source {
+        ProprioSource::JointStates => config.proprio.joint_names.len(),
         ProprioSource::EePose => EE6D_ARM,
         ProprioSource::Proprio => proprio_channels(pipeline),
     };

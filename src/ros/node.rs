@@ -60,7 +60,7 @@ fn live(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
     let mut subscriptions = Subscriptions::new(node, &config)?;
     let mut inputs = Inputs::new(
         &camera_topics(&config),
-        state_topics(config.proprio_source),
+        state_topics(config.proprio.source),
         config.instruction.clone(),
         config.domain_id,
     );

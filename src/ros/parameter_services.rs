@@ -23,6 +23,8 @@ mod kind {
     pub const INTEGER: u8 = 2;
     pub const DOUBLE: u8 = 3;
     pub const STRING: u8 = 4;
+    pub const INTEGER_ARRAY: u8 = 7;
+    pub const DOUBLE_ARRAY: u8 = 8;
     pub const STRING_ARRAY: u8 = 9;
 }
 
@@ -116,6 +118,8 @@ fn to_message(declared: Option<&Declared>) -> ParameterValue {
         Some(Value::Integer(value)) => message.integer_value = value,
         Some(Value::Double(value)) => message.double_value = value,
         Some(Value::String(value)) => message.string_value = value,
+        Some(Value::Integers(values)) => message.integer_array_value = values,
+        Some(Value::Doubles(values)) => message.double_array_value = values,
         Some(Value::Strings(values)) => message.string_array_value = values,
     }
     message
@@ -128,6 +132,8 @@ fn from_message(message: &ParameterValue) -> Option<Value> {
         kind::INTEGER => Value::Integer(message.integer_value),
         kind::DOUBLE => Value::Double(message.double_value),
         kind::STRING => Value::String(message.string_value.clone()),
+        kind::INTEGER_ARRAY => Value::Integers(message.integer_array_value.clone()),
+        kind::DOUBLE_ARRAY => Value::Doubles(message.double_array_value.clone()),
         kind::STRING_ARRAY => Value::Strings(message.string_array_value.clone()),
         _ => return None,
     })
@@ -140,6 +146,8 @@ fn type_of(declared: Option<&Declared>) -> u8 {
         Some(Value::Integer(_)) => kind::INTEGER,
         Some(Value::Double(_)) => kind::DOUBLE,
         Some(Value::String(_)) => kind::STRING,
+        Some(Value::Integers(_)) => kind::INTEGER_ARRAY,
+        Some(Value::Doubles(_)) => kind::DOUBLE_ARRAY,
         Some(Value::Strings(_)) => kind::STRING_ARRAY,
     }
 }
@@ -167,11 +175,15 @@ fn describe(name: &str, declared: Option<&Declared>) -> ParameterDescriptor {
         ParameterDescriptor { name: name.to_owned(), type_: type_of(declared), ..ParameterDescriptor::default() };
     let Some(declared) = declared else { return descriptor };
     descriptor.description = declared.row.description.to_owned();
-    descriptor.read_only = true;
+    descriptor.read_only = !declared.row.live;
     match (&declared.row.domain, &declared.value) {
         (Domain::Range(from, to), Value::Integer(_)) => {
             let range = IntegerRange { from_value: *from as i64, to_value: *to as i64, step: 1 };
             descriptor.integer_range = vec![range];
+        }
+        // A range in a description is for one number.
+        (Domain::Range(from, to), Value::Integers(_) | Value::Doubles(_)) => {
+            descriptor.additional_constraints = format!("each within {from}..={to}");
         }
         (Domain::Range(from, to), _) => {
             let range = FloatingPointRange { from_value: *from, to_value: *to, step: 0.0 };
@@ -200,15 +212,24 @@ fn refuse(table: &[Declared], parameter: &Parameter) -> SetParametersResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::declared;
+    use crate::config::{Audience, Parameters, declared};
 
     fn table() -> Vec<Declared> {
-        declared(1).into_iter().map(|row| Declared { value: row.default.clone(), row }).collect()
+        declared(Audience::Node(&Parameters::new()))
+            .unwrap()
+            .into_iter()
+            .map(|row| Declared { value: row.default.clone(), row })
+            .collect()
+    }
+
+    /// A row that is not in the table.
+    fn row(domain: Domain, live: bool) -> crate::config::Parameter {
+        let default = Value::Doubles(vec![0.5]);
+        crate::config::Parameter { name: "speeds".to_owned(), default, domain, live, description: "How fast." }
     }
 
     fn set(name: &str, value: Value) -> String {
-        let row = declared(1).swap_remove(0);
-        let value = to_message(Some(&Declared { row, value }));
+        let value = to_message(Some(&Declared { row: row(Domain::Any, false), value }));
         let result = refuse(&table(), &Parameter { name: name.to_owned(), value });
         assert!(!result.successful);
         result.reason
@@ -225,7 +246,7 @@ mod tests {
         assert_eq!(names(&["cameras"], 1), ["cameras.count"]);
         assert_eq!(names(&["cameras.0"], 0), ["cameras.0.transport", "cameras.0.rotate_180"]);
         assert_eq!(names(&["camera"], 0), [""; 0]);
-        assert_eq!(list(&table(), &[], 0).prefixes, ["cameras", "proprio", "engine", "cameras.0"]);
+        assert_eq!(list(&table(), &[], 0).prefixes, ["cameras", "proprio", "policy", "engine", "cameras.0"]);
     }
 
     #[test]
@@ -238,6 +259,37 @@ mod tests {
         assert_eq!(describe("step_dt_s", find(&table, "step_dt_s")).floating_point_range[0].to_value, 60.0);
         assert_eq!(describe("dtype", find(&table, "dtype")).additional_constraints, "one of: f32, f16, bf16");
         assert_eq!(describe("nothing", None).type_, kind::NOT_SET);
+    }
+
+    #[test]
+    fn lists_of_numbers_travel_as_such() {
+        for (value, kind) in [
+            (Value::Integers(vec![1, -2]), kind::INTEGER_ARRAY),
+            (Value::Doubles(vec![0.5]), kind::DOUBLE_ARRAY),
+            (Value::Strings(vec!["a".to_owned()]), kind::STRING_ARRAY),
+        ] {
+            let declared = Declared { row: row(Domain::Any, false), value };
+            let message = to_message(Some(&declared));
+            assert_eq!((message.type_, type_of(Some(&declared))), (kind, kind));
+            assert_eq!(from_message(&message), Some(declared.value));
+        }
+    }
+
+    #[test]
+    fn the_range_of_a_list_is_described_in_words() {
+        let row = row(Domain::Range(0.0, 1.5), false);
+        let described = describe("speeds", Some(&Declared { value: row.default.clone(), row }));
+        assert_eq!(described.additional_constraints, "each within 0..=1.5");
+        assert!(described.floating_point_range.is_empty() && described.integer_range.is_empty());
+    }
+
+    #[test]
+    fn only_what_may_change_live_is_not_read_only() {
+        for live in [false, true] {
+            let row = row(Domain::Any, live);
+            let described = describe("speeds", Some(&Declared { value: row.default.clone(), row }));
+            assert_eq!(described.read_only, !live);
+        }
     }
 
     #[test]

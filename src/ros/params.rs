@@ -1,7 +1,7 @@
 //! ROS 2 parameters to a validated [`Config`], and the table that the parameter services show.
 
 use super::error::NodeError;
-use crate::config::{Config, ConfigError, Domain, Parameter, Parameters, Value, declared};
+use crate::config::{Audience, Config, ConfigError, Domain, Parameter, Parameters, Value, declared};
 use r2r::ParameterValue;
 
 /// The parameter every ROS 2 node has.
@@ -46,8 +46,8 @@ impl NodeParameters {
         let config = Config::from_parameters(&given)?;
 
         let mut table = Vec::new();
-        for row in declared(config.cameras.len()) {
-            let value = row.check(given.remove(&row.name).unwrap_or_else(|| row.default.clone()))?;
+        for row in declared(Audience::Node(&given))? {
+            let value = row.value_among(&given)?;
             table.push(Declared { row, value });
         }
         let enabled = use_sim_time == Value::Bool(true);
@@ -61,6 +61,7 @@ fn sim_time_row() -> Parameter {
         name: USE_SIM_TIME.to_owned(),
         default: Value::Bool(false),
         domain: Domain::Any,
+        live: false,
         description: "Whether time comes from /clock instead of the system.",
     }
 }
@@ -76,6 +77,8 @@ pub fn from_ros(name: &str, value: &ParameterValue) -> Result<Option<Value>, Con
         ParameterValue::Integer(value) => Value::Integer(*value),
         ParameterValue::Double(value) => Value::Double(*value),
         ParameterValue::String(value) => Value::String(value.clone()),
+        ParameterValue::IntegerArray(values) => Value::Integers(values.clone()),
+        ParameterValue::DoubleArray(values) => Value::Doubles(values.clone()),
         ParameterValue::StringArray(values) => Value::Strings(values.clone()),
         other => {
             let reason = format!("no parameter of this node is of type {}", other.type_name());
@@ -100,7 +103,8 @@ mod tests {
     #[test]
     fn every_parameter_of_the_table_is_declared_with_its_value() {
         let parameters = overrides(&[("cameras.count", ParameterValue::Integer(2))]).unwrap();
-        assert_eq!(parameters.table.len(), declared(2).len() + 1);
+        let cameras = Parameters::from([("cameras.count".to_owned(), Value::Integer(2))]);
+        assert_eq!(parameters.table.len(), declared(Audience::Node(&cameras)).unwrap().len() + 1);
         let value = |name: &str| parameters.table.iter().find(|p| p.row.name == name).map(|p| p.value.clone());
         assert_eq!(value("cameras.count"), Some(Value::Integer(2)));
         assert_eq!(value("cameras.1.rotate_180"), Some(Value::Bool(false)));
@@ -114,9 +118,22 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_not_of_strings_is_refused_by_name() {
-        let error = overrides(&[("action_names", ParameterValue::IntegerArray(vec![1]))]).unwrap_err();
-        assert_eq!(error.to_string(), "parameter `action_names`: no parameter of this node is of type integer array");
+    fn a_list_of_another_type_is_refused_by_name() {
+        let refusal = |value| overrides(&[("action_names", value)]).unwrap_err().to_string();
+        assert_eq!(
+            refusal(ParameterValue::IntegerArray(vec![1])),
+            "parameter `action_names`: expected a list of strings, found a list of integers"
+        );
+        assert_eq!(
+            refusal(ParameterValue::DoubleArray(vec![1.5])),
+            "parameter `action_names`: expected a list of strings, found a list of numbers"
+        );
+    }
+
+    #[test]
+    fn a_type_that_no_parameter_has_is_refused_by_name() {
+        let error = overrides(&[("action_names", ParameterValue::BoolArray(vec![true]))]).unwrap_err();
+        assert_eq!(error.to_string(), "parameter `action_names`: no parameter of this node is of type boolean array");
     }
 
     #[test]

@@ -51,9 +51,9 @@ impl Subscriptions {
                 }
             });
         }
-        match config.proprio_source {
+        match config.proprio.source {
             ProprioSource::JointStates => {
-                let wanted = config.joint_names.clone();
+                let wanted = config.proprio.joint_names.clone();
                 drains.push(on(node, SENSOR, "joint_states", move |inputs, message: JointState, now| {
                     let stamp = convert::stamp_of(&message.header, now);
                     inputs.state(0, convert::joint_state(&wanted, &message), stamp, now);

@@ -1,0 +1,270 @@
+//! What one parameter may be, from its default on: `integer(0).within(0..=1000).unless(0)`.
+
+use super::choice::Choice;
+use super::error::ConfigError;
+use super::parameter::{Domain, Parameter};
+use super::schema::{Audience, Entry, Place, Rows};
+use super::value::{Parameters, Value};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A parameter whose value becomes a `T`.
+pub struct Rule<T> {
+    /// The name, where it is not the field's.
+    name: Option<&'static str>,
+    default: Value,
+    domain: Domain,
+    live: bool,
+    /// What the default becomes.
+    typed_default: T,
+    typed: Box<dyn Fn(Value) -> Result<T, String>>,
+}
+
+/// true or false.
+pub fn flag(default: bool) -> Rule<bool> {
+    Rule::of(default)
+}
+
+/// A whole number.
+pub fn integer(default: i64) -> Rule<i64> {
+    Rule::of(default)
+}
+
+/// A number; a whole number passes for one.
+pub fn number(default: f64) -> Rule<f64> {
+    Rule::of(default)
+}
+
+/// Text.
+pub fn text(default: &str) -> Rule<String> {
+    Rule::of(default.to_owned())
+}
+
+/// A list of whole numbers.
+pub fn integers(default: &[i64]) -> Rule<Vec<i64>> {
+    Rule::of(default.to_vec())
+}
+
+/// A list of numbers.
+pub fn numbers(default: &[f64]) -> Rule<Vec<f64>> {
+    Rule::of(default.to_vec())
+}
+
+/// A list of texts.
+pub fn texts(default: &[&str]) -> Rule<Vec<String>> {
+    Rule::of(default.iter().map(|text| (*text).to_owned()).collect())
+}
+
+/// A file or folder; empty for none.
+pub fn path() -> Rule<Option<PathBuf>> {
+    text("").unless_blank().map(|text| text.map(PathBuf::from))
+}
+
+/// One of the names of a [`Choice`].
+pub fn choice<T: Choice>(default: T) -> Rule<T> {
+    let typed =
+        |name: String| T::parse(&name).ok_or_else(|| format!("`{name}`: expected one of {}", T::NAMES.join(", ")));
+    Rule { domain: Domain::Choice(T::NAMES), ..Rule::parse_with(default.name().to_owned(), default, typed) }
+}
+
+/// Text that stands for something.
+pub fn parsed<T: FromStr<Err = String> + Display + 'static>(default: T) -> Rule<T> {
+    Rule::parse_with(default.to_string(), default, |text: String| text.parse())
+}
+
+impl<T: Clone + Into<Value> + TryFrom<Value, Error = String> + 'static> Rule<T> {
+    fn of(default: T) -> Self {
+        Self::parse_with(default.clone(), default, Ok)
+    }
+}
+
+impl<T: 'static> Rule<T> {
+    fn parse_with<Raw>(default: Raw, typed_default: T, typed: impl Fn(Raw) -> Result<T, String> + 'static) -> Self
+    where
+        Raw: Into<Value> + TryFrom<Value, Error = String>,
+    {
+        Self {
+            name: None,
+            default: default.into(),
+            domain: Domain::Any,
+            live: false,
+            typed_default,
+            typed: Box::new(move |value| typed(value.try_into()?)),
+        }
+    }
+
+    /// Under another name than the field's, for one that carries a unit.
+    pub fn named(self, name: &'static str) -> Self {
+        Self { name: Some(name), ..self }
+    }
+
+    /// Lets the parameter change while the node runs.
+    pub fn live(self) -> Self {
+        Self { live: true, ..self }
+    }
+
+    /// Makes something else of the value.
+    pub fn map<U: 'static>(self, map: impl Fn(T) -> U + 'static) -> Rule<U> {
+        let typed = self.typed;
+        Rule {
+            name: self.name,
+            default: self.default,
+            domain: self.domain,
+            live: self.live,
+            typed_default: map(self.typed_default),
+            typed: Box::new(move |value| typed(value).map(&map)),
+        }
+    }
+
+    /// Refuses a value for which `fault` has a reason. The default is not asked until it is used.
+    fn refuse_if(self, fault: impl Fn(&T) -> Option<String> + 'static) -> Self {
+        let typed = self.typed;
+        let typed = move |value| {
+            let value = typed(value)?;
+            fault(&value).map_or(Ok(value), Err)
+        };
+        Self { typed: Box::new(typed), ..self }
+    }
+
+    fn row(&self, place: Place) -> Parameter {
+        Parameter {
+            name: Place { name: self.name.unwrap_or(place.name), ..place }.full_name(),
+            default: self.default.clone(),
+            domain: self.domain.clone(),
+            live: self.live,
+            description: place.description,
+        }
+    }
+}
+
+/// What has bounds: a number, or each number of a list.
+pub trait Bounded {
+    /// The numbers' type.
+    type Number;
+
+    /// A bound as the table keeps it.
+    fn bound(number: Self::Number) -> f64;
+}
+
+impl Bounded for i64 {
+    type Number = i64;
+
+    fn bound(number: i64) -> f64 {
+        number as f64
+    }
+}
+
+impl Bounded for f64 {
+    type Number = f64;
+
+    fn bound(number: f64) -> f64 {
+        number
+    }
+}
+
+impl<T: Bounded> Bounded for Vec<T> {
+    type Number = T::Number;
+
+    fn bound(number: T::Number) -> f64 {
+        T::bound(number)
+    }
+}
+
+impl<T: Bounded> Rule<T> {
+    /// Bounds, both included; in a list, those of each number.
+    pub fn within(self, range: RangeInclusive<T::Number>) -> Self {
+        let (min, max) = range.into_inner();
+        Self { domain: Domain::Range(T::bound(min), T::bound(max)), ..self }
+    }
+}
+
+impl Rule<i64> {
+    /// `None` for `none`; the range should leave no other value that a `U` cannot hold, which would be `None` as well.
+    pub fn unless<U: TryFrom<i64> + 'static>(self, none: i64) -> Rule<Option<U>> {
+        self.map(move |value| if value == none { None } else { U::try_from(value).ok() })
+    }
+}
+
+impl Rule<String> {
+    /// `None` for text without a visible character.
+    pub fn unless_blank(self) -> Rule<Option<String>> {
+        self.map(|text| Some(text).filter(|text| !text.trim().is_empty()))
+    }
+
+    /// Refuses empty text, asking for `what` it has to name.
+    pub fn required(self, what: &'static str) -> Self {
+        self.refuse_if(move |text| text.is_empty().then(|| format!("empty: {what}")))
+    }
+}
+
+impl Rule<Vec<String>> {
+    /// Refuses a text that is there twice.
+    pub fn each_once(self) -> Self {
+        self.refuse_if(|names| {
+            let twice = names.iter().enumerate().find(|(index, name)| names.iter().take(*index).any(|n| n == *name));
+            twice.map(|(_, name)| format!("`{name}` is named twice"))
+        })
+    }
+}
+
+impl<T: 'static> Entry<T> for Rule<T> {
+    fn declare(&self, place: Place, _: Audience, rows: &mut Rows) -> Result<(), ConfigError> {
+        rows.fixed.push(self.row(place));
+        Ok(())
+    }
+
+    fn read(&self, place: Place, given: &Parameters) -> Result<T, ConfigError> {
+        let row = self.row(place);
+        (self.typed)(row.value_among(given)?).map_err(|reason| ConfigError::invalid(&row.name, reason))
+    }
+
+    fn default(self) -> T {
+        self.typed_default
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place<'static> {
+        Place { prefix: "limits", name: "speed", description: "How fast." }
+    }
+
+    fn read<T: 'static>(rule: &Rule<T>, value: Value) -> Result<T, String> {
+        let given = Parameters::from([(rule.row(place()).name, value)]);
+        rule.read(place(), &given).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_range_of_a_list_holds_for_each_number() {
+        let rule = numbers(&[1.0]).within(0.0..=2.0);
+        assert_eq!(read(&rule, Value::Doubles(vec![0.5, 2.0])), Ok(vec![0.5, 2.0]));
+        assert_eq!(read(&rule, Value::Integers(vec![2])), Ok(vec![2.0]));
+        assert_eq!(
+            read(&rule, Value::Doubles(vec![0.5, 2.5])),
+            Err("parameter `limits.speed`: 2.5 is out of range: expected 0..=2".to_owned())
+        );
+        let refused = read(&integers(&[]).within(-1..=1), Value::Integers(vec![0, -2]));
+        assert_eq!(refused, Err("parameter `limits.speed`: -2 is out of range: expected -1..=1".to_owned()));
+    }
+
+    #[test]
+    fn a_name_of_its_own_replaces_the_fields_below_the_same_group() {
+        assert_eq!(integer(0).named("speed_mm_s").row(place()).name, "limits.speed_mm_s");
+    }
+
+    #[test]
+    fn a_parameter_is_fixed_unless_it_is_said_to_be_live() {
+        assert!(!flag(true).row(place()).live);
+        assert!(flag(true).live().map(|set| !set).row(place()).live);
+    }
+
+    #[test]
+    fn an_absent_parameter_has_its_default_which_is_checked_like_any_value() {
+        assert_eq!(integer(3).read(place(), &Parameters::new()).unwrap(), 3);
+        assert!(text("").required("name it").read(place(), &Parameters::new()).is_err());
+    }
+}

@@ -1,0 +1,145 @@
+//! How the table is written: the macro `parameters!` turns a struct whose fields say what they are as parameters into
+//! that struct, its rows and its reader.
+//!
+//! ```ignore
+//! parameters! {
+//!     /// When inputs are too old to act on.
+//!     pub struct AgeConfig {
+//!         /// Oldest state that an observation may hold, milliseconds; 0 for any.
+//!         state: Option<u64> = integer(0).within(0..=60_000).unless(0).named("state_ms").live(),
+//!     }
+//! }
+//! ```
+//!
+//! The comment on a field is the parameter's description. Its name is the field's, unless `named` gives another, below
+//! the names of the groups around it. What stands behind `=` is an [`Entry`]: a [rule](super::rule) for one parameter,
+//! or a [group](super::group) of more.
+
+use super::error::ConfigError;
+use super::parameter::Parameter;
+use super::value::Parameters;
+
+/// Where in the table an entry stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Dotted name of the group around it; empty at the top.
+    pub prefix: &'a str,
+    /// Its own name.
+    pub name: &'static str,
+    /// One sentence on it.
+    pub description: &'static str,
+}
+
+impl Place<'_> {
+    /// The dotted name.
+    pub fn full_name(&self) -> String {
+        join(self.prefix, self.name)
+    }
+}
+
+/// The dotted name of `name` in the group `prefix`.
+pub fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
+}
+
+/// For whom parameters are declared: groups that are repeated depend on it.
+#[derive(Clone, Copy, Debug)]
+pub enum Audience<'a> {
+    /// A node that was given these parameters: one group for each of its cameras.
+    Node(&'a Parameters),
+    /// People: one group, with `<i>` in the place of the index.
+    Readers,
+}
+
+/// Rows of the table.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    /// Those that every deployment has.
+    pub fixed: Vec<Parameter>,
+    /// Those of repeated groups, which come after all others.
+    pub repeated: Vec<Parameter>,
+}
+
+/// What a field of the table is: one parameter or several.
+pub trait Entry<T> {
+    /// Adds its rows.
+    ///
+    /// # Errors
+    /// A parameter that decides on other parameters and has a value that it may not have.
+    fn declare(&self, place: Place, audience: Audience, rows: &mut Rows) -> Result<(), ConfigError>;
+
+    /// The value that the field has with the parameters `given`.
+    ///
+    /// # Errors
+    /// The first parameter that has a value that it may not have.
+    fn read(&self, place: Place, given: &Parameters) -> Result<T, ConfigError>;
+
+    /// The value that the field has with no parameters given.
+    fn default(self) -> T;
+}
+
+/// A struct of parameters.
+pub trait Table: Sized {
+    /// Adds the rows of its parameters, whose names begin with `prefix`.
+    ///
+    /// # Errors
+    /// As [`Entry::declare`].
+    fn declare(prefix: &str, audience: Audience, rows: &mut Rows) -> Result<(), ConfigError>;
+
+    /// The struct with the parameters `given`; what is absent has its default, names that do not exist are ignored.
+    ///
+    /// # Errors
+    /// The first parameter that has a value that it may not have.
+    fn read(prefix: &str, given: &Parameters) -> Result<Self, ConfigError>;
+
+    /// The struct with no parameters given, even if some are required.
+    fn defaults() -> Self;
+}
+
+/// Defines structs of parameters, each a [`Table`].
+macro_rules! parameters {
+    ($(
+        $(#[$about:meta])+
+        pub struct $Table:ident {
+            $( $(#[doc = $description:literal])+ $field:ident: $Type:ty = $entry:expr, )+
+        }
+    )+) => {$(
+        $(#[$about])+
+        pub struct $Table {
+            $( $(#[doc = $description])+ pub $field: $Type, )+
+        }
+
+        impl $crate::config::schema::Table for $Table {
+            fn declare(
+                prefix: &str,
+                audience: $crate::config::schema::Audience,
+                rows: &mut $crate::config::schema::Rows,
+            ) -> Result<(), $crate::config::ConfigError> {
+                $({
+                    let description = concat!($($description),+).trim_ascii();
+                    let place = $crate::config::schema::Place { prefix, name: stringify!($field), description };
+                    $crate::config::schema::Entry::<$Type>::declare(&$entry, place, audience, rows)?;
+                })+
+                Ok(())
+            }
+
+            fn read(
+                prefix: &str,
+                given: &$crate::config::Parameters,
+            ) -> Result<Self, $crate::config::ConfigError> {
+                Ok(Self {$(
+                    $field: {
+                        let description = concat!($($description),+).trim_ascii();
+                        let place = $crate::config::schema::Place { prefix, name: stringify!($field), description };
+                        $crate::config::schema::Entry::<$Type>::read(&$entry, place, given)?
+                    },
+                )+})
+            }
+
+            fn defaults() -> Self {
+                Self { $( $field: $crate::config::schema::Entry::<$Type>::default($entry), )+ }
+            }
+        }
+    )+};
+}
+pub(crate) use parameters;

@@ -1,0 +1,122 @@
+//! The table: every parameter once, with its name, type, default, range or choices, and description.
+//!
+//! A new parameter is one field here, plus its row in the README and, where a deployment wants another value, a line in
+//! `config/*.yaml`; `tests/parameters.rs` holds both to this file. [`schema`](super::schema) explains the notation.
+
+use super::choice::{Device, Dtype, Fallback, Preprocess, ProprioSource, Transport};
+use super::group::{group, per_index};
+use super::rule::{choice, flag, integer, number, parsed, path, text, texts};
+use super::schema::{Table, parameters};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The most cameras a node subscribes to.
+pub const MAX_CAMERAS: i64 = 16;
+
+parameters! {
+    /// A validated deployment.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Config {
+        /// Folder of the checkpoint: config.json, model.safetensors, tokenizer.json. Required.
+        checkpoint: PathBuf =
+            text("").required("name the folder that holds config.json and model.safetensors").map(PathBuf::from),
+        /// Policy backend; `xvla doctor` lists those this build has.
+        backend: String = text("libtorch"),
+        /// What takes over when the backend cannot run or fails: libtorch (on the CPU if the GPU is at fault), or none.
+        fallback: Fallback = choice(Fallback::Libtorch),
+        /// Where the network runs: cpu, cuda or cuda:N.
+        device: Device = parsed(Device::Cpu),
+        /// Precision the network computes in.
+        dtype: Dtype = choice(Dtype::F32),
+        /// Where images are resized and normalised; device needs backend cuda_graph.
+        preprocess: Preprocess = choice(Preprocess::Host),
+        /// Whether a frame's vision-language half runs beside the denoising of the frame before; needs backend
+        /// cuda_graph.
+        overlap: bool = flag(false),
+        /// Denoising steps; 0 for the checkpoint's own number.
+        steps: Option<usize> = integer(0).within(0..=1000).unless(0),
+        /// Seed of the noise, the same for every chunk, so that a chunk depends on its observation only; -1 for fresh
+        /// noise in every chunk.
+        seed: Option<u64> = integer(0).within(-1..=2_147_483_647).unless(-1),
+        /// Embodiment: which soft prompts and projections apply (3 is LIBERO).
+        domain_id: i64 = integer(0).within(0..=1_048_576),
+        /// Time between two actions of a chunk, seconds.
+        step_dt_s: f64 = number(0.1).within(0.0001..=60.0),
+        /// Names of the action channels; empty for the action space's own.
+        action_names: Vec<String> = texts(&[]),
+        /// frame_id of published headers.
+        frame_id: String = text(""),
+        /// Instruction until one arrives on the topic; empty to wait for it.
+        instruction: Option<String> = text("").unless_blank(),
+        /// Threads for libtorch's operators; 0 for its own choice.
+        num_threads: Option<usize> = integer(0).within(0..=1024).unless(0),
+        /// Cameras, in the checkpoint's order of views.
+        cameras: Vec<CameraConfig> = per_index(integer(1).within(1..=MAX_CAMERAS)),
+        /// The robot's state.
+        proprio: ProprioConfig = group(),
+        /// How the policy is run.
+        policy: PolicyConfig = group(),
+        /// Engines, for the backends that execute one.
+        engine: EngineConfig = group(),
+    }
+
+    /// One camera.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct CameraConfig {
+        /// How this camera's images travel.
+        transport: Transport = choice(Transport::Raw),
+        /// Whether this camera's images are turned by 180 degrees (LIBERO's agent view).
+        rotate_180: bool = flag(false),
+    }
+
+    /// The robot's state.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct ProprioConfig {
+        /// Where proprioception comes from.
+        source: ProprioSource = choice(ProprioSource::JointStates),
+        /// Joints of joint_states in the checkpoint's order of channels; required for that source.
+        joint_names: Vec<String> = texts(&[]).each_once(),
+    }
+
+    /// How the policy is run.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct PolicyConfig {
+        /// Longest wait for an inference on a device, milliseconds; after it the fallback takes over; 0 to wait for
+        /// ever.
+        deadline: Option<Duration> = integer(0)
+            .within(0..=600_000)
+            .unless(0)
+            .map(|milliseconds| milliseconds.map(Duration::from_millis))
+            .named("deadline_ms"),
+    }
+
+    /// Which engine is wanted, where it lies, and how it runs: the exported policy as a file that ONNX Runtime or
+    /// TensorRT executes.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct EngineConfig {
+        /// Engine file for the backends onnxruntime and tensorrt; empty to find one in the cache.
+        path: Option<PathBuf> = path(),
+        /// Folder of the engine cache; empty for ~/.cache/xvla_ros/engines.
+        cache: Option<PathBuf> = path(),
+        /// Whether an engine that is missing or does not fit is built at start-up, which takes up to minutes.
+        rebuild: bool = flag(false),
+        /// Whether the engine computes its matrix products in FP8; needs dtype f16.
+        fp8: bool = flag(false),
+        /// Whether the engine's matrices are pruned to 2:4.
+        prune_2to4: bool = flag(false),
+        /// Whether TensorRT may choose kernels for sparse weights.
+        sparse: bool = flag(false),
+        /// TensorRT's limit for its workspace while building, MiB; 0 for its own choice.
+        workspace_mb: Option<u64> = integer(0).within(0..=1_048_576).unless(0),
+        /// Folder or file of ONNX Runtime's or TensorRT's library; empty to search for it.
+        library: Option<PathBuf> = path(),
+        /// Whether TensorRT's launches are captured in a CUDA graph with the rest of the pipeline.
+        cuda_graph: bool = flag(true),
+    }
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self::defaults()
+    }
+}
