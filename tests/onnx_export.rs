@@ -17,6 +17,7 @@ use half::f16;
 use std::path::PathBuf;
 use std::process::Command;
 use xvla_ros::backend::engine::{BuildSpec, Precision};
+use xvla_ros::config::BuildOptions;
 
 /// Runs ONNX's own checker, with shape inference, on files.
 fn check(graphs: &[PathBuf]) {
@@ -63,7 +64,10 @@ fn the_same_checkpoint_gives_the_same_bytes() {
 #[test]
 fn a_pruned_graph_has_two_zeros_in_every_four_weights_along_the_inputs_of_every_matrix() {
     for case in exported::one_case_per_checkpoint() {
-        let pruned = BuildSpec { prune_2to4: true, ..spec(&case, Precision::F16, 18) };
+        let pruned = BuildSpec {
+            build: BuildOptions { prune_2to4: true, ..BuildOptions::default() },
+            ..spec(&case, Precision::F16, 18)
+        };
         let bytes = std::fs::read(Exported::new(&case.checkpoint, &pruned).path).unwrap();
         let model = onnx_rs::parse(&bytes).unwrap();
         let graph = model.graph.unwrap();

@@ -26,7 +26,7 @@ use xvla_ros::backend::libtorch::LibtorchPolicy;
 use xvla_ros::backend::onnxruntime::library;
 use xvla_ros::backend::onnxruntime::session::OnnxRuntime;
 use xvla_ros::backend::select;
-use xvla_ros::config::{Dtype, EngineConfig, Fallback};
+use xvla_ros::config::{BuildOptions, Dtype, EngineConfig, Fallback};
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
 use xvla_ros::model::flow;
@@ -52,7 +52,7 @@ fn largest_difference_of_ten_steps(checkpoint: &Path, spec: &BuildSpec) -> f32 {
     let graph = Exported::new(checkpoint, spec);
     let (weights, config) = (Checkpoint::open(checkpoint).unwrap(), ModelConfig::from_folder(checkpoint).unwrap());
     let policy = LibtorchPolicy::new(&weights.root(Kind::Float, Device::Cpu), &config).unwrap();
-    let policy = policy.specialise(spec.sizes.domain, spec.prune_2to4).unwrap();
+    let policy = policy.specialise(spec.sizes.domain, spec.build.prune_2to4).unwrap();
     let network = policy.network();
 
     tch::manual_seed(7);
@@ -116,7 +116,10 @@ fn the_graph_agrees_with_libtorch_at_every_step_at_the_released_depth() {
 fn a_pruned_graph_agrees_with_libtorchs_pruned_policy_at_every_step() {
     let checkpoint = deep_checkpoint();
     let dense = order_for(own_sizes(checkpoint.path(), 0), Precision::F32, 20);
-    let worst = largest_difference_of_ten_steps(checkpoint.path(), &BuildSpec { prune_2to4: true, ..dense });
+    let worst = largest_difference_of_ten_steps(
+        checkpoint.path(),
+        &BuildSpec { build: BuildOptions { prune_2to4: true, ..BuildOptions::default() }, ..dense },
+    );
     assert!(worst <= STEP, "{worst:e}");
 }
 
@@ -216,7 +219,10 @@ fn an_engine_for_another_domain_or_other_inputs_is_refused_by_field() {
     };
     assert!(refusal(|sizes| sizes.domain += 1).contains("`domain`"));
     assert!(refusal(|sizes| sizes.text_tokens += 1).contains("`tensors.vlm_tokens.shape`"));
-    let pruned = Options { engine: EngineConfig { prune_2to4: true, ..engine(&path) }, ..good };
+    let pruned = Options {
+        engine: EngineConfig { build: BuildOptions { prune_2to4: true, ..BuildOptions::default() }, ..engine(&path) },
+        ..good
+    };
     assert!(Pipeline::load(&pruned).unwrap_err().to_string().contains("`flags.prune_2to4` is false, expected true"));
 }
 

@@ -17,6 +17,11 @@ pub fn group() -> Group {
     Group { prefixed: true }
 }
 
+/// Parameters that share a struct without sharing a prefix.
+pub fn flattened() -> Group {
+    Group { prefixed: false }
+}
+
 impl Group {
     fn prefix(self, place: Place) -> String {
         if self.prefixed { place.full_name() } else { place.prefix.to_owned() }

@@ -30,7 +30,7 @@ pub use error::ConfigError;
 pub use file::read_parameters_file;
 pub use parameter::{Domain, Parameter};
 pub use schema::Audience;
-pub use table::{CameraConfig, Config, EngineConfig, MAX_CAMERAS, PolicyConfig, ProprioConfig};
+pub use table::{BuildOptions, CameraConfig, Config, EngineConfig, MAX_CAMERAS, PolicyConfig, ProprioConfig};
 pub use value::{Parameters, Value};
 
 use schema::{Rows, Table};
@@ -151,10 +151,10 @@ mod tests {
     }
 
     #[test]
-    fn engine_options_are_read() {
+    fn engine_options_are_read_beside_those_of_their_group() {
         assert_eq!(Config::from_parameters(&minimal()).unwrap().engine, EngineConfig::default());
         let engine = with("engine.workspace_mb", Value::Integer(256)).unwrap().engine;
-        assert_eq!(engine.workspace_mb, Some(256));
+        assert_eq!(engine.build, BuildOptions { workspace_mb: Some(256), ..BuildOptions::default() });
         assert!(engine.cuda_graph);
     }
 

@@ -4,7 +4,7 @@
 //! `config/*.yaml`; `tests/parameters.rs` holds both to this file. [`schema`](super::schema) explains the notation.
 
 use super::choice::{Device, Dtype, Fallback, Preprocess, ProprioSource, Transport};
-use super::group::{group, per_index};
+use super::group::{flattened, group, per_index};
 use super::rule::{choice, flag, integer, number, parsed, path, text, texts};
 use super::schema::{Table, parameters};
 use std::path::PathBuf;
@@ -102,20 +102,34 @@ parameters! {
         rebuild: bool = flag(false),
         /// Whether the engine computes its matrix products in FP8; needs dtype f16.
         fp8: bool = flag(false),
+        /// How it is built, beyond its precision.
+        build: BuildOptions = flattened(),
+        /// Folder or file of ONNX Runtime's or TensorRT's library; empty to search for it.
+        library: Option<PathBuf> = path(),
+        /// Whether TensorRT's launches are captured in a CUDA graph with the rest of the pipeline.
+        cuda_graph: bool = flag(true),
+    }
+
+    /// How an engine is built, beyond its precision and its inputs. Whoever names, makes or looks for an engine holds
+    /// one of these, so that a new option is a field here and an argument on the command line.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct BuildOptions {
         /// Whether the engine's matrices are pruned to 2:4.
         prune_2to4: bool = flag(false),
         /// Whether TensorRT may choose kernels for sparse weights.
         sparse: bool = flag(false),
         /// TensorRT's limit for its workspace while building, MiB; 0 for its own choice.
         workspace_mb: Option<u64> = integer(0).within(0..=1_048_576).unless(0),
-        /// Folder or file of ONNX Runtime's or TensorRT's library; empty to search for it.
-        library: Option<PathBuf> = path(),
-        /// Whether TensorRT's launches are captured in a CUDA graph with the rest of the pipeline.
-        cuda_graph: bool = flag(true),
     }
 }
 
 impl Default for EngineConfig {
+    fn default() -> Self {
+        Self::defaults()
+    }
+}
+
+impl Default for BuildOptions {
     fn default() -> Self {
         Self::defaults()
     }

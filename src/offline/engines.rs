@@ -8,6 +8,7 @@ use crate::backend::engine::sidecar::{Identity, Sidecar};
 use crate::backend::engine::{self, BuildSpec, Flavour, Precision, Source, cache};
 #[cfg(feature = "tensorrt")]
 use crate::backend::tensorrt;
+use crate::config::BuildOptions;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::pipeline::PipelineError;
@@ -35,18 +36,14 @@ pub struct EngineRequest {
     pub image_size: Option<(usize, usize)>,
     /// What it computes in.
     pub precision: Precision,
-    /// Whether its matrices are pruned to 2:4.
-    pub prune_2to4: bool,
-    /// Whether TensorRT may choose kernels for sparse weights.
-    pub sparse: bool,
-    /// TensorRT's limit for its workspace while building, MiB.
-    pub workspace_mb: Option<u64>,
+    /// ONNX opset; `None` for the flavour's own.
+    pub opset: Option<i64>,
+    /// Everything else that can be chosen about it.
+    pub build: BuildOptions,
     /// TensorRT's timings or kernels from one build to the next.
     pub timing_cache: Option<PathBuf>,
     /// Folder or file of TensorRT's library; `None` to search for it.
     pub library: Option<PathBuf>,
-    /// ONNX opset; `None` for the flavour's own.
-    pub opset: Option<i64>,
 }
 
 impl EngineRequest {
@@ -61,12 +58,10 @@ impl EngineRequest {
             text_tokens: None,
             image_size: None,
             precision: Precision::F32,
-            prune_2to4: false,
-            sparse: false,
-            workspace_mb: None,
+            opset: None,
+            build: BuildOptions::default(),
             timing_cache: None,
             library: None,
-            opset: None,
         }
     }
 }
@@ -100,7 +95,7 @@ pub fn export_onnx(request: &EngineRequest) -> Result<EngineMade, PipelineError>
 pub fn build_engine(request: &EngineRequest) -> Result<EngineMade, PipelineError> {
     let library = tensorrt::library::open(request.library.as_deref())?;
     produce(request, library.flavour(), &library.version(), |source, spec, identity, place| {
-        tensorrt::build(&library, source, spec, identity, request.timing_cache.clone(), place)
+        tensorrt::build(&library, source, spec, identity, request.timing_cache.as_deref(), place)
     })
 }
 
@@ -205,9 +200,7 @@ fn spec(request: &EngineRequest, flavour: Flavour, config: &ModelConfig, process
             ..own
         },
         precision: request.precision,
-        prune_2to4: request.prune_2to4,
-        sparse: request.sparse,
-        workspace_mb: request.workspace_mb,
         opset: request.opset.unwrap_or(flavour.opset(request.precision)),
+        build: request.build,
     }
 }

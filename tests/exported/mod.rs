@@ -10,6 +10,7 @@ use xvla_ros::backend::engine::golden::InputSpec;
 use xvla_ros::backend::engine::make::export_with_limit;
 use xvla_ros::backend::engine::sidecar::Golden;
 use xvla_ros::backend::engine::{BuildSpec, Precision, Source};
+use xvla_ros::config::BuildOptions;
 use xvla_ros::model::action_space::ActionMode;
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
@@ -35,7 +36,7 @@ pub fn spec(case: &Case, precision: Precision, opset: i64) -> BuildSpec {
 }
 
 pub fn order_for(sizes: InputSpec, precision: Precision, opset: i64) -> BuildSpec {
-    BuildSpec { sizes, precision, prune_2to4: false, sparse: false, workspace_mb: None, opset }
+    BuildSpec { sizes, precision, opset, build: BuildOptions::default() }
 }
 
 /// Number of blocks of a checkpoint's policy.

@@ -48,7 +48,7 @@ pub fn export_with_limit(
     check_sizes(spec, config)?;
     let root = source.weights.root(Kind::Float, Device::Cpu);
     let mut vlm = LibtorchVlm::new(&root, config)?;
-    let policy = LibtorchPolicy::new(&root, config)?.specialise(spec.sizes.domain, spec.prune_2to4)?;
+    let policy = LibtorchPolicy::new(&root, config)?.specialise(spec.sizes.domain, spec.build.prune_2to4)?;
     source.weights.check_all_taken()?;
 
     let mut observer = RangeObserver { policy, ranges: Vec::new(), watch: spec.precision == Precision::Fp8 };
@@ -69,7 +69,7 @@ pub fn export_with_limit(
     let notes = [
         ("domain", spec.sizes.domain.to_string()),
         ("precision", spec.precision.name().to_owned()),
-        ("prune_2to4", spec.prune_2to4.to_string()),
+        ("prune_2to4", spec.build.prune_2to4.to_string()),
     ];
     let data = onnx::file::write(&graph, onnx, &notes, inline_limit_bytes).map_err(BackendError::from)?;
     Ok((golden, data))

@@ -21,7 +21,7 @@ pub mod work;
 pub use crate::model::onnx::{Direction, Element, IoTensor, Precision};
 
 use crate::backend::BackendError;
-use crate::config::{Dtype, EngineConfig};
+use crate::config::{BuildOptions, Dtype, EngineConfig};
 use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
@@ -73,14 +73,10 @@ pub struct BuildSpec {
     pub sizes: InputSpec,
     /// What it computes in.
     pub precision: Precision,
-    /// Whether its matrices are pruned to 2:4.
-    pub prune_2to4: bool,
-    /// Whether TensorRT may choose kernels for sparse weights.
-    pub sparse: bool,
-    /// TensorRT's limit for its workspace while building, MiB.
-    pub workspace_mb: Option<u64>,
     /// ONNX opset.
     pub opset: i64,
+    /// Everything else that can be chosen.
+    pub build: BuildOptions,
 }
 
 impl BuildSpec {
@@ -100,14 +96,7 @@ impl BuildSpec {
                 });
             }
         };
-        Ok(Self {
-            sizes,
-            precision,
-            prune_2to4: config.prune_2to4,
-            sparse: config.sparse,
-            workspace_mb: config.workspace_mb,
-            opset: flavour.opset(precision),
-        })
+        Ok(Self { sizes, precision, opset: flavour.opset(precision), build: config.build })
     }
 }
 
@@ -130,7 +119,7 @@ pub struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// What an engine made from this checkpoint to `order` is known by. Reads the weights whole: seconds for a full-size
+    /// What an engine made from this checkpoint to `spec` is known by. Reads the weights whole: seconds for a full-size
     /// checkpoint.
     ///
     /// # Errors
@@ -142,6 +131,7 @@ impl Source<'_> {
         library_version: &str,
     ) -> Result<Identity, CheckpointError> {
         let tokens = spec.sizes.tokens(self.config);
+        let BuildOptions { prune_2to4, sparse, workspace_mb } = spec.build;
         Ok(Identity {
             flavour,
             library_version: library_version.to_owned(),
@@ -150,12 +140,7 @@ impl Source<'_> {
             domain: spec.sizes.domain,
             precision: spec.precision,
             tensors: onnx::transformer::tensors(&self.config.policy, tokens, spec.precision),
-            flags: Flags {
-                opset: spec.opset,
-                prune_2to4: spec.prune_2to4,
-                sparse: spec.sparse,
-                workspace_mb: spec.workspace_mb,
-            },
+            flags: Flags { opset: spec.opset, prune_2to4, sparse, workspace_mb },
         })
     }
 }

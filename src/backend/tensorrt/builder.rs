@@ -3,21 +3,11 @@
 use super::library::Library;
 use super::log::{logger, quoted};
 use crate::backend::BackendError;
-use std::path::{Path, PathBuf};
+use crate::config::BuildOptions;
+use std::path::Path;
 use trtx::{Builder, BuilderConfig, BuilderFlag, MemoryPoolType, NetworkDefinition, OnnxParser, ProfilingVerbosity};
 
 pub use super::inspect::{Inspection, inspect};
-
-/// How to build.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BuildOptions {
-    /// Most memory that a layer may use for intermediate results, MiB; the library's default if not given.
-    pub workspace_mb: Option<u64>,
-    /// Whether kernels for 2:4 sparse weights may be chosen.
-    pub sparse: bool,
-    /// Where measurements of earlier builds are kept. Not used: see [`build`].
-    pub timing_cache: Option<PathBuf>,
-}
 
 /// A serialised engine.
 #[derive(Clone, Debug)]
@@ -39,9 +29,14 @@ pub struct Built {
 /// # Errors
 /// [`BackendError::Unavailable`] without an ONNX parser, [`BackendError::Engine`] with TensorRT's own words for a graph
 /// that it does not read or build.
-pub fn build(library: &Library, onnx: &Path, options: &BuildOptions) -> Result<Built, BackendError> {
+pub fn build(
+    library: &Library,
+    onnx: &Path,
+    options: &BuildOptions,
+    timing_cache: Option<&Path>,
+) -> Result<Built, BackendError> {
     library.require_parser()?;
-    if let Some(path) = &options.timing_cache {
+    if let Some(path) = timing_cache {
         tracing::warn!("{} takes no timing cache: {} is neither read nor written", library.describe(), path.display());
     }
     let fault = |reason: String| BackendError::Engine {

@@ -23,9 +23,8 @@ use super::engine::make::{self, Built};
 use super::engine::sidecar::{Identity, Sidecar};
 use super::engine::{BuildSpec, Source};
 use crate::backend::BackendError;
-use builder::BuildOptions;
 use library::Library;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Name of this backend.
 pub const NAME: &str = super::names::TENSORRT;
@@ -39,12 +38,11 @@ pub fn build(
     source: &Source,
     spec: &BuildSpec,
     identity: &Identity,
-    timing_cache: Option<PathBuf>,
+    timing_cache: Option<&Path>,
     path: &Path,
 ) -> Result<Sidecar, BackendError> {
-    let options = BuildOptions { workspace_mb: spec.workspace_mb, sparse: spec.sparse, timing_cache };
     make::make(source, spec, identity, path, |graph, path| {
-        let built = builder::build(library, graph, &options)?;
+        let built = builder::build(library, graph, &spec.build, timing_cache)?;
         std::fs::write(path, &built.bytes).map_err(|error| BackendError::Engine {
             path: path.to_owned(),
             reason: format!("cannot be written: {error}"),

@@ -1,5 +1,6 @@
 //! `xvla engine`
 
+use crate::engine_args::{BuildFlags, PolicyFileArgs};
 use crate::output;
 use clap::Parser;
 use serde::Serialize;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use xvla_ros::backend::engine::Precision;
 use xvla_ros::backend::engine::sidecar::Sidecar;
+use xvla_ros::config::BuildOptions;
 use xvla_ros::offline::engines::{self, EngineMade, EngineRequest, Insight};
 
 /// Build a TensorRT engine of the policy of one domain.
@@ -20,15 +22,8 @@ use xvla_ros::offline::engines::{self, EngineMade, EngineRequest, Insight};
     xvla bench --checkpoint X-VLA-Libero --calib calib --device cuda --dtype f16 --backend tensorrt --engine policy.engine"
 )]
 pub struct BuildArgs {
-    /// Folder with config.json and model.safetensors.
-    #[arg(long, value_name = "DIR")]
-    checkpoint: PathBuf,
-    /// Embodiment whose parameters become constants (3 is LIBERO).
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
-    domain: i64,
-    /// Where the engine goes [default: the engine cache, where the backend tensorrt looks].
-    #[arg(long, value_name = "F.engine")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    file: PolicyFileArgs,
     /// Compute in f16 [default: f32].
     #[arg(long, group = "precision")]
     fp16: bool,
@@ -38,30 +33,17 @@ pub struct BuildArgs {
     /// Compute the blocks' matrix products in FP8, the rest in f16; for GPUs from compute capability 8.9 on.
     #[arg(long, group = "precision")]
     fp8: bool,
-    /// Prune the transformer's matrices to 2:4.
-    #[arg(long = "prune-2to4")]
-    prune_2to4: bool,
-    /// Let TensorRT choose kernels for sparse weights.
-    #[arg(long)]
-    sparse: bool,
+    #[command(flatten)]
+    build: BuildFlags,
     /// Limit of TensorRT's workspace, MiB.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
     workspace_mb: Option<u64>,
     /// Keep timings from one build to the next, for libraries that have them.
     #[arg(long, value_name = "F")]
     timing_cache: Option<PathBuf>,
-    /// L: tokens of an instruction [default: the checkpoint's].
-    #[arg(long, value_name = "L", value_parser = clap::value_parser!(u16).range(1..))]
-    text_tokens: Option<u16>,
-    /// V: camera views [default: the checkpoint's].
-    #[arg(long, value_name = "V", value_parser = clap::value_parser!(u16).range(1..=16))]
-    views: Option<u16>,
     /// Folder or file of TensorRT's library [default: searched for].
     #[arg(long, value_name = "PATH")]
     library: Option<PathBuf>,
-    /// Replace a file that is there already.
-    #[arg(long)]
-    force: bool,
 }
 
 /// Say what an engine or an exported graph was built for, and whether it is sound.
@@ -91,18 +73,11 @@ pub fn build(args: &BuildArgs) -> anyhow::Result<()> {
         (.., true) => Precision::Fp8,
         _ => Precision::F32,
     };
+    let options = BuildOptions { workspace_mb: args.workspace_mb, ..args.build.over(BuildOptions::default()) };
     let made = engines::build_engine(&EngineRequest {
-        out: args.out.clone(),
-        force: args.force,
-        views: args.views.map(usize::from),
-        text_tokens: args.text_tokens.map(usize::from),
-        precision,
-        prune_2to4: args.prune_2to4,
-        sparse: args.sparse,
-        workspace_mb: args.workspace_mb,
         timing_cache: args.timing_cache.clone(),
         library: args.library.clone(),
-        ..EngineRequest::new(&args.checkpoint, args.domain)
+        ..args.file.request(precision, options)
     })?;
     output::print(&described(&made, start.elapsed()))
 }

@@ -1,7 +1,79 @@
-//! Arguments of commands that may run an engine.
+//! Arguments that commands share which make an engine or run one.
 
 use std::path::PathBuf;
-use xvla_ros::config::EngineConfig;
+use xvla_ros::backend::engine::Precision;
+use xvla_ros::config::{BuildOptions, EngineConfig};
+use xvla_ros::offline::engines::EngineRequest;
+
+/// What of a policy goes into a file, and where that lies.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PolicyFileArgs {
+    /// Folder with config.json and model.safetensors.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Embodiment whose parameters become constants (3 is LIBERO).
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    domain: i64,
+    /// Where the file goes [default: the engine cache, where the backend looks].
+    #[arg(long, value_name = "F")]
+    out: Option<PathBuf>,
+    /// L: tokens of an instruction [default: the checkpoint's].
+    #[arg(long, value_name = "L", value_parser = clap::value_parser!(u16).range(1..))]
+    text_tokens: Option<u16>,
+    /// V: camera views [default: the checkpoint's].
+    #[arg(long, value_name = "V", value_parser = clap::value_parser!(u16).range(1..=16))]
+    views: Option<u16>,
+    /// Replace a file that is there already.
+    #[arg(long)]
+    force: bool,
+}
+
+impl PolicyFileArgs {
+    /// The request for a file that computes in `precision` and is built with the options `build`.
+    pub fn request(&self, precision: Precision, build: BuildOptions) -> EngineRequest {
+        EngineRequest {
+            out: self.out.clone(),
+            force: self.force,
+            views: self.views.map(usize::from),
+            text_tokens: self.text_tokens.map(usize::from),
+            precision,
+            build,
+            ..EngineRequest::new(&self.checkpoint, self.domain)
+        }
+    }
+}
+
+/// Options of every graph.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct GraphFlags {
+    /// With the transformer's matrices pruned to 2:4.
+    #[arg(long = "prune-2to4")]
+    prune_2to4: bool,
+}
+
+impl GraphFlags {
+    /// `options` with what was given here.
+    pub fn over(self, options: BuildOptions) -> BuildOptions {
+        BuildOptions { prune_2to4: self.prune_2to4 || options.prune_2to4, ..options }
+    }
+}
+
+/// Options of every engine.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct BuildFlags {
+    #[command(flatten)]
+    graph: GraphFlags,
+    /// With kernels for sparse weights, where TensorRT chooses them.
+    #[arg(long)]
+    sparse: bool,
+}
+
+impl BuildFlags {
+    /// `options` with what was given here.
+    pub fn over(self, options: BuildOptions) -> BuildOptions {
+        BuildOptions { sparse: self.sparse || options.sparse, ..self.graph.over(options) }
+    }
+}
 
 /// Which engine the backends onnxruntime and tensorrt execute.
 #[derive(Clone, Debug, clap::Args)]
@@ -19,12 +91,8 @@ pub struct EngineArgs {
     /// One that computes its matrix products in FP8; needs --dtype f16.
     #[arg(long)]
     fp8: bool,
-    /// One whose matrices are pruned to 2:4.
-    #[arg(long = "prune-2to4")]
-    prune_2to4: bool,
-    /// One for which TensorRT could choose kernels for sparse weights.
-    #[arg(long)]
-    sparse: bool,
+    #[command(flatten)]
+    build: BuildFlags,
     /// Folder or file of ONNX Runtime's or TensorRT's library [default: searched for].
     #[arg(long, value_name = "PATH")]
     engine_library: Option<PathBuf>,
@@ -41,9 +109,7 @@ impl EngineArgs {
             cache: self.engine_cache.clone().or(config.cache),
             rebuild: self.rebuild_engine || config.rebuild,
             fp8: self.fp8 || config.fp8,
-            prune_2to4: self.prune_2to4 || config.prune_2to4,
-            sparse: self.sparse || config.sparse,
-            workspace_mb: config.workspace_mb,
+            build: self.build.over(config.build),
             library: self.engine_library.clone().or(config.library),
             cuda_graph: config.cuda_graph && !self.no_cuda_graph,
         }
