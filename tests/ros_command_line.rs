@@ -1,4 +1,4 @@
-//! How `xvla_node` starts, and what it says and returns when it cannot: one line that names the fault, 2 for bad usage, else 1.
+//! How `xvla_node` refuses to start: with one line on stderr that names the fault, and exit code 2 for bad usage, else 1.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -15,29 +15,40 @@ fn refused(arguments: &[&str]) -> (Option<i32>, String) {
     (code, lines[0].to_owned())
 }
 
-/// The same for a deployment of the tiny checkpoint that differs in `parameters`.
-fn misfit(parameters: &[&str]) -> String {
+/// The tiny checkpoint, deployed with `parameter` besides what it needs, is refused with a line that holds `why`.
+fn misfit_is_refused(parameter: &str, why: &str) {
     let checkpoint = format!("checkpoint:={}", checkpoint().display());
-    let mut arguments = vec!["-p", &checkpoint, "-p", "num_threads:=1", "-p", "proprio.joint_names:=[a, b]"];
-    arguments.extend(parameters.iter().flat_map(|parameter| ["-p", parameter]));
-    let (code, line) = refused(&arguments);
+    let needed = ["-p", &checkpoint, "-p", "num_threads:=1", "-p", "proprio.joint_names:=[a, b]"];
+    let (code, line) = refused(&[needed.as_slice(), &["-p", parameter]].concat());
     assert_eq!(code, Some(1));
-    line
+    assert!(line.contains(why), "`{why}` is not in: {line}");
 }
 
 #[test]
-fn a_malformed_command_line_is_bad_usage() {
+fn an_assignment_without_its_sign_is_bad_usage_and_says_what_one_looks_like() {
     let (code, line) = refused(&["-p", "steps=3"]);
     assert_eq!((code, line.as_str()), (Some(2), "error: -p \"steps=3\": expected an assignment `name:=value`"));
+}
+
+#[test]
+fn a_flag_without_its_value_is_bad_usage() {
     assert_eq!(refused(&["--params-file"]).0, Some(2));
+}
+
+#[test]
+fn an_unknown_flag_is_bad_usage() {
     assert_eq!(refused(&["--no-such-flag"]).0, Some(2));
 }
 
 #[test]
-fn a_parameter_file_that_is_missing_or_damaged_is_named() {
+fn a_parameter_file_that_is_missing_is_named() {
     let (code, line) = refused(&["--params-file", "/nowhere/p.yaml"]);
     assert_eq!(code, Some(1));
     assert!(line.contains("/nowhere/p.yaml: cannot be read"), "{line}");
+}
+
+#[test]
+fn a_parameter_file_that_is_no_yaml_is_named() {
     let damaged = ros::folder().join("damaged.yaml");
     std::fs::write(&damaged, "a: [1").unwrap();
     let (code, line) = refused(&["--params-file", damaged.to_str().unwrap()]);
@@ -53,22 +64,49 @@ fn what_only_rcl_refuses_is_passed_on() {
 }
 
 #[test]
-fn a_parameter_that_does_not_exist_or_may_not_have_its_value_is_named() {
-    assert!(misfit(&["stepz:=3"]).contains("parameter `stepz` does not exist"));
-    assert!(misfit(&["steps:=1001"]).contains("parameter `steps`: 1001 is out of range: expected 0..=1000"));
-    assert!(misfit(&["dtype:=f64"]).contains("parameter `dtype`: `f64`: expected one of f32, f16, bf16"));
-    assert!(misfit(&["steps:=many"]).contains("parameter `steps`: expected an integer, found a string"));
-    assert!(misfit(&["backend:=abacus"]).contains("choose one of"));
+fn a_parameter_that_does_not_exist_is_named() {
+    misfit_is_refused("stepz:=3", "parameter `stepz` does not exist");
 }
 
 #[test]
-fn a_deployment_that_the_checkpoint_cannot_serve_is_refused_before_the_robot_moves() {
-    assert!(misfit(&["cameras.count:=4"]).contains("`views`: expected at most 3"));
-    assert!(misfit(&["domain_id:=1000"]).contains("`domain_id`: 1000 is out of range"));
+fn a_value_out_of_range_is_refused_with_the_range() {
+    misfit_is_refused("steps:=1001", "parameter `steps`: 1001 is out of range: expected 0..=1000");
+}
+
+#[test]
+fn a_value_that_is_no_choice_is_refused_with_the_choices() {
+    misfit_is_refused("dtype:=f64", "parameter `dtype`: `f64`: expected one of f32, f16, bf16");
+}
+
+#[test]
+fn a_value_of_another_type_is_refused_with_both_types() {
+    misfit_is_refused("steps:=many", "parameter `steps`: expected an integer, found a string");
+}
+
+#[test]
+fn a_backend_that_does_not_exist_is_refused_with_those_that_do() {
+    misfit_is_refused("backend:=abacus", "choose one of");
+}
+
+#[test]
+fn more_cameras_than_the_checkpoint_has_views_are_refused_before_the_robot_moves() {
+    misfit_is_refused("cameras.count:=4", "`views`: expected at most 3");
+}
+
+#[test]
+fn an_embodiment_that_the_checkpoint_does_not_know_is_refused_before_the_robot_moves() {
+    misfit_is_refused("domain_id:=1000", "`domain_id`: 1000 is out of range");
+}
+
+#[test]
+fn more_joints_than_the_checkpoint_takes_are_refused_before_the_robot_moves() {
     let joints: Vec<String> = (0..21).map(|joint| format!("j{joint}")).collect();
-    let line = misfit(&[&format!("proprio.joint_names:=[{}]", joints.join(", "))]);
-    assert!(line.contains("`proprio`: expected at most 20"), "{line}");
-    assert!(misfit(&["action_names:=[left, right]"]).contains("parameter `action_names`: 2 names"));
+    misfit_is_refused(&format!("proprio.joint_names:=[{}]", joints.join(", ")), "`proprio`: expected at most 20");
+}
+
+#[test]
+fn action_names_that_are_not_as_many_as_the_actions_are_refused_before_the_robot_moves() {
+    misfit_is_refused("action_names:=[left, right]", "parameter `action_names`: 2 names");
 }
 
 #[test]

@@ -5,9 +5,12 @@
 #[path = "ros/mod.rs"]
 mod ros;
 
-use ros::{JOINTS, NodeProcess, Robot, checkpoint, domain, folder, noise_image, xvla};
-use serde_json::json;
+use ros::{
+    Deployment, JOINTS, NodeProcess, Robot, Shared, checkpoint, domain, folder, noise_image, shared, value, xvla,
+};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::{MutexGuard, OnceLock};
 use xvla_ros::backend::engine::sidecar::{Sidecar, sha256_of_file};
 
 /// The policy of `checkpoint` for domain 3, in a file called `name`.
@@ -18,9 +21,9 @@ fn export(checkpoint: &Path, name: &str) -> PathBuf {
     out
 }
 
-/// Starts the node with the engine at `path` and sends one observation.
-fn start(domain: u32, path: &Path, extra: &[&str]) -> (NodeProcess, Robot) {
-    let file = folder().join("engine.yaml");
+/// Parameters of a node with the engine at `path`.
+fn params_file(path: &Path) -> String {
+    let file = path.with_extension("yaml");
     let text = format!(
         "/**:\n  ros__parameters:\n    checkpoint: {}\n    backend: onnxruntime\n    domain_id: 3\n    num_threads: 1\n    \
          steps: 2\n    step_dt_s: 1\n    engine:\n      path: {}\n    proprio:\n      joint_names: [{}]\n",
@@ -28,49 +31,87 @@ fn start(domain: u32, path: &Path, extra: &[&str]) -> (NodeProcess, Robot) {
         path.display(),
         JOINTS.join(", ")
     );
-    std::fs::write(&file, text).unwrap();
-    let node = NodeProcess::start(domain, &[&["--params-file", file.to_str().unwrap()], extra].concat());
+    ros::write(&file, &text);
+    file.to_str().unwrap().to_owned()
+}
+
+/// A node with the engine at `path` and all it needs but an image.
+fn start(path: &Path) -> Deployment {
+    let domain = domain();
+    let node = NodeProcess::start(domain, &["--params-file", &params_file(path)]);
     let mut robot = Robot::start(domain, "/xvla");
     robot.connect(&[("image", "camera_0/image"), ("joints", "joint_states"), ("instruction", "instruction")]);
-    robot.joints(&JOINTS, &[0.1, 0.2, 0.3], 0);
+    robot.joints("joint_states", &JOINTS, &[0.1, 0.2, 0.3], 0);
     robot.instruction("instruction", "go");
-    robot.image("camera_0/image", &noise_image(64, 64, 1), 0);
-    (node, robot)
+    Deployment { node, robot, cameras: &["camera_0/image"] }
+}
+
+/// The checkpoint's own policy.
+fn good_engine() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| export(&checkpoint(), "good.onnx")).clone()
+}
+
+/// Another policy's graph with a sidecar that vouches for it.
+fn strange_engine() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        let other = folder().join("other");
+        xvla(&["checkpoint", "synth", "--preset", "tiny", "--seed", "9", "--out", other.to_str().unwrap()]);
+        let strange = export(&other, "strange.onnx");
+        let mut sidecar = Sidecar::read(&good_engine()).unwrap();
+        sidecar.engine_sha256 = sha256_of_file(&strange).unwrap();
+        sidecar.write(&strange).unwrap();
+        strange
+    };
+    MADE.get_or_init(make).clone()
+}
+
+/// A node that was given the strange engine.
+fn deceived() -> MutexGuard<'static, Deployment> {
+    static NODE: Shared = Shared::new();
+    shared(&NODE, || start(&strange_engine()))
 }
 
 #[test]
-fn chunks_name_the_engine_that_computed_them_and_a_broken_one_is_replaced_and_reported_for_as_long_as_it_runs() {
-    let good = export(&checkpoint(), "good.onnx");
-    let (node, mut robot) = start(domain(), &good, &[]);
-    let chunk = robot.chunk().message;
+fn a_chunk_names_the_engine_that_computed_it() {
+    let chunk = start(&good_engine()).answer_to(&[noise_image(64, 64, 1)]).message;
     assert_eq!(chunk["backend"], "onnxruntime");
-    assert_eq!(chunk["engine_sha256"], sha256_of_file(&good).unwrap());
-    node.signal("TERM");
-    drop(robot);
+    assert_eq!(chunk["engine_sha256"], sha256_of_file(&good_engine()).unwrap());
+}
 
-    // Another policy's graph with a sidecar that vouches for it.
-    let other = folder().join("other");
-    xvla(&["checkpoint", "synth", "--preset", "tiny", "--seed", "9", "--out", other.to_str().unwrap()]);
-    let strange = export(&other, "strange.onnx");
-    let mut sidecar = Sidecar::read(&good).unwrap();
-    sidecar.engine_sha256 = sha256_of_file(&strange).unwrap();
-    sidecar.write(&strange).unwrap();
-
-    let (node, mut robot) = start(domain(), &strange, &[]);
-    let chunk = robot.chunk().message;
+#[test]
+fn a_chunk_computed_in_the_place_of_a_broken_engine_names_none() {
+    let chunk = deceived().answer_to(&[noise_image(64, 64, 1)]).message;
     assert_eq!((&chunk["backend"], &chunk["engine_sha256"]), (&json!("libtorch"), &json!("")));
-    let report = robot.diagnostics(|report| report["xvla: inference"]["values"]["chunks_published"] == "1");
+}
+
+#[test]
+fn diagnostics_warn_of_a_broken_engine_and_of_what_runs_in_its_place() {
+    let report = deceived().robot.report(|report| !report["xvla: inference"].is_null());
+    the_engine_is_told_to_be_broken(&report);
+}
+
+#[test]
+fn chunks_that_come_do_not_end_the_warning_of_a_broken_engine() {
+    let mut node = deceived();
+    let published = (node.answer_to(&[noise_image(64, 64, 2)]).sequence() + 1).to_string();
+    let report = node.robot.report(|report| value(report, "inference", "chunks_published") == published);
+    the_engine_is_told_to_be_broken(&report);
+}
+
+fn the_engine_is_told_to_be_broken(report: &Value) {
     let inference = &report["xvla: inference"];
     assert_eq!(inference["level"], 1);
     let message = inference["message"].as_str().unwrap();
     assert!(message.starts_with("fallback libtorch on cpu instead of onnxruntime: "), "{message}");
     assert!(message.contains("failed the parity check: action channel"), "{message}");
-    node.signal("TERM");
-    drop(robot);
+}
 
-    let file = folder().join("engine.yaml");
-    let arguments = ["--params-file", file.to_str().unwrap(), "-p", "fallback:=none"];
-    let (code, log) = NodeProcess::start(domain(), &arguments).finish();
+#[test]
+fn without_a_fallback_a_broken_engine_keeps_the_node_from_starting() {
+    let file = params_file(&strange_engine());
+    let (code, log) = NodeProcess::start(domain(), &["--params-file", &file, "-p", "fallback:=none"]).finish();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("failed the parity check"), "{log}");
 }

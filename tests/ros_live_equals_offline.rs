@@ -6,9 +6,13 @@
 #[path = "ros/mod.rs"]
 mod ros;
 
-use ros::{Chunk, JOINTS, NodeProcess, Robot, checkpoint, domain, folder, noise_image, photograph, xvla};
+use ros::{
+    Chunk, Deployment, JOINTS, NodeProcess, Robot, Shared, checkpoint, domain, folder, noise_image, photograph, shared,
+    xvla,
+};
 use serde_json::json;
 use std::path::Path;
+use std::sync::MutexGuard;
 use xvla_ros::data::batch::{Batch, write_batch};
 use xvla_ros::data::npy::NpyData;
 use xvla_ros::data::npz::{Limits, NpzReader};
@@ -21,6 +25,11 @@ const SIDE: usize = 64;
 const VIEWS: usize = 3;
 const SEED: &str = "11";
 const DOMAIN: i64 = 3;
+const CAMERAS: [&str; 2] = ["camera_0/image", "camera_1/image"];
+const WORDS: &str = "put the red cup on the plate";
+/// Shoulder, elbow, wrist.
+const PROPRIO: [f32; 3] = [0.25, -0.5, 1.5];
+const HOUR_NS: i64 = 3_600_000_000_000;
 
 /// ImageNet-normalised planes, straight from the definition.
 fn planes(image: &RgbImage) -> Vec<f32> {
@@ -86,84 +95,146 @@ fn start(domain: u32, extra: &[&str]) -> NodeProcess {
     NodeProcess::start(domain, &[&common, extra].concat())
 }
 
-const TOPICS: [(&str, &str); 4] = [
-    ("image", "camera_0/image"),
-    ("image", "camera_1/image"),
-    ("joints", "joint_states"),
-    ("instruction", "instruction"),
-];
+/// A node with two raw cameras whose state and instruction have come.
+fn node() -> MutexGuard<'static, Deployment> {
+    static NODE: Shared = Shared::new();
+    shared(&NODE, || {
+        let domain = domain();
+        let node = start(domain, &["-p", "cameras.count:=2", "-p", "frame_id:=base", "-p", "step_dt_s:=0.05"]);
+        let mut robot = Robot::start(domain, "/xvla");
+        robot.connect(&[
+            ("image", CAMERAS[0]),
+            ("image", CAMERAS[1]),
+            ("joints", "joint_states"),
+            ("instruction", "instruction"),
+        ]);
+        // In another order than the model's, with a joint that it does not know, and newer than every frame.
+        let newer_ns = robot.now_ns() + HOUR_NS;
+        robot.joints("joint_states", &["wrist", "unused", "shoulder", "elbow"], &[1.5, f64::NAN, 0.25, -0.5], newer_ns);
+        robot.instruction("instruction", WORDS);
+        let mut deployment = Deployment { node, robot, cameras: &CAMERAS };
+        deployment.report();
+        deployment
+    })
+}
+
+/// Images of the model's size: nothing is resampled on their way, and normalisation follows from its definition.
+fn views() -> [RgbImage; 2] {
+    [1, 2].map(|seed| noise_image(SIDE, SIDE, seed))
+}
 
 #[test]
-fn live_chunks_equal_offline_ones_for_every_encoding_and_size() {
-    let domain = domain();
-    let _node = start(domain, &["-p", "cameras.count:=2", "-p", "frame_id:=base", "-p", "step_dt_s:=0.05"]);
-    let mut robot = Robot::start(domain, "/xvla");
-    robot.connect(&TOPICS);
-    let proprio = [0.25_f32, -0.5, 1.5];
-    let words = "put the red cup on the plate";
+fn a_live_chunk_equals_the_offline_one() {
+    let expected = offline("noise", &views().each_ref().map(planes), WORDS, &PROPRIO);
+    assert_equal(&node().answer_to(&views()), &expected);
+}
 
-    // Images of the model's size: no resampling in between, normalisation from its definition.
-    let views = [noise_image(SIDE, SIDE, 1), noise_image(SIDE, SIDE, 2)];
-    let expected = offline("noise", &views.each_ref().map(planes), words, &proprio);
-    let now_ns = robot.ask(json!({"do": "now_ns"})).as_i64().unwrap();
-    robot.instruction("instruction", words);
-    robot.joints(&["wrist", "unused", "shoulder", "elbow"], &[1.5, f64::NAN, 0.25, -0.5], now_ns - 3_000_000);
-    robot.image("camera_0/image", &views[0], now_ns - 5_000_000);
-    robot.image("camera_1/image", &views[1], now_ns);
-    let chunk = robot.chunk();
-    assert_equal(&chunk, &expected);
-    assert_metadata(&chunk, words, now_ns - 5_000_000);
+#[test]
+fn a_live_chunk_of_resampled_photographs_equals_the_offline_one() {
+    let photographs = ["coffee.png", "astronaut.png"].map(|name| photograph(name, 640, 480));
+    let expected = offline("photographs", &photographs.each_ref().map(resized), WORDS, &PROPRIO);
+    assert_equal(&node().answer_to(&photographs), &expected);
+}
 
-    // The same pictures in other clothes give the same chunk.
-    for (sequence, disguise) in DISGUISES.iter().enumerate() {
-        for (index, view) in views.iter().enumerate() {
-            let (data, step) = disguise.dress(view);
-            let topic = format!("camera_{index}/image");
-            robot.raw(&topic, disguise.encoding, view, &data, step, disguise.bigendian, 0);
-        }
-        let again = robot.chunk();
-        assert_eq!(again.message["sequence"], sequence + 1);
-        assert_eq!(again.actions(), chunk.actions(), "{} changes the chunk", disguise.encoding);
-    }
-
-    // Grey is the same in all three channels.
-    let grey = noise_image(SIDE, SIDE, 5);
+#[test]
+fn a_live_chunk_of_a_grey_image_equals_the_offline_one_of_three_equal_channels() {
+    let [grey, colour] = [noise_image(SIDE, SIDE, 5), noise_image(SIDE, SIDE, 2)];
     let one_channel: Vec<u8> = grey.data().iter().step_by(3).copied().collect();
     let repeated = RgbImage::new(SIDE, SIDE, one_channel.iter().flat_map(|v| [*v; 3]).collect()).unwrap();
-    let expected = offline("grey", &[planes(&repeated), planes(&views[1])], words, &proprio);
-    robot.raw("camera_0/image", "mono8", &grey, &one_channel, SIDE, 0, 0);
-    robot.image("camera_1/image", &views[1], 0);
-    assert_equal(&robot.chunk(), &expected);
+    let expected = offline("grey", &[planes(&repeated), planes(&colour)], WORDS, &PROPRIO);
+    let mut node = node();
+    node.robot.raw(CAMERAS[0], "mono8", &grey, &one_channel, SIDE, 0, 0);
+    node.robot.image(CAMERAS[1], &colour, 0);
+    assert_equal(&node.robot.chunk(), &expected);
+}
 
-    // Photographs of a camera's size, and another instruction.
-    let photographs = [photograph("coffee.png", 640, 480), photograph("astronaut.png", 640, 480)];
+#[test]
+fn a_live_chunk_after_another_instruction_equals_the_offline_one_of_that_instruction() {
     let words = "pour the coffee";
-    let expected = offline("photographs", &photographs.each_ref().map(resized), words, &proprio);
-    robot.instruction("instruction", words);
-    robot.diagnostics(|report| report["xvla: inputs"]["values"]["instruction.received"] == "2");
-    robot.image("camera_0/image", &photographs[0], 0);
-    robot.image("camera_1/image", &photographs[1], 0);
-    let chunk = robot.chunk();
+    let expected = offline("another", &views().each_ref().map(planes), words, &PROPRIO);
+    let mut node = node();
+    instruct(&mut node, words);
+    let chunk = node.answer_to(&views());
+    instruct(&mut node, WORDS);
     assert_eq!(chunk.message["instruction"], words);
     assert_equal(&chunk, &expected);
 }
 
-fn assert_metadata(chunk: &Chunk, words: &str, oldest_ns: i64) {
-    let Chunk { message, latency } = chunk;
-    assert_eq!((&message["sequence"], &latency["sequence"]), (&json!(0), &json!(0)));
-    assert_eq!((&message["stamp_ns"], &latency["stamp_ns"]), (&json!(oldest_ns), &json!(oldest_ns)));
+/// Gives an instruction and waits until it holds.
+fn instruct(node: &mut Deployment, words: &str) {
+    node.robot.instruction("instruction", words);
+    node.report();
+}
+
+#[test]
+fn chunks_are_numbered_one_after_the_other() {
+    let mut node = node();
+    let [first, second] = [0, 1].map(|_| node.answer_to(&views()).sequence());
+    assert_eq!(second, first + 1);
+}
+
+#[test]
+fn a_chunk_and_its_latency_carry_the_stamp_of_the_oldest_input() {
+    let mut node = node();
+    let now_ns = node.robot.now_ns();
+    node.robot.image(CAMERAS[0], &views()[0], now_ns - 5_000_000);
+    node.robot.image(CAMERAS[1], &views()[1], now_ns);
+    let Chunk { message, latency } = node.robot.chunk();
+    let oldest_ns = json!(now_ns - 5_000_000);
+    assert_eq!((&message["stamp_ns"], &latency["stamp_ns"]), (&oldest_ns, &oldest_ns));
+}
+
+#[test]
+fn a_chunk_names_its_actions_one_by_one() {
+    let message = node().answer_to(&views()).message;
     assert_eq!((&message["action_dim"], &message["action_mode"]), (&json!(20), &json!("ee6d")));
     assert_eq!(message["action_names"].as_array().unwrap().len(), 20);
+}
+
+#[test]
+fn a_chunk_says_in_which_frame_and_how_far_apart_its_actions_are() {
+    let message = node().answer_to(&views()).message;
     assert_eq!((&message["frame_id"], &message["step_dt_ns"]), (&json!("base"), &json!(50_000_000)));
-    assert_eq!((&message["domain_id"], &message["instruction"]), (&json!(DOMAIN), &json!(words)));
+}
+
+#[test]
+fn a_chunk_says_which_embodiment_and_instruction_it_is_for() {
+    let message = node().answer_to(&views()).message;
+    assert_eq!((&message["domain_id"], &message["instruction"]), (&json!(DOMAIN), &json!(WORDS)));
+}
+
+#[test]
+fn a_chunk_says_what_computed_it() {
+    let message = node().answer_to(&views()).message;
     assert_eq!((&message["backend"], &message["engine_sha256"]), (&json!("libtorch"), &json!("")));
     assert_eq!(message["checkpoint_sha256"].as_str().unwrap().len(), 64);
-    assert_eq!(latency["steps"], 4);
+}
+
+#[test]
+fn a_latency_tells_the_number_of_denoising_steps() {
+    assert_eq!(node().answer_to(&views()).latency["steps"], 4);
+}
+
+#[test]
+fn the_stages_of_a_latency_take_no_longer_than_the_whole() {
+    let latency = node().answer_to(&views()).latency;
     let ms = |name: &str| latency[name].as_f64().unwrap();
     let stages = ms("preprocess_ms") + ms("vlm_ms") + ms("policy_ms") + ms("postprocess_ms");
     assert!(ms("e2e_ms") > 0.0 && stages <= ms("e2e_ms") + 0.01 && ms("queue_ms") >= 0.0, "{latency}");
+}
+
+#[test]
+fn the_age_of_an_observation_runs_from_its_oldest_stamp_to_the_publication() {
+    let mut node = node();
+    let now_ns = node.robot.now_ns();
+    for (camera, view) in CAMERAS.iter().zip(&views()) {
+        node.robot.image(camera, view, now_ns);
+    }
+    let Chunk { message, latency } = node.robot.chunk();
     let age_ms = message["age_ns"].as_f64().unwrap() / 1e6;
-    assert!((age_ms - ms("observation_age_ms")).abs() < 1e-3 && age_ms >= ms("e2e_ms") && age_ms < 60_000.0);
+    let until_received_ms = (message["received_ns"].as_i64().unwrap() - now_ns) as f64 / 1e6;
+    assert!(latency["e2e_ms"].as_f64().unwrap() <= age_ms && age_ms <= until_received_ms, "{age_ms} ms: {latency}");
+    assert!((age_ms - latency["observation_age_ms"].as_f64().unwrap()).abs() < 1e-3, "{age_ms} ms: {latency}");
 }
 
 /// Another way to send the same picture.
@@ -174,15 +245,6 @@ struct Disguise {
     padding: usize,
     bigendian: u8,
 }
-
-const DISGUISES: [Disguise; 6] = [
-    Disguise { encoding: "rgb8", channels: (3, [0, 1, 2]), padding: 13, bigendian: 0 },
-    Disguise { encoding: "rgb8", channels: (3, [0, 1, 2]), padding: 0, bigendian: 1 },
-    Disguise { encoding: "bgr8", channels: (3, [2, 1, 0]), padding: 0, bigendian: 0 },
-    Disguise { encoding: "bgr8", channels: (3, [2, 1, 0]), padding: 64, bigendian: 1 },
-    Disguise { encoding: "rgba8", channels: (4, [0, 1, 2]), padding: 0, bigendian: 0 },
-    Disguise { encoding: "bgra8", channels: (4, [2, 1, 0]), padding: 5, bigendian: 0 },
-];
 
 impl Disguise {
     fn dress(&self, image: &RgbImage) -> (Vec<u8>, usize) {
@@ -198,40 +260,91 @@ impl Disguise {
         }
         (data, image.width() * bytes + self.padding)
     }
+
+    /// The same pictures, sent so, give the chunk they give as plain rgb8, bit by bit.
+    fn changes_nothing(&self) {
+        let mut node = node();
+        let expected = node.answer_to(&views()).actions();
+        for (camera, view) in CAMERAS.iter().zip(&views()) {
+            let (data, step) = self.dress(view);
+            node.robot.raw(camera, self.encoding, view, &data, step, self.bigendian, 0);
+        }
+        assert_eq!(node.robot.chunk().actions(), expected);
+    }
 }
 
 #[test]
-fn three_compressed_cameras_and_a_pose_equal_their_offline_chunk() {
-    let domain = domain();
-    let file = folder().join("compressed.yaml");
-    let cameras: String = (0..3).map(|camera| format!("      {camera}: {{transport: compressed}}\n")).collect();
-    let text = format!("xvla:\n  ros__parameters:\n    cameras:\n      count: 3\n{cameras}");
-    std::fs::write(&file, text).unwrap();
-    let params = ["-p", "proprio.source:=ee_pose", "-p", "instruction:=open the drawer", "--params-file"];
-    let _node = start(domain, &[params.as_slice(), &[file.to_str().unwrap()]].concat());
-    let mut robot = Robot::start(domain, "/xvla");
-    let topics: Vec<String> = (0..3).map(|i| format!("camera_{i}/image/compressed")).collect();
-    let mut all: Vec<(&str, &str)> = topics.iter().map(|topic| ("compressed", topic.as_str())).collect();
-    all.extend([("pose", "ee_pose"), ("gripper", "gripper")]);
-    robot.connect(&all);
+fn padding_at_the_end_of_rows_changes_nothing() {
+    Disguise { encoding: "rgb8", channels: (3, [0, 1, 2]), padding: 13, bigendian: 0 }.changes_nothing();
+}
 
-    // A quarter turn about z: the first two columns of the rotation are y and -x.
-    let half = std::f64::consts::FRAC_1_SQRT_2;
-    robot.ask(json!({"do": "send", "kind": "pose", "topic": "ee_pose", "position": [0.5, 0.25, 0.125],
-        "orientation": [0.0, 0.0, half, half]}));
-    robot.ask(json!({"do": "send", "kind": "gripper", "topic": "gripper", "data": 0.75}));
-    let proprio = [0.5, 0.25, 0.125, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.75];
+#[test]
+fn the_order_of_bytes_in_a_word_means_nothing_for_bytes() {
+    Disguise { encoding: "rgb8", channels: (3, [0, 1, 2]), padding: 0, bigendian: 1 }.changes_nothing();
+}
+
+#[test]
+fn bgr8_gives_the_chunk_of_rgb8() {
+    Disguise { encoding: "bgr8", channels: (3, [2, 1, 0]), padding: 0, bigendian: 0 }.changes_nothing();
+}
+
+#[test]
+fn bgr8_with_padding_and_big_endian_gives_the_chunk_of_rgb8() {
+    Disguise { encoding: "bgr8", channels: (3, [2, 1, 0]), padding: 64, bigendian: 1 }.changes_nothing();
+}
+
+#[test]
+fn rgba8_gives_the_chunk_of_rgb8_whatever_its_alpha() {
+    Disguise { encoding: "rgba8", channels: (4, [0, 1, 2]), padding: 0, bigendian: 0 }.changes_nothing();
+}
+
+#[test]
+fn bgra8_with_padding_gives_the_chunk_of_rgb8() {
+    Disguise { encoding: "bgra8", channels: (4, [2, 1, 0]), padding: 5, bigendian: 0 }.changes_nothing();
+}
+
+const COMPRESSED: [&str; 3] = ["camera_0/image/compressed", "camera_1/image/compressed", "camera_2/image/compressed"];
+
+/// A node with three compressed cameras and a pose as its state, a quarter turn about z.
+fn compressed_node() -> MutexGuard<'static, Deployment> {
+    static NODE: Shared = Shared::new();
+    shared(&NODE, || {
+        let domain = domain();
+        let file = folder().join("compressed.yaml");
+        let cameras: String = (0..3).map(|camera| format!("      {camera}: {{transport: compressed}}\n")).collect();
+        let text = format!("xvla:\n  ros__parameters:\n    cameras:\n      count: 3\n{cameras}");
+        std::fs::write(&file, text).unwrap();
+        let params = ["-p", "proprio.source:=ee_pose", "-p", "instruction:=open the drawer", "--params-file"];
+        let node = start(domain, &[params.as_slice(), &[file.to_str().unwrap()]].concat());
+        let mut robot = Robot::start(domain, "/xvla");
+        let images = COMPRESSED.iter().map(|topic| ("compressed", *topic));
+        robot.connect(&images.chain([("pose", "ee_pose"), ("gripper", "gripper")]).collect::<Vec<_>>());
+        let half = std::f64::consts::FRAC_1_SQRT_2;
+        let pose = json!({"position": [0.5, 0.25, 0.125], "orientation": [0.0, 0.0, half, half]});
+        robot.send("pose", "ee_pose", pose);
+        robot.send("gripper", "gripper", json!({"data": 0.75}));
+        Deployment { node, robot, cameras: &COMPRESSED }
+    })
+}
+
+#[test]
+fn a_live_chunk_of_compressed_cameras_and_a_pose_equals_the_offline_one() {
     let views = [7, 8, 9].map(|seed| noise_image(SIDE, SIDE, seed));
+    // The first two columns of the rotation are y and -x.
+    let proprio = [0.5, 0.25, 0.125, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.75];
     let expected = offline("compressed", &views.each_ref().map(planes), "open the drawer", &proprio);
-
-    robot.ask(json!({"do": "send", "kind": "compressed", "topic": topics[0], "format": "jpeg", "data": "ffd8ffe0"}));
-    assert!(robot.log_line("dropped").contains("`camera_0/image/compressed`"));
-    for (topic, view) in topics.iter().zip(&views) {
-        robot.ask(
-            json!({"do": "send", "kind": "compressed", "topic": topic, "format": "png", "data": ros::hex(&png(view))}),
-        );
+    let mut node = compressed_node();
+    for (topic, view) in COMPRESSED.iter().zip(&views) {
+        node.robot.compressed(topic, "png", &png(view));
     }
-    assert_equal(&robot.chunk(), &expected);
+    assert_equal(&node.robot.chunk(), &expected);
+}
+
+#[test]
+fn a_compressed_image_that_cannot_be_decoded_is_dropped_and_named_by_its_topic() {
+    let mut node = compressed_node();
+    node.robot.compressed(COMPRESSED[0], "jpeg", &[0xff, 0xd8, 0xff, 0xe0]);
+    node.robot.log_line_with(&["dropped", "`camera_0/image/compressed`"]);
 }
 
 fn png(image: &RgbImage) -> Vec<u8> {

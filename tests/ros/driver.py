@@ -1,9 +1,11 @@
 """A robot by remote control: one JSON command per line on stdin, one JSON answer per line on stdout.
 
-It publishes what it is told with rclpy and remembers what the node publishes; what it means is the test's business.
+It publishes what it is told with rclpy and remembers what the node publishes; what it means is the test's business. It
+ends with its standard input.
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -32,6 +34,9 @@ TYPES = {
     "instruction": String,
 }
 
+# How long an event may take on a machine that has other things to do.
+PATIENCE_S = 60.0
+
 
 def nanoseconds(stamp):
     return stamp.sec * 1_000_000_000 + stamp.nanosec
@@ -42,9 +47,12 @@ class Driver:
         rclpy.init(args=[])
         self.node = rclpy.create_node("driver")
         self.seen = {"chunks": [], "latencies": [], "diagnostics": [], "log": []}
+        # Reports that were made before this moment are none of the test's.
+        self.reports_since_ns = 0
         self.changed = threading.Condition()
         self.senders = {}
         self.node_name = node_name
+        self.logger_name = node_name.strip("/").replace("/", ".")
         subscribe = self.node.create_subscription
         self.outputs = [
             subscribe(ActionChunk, f"{node_name}/action_chunk", self.on_chunk, 100),
@@ -67,6 +75,7 @@ class Driver:
         entry = {field: getattr(message, field) for field in fields}
         entry |= {
             "stamp_ns": nanoseconds(message.header.stamp),
+            "received_ns": time.time_ns(),
             "frame_id": message.header.frame_id,
             "step_dt_ns": nanoseconds(message.step_dt),
             "age_ns": nanoseconds(message.observation_age),
@@ -84,7 +93,9 @@ class Driver:
         self.remember("latencies", entry | {"stamp_ns": nanoseconds(message.header.stamp)})
 
     def on_diagnostics(self, message):
-        entry = {"at_s": time.monotonic()}
+        entry = {"stamp_ns": nanoseconds(message.header.stamp)}
+        if entry["stamp_ns"] < self.reports_since_ns or message.status[0].hardware_id != self.node_name:
+            return
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
             level = int.from_bytes(status.level, "little")
@@ -92,7 +103,8 @@ class Driver:
         self.remember("diagnostics", entry)
 
     def on_log(self, message):
-        self.remember("log", {"text": message.msg, "level": message.level, "name": message.name})
+        if message.name == self.logger_name:
+            self.remember("log", message.msg)
 
     def sender(self, kind, topic):
         if topic not in self.senders:
@@ -102,7 +114,7 @@ class Driver:
 
     # Commands: their arguments come from the test, what they return goes back to it.
 
-    def connect(self, topics, timeout_s=20.0):
+    def connect(self, topics, timeout_s=PATIENCE_S):
         """Waits until the node listens to `topics` ([kind, topic] each) and all its outputs are matched."""
         senders = [self.sender(kind, topic) for kind, topic in topics]
         count = self.node.count_publishers
@@ -142,29 +154,41 @@ class Driver:
     def now_ns(self):
         return time.time_ns()
 
-    def take(self, kind, count, timeout_s=20.0):
+    def take(self, kind, count, timeout_s=PATIENCE_S):
         """The next `count` messages of a kind, fewer if they do not come in time."""
         with self.changed:
             self.changed.wait_for(lambda: len(self.seen[kind]) >= count, timeout_s)
             taken, self.seen[kind] = self.seen[kind][:count], self.seen[kind][count:]
         return taken
 
-    def drain(self, kind, wait_s=0.0):
-        """Everything of a kind that has come, or comes within `wait_s`."""
-        time.sleep(wait_s)
-        return self.take(kind, len(self.seen[kind]), 0.0)
+    def forget(self, kinds=("chunks", "latencies", "diagnostics")):
+        """Forgets everything of these kinds that has come."""
+        with self.changed:
+            for kind in kinds:
+                self.seen[kind] = []
+            if "diagnostics" in kinds:
+                self.reports_since_ns = time.time_ns()
 
-    def await_log(self, text, timeout_s=20.0):
-        """Waits for a log line that holds `text`; answers with it and forgets those before."""
+    def await_log(self, parts, timeout_s=PATIENCE_S):
+        """Waits for a line of the node's log that holds all of `parts`, unless one has come already."""
+
+        def found():
+            return next((line for line in self.seen["log"] if all(part in line for part in parts)), None)
+
+        with self.changed:
+            return self.changed.wait_for(found, timeout_s)
+
+    def await_end(self, timeout_s=PATIENCE_S):
+        """Waits until the node's outputs are gone from the domain; what it published has come by then."""
         deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            for line in self.take("log", 1, left):
-                if text in line["text"]:
-                    return line["text"]
-        return None
+        while self.node.count_publishers(f"{self.node_name}/action_chunk"):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
 
     def call(self, future):
-        deadline = time.monotonic() + 10.0
+        deadline = time.monotonic() + PATIENCE_S
         while not future.done() and time.monotonic() < deadline:
             time.sleep(0.01)
         return future.result()
@@ -200,6 +224,8 @@ def main():
         command = json.loads(line)
         answer = getattr(driver, command.pop("do"))(**command)
         print(json.dumps(answer), flush=True)
+    # Nothing is torn down under the thread that spins.
+    os._exit(0)
 
 
 main()

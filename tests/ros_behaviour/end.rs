@@ -1,0 +1,66 @@
+//! The end of the node: a signal ends it with exit code 0, whatever it is doing.
+
+use crate::ros::{JOINTS, NodeProcess, Robot, count, domain, folder, noise_image};
+use crate::{ONE_CAMERA, params_file};
+use serde_json::json;
+use std::process::Command;
+
+/// A node that is ready and has nothing to do.
+fn idle() -> NodeProcess {
+    let node = NodeProcess::start(domain(), &["--params-file", &params_file(1)]);
+    node.wait_for_line("ready");
+    node
+}
+
+#[test]
+fn sigterm_ends_an_idle_node() {
+    assert_eq!(idle().end_with("TERM"), Some(0));
+}
+
+#[test]
+fn sigint_ends_an_idle_node() {
+    assert_eq!(idle().end_with("INT"), Some(0));
+}
+
+/// A node whose checkpoint is a pipe that nobody writes to: reading it is a disk that never answers.
+fn loads_forever(name: &str, domain: u32) -> NodeProcess {
+    let folder = folder().join(name);
+    std::fs::create_dir(&folder).unwrap();
+    assert!(Command::new("mkfifo").arg(folder.join("config.json")).status().unwrap().success());
+    let checkpoint = format!("checkpoint:={}", folder.display());
+    NodeProcess::start(domain, &["-p", &checkpoint, "-p", "proprio.joint_names:=[a]"])
+}
+
+#[test]
+fn a_signal_ends_the_node_while_its_checkpoint_is_still_loading() {
+    let node = loads_forever("never_loads", domain());
+    node.wait_for_line("loading");
+    assert_eq!(node.end_with("TERM"), Some(0));
+}
+
+#[test]
+fn diagnostics_say_that_the_checkpoint_is_loading() {
+    let domain = domain();
+    let _node = loads_forever("still_loads", domain);
+    let report = Robot::start(domain, "/xvla").report(|report| !report["xvla: inference"].is_null());
+    assert_eq!(report["xvla: inference"]["message"], "loading the checkpoint");
+}
+
+#[test]
+fn an_inference_under_way_is_abandoned_when_a_signal_ends_the_node() {
+    let domain = domain();
+    // Far more work for one frame than the end of a node waits for.
+    let slow = ["-p", "steps:=500", "-p", "instruction:=go"];
+    let node = NodeProcess::start(domain, &[&["--params-file", &params_file(1)], slow.as_slice()].concat());
+    let mut robot = Robot::start(domain, "/xvla");
+    robot.connect(&ONE_CAMERA[..2]);
+    robot.joints("joint_states", &JOINTS, &[0.0; 3], 0);
+    robot.report(|report| count(report, "inputs", "joint_states.received") == Some(1));
+    robot.image("camera_0/image", &noise_image(64, 64, 1), 0);
+    // That this comes after the frame is told at once, unlike the counters of the frame.
+    robot.joints("joint_states", &JOINTS, &[f64::NAN, 0.0, 0.0], 0);
+    robot.log_line("dropped");
+    assert_eq!(node.end_with("INT"), Some(0));
+    assert_eq!(robot.ask(json!({"do": "await_end"})), true);
+    assert_eq!(robot.ask(json!({"do": "take", "kind": "chunks", "count": 1, "timeout_s": 0.0})), json!([]));
+}

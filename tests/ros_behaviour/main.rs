@@ -1,0 +1,34 @@
+//! How the node behaves on a real ROS 2: its parameters and names, bad input, a model that is slow or cannot run, and its
+//! end.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
+#[path = "../ros/mod.rs"]
+mod ros;
+
+mod bad_input;
+mod completeness;
+mod end;
+mod fallback;
+mod names;
+mod parameters;
+mod slow_model;
+
+use ros::{JOINTS, checkpoint, folder};
+
+/// What a node with one camera listens to, below its namespace.
+const ONE_CAMERA: [(&str, &str); 3] =
+    [("image", "camera_0/image"), ("joints", "joint_states"), ("instruction", "instruction")];
+
+/// A parameter file for the tiny checkpoint.
+fn params_file(cameras: usize) -> String {
+    let path = folder().join(format!("{cameras}_cameras.yaml"));
+    let text = format!(
+        "/**:\n  ros__parameters:\n    checkpoint: {}\n    num_threads: 1\n    steps: 2\n    step_dt_s: 1\n    \
+         action_names: []\n    cameras:\n      count: {cameras}\n    proprio:\n      joint_names: [{}]\n",
+        checkpoint().display(),
+        JOINTS.join(", ")
+    );
+    ros::write(&path, &text);
+    path.to_str().unwrap().to_owned()
+}
