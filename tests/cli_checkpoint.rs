@@ -1,12 +1,15 @@
-//! `xvla checkpoint synth` and `inspect`, and `xvla doctor`, as a specification.
+//! `xvla checkpoint synth` and `inspect`, and `xvla doctor`: what is synthesised and where, and what is found in a
+//! checkpoint and on a machine.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 mod cli;
 
-use cli::{Bench, fails, succeeds, text, xvla};
+use cli::{Bench, Ran, fails, succeeds, text, xvla};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 fn inspect(folder: &Path) -> Value {
     serde_json::from_str(&succeeds(["checkpoint", "inspect", "--json", text(folder)])).unwrap()
@@ -22,45 +25,94 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
+/// The same seed twice.
+static TWINS: LazyLock<[Bench; 2]> = LazyLock::new(|| [0, 1].map(|_| Bench::synthesised(&["--seed", "4"])));
+
 #[test]
-fn the_same_seed_gives_the_same_files_and_another_seed_other_weights() {
-    let folders = [Bench::new(&["--seed", "4"]), Bench::new(&["--seed", "4"]), Bench::new(&["--seed", "5"])];
-    let [first, again, other] = &folders;
-    assert_eq!(files(&first.checkpoint()), files(&again.checkpoint()));
-    assert_eq!(files(&first.calibration()), files(&again.calibration()));
-    assert_ne!(std::fs::read(first.weights()).unwrap(), std::fs::read(other.weights()).unwrap());
+fn the_same_seed_gives_the_same_checkpoint() {
+    let [first, again] = TWINS.each_ref().map(|bench| files(&bench.checkpoint()));
+    assert_eq!(first, again);
 }
 
 #[test]
-fn a_checkpoint_describes_itself_in_every_layout() {
-    let names = [
-        ("original", "original"),
-        ("lerobot", "lerobot (vendored Florence-2)"),
-        ("lerobot-native", "lerobot (native transformers)"),
-    ];
-    let totals = names.map(|(layout, described)| {
-        let bench = Bench::new(&["--layout", layout, "--views", "2", "--shards", "2", "--dtype", "f16"]);
-        let found = inspect(&bench.checkpoint());
-        assert_eq!(found["layout"], described);
-        assert_eq!(found["files"].as_array().unwrap().len(), 2);
-        assert_eq!((&found["inputs"]["views"], &found["inputs"]["image_height"]), (&2.into(), &64.into()));
-        assert_eq!((&found["inputs"]["text_tokens"], &found["inputs"]["domains"]), (&50.into(), &30.into()));
-        assert_eq!((&found["inputs"]["proprio_dim"], &found["tokenizer_ids"]), (&20.into(), &512.into()));
-        assert_eq!((&found["actions"]["mode"], &found["actions"]["chunk_length"]), (&"ee6d".into(), &30.into()));
-        assert_eq!(found["actions"]["names"].as_array().unwrap().len(), 20);
-        assert_eq!(found["problems"], json!([]));
+fn the_same_seed_gives_the_same_batches() {
+    let [first, again] = TWINS.each_ref().map(|bench| files(&bench.calibration()));
+    assert_eq!(first, again);
+}
+
+#[test]
+fn another_seed_gives_other_weights() {
+    let [one, other] = ["4", "5"].map(|seed| std::fs::read(Bench::of(&["--seed", seed]).weights()).unwrap());
+    assert_ne!(one, other);
+}
+
+/// What `inspect` finds in a checkpoint of each layout, with two views, two files and half precision.
+static LAYOUTS: LazyLock<[Value; 3]> = LazyLock::new(|| {
+    ["original", "lerobot", "lerobot-native"].map(|layout| {
+        let extra = ["--layout", layout, "--views", "2", "--shards", "2", "--dtype", "f16"];
+        inspect(&Bench::of(&extra).checkpoint())
+    })
+});
+
+#[test]
+fn a_layout_is_named() {
+    let names = LAYOUTS.each_ref().map(|found| found["layout"].as_str().unwrap());
+    assert_eq!(names, ["original", "lerobot (vendored Florence-2)", "lerobot (native transformers)"]);
+}
+
+#[test]
+fn every_file_of_the_weights_is_listed() {
+    assert!(LAYOUTS.iter().all(|found| found["files"].as_array().unwrap().len() == 2), "{LAYOUTS:#?}");
+}
+
+#[test]
+fn inputs_are_described_in_every_layout() {
+    for found in &*LAYOUTS {
+        let inputs = ["views", "image_height", "text_tokens", "domains", "proprio_dim"];
+        assert_eq!(inputs.map(|key| found["inputs"][key].as_u64().unwrap()), [2, 64, 50, 30, 20]);
+        assert_eq!(found["tokenizer_ids"], 512);
+    }
+}
+
+#[test]
+fn actions_are_described_in_every_layout() {
+    for found in &*LAYOUTS {
+        let actions = &found["actions"];
+        assert_eq!((&actions["mode"], &actions["chunk_length"]), (&"ee6d".into(), &30.into()));
+        assert_eq!(actions["names"].as_array().unwrap().len(), 20);
+    }
+}
+
+#[test]
+fn the_stored_dtype_is_found_in_every_layout() {
+    for found in &*LAYOUTS {
         assert_eq!(found["tensors_by_dtype"].as_object().unwrap().keys().collect::<Vec<_>>(), ["F16"]);
+    }
+}
+
+#[test]
+fn a_checkpoint_that_was_synthesised_has_no_problems_in_any_layout() {
+    assert!(LAYOUTS.iter().all(|found| found["problems"] == json!([])), "{LAYOUTS:#?}");
+}
+
+#[test]
+fn a_file_in_half_precision_weighs_two_bytes_per_parameter_and_its_header() {
+    for found in &*LAYOUTS {
         let bytes: u64 = found["files"].as_array().unwrap().iter().map(|file| file["bytes"].as_u64().unwrap()).sum();
-        let total = found["parameters"]["total"].as_u64().unwrap();
-        assert!(bytes > 2 * total && bytes < 2 * total + 100_000, "two bytes per parameter, and headers");
-        total
-    });
+        let parameters = found["parameters"]["total"].as_u64().unwrap();
+        assert!(bytes > 2 * parameters && bytes < 2 * parameters + 100_000, "{bytes} bytes, {parameters} parameters");
+    }
+}
+
+#[test]
+fn every_layout_holds_the_same_number_of_parameters() {
+    let totals = LAYOUTS.each_ref().map(|found| found["parameters"]["total"].as_u64().unwrap());
     assert!(totals.iter().all(|total| *total == totals[0]), "{totals:?}");
 }
 
 #[test]
 fn parameters_are_counted_by_part() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let counts = &inspect(&bench.checkpoint())["parameters"];
     let part = |name: &str| counts[name].as_u64().unwrap();
     assert_eq!(part("vision") + part("text") + part("policy"), part("total"));
@@ -72,7 +124,7 @@ fn parameters_are_counted_by_part() {
 
 #[test]
 fn an_existing_folder_is_never_touched() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny().copy();
     let before = files(&bench.checkpoint());
     let out = bench.checkpoint();
     fails(["checkpoint", "synth", "--preset", "tiny", "--out", text(&out)], &[text(&out), "not empty"]);
@@ -81,7 +133,7 @@ fn an_existing_folder_is_never_touched() {
 
 #[test]
 fn a_synthesis_that_fails_leaves_nothing_behind() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny().copy();
     let (out, occupied) = (bench.path("new"), bench.calibration());
     let arguments = ["checkpoint", "synth", "--preset", "tiny", "--out", text(&out), "--calib", text(&occupied)];
     fails(arguments, &[text(&occupied), "not empty"]);
@@ -91,16 +143,16 @@ fn a_synthesis_that_fails_leaves_nothing_behind() {
 
 #[test]
 fn an_empty_folder_may_be_filled() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let out = bench.path("empty");
     std::fs::create_dir(&out).unwrap();
     succeeds(["checkpoint", "synth", "--preset", "tiny", "--out", text(&out)]);
     assert_eq!(files(&out), files(&bench.checkpoint()));
 }
 
-#[test]
-fn inspect_lists_every_problem_at_once() {
-    let bench = Bench::new(&[]);
+/// A checkpoint with four faults, and what `inspect` makes of it.
+static FAULTY: LazyLock<Ran> = LazyLock::new(|| {
+    let bench = Bench::tiny().copy();
     bench.edit_header(|header| {
         let moved = header.remove("transformer.norm.weight").unwrap();
         header.insert("transformer.stray".to_owned(), moved);
@@ -108,9 +160,17 @@ fn inspect_lists_every_problem_at_once() {
         let entry = &mut header["transformer.norm.bias"];
         entry["dtype"] = "I32".into();
     });
-    let ran = xvla(["checkpoint", "inspect", "--json", text(&bench.checkpoint())]);
-    assert_eq!((ran.code, ran.stderr.lines().count()), (Some(1), 1), "{ran:?}");
-    let found: Value = serde_json::from_str(&ran.stdout).unwrap();
+    xvla(["checkpoint", "inspect", "--json", text(&bench.checkpoint())])
+});
+
+#[test]
+fn inspect_fails_with_one_line_for_a_checkpoint_with_problems() {
+    assert_eq!((FAULTY.code, FAULTY.stderr.lines().count()), (Some(1), 1), "{FAULTY:?}");
+}
+
+#[test]
+fn inspect_lists_every_problem_at_once() {
+    let found: Value = serde_json::from_str(&FAULTY.stdout).unwrap();
     let problems = found["problems"].as_array().unwrap();
     assert_eq!(problems.len(), 4, "{problems:#?}");
     let expected = [
@@ -126,7 +186,7 @@ fn inspect_lists_every_problem_at_once() {
 
 #[test]
 fn inspect_notes_a_missing_tokenizer_without_calling_it_a_problem() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny().copy();
     std::fs::remove_file(bench.checkpoint().join("tokenizer.json")).unwrap();
     let found = inspect(&bench.checkpoint());
     assert_eq!((&found["problems"], &found["tokenizer_ids"]), (&json!([]), &Value::Null));
@@ -152,13 +212,13 @@ fn every_published_dialect_in_the_fixtures_passes_inspection() {
 
 #[test]
 fn more_views_get_more_positions() {
-    let bench = Bench::new(&["--views", "16"]);
+    let bench = Bench::of(&["--views", "16"]);
     assert_eq!(bench.infer(&bench.input(), &["--steps", "1"]).shape, [1, 30, 20]);
 }
 
 #[test]
 fn a_reader_that_stops_early_is_no_failure() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let command = format!(
         "{} checkpoint inspect {} | true; exit ${{PIPESTATUS[0]}}",
         env!("CARGO_BIN_EXE_xvla"),
@@ -168,26 +228,31 @@ fn a_reader_that_stops_early_is_no_failure() {
     assert_eq!((ran.status.code(), ran.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
+/// What `doctor` says about each subject.
+static VERDICTS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
+    let said = succeeds(["doctor", "--json", "--checkpoint", text(&Bench::tiny().checkpoint())]);
+    let findings: Vec<Value> = serde_json::from_str(&said).unwrap();
+    let verdict = |finding: Value| (finding["subject"].as_str().unwrap().to_owned(), finding["verdict"].clone());
+    findings.into_iter().map(verdict).collect()
+});
+
 #[test]
 fn doctor_finds_what_the_cpu_pipeline_needs() {
-    let bench = Bench::new(&[]);
-    let findings: Value =
-        serde_json::from_str(&succeeds(["doctor", "--json", "--checkpoint", text(&bench.checkpoint())])).unwrap();
-    let verdict = |subject: &str| {
-        let finding = findings.as_array().unwrap().iter().find(|finding| finding["subject"] == subject);
-        finding.unwrap_or_else(|| panic!("{subject} in {findings:#}"))["verdict"].clone()
-    };
     for subject in ["xvla", "machine", "libtorch", "checkpoint"] {
-        assert_eq!(verdict(subject), "ok", "{subject}");
+        assert_eq!(VERDICTS[subject], "ok", "{subject}");
     }
+}
+
+#[test]
+fn doctor_finds_no_fault_in_a_machine_without_gpu_or_ros() {
     for subject in ["cuda", "tensorrt", "ros", "messages", "dds profile", "xvla_node"] {
-        assert_ne!(verdict(subject), "fault", "{subject}: ROS and GPUs are optional");
+        assert_ne!(VERDICTS[subject], "fault", "{subject}");
     }
 }
 
 #[test]
 fn doctor_fails_for_a_broken_checkpoint() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny().copy();
     bench.configure("/action_mode", "dance".into());
     fails(
         ["doctor", "--checkpoint", text(&bench.checkpoint())],

@@ -1,4 +1,4 @@
-//! `xvla infer` as a specification, on checkpoints that `xvla checkpoint synth` made.
+//! `xvla infer`: which actions it answers with, what they depend on and what they do not, and what it writes and says.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -37,13 +37,13 @@ fn single(batch: &Batch, index: usize) -> Batch {
 
 #[test]
 fn every_layout_and_any_number_of_files_give_the_same_actions() {
-    let reference = Bench::new(&[]);
+    let reference = Bench::tiny();
     let input = reference.input();
     let expected = reference.infer(&input, &[]);
     assert_eq!(expected.shape, [1, 30, 20]);
     for layout in ["original", "lerobot", "lerobot-native"] {
         for shards in ["1", "3"] {
-            let bench = Bench::new(&["--layout", layout, "--shards", shards]);
+            let bench = Bench::of(&["--layout", layout, "--shards", shards]);
             let difference = delta(&bench.infer(&input, &[]), &expected);
             assert!(difference <= TOLERANCE, "{layout} in {shards} file(s): {difference}");
         }
@@ -51,22 +51,28 @@ fn every_layout_and_any_number_of_files_give_the_same_actions() {
 }
 
 #[test]
-fn weights_stored_in_half_precision_give_nearly_the_same_actions_in_every_layout() {
-    let reference = Bench::new(&[]);
-    let input = reference.input();
-    let exact = reference.infer(&input, &[]);
+fn weights_stored_in_half_precision_give_nearly_the_actions_of_single_precision() {
+    let reference = Bench::tiny();
+    let exact = reference.infer(&reference.input(), &[]);
     for (dtype, rounding) in [("f16", 0.02), ("bf16", 0.2)] {
-        let original = Bench::new(&["--dtype", dtype]).infer(&input, &[]);
-        let difference = delta(&original, &exact);
+        let difference = delta(&Bench::of(&["--dtype", dtype]).infer(&reference.input(), &[]), &exact);
         assert!(difference > 0.0 && difference < rounding, "{dtype}: {difference}");
-        let native = Bench::new(&["--dtype", dtype, "--layout", "lerobot-native"]).infer(&input, &[]);
+    }
+}
+
+#[test]
+fn weights_stored_in_half_precision_give_the_same_actions_in_another_layout() {
+    let input = Bench::tiny().input();
+    for dtype in ["f16", "bf16"] {
+        let original = Bench::of(&["--dtype", dtype]).infer(&input, &[]);
+        let native = Bench::of(&["--dtype", dtype, "--layout", "lerobot-native"]).infer(&input, &[]);
         assert!(delta(&native, &original) <= TOLERANCE, "{dtype}");
     }
 }
 
 #[test]
 fn computing_in_half_precision_stays_finite_and_close() {
-    let bench = Bench::new(&["--dtype", "bf16"]);
+    let bench = Bench::of(&["--dtype", "bf16"]);
     let exact = bench.infer(&bench.input(), &["--steps", "1"]);
     for dtype in ["f16", "bf16"] {
         let difference = delta(&bench.infer(&bench.input(), &["--dtype", dtype, "--steps", "1"]), &exact);
@@ -76,7 +82,7 @@ fn computing_in_half_precision_stays_finite_and_close() {
 
 #[test]
 fn a_batch_gives_what_its_samples_give_one_by_one() {
-    let bench = Bench::new(&["--batch-size", "3"]);
+    let bench = Bench::of(&["--batch-size", "3"]);
     let mut batch = bench.batch();
     batch.noise = Some(noise::draw(5, &[3, 30, 20]));
     batch.inputs.image_mask[4] = false; // the second sample lacks a view
@@ -91,28 +97,34 @@ fn a_batch_gives_what_its_samples_give_one_by_one() {
 
 #[test]
 fn the_first_sample_of_a_batch_starts_from_the_noise_of_a_single() {
-    let bench = Bench::new(&["--batch-size", "2"]);
+    let bench = Bench::of(&["--batch-size", "2"]);
     let together = bench.infer(&bench.input(), &["--seed", "9"]);
     let alone = bench.infer(&bench.save("single.npz", &single(&bench.batch(), 0)), &["--seed", "9"]);
     let first = HostArray { shape: vec![1, 30, 20], data: together.data[..600].to_vec() };
     assert!(delta(&alone, &first) <= TOLERANCE);
 }
 
+/// The bytes of the answer with this seed.
+fn answer(bench: &Bench, seed: &str) -> Vec<u8> {
+    bench.infer(&bench.input(), &["--seed", seed]);
+    std::fs::read(bench.path("answer.npz")).unwrap()
+}
+
 #[test]
-fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
-    let bench = Bench::new(&[]);
-    let answer = |seed: &str| {
-        bench.infer(&bench.input(), &["--seed", seed]);
-        std::fs::read(bench.path("answer.npz")).unwrap()
-    };
-    let first = answer("1");
-    assert_eq!(answer("1"), first);
-    assert_ne!(answer("2"), first);
+fn the_same_seed_gives_the_same_bytes() {
+    let bench = Bench::tiny();
+    assert_eq!(answer(&bench, "1"), answer(&bench, "1"));
+}
+
+#[test]
+fn another_seed_gives_other_bytes() {
+    let bench = Bench::tiny();
+    assert_ne!(answer(&bench, "1"), answer(&bench, "2"));
 }
 
 #[test]
 fn noise_in_the_input_is_used_instead_of_the_seed() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let mut batch = bench.batch();
     batch.noise = Some(noise::draw(7, &[1, 30, 20]));
     let brought = bench.infer(&bench.save("noise.npz", &batch), &["--seed", "1"]);
@@ -121,7 +133,7 @@ fn noise_in_the_input_is_used_instead_of_the_seed() {
 
 #[test]
 fn stages_are_dumped_with_the_shapes_of_the_contract() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     bench.infer(&bench.input(), &["--dump-stages"]);
     let shape = |key| array(&bench.path("answer.npz"), key).shape;
     assert_eq!(shape("vlm_features"), [1, 5 + 50, 64]);
@@ -131,7 +143,7 @@ fn stages_are_dumped_with_the_shapes_of_the_contract() {
 
 #[test]
 fn raw_actions_differ_from_executed_ones_in_the_grippers_only() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let actions = bench.infer(&bench.input(), &[]);
     let raw = array(&bench.path("answer.npz"), "actions_raw");
     for (index, (action, raw)) in actions.data.iter().zip(&raw.data).enumerate() {
@@ -143,7 +155,7 @@ fn raw_actions_differ_from_executed_ones_in_the_grippers_only() {
 
 #[test]
 fn expected_actions_in_the_input_are_compared() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let mut batch = bench.batch();
     let mut actions = bench.infer(&bench.input(), &[]);
     actions.data[17] += 0.25;
@@ -154,7 +166,7 @@ fn expected_actions_in_the_input_are_compared() {
 
 #[test]
 fn the_summary_is_one_line() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let said = succeeds(bench.infer_arguments(&bench.input(), &["--steps", "2"]));
     assert_eq!(said.lines().count(), 1, "{said}");
     for part in [text(&bench.path("answer.npz")), "[1, 30, 20]", "2 step(s)", "libtorch on cpu in f32"] {
@@ -167,7 +179,7 @@ fn every_action_space_answers_with_the_robots_channels() {
     let widths = [("joint", 14), ("agibot_ee6d", 20), ("franka_joint7", 7), ("so101_bimanual", 12), ("auto", 7)];
     for (mode, channels) in widths {
         for layout in ["original", "lerobot"] {
-            let bench = Bench::new(&["--action-mode", mode, "--layout", layout, "--views", "1"]);
+            let bench = Bench::of(&["--action-mode", mode, "--layout", layout, "--views", "1"]);
             assert_eq!(bench.infer(&bench.input(), &["--steps", "1"]).shape, [1, 30, channels], "{mode}, {layout}");
         }
     }

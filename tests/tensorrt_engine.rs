@@ -30,7 +30,7 @@ fn build(bench: &Bench, out: &Path, extra: &[&str]) -> String {
 
 #[test]
 fn every_precision_and_option_gives_an_engine_with_a_sidecar_that_names_it() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let kinds: [(&[&str], Precision); 5] = [
         (&[], Precision::F32),
         (&["--fp16"], Precision::F16),
@@ -82,7 +82,7 @@ fn the_released_policy_size_is_built_from_its_exported_graph() {
 
 #[test]
 fn the_same_checkpoint_gives_the_same_engine() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let hash = |name: &str| {
         build(&bench, &bench.path(name), &["--fp16"]);
         Sidecar::read(&bench.path(name)).unwrap().engine_sha256
@@ -92,7 +92,7 @@ fn the_same_checkpoint_gives_the_same_engine() {
 
 #[test]
 fn inspect_tells_what_an_engine_was_built_for_and_by_what() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let engine = bench.path("policy.engine");
     build(&bench, &engine, &["--fp16"]);
     let said = succeeds(["engine", "inspect", text(&engine)]);
@@ -109,7 +109,7 @@ fn inspect_tells_what_an_engine_was_built_for_and_by_what() {
 
 #[test]
 fn an_engine_that_was_changed_or_has_no_sidecar_is_not_inspected() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let engine = bench.path("policy.engine");
     build(&bench, &engine, &[]);
     let mut bytes = std::fs::read(&engine).unwrap();
@@ -124,7 +124,7 @@ fn an_engine_that_was_changed_or_has_no_sidecar_is_not_inspected() {
 
 #[test]
 fn an_engine_that_is_there_is_reused_and_another_one_is_only_replaced_by_force() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let engine = bench.path("policy.engine");
     build(&bench, &engine, &["--fp16"]);
     assert!(build(&bench, &engine, &["--fp16"]).contains("is there already"));
@@ -146,7 +146,7 @@ fn start_building(bench: &Bench, cache: &Path) -> Child {
 
 #[test]
 fn two_processes_that_need_the_same_engine_build_it_once() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let cache = bench.path("cache");
     let programs = [start_building(&bench, &cache), start_building(&bench, &cache)];
     let said = programs.map(|program| String::from_utf8(program.wait_with_output().unwrap().stdout).unwrap());
@@ -158,7 +158,7 @@ fn two_processes_that_need_the_same_engine_build_it_once() {
 
 #[test]
 fn what_cannot_be_built_is_refused_in_one_line() {
-    let bench = Bench::new(&[]);
+    let bench = Bench::tiny();
     let (checkpoint, out) = (bench.checkpoint(), bench.path("policy.engine"));
     let fixed = ["engine", "build", "--checkpoint", text(&checkpoint), "--out", text(&out)];
     let with = |extra: &[&'static str]| fixed.iter().copied().chain(extra.iter().copied()).collect::<Vec<_>>();

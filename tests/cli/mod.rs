@@ -2,9 +2,14 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+#[path = "../scratch/mod.rs"]
+pub mod scratch;
+
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tempfile::TempDir;
 use xvla_ros::data::batch::{Batch, Limits, read_batch, write_batch};
 use xvla_ros::data::npy::NpyData;
@@ -45,35 +50,74 @@ pub fn fails<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>, 
     }
 }
 
-/// A tiny checkpoint with one calibration batch.
+/// A tiny checkpoint with one calibration batch, and a folder for what a test writes.
 pub struct Bench {
+    /// Holds `checkpoint` and `calib`.
+    made: PathBuf,
     folder: TempDir,
 }
 
 impl Bench {
-    /// Synthesises with `extra` arguments.
-    pub fn new(extra: &[&str]) -> Self {
-        let bench = Self { folder: TempDir::new().expect("a temporary folder") };
-        let (checkpoint, calibration) = (bench.checkpoint(), bench.calibration());
-        let mut arguments = vec!["checkpoint", "synth", "--preset", "tiny", "--out", text(&checkpoint)];
-        arguments.extend(["--calib", text(&calibration)]);
-        if !extra.contains(&"--batches") {
-            arguments.extend(["--batches", "1"]);
-        }
-        succeeds(arguments.iter().chain(extra));
-        bench
+    /// What `checkpoint synth` makes without further arguments, for a test that only reads it.
+    pub fn tiny() -> Self {
+        Self::of(&[])
     }
 
+    /// What `checkpoint synth` makes with `extra` arguments, for a test that only reads it: made once per program.
+    pub fn of(extra: &[&str]) -> Self {
+        type Made = Arc<OnceLock<PathBuf>>;
+        static MADE: Mutex<BTreeMap<Vec<String>, Made>> = Mutex::new(BTreeMap::new());
+        let recipe: Vec<String> = extra.iter().map(ToString::to_string).collect();
+        let made = MADE.lock().unwrap_or_else(PoisonError::into_inner).entry(recipe).or_default().clone();
+        let made = made.get_or_init(|| {
+            let folder = new_folder().keep();
+            synthesise(&folder, extra);
+            folder
+        });
+        Self { made: made.clone(), folder: new_folder() }
+    }
+
+    /// The same, made for this test alone.
+    pub fn synthesised(extra: &[&str]) -> Self {
+        let folder = new_folder();
+        synthesise(folder.path(), extra);
+        Self { made: folder.path().to_owned(), folder }
+    }
+
+    /// A copy of its files, for a test that changes them.
+    pub fn copy(self) -> Self {
+        assert!(!self.is_own(), "there is no need for a copy of a copy");
+        let folder = new_folder();
+        for part in ["checkpoint", "calib"] {
+            let (from, to) = (self.made.join(part), folder.path().join(part));
+            std::fs::create_dir(&to).unwrap();
+            for entry in std::fs::read_dir(from).unwrap() {
+                let entry = entry.unwrap();
+                // The kernel shares the blocks of both files where the file system can.
+                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+        Self { made: folder.path().to_owned(), folder }
+    }
+
+    /// Whether no other test reads its files.
+    fn is_own(&self) -> bool {
+        self.made == self.folder.path()
+    }
+
+    /// A file of this test's own.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    /// The checkpoint's folder.
     pub fn checkpoint(&self) -> PathBuf {
-        self.path("checkpoint")
+        self.made.join("checkpoint")
     }
 
+    /// The folder of batches.
     pub fn calibration(&self) -> PathBuf {
-        self.path("calib")
+        self.made.join("calib")
     }
 
     /// The first calibration batch.
@@ -81,6 +125,7 @@ impl Bench {
         self.calibration().join("calib_00000.npz")
     }
 
+    /// What is in it.
     pub fn batch(&self) -> Batch {
         read_batch(&self.input(), Limits::default()).expect("a calibration batch")
     }
@@ -107,6 +152,7 @@ impl Bench {
 
     /// Replaces the value at `pointer` in config.json.
     pub fn configure(&self, pointer: &str, value: Value) {
+        assert!(self.is_own(), "a test changes what others read");
         let path = self.checkpoint().join("config.json");
         let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         *config.pointer_mut(pointer).unwrap_or_else(|| panic!("{pointer} is in config.json")) = value;
@@ -115,6 +161,7 @@ impl Bench {
 
     /// Lets `change` edit the header of the weights; the data stays as it is.
     pub fn edit_header(&self, change: impl FnOnce(&mut Map<String, Value>)) {
+        assert!(self.is_own(), "a test changes what others read");
         let path = self.weights();
         let bytes = std::fs::read(&path).unwrap();
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
@@ -128,9 +175,25 @@ impl Bench {
         std::fs::write(path, edited).unwrap();
     }
 
+    /// The weights of an unsharded checkpoint.
     pub fn weights(&self) -> PathBuf {
         self.checkpoint().join("model.safetensors")
     }
+}
+
+fn new_folder() -> TempDir {
+    TempDir::new_in(scratch::folder()).expect("a temporary folder")
+}
+
+/// Synthesises `checkpoint` and `calib` in `folder`.
+fn synthesise(folder: &Path, extra: &[&str]) {
+    let (checkpoint, calibration) = (folder.join("checkpoint"), folder.join("calib"));
+    let mut arguments = vec!["checkpoint", "synth", "--preset", "tiny", "--out", text(&checkpoint)];
+    arguments.extend(["--calib", text(&calibration)]);
+    if !extra.contains(&"--batches") {
+        arguments.extend(["--batches", "1"]);
+    }
+    succeeds(arguments.iter().chain(extra));
 }
 
 /// A path as an argument.
