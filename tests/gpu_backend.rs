@@ -12,8 +12,10 @@
 mod common;
 mod gpu_common;
 
+use common::Golden;
 use gpu_common::{Base, answers, ask, captured, channel_errors, gpu, on_cpu, say, worst_channel};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use xvla_ros::backend::stream::DeviceMemory;
 use xvla_ros::config::{Dtype, Preprocess};
 use xvla_ros::data::batch::Batch;
 use xvla_ros::pipeline::{InFlight, Inference, Options, Pipeline, Request, noise};
@@ -25,19 +27,31 @@ const SINGLE: f32 = 5e-3;
 const HALF: f64 = 2e-2;
 const BFLOAT16: f64 = 5e-2;
 
+/// The first answer to a golden from recordings of libtorch's operators, and that of the second replay.
+fn recorded_and_replayed(golden: &Golden) -> [Inference; 2] {
+    let options = captured(&golden.checkpoint, Dtype::F32, golden.steps).for_inputs(&golden.batch.inputs);
+    let pipeline = Pipeline::load(&options).unwrap();
+    [0, 1].map(|_| ask(&pipeline, &golden.batch.inputs, golden.noise()))
+}
+
 #[test]
-fn goldens_hold_from_recordings_of_libtorchs_operators_and_again_at_the_second_replay() {
+fn recordings_of_libtorchs_operators_equal_the_oracle() {
     let Some(_gpu) = gpu("goldens") else { return };
-    for case in common::cases() {
-        let pipeline =
-            Pipeline::load(&captured(&case.checkpoint, Dtype::F32, case.steps).for_inputs(&case.batch.inputs)).unwrap();
-        let first = ask(&pipeline, &case.batch.inputs, case.noise());
-        case.compare("vlm_features", &first.vlm_features().unwrap(), SINGLE);
-        case.compare("aux_visual_inputs", &first.aux_visual_inputs().unwrap(), SINGLE);
-        case.compare("actions_raw", &first.chunk.actions_raw, SINGLE);
-        case.compare("actions", &first.chunk.actions, SINGLE);
-        let second = ask(&pipeline, &case.batch.inputs, case.noise());
-        assert_eq!(first.chunk, second.chunk, "{}", case.name);
+    for golden in common::goldens() {
+        let [first, _] = recorded_and_replayed(&golden);
+        golden.compare("vlm_features", &first.vlm_features().unwrap(), SINGLE);
+        golden.compare("aux_visual_inputs", &first.aux_visual_inputs().unwrap(), SINGLE);
+        golden.compare("actions_raw", &first.chunk.actions_raw, SINGLE);
+        golden.compare("actions", &first.chunk.actions, SINGLE);
+    }
+}
+
+#[test]
+fn a_replay_gives_the_same_chunk_bit_by_bit() {
+    let Some(_gpu) = gpu("replays") else { return };
+    for golden in common::goldens() {
+        let [first, second] = recorded_and_replayed(&golden);
+        assert_eq!(first.chunk, second.chunk, "{}", golden.name);
     }
 }
 
@@ -56,22 +70,34 @@ fn half_precision_at_full_size_stays_close_to_single_precision_on_the_cpu_in_eve
     }
 }
 
+/// Device memory after three inferences at full size, and after twenty more.
+fn memory_of_a_steady_state() -> &'static [DeviceMemory; 2] {
+    static MEMORY: OnceLock<[DeviceMemory; 2]> = OnceLock::new();
+    MEMORY.get_or_init(|| {
+        let base = Base::get();
+        let batch = &base.batches()[0];
+        let pipeline = Pipeline::load(&captured(&base.checkpoint(), Dtype::F16, 10)).unwrap();
+        let noise = noise::draw(0, &pipeline.noise_shape(1));
+        [3, 20].map(|inferences| {
+            for _ in 0..inferences {
+                ask(&pipeline, &batch.inputs, &noise);
+            }
+            pipeline.take_device_memory().unwrap()
+        })
+    })
+}
+
 #[test]
-fn a_steady_state_allocates_nothing_and_needs_little_more_than_the_weights() {
-    let Some(_gpu) = gpu("memory") else { return };
-    let base = Base::get();
-    let batch = &base.batches()[0];
-    let pipeline = Pipeline::load(&captured(&base.checkpoint(), Dtype::F16, 10)).unwrap();
-    let noise = noise::draw(0, &pipeline.noise_shape(1));
-    for _ in 0..3 {
-        ask(&pipeline, &batch.inputs, &noise);
-    }
-    let before = pipeline.take_device_memory().unwrap();
-    for _ in 0..20 {
-        ask(&pipeline, &batch.inputs, &noise);
-    }
-    let after = pipeline.take_device_memory().unwrap();
+fn a_steady_state_allocates_nothing() {
+    let Some(_gpu) = gpu("allocations") else { return };
+    let [before, after] = memory_of_a_steady_state();
     assert_eq!(after.allocations, before.allocations);
+}
+
+#[test]
+fn the_gpu_holds_little_more_than_the_weights() {
+    let Some(_gpu) = gpu("memory") else { return };
+    let [before, _] = memory_of_a_steady_state();
     let weights = 2 * 879_700_000u64;
     say(&format!("memory: weights {weights}, {before:?}"));
     assert!(before.peak_reserved_bytes <= weights + 500_000_000, "{before:?}");

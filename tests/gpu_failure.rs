@@ -47,23 +47,23 @@ fn memory_runs_out() {
 }
 
 fn the_gpu_dies() {
-    let case = common::cases().remove(0);
-    let options = Options { fallback: Fallback::Libtorch, ..captured(&case.checkpoint, Dtype::F32, case.steps) };
-    let pipeline = Pipeline::load(&options.for_inputs(&case.batch.inputs)).unwrap();
-    let noise = noise::draw(0, &pipeline.noise_shape(case.batch.inputs.batch));
-    ask(&pipeline, &case.batch.inputs, &noise);
+    let golden = common::goldens().remove(0);
+    let options = Options { fallback: Fallback::Libtorch, ..captured(&golden.checkpoint, Dtype::F32, golden.steps) };
+    let pipeline = Pipeline::load(&options.for_inputs(&golden.batch.inputs)).unwrap();
+    let noise = noise::draw(0, &pipeline.noise_shape(golden.batch.inputs.batch));
+    ask(&pipeline, &golden.batch.inputs, &noise);
     assert_eq!(pipeline.runtime().degraded, None);
 
     kill();
-    let after = ask(&pipeline, &case.batch.inputs, &noise);
+    let after = ask(&pipeline, &golden.batch.inputs, &noise);
     let degraded = pipeline.runtime().degraded.clone().unwrap();
     say(&format!("the GPU dies: {degraded}"));
     assert_eq!((after.provenance.runtime.backend, degraded.device), ("libtorch", Device::Cpu));
 
-    let healthy = Pipeline::load(&on_cpu(&case.checkpoint, case.steps)).unwrap();
-    assert_eq!(after.chunk, ask(&healthy, &case.batch.inputs, &noise).chunk);
+    let healthy = Pipeline::load(&on_cpu(&golden.checkpoint, golden.steps)).unwrap();
+    assert_eq!(after.chunk, ask(&healthy, &golden.batch.inputs, &noise).chunk);
     // And it stays so.
-    assert_eq!(ask(&pipeline, &case.batch.inputs, &noise).provenance.runtime.backend, "libtorch");
+    assert_eq!(ask(&pipeline, &golden.batch.inputs, &noise).provenance.runtime.backend, "libtorch");
 }
 
 /// Leaves the GPU's context unusable for this process, as a hardware fault would.

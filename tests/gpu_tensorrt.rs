@@ -122,10 +122,10 @@ impl StepEngine for Arithmetic {
 #[test]
 fn steps_with_an_engine_inside_give_the_same_actions_captured_replayed_launched_and_on_the_host() {
     let Some(_gpu) = gpu("captured steps") else { return };
-    let case = common::cases().into_iter().find(|case| case.batch.inputs.batch == 1).unwrap();
+    let golden = common::goldens().into_iter().find(|golden| golden.batch.inputs.batch == 1).unwrap();
     let (weights, config) =
-        (Checkpoint::open(&case.checkpoint).unwrap(), ModelConfig::from_folder(&case.checkpoint).unwrap());
-    let sizes = InputSpec::of(&case.batch.inputs);
+        (Checkpoint::open(&golden.checkpoint).unwrap(), ModelConfig::from_folder(&golden.checkpoint).unwrap());
+    let sizes = InputSpec::of(&golden.batch.inputs);
     let counts = sizes.tokens(&config);
     let network = |device| {
         let root = weights.root(Kind::Float, device);

@@ -1,4 +1,5 @@
-//! lerobot's processor files: the statistics and settings they hold, and the steps that are refused.
+//! lerobot's processor files: which of their statistics and settings are read, and that anything which is not understood is
+//! refused by name instead of passed over.
 //!
 //! The fixture checkpoint was saved by lerobot itself; the spoiled ones are derived from it.
 
@@ -53,46 +54,69 @@ fn a_folder_without_processors_prescribes_nothing() {
     assert_eq!(Processors::load(folder.path()).unwrap(), Processors::default());
 }
 
-#[test]
-fn statistics_and_settings_that_lerobot_saved_are_read() {
-    let processors = Processors::load(&fixture()).unwrap();
-    assert_eq!(processors.max_length, Some(16));
-    assert_eq!(processors.padding_side, Some(PaddingSide::Right));
-    assert_eq!(processors.domain_id, Some(0));
-    assert!(processors.rename.is_empty());
+fn saved_by_lerobot() -> Processors {
+    Processors::load(&fixture()).unwrap()
+}
 
-    let stored = |file: &str, name: &str| -> Vec<f32> {
-        let bytes = std::fs::read(fixture().join(file)).unwrap();
-        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let (values, _) = tensors.tensor(name).unwrap().data().as_chunks::<4>();
-        values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-    };
+/// Statistics called `name` in a file of the fixture, as they are stored.
+fn stored(file: &str, name: &str) -> Vec<f32> {
+    let bytes = std::fs::read(fixture().join(file)).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let (values, _) = tensors.tensor(name).unwrap().data().as_chunks::<4>();
+    values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+#[test]
+fn settings_of_the_tokenizer_are_read() {
+    let processors = saved_by_lerobot();
+    assert_eq!((processors.max_length, processors.padding_side), (Some(16), Some(PaddingSide::Right)));
+}
+
+#[test]
+fn the_domain_is_read() {
+    assert_eq!(saved_by_lerobot().domain_id, Some(0));
+}
+
+#[test]
+fn an_empty_list_of_names_renames_nothing() {
+    assert!(saved_by_lerobot().rename.is_empty());
+}
+
+#[test]
+fn the_state_is_normalised_by_the_statistics_that_are_stored() {
     let file = "policy_preprocessor_step_7_normalizer_processor.safetensors";
     let (mean, std) = (stored(file, "observation.state.mean"), stored(file, "observation.state.std"));
-    let state = processors.state.unwrap();
+    let state = saved_by_lerobot().state.unwrap();
     assert_eq!(state.dim(), 6);
     let mut values: Vec<f32> = mean.iter().zip(&std).map(|(mean, std)| mean + 2.0 * std).collect();
     state.normalize(&mut values).unwrap();
     assert!(values.iter().all(|value| (value - 2.0).abs() < 1e-5), "{values:?}");
-
-    let file = "policy_postprocessor_step_0_unnormalizer_processor.safetensors";
-    let (mean, std) = (stored(file, "action.mean"), stored(file, "action.std"));
-    let mut values = vec![0.0; 6];
-    values.extend(vec![1.0; 6]);
-    processors.action.unwrap().unnormalize(&mut values).unwrap();
-    assert_eq!(values[..6], mean);
-    let expected: Vec<f32> = mean.iter().zip(&std).map(|(mean, std)| std + mean).collect();
-    assert_eq!(values[6..], expected);
 }
 
 #[test]
-fn identity_and_missing_statistics_leave_the_data_as_it_is() {
-    let processors = load(|before, after| {
-        before["steps"][NORMALIZER]["config"]["norm_map"]["STATE"] = json!("IDENTITY");
+fn actions_are_unnormalised_step_by_step_by_the_statistics_that_are_stored() {
+    let file = "policy_postprocessor_step_0_unnormalizer_processor.safetensors";
+    let (mean, std) = (stored(file, "action.mean"), stored(file, "action.std"));
+    // Two steps: nothing but the mean, and one deviation more.
+    let mut values = [vec![0.0; 6], vec![1.0; 6]].concat();
+    saved_by_lerobot().action.unwrap().unnormalize(&mut values).unwrap();
+    let deviation_more: Vec<f32> = mean.iter().zip(&std).map(|(mean, std)| std + mean).collect();
+    assert_eq!(values, [mean, deviation_more].concat());
+}
+
+#[test]
+fn a_state_with_the_mode_identity_is_left_as_it_is() {
+    let processors =
+        load(|before, _| before["steps"][NORMALIZER]["config"]["norm_map"]["STATE"] = json!("IDENTITY")).unwrap();
+    assert_eq!(processors.state, None);
+}
+
+#[test]
+fn actions_without_statistics_are_left_as_they_are() {
+    let processors = load(|_, after| {
         after["steps"][0].as_object_mut().unwrap().remove("state_file");
-    })
-    .unwrap();
-    assert_eq!((processors.state, processors.action), (None, None));
+    });
+    assert_eq!(processors.unwrap().action, None);
 }
 
 #[test]
@@ -104,34 +128,44 @@ fn features_that_are_not_listed_are_not_normalised() {
     assert_eq!(processors.state, None);
 }
 
-#[test]
-fn an_unknown_step_is_refused_by_name_before_and_after() {
-    let message = refusal(|before, _| {
-        before["steps"].as_array_mut().unwrap().push(json!({"registry_name": "map_tensor_to_delta_action_dict"}));
-    });
-    assert!(message.contains(PREPROCESSOR_FILE), "{message}");
-    assert!(message.contains("step 8 `map_tensor_to_delta_action_dict` is not supported"), "{message}");
-    let message = refusal(|_, after| {
-        after["steps"].as_array_mut().unwrap().push(json!({"class": "my.robot.Clip", "config": {}}));
-    });
-    assert!(message.contains("step 2 `my.robot.Clip` is not supported"), "{message}");
+fn push_step(processor: &mut Value, step: Value) {
+    processor["steps"].as_array_mut().unwrap().push(step);
 }
 
 #[test]
-fn other_normalisation_modes_are_refused_by_name() {
-    for mode in ["MIN_MAX", "QUANTILES", "QUANTILE10"] {
+fn an_unknown_step_before_the_model_is_refused_by_its_file_and_name() {
+    let message = refusal(|before, _| push_step(before, json!({"registry_name": "map_tensor_to_delta_action_dict"})));
+    assert!(message.contains(PREPROCESSOR_FILE), "{message}");
+    assert!(message.contains("step 8 `map_tensor_to_delta_action_dict` is not supported"), "{message}");
+}
+
+#[test]
+fn an_unknown_step_after_the_model_is_refused_by_its_class() {
+    let message = refusal(|_, after| push_step(after, json!({"class": "my.robot.Clip", "config": {}})));
+    assert!(message.contains("step 2 `my.robot.Clip` is not supported"), "{message}");
+}
+
+const OTHER_MODES: [&str; 3] = ["MIN_MAX", "QUANTILES", "QUANTILE10"];
+
+#[test]
+fn other_normalisation_modes_of_the_state_are_refused_by_name() {
+    for mode in OTHER_MODES {
         let message = refusal(|before, _| before["steps"][NORMALIZER]["config"]["norm_map"]["STATE"] = json!(mode));
-        assert!(
-            message.contains(&format!("normalizer_processor.norm_map.STATE`: {mode} is not supported")),
-            "{message}"
-        );
+        let expected = format!("normalizer_processor.norm_map.STATE`: {mode} is not supported");
+        assert!(message.contains(&expected), "{message}");
+    }
+}
+
+#[test]
+fn other_normalisation_modes_of_actions_are_refused_by_name() {
+    for mode in OTHER_MODES {
         let message = refusal(|_, after| after["steps"][0]["config"]["norm_map"]["ACTION"] = json!(mode));
         assert!(message.contains(&format!("norm_map.ACTION`: {mode} is not supported")), "{message}");
     }
 }
 
 #[test]
-fn settings_that_would_change_the_sequence_are_refused() {
+fn settings_that_would_change_the_sequence_of_tokens_are_refused() {
     let tokenizer = 2;
     for (key, value) in [
         ("padding", json!("longest")),
@@ -143,6 +177,10 @@ fn settings_that_would_change_the_sequence_are_refused() {
         let message = refusal(|before, _| before["steps"][tokenizer]["config"][key] = value);
         assert!(message.contains(&format!("steps[2] tokenizer_processor.{key}`")), "{message}");
     }
+}
+
+#[test]
+fn images_that_are_normalised_one_by_one_are_refused() {
     let message = refusal(|before, _| before["steps"][4]["config"]["image_keys"] = json!(["observation.images.image"]));
     assert!(message.contains("xvla_imagenet_normalize.image_keys"), "{message}");
 }
@@ -157,20 +195,37 @@ fn one_file_without_the_other_is_refused() {
     }
 }
 
+/// Why a state whose statistics are in `file` is refused.
+fn refusal_of_statistics_in(file: &str) -> String {
+    refusal(|before, _| before["steps"][NORMALIZER]["state_file"] = json!(file))
+}
+
 #[test]
-fn statistics_that_are_named_but_missing_or_damaged_are_refused() {
-    let message = refusal(|before, _| before["steps"][NORMALIZER]["state_file"] = json!("absent.safetensors"));
+fn statistics_that_are_not_there_are_named() {
+    let message = refusal_of_statistics_in("absent.safetensors");
     assert!(message.contains("absent.safetensors: cannot be read"), "{message}");
-    let message = refusal(|before, _| before["steps"][NORMALIZER]["state_file"] = json!("../state.safetensors"));
+}
+
+#[test]
+fn statistics_outside_the_checkpoint_are_refused() {
+    let message = refusal_of_statistics_in("../state.safetensors");
     assert!(message.contains("is not a file name"), "{message}");
-    let message = refusal(|before, _| before["steps"][NORMALIZER]["state_file"] = json!(PREPROCESSOR_FILE));
+}
+
+#[test]
+fn statistics_that_are_damaged_are_named() {
+    let message = refusal_of_statistics_in(PREPROCESSOR_FILE);
     assert!(message.contains(PREPROCESSOR_FILE), "{message}");
 }
 
 #[test]
-fn a_file_that_is_no_list_of_steps_is_refused() {
+fn a_file_with_something_else_in_the_place_of_steps_is_refused() {
     let message = refusal(|before, _| *before = json!({"steps": "all"}));
     assert!(message.contains("policy_preprocessor.json: not a list of steps"), "{message}");
+}
+
+#[test]
+fn a_file_without_steps_is_refused() {
     let message = refusal(|_, after| *after = json!([]));
     assert!(message.contains("policy_postprocessor.json: not a list of steps"), "{message}");
 }

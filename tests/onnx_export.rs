@@ -32,22 +32,49 @@ fn check(graphs: &[PathBuf]) {
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
 
-#[test]
-fn the_onnx_checker_accepts_graphs_of_every_kind_of_checkpoint_and_precision_and_of_every_opset() {
-    let kinds = [(Precision::F32, 18), (Precision::F16, 20), (Precision::Bf16, 22), (Precision::Fp8, 19)];
-    let cases = exported::one_case_per_checkpoint();
-    let mut graphs: Vec<Exported> = Vec::new();
-    for case in &cases {
-        graphs.extend(kinds.map(|(precision, opset)| Exported::new(&case.checkpoint, &spec(case, precision, opset))));
-    }
-    graphs.push(Exported::new(&cases[0].checkpoint, &spec(&cases[0], Precision::F32, 21)));
+/// The graphs of every kind of checkpoint in this precision and opset.
+fn graphs(precision: Precision, opset: i64) -> Vec<Exported> {
+    let goldens = exported::one_golden_per_checkpoint();
+    goldens.iter().map(|golden| Exported::new(&golden.checkpoint, &spec(golden, precision, opset))).collect()
+}
+
+/// The checker takes the graphs of every kind of checkpoint.
+fn checker_accepts(precision: Precision, opset: i64) {
+    let graphs = graphs(precision, opset);
     check(&graphs.iter().map(|graph| graph.path.clone()).collect::<Vec<_>>());
 }
 
 #[test]
+fn the_onnx_checker_accepts_graphs_in_single_precision_of_opset_18() {
+    checker_accepts(Precision::F32, 18);
+}
+
+#[test]
+fn the_onnx_checker_accepts_graphs_in_fp8_of_opset_19() {
+    checker_accepts(Precision::Fp8, 19);
+}
+
+#[test]
+fn the_onnx_checker_accepts_graphs_in_half_precision_of_opset_20() {
+    checker_accepts(Precision::F16, 20);
+}
+
+#[test]
+fn the_onnx_checker_accepts_a_graph_of_opset_21() {
+    let golden = &exported::one_golden_per_checkpoint()[0];
+    let graph = Exported::new(&golden.checkpoint, &spec(golden, Precision::F32, 21));
+    check(std::slice::from_ref(&graph.path));
+}
+
+#[test]
+fn the_onnx_checker_accepts_graphs_in_bfloat16_of_opset_22() {
+    checker_accepts(Precision::Bf16, 22);
+}
+
+#[test]
 fn weights_that_do_not_fit_into_the_file_lie_beside_it() {
-    let case = &exported::one_case_per_checkpoint()[0];
-    let graph = Exported::with_limit(&case.checkpoint, &spec(case, Precision::F32, 18), 1000);
+    let golden = &exported::one_golden_per_checkpoint()[0];
+    let graph = Exported::with_limit(&golden.checkpoint, &spec(golden, Precision::F32, 18), 1000);
     let data = graph.data.clone().expect("weights beside the graph");
     let size = |path| std::fs::metadata(path).unwrap().len();
     assert!(size(&graph.path) < size(&data));
@@ -56,19 +83,19 @@ fn weights_that_do_not_fit_into_the_file_lie_beside_it() {
 
 #[test]
 fn the_same_checkpoint_gives_the_same_bytes() {
-    let case = &exported::one_case_per_checkpoint()[0];
-    let bytes = || std::fs::read(Exported::new(&case.checkpoint, &spec(case, Precision::F16, 18)).path).unwrap();
+    let golden = &exported::one_golden_per_checkpoint()[0];
+    let bytes = || std::fs::read(Exported::new(&golden.checkpoint, &spec(golden, Precision::F16, 18)).path).unwrap();
     assert!(bytes() == bytes());
 }
 
 #[test]
 fn a_pruned_graph_has_two_zeros_in_every_four_weights_along_the_inputs_of_every_matrix() {
-    for case in exported::one_case_per_checkpoint() {
+    for golden in exported::one_golden_per_checkpoint() {
         let pruned = BuildSpec {
             build: BuildOptions { prune_2to4: true, ..BuildOptions::default() },
-            ..spec(&case, Precision::F16, 18)
+            ..spec(&golden, Precision::F16, 18)
         };
-        let bytes = std::fs::read(Exported::new(&case.checkpoint, &pruned).path).unwrap();
+        let bytes = std::fs::read(Exported::new(&golden.checkpoint, &pruned).path).unwrap();
         let model = onnx_rs::parse(&bytes).unwrap();
         let graph = model.graph.unwrap();
         let matrices = graph.initializer.iter().filter(|tensor| {
@@ -87,23 +114,34 @@ fn a_pruned_graph_has_two_zeros_in_every_four_weights_along_the_inputs_of_every_
                 for group in 0..inputs / 4 {
                     let zero = |row: &usize| values[row * outputs + output] == f16::ZERO;
                     let zeros = (4 * group..4 * group + 4).filter(zero).count();
-                    assert!(zeros >= 2, "{}: {} of output {output}", case.name, matrix.name());
+                    assert!(zeros >= 2, "{}: {} of output {output}", golden.name, matrix.name());
                 }
             }
             seen += 1;
         }
-        assert_eq!(seen, 4 * exported::depth(&case.checkpoint) + 1, "{}", case.name);
+        assert_eq!(seen, 4 * exported::depth(&golden.checkpoint) + 1, "{}", golden.name);
     }
 }
 
+/// Why the first golden's policy is not exported after `change` to a good build spec.
+fn refusal(change: impl FnOnce(&mut BuildSpec)) -> String {
+    let golden = &exported::one_golden_per_checkpoint()[0];
+    let mut changed = spec(golden, Precision::F32, 18);
+    change(&mut changed);
+    ask(&golden.checkpoint, &changed).unwrap_err().to_string()
+}
+
 #[test]
-fn what_cannot_be_exported_is_refused_by_name() {
-    let case = &exported::one_case_per_checkpoint()[0];
-    let good = spec(case, Precision::F32, 18);
-    let refusal = |spec: BuildSpec| ask(&case.checkpoint, &spec).unwrap_err().to_string();
-    assert!(refusal(BuildSpec { opset: 17, ..good }).contains("opset 17: choose one of 18 to 22"));
-    assert!(refusal(BuildSpec { precision: Precision::Fp8, ..good }).contains("FP8 with opset 18: it needs opset 19"));
-    let mut strange = good;
-    strange.sizes.domain = 1000;
-    assert!(refusal(strange).contains("domain 1000: the checkpoint has domains 0 to"));
+fn an_opset_that_is_not_written_is_refused_with_those_that_are() {
+    assert!(refusal(|spec| spec.opset = 17).contains("opset 17: choose one of 18 to 22"));
+}
+
+#[test]
+fn fp8_is_refused_with_an_opset_that_does_not_have_it() {
+    assert!(refusal(|spec| spec.precision = Precision::Fp8).contains("FP8 with opset 18: it needs opset 19"));
+}
+
+#[test]
+fn a_domain_that_the_checkpoint_does_not_know_is_refused_with_those_it_knows() {
+    assert!(refusal(|spec| spec.sizes.domain = 1000).contains("domain 1000: the checkpoint has domains 0 to"));
 }

@@ -13,8 +13,8 @@
 mod common;
 mod exported;
 
-use common::{Case, ask, cases, max_difference};
-use exported::{Exported, deep_checkpoint, order_for, spec};
+use common::{Golden, ask, goldens, max_difference};
+use exported::{Exported, deep_checkpoint, spec, spec_for};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 use xvla_ros::backend::BackendError;
@@ -94,28 +94,36 @@ fn largest_difference_of_ten_steps(checkpoint: &Path, spec: &BuildSpec) -> f32 {
     worst
 }
 
-#[test]
-fn the_graph_agrees_with_libtorch_at_every_step_for_every_kind_of_checkpoint() {
-    for case in exported::one_case_per_checkpoint() {
-        for opset in [18, 20] {
-            let worst = largest_difference_of_ten_steps(&case.checkpoint, &spec(&case, Precision::F32, opset));
-            assert!(worst <= STEP, "{}, opset {opset}: {worst:e}", case.name);
-        }
+/// The graphs of every kind of checkpoint agree with libtorch at every step.
+fn every_kind_of_checkpoint_agrees(opset: i64) {
+    for golden in exported::one_golden_per_checkpoint() {
+        let worst = largest_difference_of_ten_steps(&golden.checkpoint, &spec(&golden, Precision::F32, opset));
+        assert!(worst <= STEP, "{}: {worst:e}", golden.name);
     }
+}
+
+#[test]
+fn graphs_of_opset_18_agree_with_libtorch_at_every_step_for_every_kind_of_checkpoint() {
+    every_kind_of_checkpoint_agrees(18);
+}
+
+#[test]
+fn graphs_of_opset_20_agree_with_libtorch_at_every_step_for_every_kind_of_checkpoint() {
+    every_kind_of_checkpoint_agrees(20);
 }
 
 #[test]
 fn the_graph_agrees_with_libtorch_at_every_step_at_the_released_depth() {
     let checkpoint = deep_checkpoint();
     let sizes = own_sizes(checkpoint.path(), 2);
-    let worst = largest_difference_of_ten_steps(checkpoint.path(), &order_for(sizes, Precision::F32, 18));
+    let worst = largest_difference_of_ten_steps(checkpoint.path(), &spec_for(sizes, Precision::F32, 18));
     assert!(worst <= STEP, "{worst:e}");
 }
 
 #[test]
 fn a_pruned_graph_agrees_with_libtorchs_pruned_policy_at_every_step() {
     let checkpoint = deep_checkpoint();
-    let dense = order_for(own_sizes(checkpoint.path(), 0), Precision::F32, 20);
+    let dense = spec_for(own_sizes(checkpoint.path(), 0), Precision::F32, 20);
     let worst = largest_difference_of_ten_steps(
         checkpoint.path(),
         &BuildSpec { build: BuildOptions { prune_2to4: true, ..BuildOptions::default() }, ..dense },
@@ -134,49 +142,49 @@ fn own_sizes(checkpoint: &Path, domain: i64) -> InputSpec {
     }
 }
 
-/// The policy in ONNX Runtime, for the inputs of a case.
-fn options(case: &Case, engine: EngineConfig) -> Options {
+/// The policy in ONNX Runtime, for the inputs of a golden.
+fn options(golden: &Golden, engine: EngineConfig) -> Options {
     let options = Options {
         backend: select::ONNXRUNTIME.to_owned(),
-        steps: Some(case.steps),
+        steps: Some(golden.steps),
         engine,
-        ..Options::new(&case.checkpoint)
+        ..Options::new(&golden.checkpoint)
     };
-    options.for_inputs(&case.batch.inputs)
+    options.for_inputs(&golden.batch.inputs)
 }
 
 /// An engine has one domain; some of the goldens' batches have several.
-fn has_one_domain(case: &Case) -> bool {
-    let domains = &case.batch.inputs.domain_id;
+fn has_one_domain(golden: &Golden) -> bool {
+    let domains = &golden.batch.inputs.domain_id;
     domains.iter().all(|domain| *domain == domains[0])
 }
 
 #[test]
 fn actions_equal_the_oracles_with_the_graph_inside_generate_actions() {
     let cache = tempfile::tempdir().unwrap();
-    let cases: Vec<Case> = cases().into_iter().filter(has_one_domain).collect();
-    assert!(cases.len() >= 11, "only {} cases", cases.len());
-    for case in cases {
+    let goldens: Vec<Golden> = goldens().into_iter().filter(has_one_domain).collect();
+    assert!(goldens.len() >= 11, "only {} goldens", goldens.len());
+    for golden in goldens {
         let engine = EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, ..EngineConfig::default() };
-        let pipeline = Pipeline::load(&options(&case, engine)).unwrap();
+        let pipeline = Pipeline::load(&options(&golden, engine)).unwrap();
         assert_eq!(pipeline.runtime().backend, select::ONNXRUNTIME);
-        let inference = ask(&pipeline, &case.batch.inputs, case.noise());
-        case.compare("actions_raw", &inference.chunk.actions_raw, ACTION);
-        case.compare("actions", &inference.chunk.actions, ACTION);
+        let inference = ask(&pipeline, &golden.batch.inputs, golden.noise());
+        golden.compare("actions_raw", &inference.chunk.actions_raw, ACTION);
+        golden.compare("actions", &inference.chunk.actions, ACTION);
     }
 }
 
-/// The first single-sample case, with its graph in a folder of its own.
-fn exported_case() -> (Case, tempfile::TempDir, PathBuf) {
-    let case = cases().into_iter().find(|case| case.batch.inputs.batch == 1).unwrap();
+/// The first single-sample golden, with its graph in a folder of its own.
+fn exported_golden() -> (Golden, tempfile::TempDir, PathBuf) {
+    let golden = goldens().into_iter().find(|golden| golden.batch.inputs.batch == 1).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let path = export(&case, folder.path(), &case.checkpoint);
-    (case, folder, path)
+    let path = export(&golden, folder.path(), &golden.checkpoint);
+    (golden, folder, path)
 }
 
-/// The policy of `checkpoint` for the inputs of `case`.
-fn export(case: &Case, folder: &Path, checkpoint: &Path) -> PathBuf {
-    let sizes = InputSpec::of(&case.batch.inputs);
+/// The policy of `checkpoint` for the inputs of `golden`.
+fn export(golden: &Golden, folder: &Path, checkpoint: &Path) -> PathBuf {
+    let sizes = InputSpec::of(&golden.batch.inputs);
     let out = folder.join(format!("{}.onnx", checkpoint.file_name().unwrap().to_string_lossy()));
     export_onnx(&EngineRequest {
         out: Some(out.clone()),
@@ -193,59 +201,89 @@ fn engine(path: &Path) -> EngineConfig {
     EngineConfig { path: Some(path.to_owned()), ..EngineConfig::default() }
 }
 
-#[test]
-fn half_precision_and_fp8_graphs_pass_the_check_that_a_wrong_matrix_does_not() {
+/// The graph in half precision, with FP8 or without, passes the check at start and answers.
+fn half_precision_passes_the_check(fp8: bool) {
     let cache = tempfile::tempdir().unwrap();
-    let case = cases().into_iter().find(|case| case.batch.inputs.batch == 1).unwrap();
-    for fp8 in [false, true] {
-        let engine =
-            EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, fp8, ..EngineConfig::default() };
-        let half = Options { dtype: Dtype::F16, ..options(&case, engine) };
-        let pipeline = Pipeline::load(&half).unwrap();
-        let inference = ask(&pipeline, &case.batch.inputs, case.noise());
-        assert_eq!(inference.provenance.runtime.backend, select::ONNXRUNTIME);
-    }
+    let golden = goldens().into_iter().find(|golden| golden.batch.inputs.batch == 1).unwrap();
+    let engine = EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, fp8, ..EngineConfig::default() };
+    let half = Options { dtype: Dtype::F16, ..options(&golden, engine) };
+    let pipeline = Pipeline::load(&half).unwrap();
+    let inference = ask(&pipeline, &golden.batch.inputs, golden.noise());
+    assert_eq!(inference.provenance.runtime.backend, select::ONNXRUNTIME);
 }
 
 #[test]
-fn an_engine_for_another_domain_or_other_inputs_is_refused_by_field() {
-    let (case, _folder, path) = exported_case();
-    let good = options(&case, engine(&path));
-    Pipeline::load(&good).unwrap();
-    let refusal = |change: fn(&mut InputSpec)| {
-        let mut options = good.clone();
-        change(options.inputs.as_mut().unwrap());
-        Pipeline::load(&options).unwrap_err().to_string()
-    };
-    assert!(refusal(|sizes| sizes.domain += 1).contains("`domain`"));
-    assert!(refusal(|sizes| sizes.text_tokens += 1).contains("`tensors.vlm_tokens.shape`"));
-    let pruned = Options {
-        engine: EngineConfig { build: BuildOptions { prune_2to4: true, ..BuildOptions::default() }, ..engine(&path) },
-        ..good
-    };
-    assert!(Pipeline::load(&pruned).unwrap_err().to_string().contains("`flags.prune_2to4` is false, expected true"));
+fn a_graph_in_half_precision_passes_the_check_that_a_wrong_matrix_does_not() {
+    half_precision_passes_the_check(false);
 }
 
 #[test]
-fn an_engine_that_was_changed_is_never_loaded_and_one_that_may_be_rebuilt_is() {
-    let (case, _folder, path) = exported_case();
+fn a_graph_in_fp8_passes_the_check_that_a_wrong_matrix_does_not() {
+    half_precision_passes_the_check(true);
+}
+
+#[test]
+fn an_engine_for_the_inputs_at_hand_is_loaded() {
+    let (golden, _folder, path) = exported_golden();
+    let pipeline = Pipeline::load(&options(&golden, engine(&path))).unwrap();
+    assert_eq!(pipeline.runtime().backend, select::ONNXRUNTIME);
+}
+
+/// Why an engine is not loaded by a pipeline that `change` asks for something else.
+fn refusal(change: impl FnOnce(&mut Options)) -> String {
+    let (golden, _folder, path) = exported_golden();
+    let mut options = options(&golden, engine(&path));
+    change(&mut options);
+    Pipeline::load(&options).unwrap_err().to_string()
+}
+
+#[test]
+fn an_engine_for_another_domain_is_refused_by_that_field() {
+    assert!(refusal(|options| options.inputs.as_mut().unwrap().domain += 1).contains("`domain`"));
+}
+
+#[test]
+fn an_engine_for_another_length_of_text_is_refused_by_the_shape_of_its_tokens() {
+    let refusal = refusal(|options| options.inputs.as_mut().unwrap().text_tokens += 1);
+    assert!(refusal.contains("`tensors.vlm_tokens.shape`"), "{refusal}");
+}
+
+#[test]
+fn an_engine_that_is_not_pruned_as_asked_is_refused_by_that_flag() {
+    let refusal = refusal(|options| options.engine.build.prune_2to4 = true);
+    assert!(refusal.contains("`flags.prune_2to4` is false, expected true"), "{refusal}");
+}
+
+/// A graph of which one bit was changed after its export.
+fn changed_engine() -> (Golden, tempfile::TempDir, PathBuf) {
+    let (golden, folder, path) = exported_golden();
     let mut bytes = std::fs::read(&path).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
+    *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&path, bytes).unwrap();
-    let error = Pipeline::load(&options(&case, engine(&path))).unwrap_err().to_string();
-    assert!(error.contains("changed or damaged"), "{error}");
-    let rebuild = EngineConfig { rebuild: true, ..engine(&path) };
-    let pipeline = Pipeline::load(&options(&case, rebuild)).unwrap();
-    let inference = ask(&pipeline, &case.batch.inputs, case.noise());
-    case.compare("actions", &inference.chunk.actions, ACTION);
+    (golden, folder, path)
 }
 
-/// Puts another policy's graph of the same shapes in the place of the case's, with a sidecar that vouches for it.
-fn broken_engine() -> (Case, tempfile::TempDir, PathBuf) {
-    let (case, folder, path) = exported_case();
+#[test]
+fn an_engine_that_was_changed_is_never_loaded() {
+    let (golden, _folder, path) = changed_engine();
+    let error = Pipeline::load(&options(&golden, engine(&path))).unwrap_err().to_string();
+    assert!(error.contains("changed or damaged"), "{error}");
+}
+
+#[test]
+fn an_engine_that_was_changed_and_may_be_rebuilt_is_made_anew() {
+    let (golden, _folder, path) = changed_engine();
+    let rebuild = EngineConfig { rebuild: true, ..engine(&path) };
+    let pipeline = Pipeline::load(&options(&golden, rebuild)).unwrap();
+    let inference = ask(&pipeline, &golden.batch.inputs, golden.noise());
+    golden.compare("actions", &inference.chunk.actions, ACTION);
+}
+
+/// Puts another policy's graph of the same shapes in the place of the golden's, with a sidecar that vouches for it.
+fn broken_engine() -> (Golden, tempfile::TempDir, PathBuf) {
+    let (golden, folder, path) = exported_golden();
     let other = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(&case.checkpoint).unwrap() {
+    for entry in std::fs::read_dir(&golden.checkpoint).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), other.path().join(entry.file_name())).unwrap();
     }
@@ -259,26 +297,30 @@ fn broken_engine() -> (Case, tempfile::TempDir, PathBuf) {
         word.reverse();
     }
     std::fs::write(&weights, bytes).unwrap();
-    let strange = export(&case, folder.path(), other.path());
+    let strange = export(&golden, folder.path(), other.path());
     std::fs::copy(strange, &path).unwrap();
     let mut sidecar = Sidecar::read(&path).unwrap();
     sidecar.engine_sha256 = sha256_of_file(&path).unwrap();
     sidecar.write(&path).unwrap();
-    (case, folder, path)
+    (golden, folder, path)
 }
 
 #[test]
-fn a_graph_that_computes_something_else_is_refused_and_libtorch_runs_in_its_place() {
-    let (case, _folder, path) = broken_engine();
-    let strict = options(&case, engine(&path));
-    let error = Pipeline::load(&strict).unwrap_err();
+fn a_graph_that_computes_something_else_is_refused() {
+    let (golden, _folder, path) = broken_engine();
+    let error = Pipeline::load(&options(&golden, engine(&path))).unwrap_err();
     assert!(matches!(error, PipelineError::Backend(BackendError::Parity { .. })), "{error}");
     assert!(error.to_string().contains("failed the parity check: action channel"), "{error}");
+}
 
-    let pipeline = Pipeline::load(&Options { fallback: Fallback::Libtorch, ..strict }).unwrap();
+#[test]
+fn libtorch_answers_in_the_place_of_a_graph_that_computes_something_else_and_says_why() {
+    let (golden, _folder, path) = broken_engine();
+    let options = Options { fallback: Fallback::Libtorch, ..options(&golden, engine(&path)) };
+    let pipeline = Pipeline::load(&options).unwrap();
     let degraded = pipeline.runtime().degraded.clone().unwrap().to_string();
     assert!(degraded.starts_with("fallback libtorch on cpu instead of onnxruntime: "), "{degraded}");
     assert!(degraded.contains("failed the parity check"), "{degraded}");
-    let inference = ask(&pipeline, &case.batch.inputs, case.noise());
-    case.compare("actions", &inference.chunk.actions, ACTION);
+    let inference = ask(&pipeline, &golden.batch.inputs, golden.noise());
+    golden.compare("actions", &inference.chunk.actions, ACTION);
 }

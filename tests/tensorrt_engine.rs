@@ -1,4 +1,5 @@
-//! Engines by the real builder, which takes no GPU: tiny and full-size, in every precision, with sidecar and cache.
+//! Engines as the real builder makes them, which takes no GPU: what their sidecars say, what inspection tells, when one is
+//! reused or replaced, and what is not built at all.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,24 +13,41 @@ mod cli;
 mod common;
 mod exported;
 
+use cli::scratch::folder;
 use cli::{Bench, fails, succeeds, text, xvla};
 use exported::base_policy_checkpoint;
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
 use xvla_ros::backend::engine::sidecar::Sidecar;
 use xvla_ros::backend::engine::{Flavour, Precision};
-use xvla_ros::offline::engines::{EngineRequest, build_engine};
+use xvla_ros::offline::engines::{EngineMade, EngineRequest, build_engine};
 
-/// Builds an engine of `bench`'s checkpoint at `out` with `extra` arguments; what the program says.
-fn build(bench: &Bench, out: &Path, extra: &[&str]) -> String {
+/// Arguments that build an engine of `bench`'s checkpoint at `out`, with `extra`.
+fn build_arguments(bench: &Bench, out: &Path, extra: &[&str]) -> Vec<String> {
     let checkpoint = bench.checkpoint();
-    let fixed = ["engine", "build", "--checkpoint", text(&checkpoint), "--domain", "3", "--out", text(out)];
-    succeeds(fixed.iter().chain(extra))
+    let fixed = ["engine", "build", "--checkpoint", text(&checkpoint), "--out", text(out)];
+    fixed.iter().chain(extra).map(ToString::to_string).collect()
 }
 
-#[test]
-fn every_precision_and_option_gives_an_engine_with_a_sidecar_that_names_it() {
+/// Builds an engine of `bench`'s checkpoint for domain 3 at `out` with `extra` arguments; what the program says.
+fn build(bench: &Bench, out: &Path, extra: &[&str]) -> String {
+    succeeds(build_arguments(bench, out, &[&["--domain", "3"], extra].concat()))
+}
+
+/// An engine of the tiny checkpoint, and what was asked for.
+struct Built {
+    arguments: &'static [&'static str],
+    precision: Precision,
+    path: PathBuf,
+    /// What the program said.
+    said: String,
+    sidecar: Sidecar,
+}
+
+/// One engine of each precision, and one with all other options.
+static BUILT: LazyLock<[Built; 5]> = LazyLock::new(|| {
     let bench = Bench::tiny();
     let kinds: [(&[&str], Precision); 5] = [
         (&[], Precision::F32),
@@ -38,44 +56,111 @@ fn every_precision_and_option_gives_an_engine_with_a_sidecar_that_names_it() {
         (&["--fp8", "--workspace-mb", "256"], Precision::Fp8),
         (&["--fp16", "--prune-2to4", "--sparse"], Precision::F16),
     ];
-    for (index, (arguments, precision)) in kinds.into_iter().enumerate() {
-        let engine = bench.path(&format!("{index}.engine"));
-        let said = build(&bench, &engine, arguments);
+    kinds.map(|(arguments, precision)| {
+        let path = folder().join(format!("tiny{}.engine", arguments.concat()));
+        let said = build(&bench, &path, arguments);
+        let sidecar = Sidecar::read(&path).unwrap();
+        Built { arguments, precision, path, said, sidecar }
+    })
+});
+
+/// One of them in half precision, for a test that only reads it.
+fn half_precision() -> &'static Built {
+    &BUILT[1]
+}
+
+/// The same in a folder of the test's own, under the name `policy.engine`.
+fn copy_of_half_precision(bench: &Bench) -> PathBuf {
+    let engine = bench.path("policy.engine");
+    std::fs::copy(&half_precision().path, &engine).unwrap();
+    std::fs::copy(Sidecar::path_of(&half_precision().path), Sidecar::path_of(&engine)).unwrap();
+    engine
+}
+
+#[test]
+fn an_engine_is_built_in_every_precision_and_the_program_says_which() {
+    for Built { said, precision, .. } in &*BUILT {
         assert!(said.contains("written") && said.contains(precision.name()), "{said}");
-        let sidecar = Sidecar::read(&engine).unwrap();
-        assert_eq!((sidecar.identity.flavour, sidecar.identity.domain), (Flavour::TensorrtRtx, 3));
-        assert_eq!(sidecar.identity.precision, precision);
-        assert_eq!(sidecar.identity.flags.prune_2to4, arguments.contains(&"--prune-2to4"));
-        assert_eq!(sidecar.identity.flags.sparse, arguments.contains(&"--sparse"));
-        assert_eq!(sidecar.identity.flags.workspace_mb.is_some(), arguments.contains(&"--workspace-mb"));
-        // FP8 came with Ada.
-        assert_eq!(sidecar.compute_capabilities.contains(&"8.6".to_owned()), precision != Precision::Fp8);
-        assert!(sidecar.compute_capabilities.contains(&"12.0".to_owned()));
-        assert_eq!(sidecar.golden.tolerance.len(), 20);
-        sidecar.verify_files(&engine).unwrap();
     }
 }
 
 #[test]
-fn the_released_policy_size_is_built_from_its_exported_graph() {
-    let checkpoint = base_policy_checkpoint();
-    let out = checkpoint.path().join("base.engine");
+fn a_sidecar_names_the_library_the_domain_and_the_precision() {
+    for Built { sidecar, precision, .. } in &*BUILT {
+        let identity = &sidecar.identity;
+        assert_eq!((identity.flavour, identity.domain, identity.precision), (Flavour::TensorrtRtx, 3, *precision));
+    }
+}
+
+#[test]
+fn a_sidecar_names_the_options_that_were_asked_for_and_no_others() {
+    for Built { sidecar, arguments, .. } in &*BUILT {
+        let flags = &sidecar.identity.flags;
+        assert_eq!(flags.prune_2to4, arguments.contains(&"--prune-2to4"), "{arguments:?}");
+        assert_eq!(flags.sparse, arguments.contains(&"--sparse"), "{arguments:?}");
+        assert_eq!(flags.workspace_mb.is_some(), arguments.contains(&"--workspace-mb"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_sidecar_lists_the_gpus_that_have_the_precision() {
+    for Built { sidecar, precision, .. } in &*BUILT {
+        // FP8 came with Ada.
+        let capabilities = &sidecar.compute_capabilities;
+        assert_eq!(capabilities.contains(&"8.6".to_owned()), *precision != Precision::Fp8, "{capabilities:?}");
+        assert!(capabilities.contains(&"12.0".to_owned()), "{capabilities:?}");
+    }
+}
+
+#[test]
+fn a_sidecar_has_a_tolerance_for_every_action_channel() {
+    assert!(BUILT.iter().all(|built| built.sidecar.golden.tolerance.len() == 20));
+}
+
+#[test]
+fn a_sidecar_vouches_for_the_files_beside_it() {
+    for Built { sidecar, path, .. } in &*BUILT {
+        sidecar.verify_files(path).unwrap();
+    }
+}
+
+/// The engine of a policy of the released size behind a tiny vision-language half, in a folder with its checkpoint.
+static RELEASED_SIZE: LazyLock<(PathBuf, EngineMade)> = LazyLock::new(|| {
+    let checkpoint = folder().join("released_size");
+    std::fs::rename(base_policy_checkpoint().keep(), &checkpoint).unwrap();
     let request = EngineRequest {
-        out: Some(out.clone()),
+        out: Some(checkpoint.join("base.engine")),
         precision: Precision::F16,
         // With three small views of 5 tokens, 30 actions and 32 soft prompts: 262 tokens, as the released ones have.
         text_tokens: Some(185),
-        ..EngineRequest::new(checkpoint.path(), 3)
+        ..EngineRequest::new(&checkpoint, 3)
     };
     let made = build_engine(&request).unwrap();
-    let tensors = &made.sidecar.identity.tensors;
+    (checkpoint, made)
+});
+
+#[test]
+fn a_policy_of_the_released_size_is_built_for_as_many_tokens_as_the_released_one_has() {
+    let tensors = &RELEASED_SIZE.1.sidecar.identity.tensors;
     let tokens: i64 =
         tensors.iter().filter(|tensor| tensor.name.ends_with("_tokens")).map(|tensor| tensor.shape[1]).sum();
     assert_eq!(30 + tokens + 32, 262);
+}
+
+#[test]
+fn the_engine_of_a_policy_of_the_released_size_holds_its_weights() {
+    let made = &RELEASED_SIZE.1;
     assert!(made.sidecar.engine_bytes > 500_000_000, "{} bytes", made.sidecar.engine_bytes);
-    assert!(!made.reused);
-    // Nothing of the way there is left.
-    let left = std::fs::read_dir(checkpoint.path()).unwrap().map(|entry| entry.unwrap().file_name());
+}
+
+#[test]
+fn an_engine_that_was_not_there_is_not_said_to_be_reused() {
+    assert!(!RELEASED_SIZE.1.reused);
+}
+
+#[test]
+fn nothing_of_the_way_to_an_engine_is_left() {
+    let left = std::fs::read_dir(&RELEASED_SIZE.0).unwrap().map(|entry| entry.unwrap().file_name());
     let left: Vec<String> = left.map(|name| name.to_string_lossy().into_owned()).collect();
     assert!(!left.iter().any(|name| name.contains("partial") || name.ends_with(".onnx")), "{left:?}");
 }
@@ -83,56 +168,74 @@ fn the_released_policy_size_is_built_from_its_exported_graph() {
 #[test]
 fn the_same_checkpoint_gives_the_same_engine() {
     let bench = Bench::tiny();
-    let hash = |name: &str| {
-        build(&bench, &bench.path(name), &["--fp16"]);
-        Sidecar::read(&bench.path(name)).unwrap().engine_sha256
-    };
-    assert_eq!(hash("a.engine"), hash("b.engine"));
+    let again = bench.path("again.engine");
+    build(&bench, &again, half_precision().arguments);
+    assert_eq!(Sidecar::read(&again).unwrap().engine_sha256, half_precision().sidecar.engine_sha256);
 }
 
 #[test]
-fn inspect_tells_what_an_engine_was_built_for_and_by_what() {
-    let bench = Bench::tiny();
-    let engine = bench.path("policy.engine");
-    build(&bench, &engine, &["--fp16"]);
-    let said = succeeds(["engine", "inspect", text(&engine)]);
+fn inspect_tells_what_an_engine_was_built_for() {
+    let said = succeeds(["engine", "inspect", text(&half_precision().path)]);
     for part in
         ["tensorrt_rtx", "domain                3", "f16", "vlm_tokens f16 [1, 55, 64]", "action f32 [1, 30, 20]"]
     {
         assert!(said.contains(part), "`{part}` is not in: {said}");
     }
-    let report: Value = serde_json::from_str(&succeeds(["engine", "inspect", "--json", text(&engine)])).unwrap();
-    let inspection = &report["engine"]["inspection"];
-    assert_eq!(report["sidecar"]["identity"]["library_version"], inspection["built_by"]);
+}
+
+#[test]
+fn inspect_tells_what_an_engine_was_built_by_and_for_which_gpus() {
+    let said = succeeds(["engine", "inspect", "--json", text(&half_precision().path)]);
+    let report: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["sidecar"]["identity"]["library_version"], report["engine"]["inspection"]["built_by"]);
     assert_eq!(report["sidecar"]["compute_capabilities"][0], "8.0");
 }
 
 #[test]
-fn an_engine_that_was_changed_or_has_no_sidecar_is_not_inspected() {
+fn an_engine_that_was_changed_is_not_inspected() {
     let bench = Bench::tiny();
-    let engine = bench.path("policy.engine");
-    build(&bench, &engine, &[]);
+    let engine = copy_of_half_precision(&bench);
     let mut bytes = std::fs::read(&engine).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&engine, bytes).unwrap();
     fails(["engine", "inspect", text(&engine)], &["policy.engine", "changed or damaged"]);
+}
+
+#[test]
+fn an_engine_without_its_sidecar_is_not_inspected() {
+    let bench = Bench::tiny();
+    let engine = copy_of_half_precision(&bench);
     std::fs::remove_file(Sidecar::path_of(&engine)).unwrap();
     fails(["engine", "inspect", text(&engine)], &["policy.engine.json is missing"]);
+}
+
+#[test]
+fn an_engine_that_is_not_there_is_named() {
     fails(["engine", "inspect", "nothing.engine"], &["nothing.engine", "not there"]);
 }
 
 #[test]
-fn an_engine_that_is_there_is_reused_and_another_one_is_only_replaced_by_force() {
+fn an_engine_that_is_there_is_reused() {
     let bench = Bench::tiny();
-    let engine = bench.path("policy.engine");
-    build(&bench, &engine, &["--fp16"]);
-    assert!(build(&bench, &engine, &["--fp16"]).contains("is there already"));
-    let checkpoint = bench.checkpoint();
-    let other =
-        ["engine", "build", "--checkpoint", text(&checkpoint), "--domain", "3", "--bf16", "--out", text(&engine)];
-    fails(other, &["`precision` is f16, expected bf16", "--force"]);
-    assert!(succeeds(other.iter().chain(&["--force"])).contains("bf16"));
+    let engine = copy_of_half_precision(&bench);
+    assert!(build(&bench, &engine, half_precision().arguments).contains("is there already"));
+}
+
+#[test]
+fn another_engine_in_its_place_is_refused_by_the_first_field_that_differs() {
+    let bench = Bench::tiny();
+    let engine = copy_of_half_precision(&bench);
+    let arguments = build_arguments(&bench, &engine, &["--domain", "3", "--bf16"]);
+    fails(arguments, &["`precision` is f16, expected bf16", "--force"]);
+}
+
+#[test]
+fn another_engine_in_its_place_is_replaced_by_force() {
+    let bench = Bench::tiny();
+    let engine = copy_of_half_precision(&bench);
+    assert!(build(&bench, &engine, &["--bf16", "--force"]).contains("bf16"));
+    assert_eq!(Sidecar::read(&engine).unwrap().identity.precision, Precision::Bf16);
 }
 
 /// The program with a cache of its own.
@@ -156,18 +259,36 @@ fn two_processes_that_need_the_same_engine_build_it_once() {
     assert_eq!(engines.filter(|path| path.extension().is_some_and(|ending| ending == "engine")).count(), 1);
 }
 
-#[test]
-fn what_cannot_be_built_is_refused_in_one_line() {
+/// With these arguments nothing is built, and one line says why.
+fn build_is_refused(extra: &[&str], parts: &[&str]) {
     let bench = Bench::tiny();
-    let (checkpoint, out) = (bench.checkpoint(), bench.path("policy.engine"));
-    let fixed = ["engine", "build", "--checkpoint", text(&checkpoint), "--out", text(&out)];
-    let with = |extra: &[&'static str]| fixed.iter().copied().chain(extra.iter().copied()).collect::<Vec<_>>();
-    fails(with(&["--domain", "30"]), &["domain 30: the checkpoint has domains 0 to 29"]);
-    fails(with(&["--domain", "3", "--text-tokens", "400"]), &["405 tokens", "the text encoder takes 256"]);
-    fails(
-        with(&["--domain", "3", "--library", "/no/such/folder"]),
+    let out = bench.path("policy.engine");
+    fails(build_arguments(&bench, &out, extra), parts);
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_domain_that_the_checkpoint_does_not_know_is_refused_with_those_it_knows() {
+    build_is_refused(&["--domain", "30"], &["domain 30: the checkpoint has domains 0 to 29"]);
+}
+
+#[test]
+fn more_tokens_than_the_text_encoder_takes_are_refused() {
+    build_is_refused(&["--domain", "3", "--text-tokens", "400"], &["405 tokens", "the text encoder takes 256"]);
+}
+
+#[test]
+fn a_library_that_is_not_there_is_named_with_the_parameter_that_names_it() {
+    build_is_refused(
+        &["--domain", "3", "--library", "/no/such/folder"],
         &["/no/such/folder/libtensorrt_rtx.so.1", "engine.library"],
     );
-    assert_eq!(xvla(with(&["--domain", "3", "--fp16", "--bf16"])).code, Some(2));
-    assert!(!out.exists());
+}
+
+#[test]
+fn two_precisions_at_once_are_bad_usage() {
+    let bench = Bench::tiny();
+    let out = bench.path("policy.engine");
+    let ran = xvla(build_arguments(&bench, &out, &["--domain", "3", "--fp16", "--bf16"]));
+    assert_eq!((ran.code, out.exists()), (Some(2), false), "{ran:?}");
 }

@@ -66,30 +66,57 @@ fn raw_network_output_becomes_the_goldens_rotation() {
     }
 }
 
-#[test]
-fn what_describes_no_rotation_is_an_error_and_not_nan() {
-    let rotation = |result: Result<Matrix, InputError>| matches!(result, Err(InputError::Rotation { .. }));
-    assert!(rotation(matrix_from_rotation_6d(&[0.0; 6])));
-    assert!(rotation(matrix_from_rotation_6d(&[1.0, 0.0, 0.0, 0.0, 0.0, 0.0])));
-    assert!(rotation(matrix_from_rotation_6d(&[1.0, 2.0, 3.0, -2.0, -4.0, -6.0])));
-    assert!(rotation(matrix_from_rotation_6d(&[1.0, 2.0, 3.0, 2.0, 4.0, 6.0 + 1e-12])));
-    assert!(rotation(matrix_from_quaternion(&[0.0; 4])));
-    assert!(rotation(matrix_from_quaternion(&[1e-300, 0.0, 0.0, 0.0])));
+fn is_no_rotation(result: Result<Matrix, InputError>) -> bool {
+    matches!(result, Err(InputError::Rotation { .. }))
+}
 
+#[test]
+fn two_columns_that_span_no_plane_are_an_error_and_not_nan() {
+    let columns = [
+        [0.0; 6],
+        [1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [1.0, 2.0, 3.0, -2.0, -4.0, -6.0],
+        [1.0, 2.0, 3.0, 2.0, 4.0, 6.0 + 1e-12],
+    ];
+    for sixd in columns {
+        assert!(is_no_rotation(matrix_from_rotation_6d(&sixd)), "{sixd:?}");
+    }
+}
+
+#[test]
+fn a_quaternion_without_length_is_an_error_and_not_nan() {
+    for quaternion in [[0.0; 4], [1e-300, 0.0, 0.0, 0.0]] {
+        assert!(is_no_rotation(matrix_from_quaternion(&quaternion)), "{quaternion:?}");
+    }
+}
+
+#[test]
+fn a_matrix_that_scales_is_an_error() {
     let scaled = [[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 2.0]];
-    let mirrored = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, -1.0]];
     assert!(quaternion_from_matrix(&scaled).unwrap_err().to_string().contains("not orthonormal"));
+}
+
+#[test]
+fn a_matrix_that_mirrors_is_an_error() {
+    let mirrored = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, -1.0]];
     assert!(quaternion_from_matrix(&mirrored).unwrap_err().to_string().contains("mirrors"));
 }
 
 #[test]
-fn what_is_not_finite_is_named_by_its_index() {
+fn a_quaternion_that_is_not_finite_is_named_with_the_index() {
     let error = matrix_from_quaternion(&[0.0, f64::NAN, 0.0, 1.0]);
     assert_eq!(error, Err(InputError::NotFinite { field: "quaternion", index: 1 }));
+}
+
+#[test]
+fn six_numbers_that_are_not_finite_are_named_with_the_index() {
     let error = matrix_from_rotation_6d(&[1.0, 0.0, 0.0, 0.0, 1.0, f64::INFINITY]);
     assert_eq!(error, Err(InputError::NotFinite { field: "rotation_6d", index: 5 }));
-    let mut matrix = matrix_from_quaternion(&[0.0, 0.0, 0.0, 1.0]).unwrap();
-    matrix[2][1] = f64::NEG_INFINITY;
+}
+
+#[test]
+fn a_matrix_that_is_not_finite_is_named_with_the_index() {
+    let matrix = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, f64::NEG_INFINITY, 1.0]];
     assert_eq!(quaternion_from_matrix(&matrix), Err(InputError::NotFinite { field: "rotation_matrix", index: 7 }));
 }
 

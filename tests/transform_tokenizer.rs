@@ -88,26 +88,51 @@ fn an_instruction_without_words_is_refused() {
     }
 }
 
-#[test]
-fn a_length_without_room_for_words_and_a_broken_file_are_refused() {
-    let error = Tokenizer::from_file(&fixture("tokenizer.json"), 2, BART_PAD_ID).err().unwrap().to_string();
-    assert!(error.contains("tokenizer.json: 2 tokens leave no room"), "{error}");
-    let error = Tokenizer::from_file(&fixture("expected.json"), 50, BART_PAD_ID).err().unwrap().to_string();
-    assert!(error.contains("expected.json: not a tokenizer"), "{error}");
-    let error = Tokenizer::from_file(&fixture("absent.json"), 50, BART_PAD_ID).err().unwrap();
-    assert!(matches!(error, CheckpointError::Io { .. }));
+/// Why there is no tokenizer of `tokens` tokens in the fixture called `name`.
+fn refusal(name: &str, tokens: usize) -> CheckpointError {
+    Tokenizer::from_file(&fixture(name), tokens, BART_PAD_ID).err().unwrap()
 }
 
 #[test]
-fn a_tokenizer_trained_for_a_synthetic_checkpoint_loads_and_encodes() {
+fn a_length_without_room_for_words_is_refused() {
+    let error = refusal("tokenizer.json", 2).to_string();
+    assert!(error.contains("tokenizer.json: 2 tokens leave no room"), "{error}");
+}
+
+#[test]
+fn a_file_that_holds_no_tokenizer_is_refused() {
+    let error = refusal("expected.json", 50).to_string();
+    assert!(error.contains("expected.json: not a tokenizer"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_io_error() {
+    assert!(matches!(refusal("absent.json", 50), CheckpointError::Io { .. }));
+}
+
+/// A tokenizer of 512 tokens as `checkpoint synth` trains one.
+fn trained() -> Tokenizer {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
     std::fs::write(&path, train_small(512).unwrap()).unwrap();
-    let tokenizer = Tokenizer::from_file(&path, 50, BART_PAD_ID).unwrap();
-    assert_eq!(tokenizer.vocab_size(), 512);
-    let ids = tokenizer.encode("pick up the red block and place it in the basket").unwrap();
+    Tokenizer::from_file(&path, 50, BART_PAD_ID).unwrap()
+}
+
+#[test]
+fn a_tokenizer_trained_for_a_synthetic_checkpoint_has_the_vocabulary_that_was_asked_for() {
+    assert_eq!(trained().vocab_size(), 512);
+}
+
+#[test]
+fn a_tokenizer_trained_for_a_synthetic_checkpoint_starts_and_pads_as_barts() {
+    let ids = trained().encode("pick up the red block and place it in the basket").unwrap();
     assert_eq!((ids.len(), ids[0]), (50, 0));
+    assert!(ids.iter().all(|id| (0..512).contains(id)));
+}
+
+#[test]
+fn a_tokenizer_trained_for_a_synthetic_checkpoint_knows_words_of_instructions() {
+    let ids = trained().encode("pick up the red block and place it in the basket").unwrap();
     let words = ids.iter().take_while(|id| **id != 2).count();
     assert!((5..20).contains(&words), "{words} tokens for 11 words");
-    assert!(ids.iter().all(|id| (0..512).contains(id)));
 }

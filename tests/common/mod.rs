@@ -15,8 +15,8 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// One case of the goldens.
-pub struct Case {
+/// One golden of the goldens.
+pub struct Golden {
     /// Its folder's name.
     pub name: String,
     /// The checkpoint's folder.
@@ -29,13 +29,13 @@ pub struct Case {
     pub expected: BTreeMap<String, HostArray>,
 }
 
-impl Case {
-    /// The noise, which every case brings.
+impl Golden {
+    /// The noise, which every golden brings.
     pub fn noise(&self) -> &HostArray {
         self.batch.noise.as_ref().expect("goldens bring their noise")
     }
 
-    /// Fails unless `found` is within `tolerance` of the expected tensor `name`, if the case has it.
+    /// Fails unless `found` is within `tolerance` of the expected tensor `name`, if the golden has it.
     pub fn compare(&self, name: &str, found: &HostArray, tolerance: f32) {
         if let Some(expected) = self.expected.get(name) {
             assert_eq!(found.shape, expected.shape, "{}: shape of {name}", self.name);
@@ -45,18 +45,18 @@ impl Case {
     }
 }
 
-/// All cases, in the order of their names.
-pub fn cases() -> Vec<Case> {
+/// All goldens, in the order of their names.
+pub fn goldens() -> Vec<Golden> {
     let mut folders: Vec<PathBuf> = std::fs::read_dir(fixtures().join("cases"))
         .expect("tests/fixtures/cases is committed")
         .map(|entry| entry.unwrap().path())
         .collect();
     folders.sort();
-    assert!(folders.len() >= 16, "only {} cases: are the fixtures complete?", folders.len());
-    folders.iter().map(|folder| case(folder)).collect()
+    assert!(folders.len() >= 16, "only {} goldens: are the fixtures complete?", folders.len());
+    folders.iter().map(|folder| golden(folder)).collect()
 }
 
-fn case(folder: &Path) -> Case {
+fn golden(folder: &Path) -> Golden {
     #[derive(serde::Deserialize)]
     struct Description {
         checkpoint: String,
@@ -64,7 +64,7 @@ fn case(folder: &Path) -> Case {
     }
     let text = std::fs::read_to_string(folder.join("case.json")).unwrap();
     let description: Description = serde_json::from_str(&text).unwrap();
-    Case {
+    Golden {
         name: folder.file_name().unwrap().to_string_lossy().into_owned(),
         checkpoint: fixtures().join("checkpoints").join(description.checkpoint),
         steps: description.steps,

@@ -1,14 +1,13 @@
-//! What the tests of exported policies share.
+//! What the tests of exported policies share: goldens, build specs, and graphs in folders of their own.
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
-use crate::common::{Case, cases};
+use crate::common::{Golden, goldens};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use xvla_ros::backend::engine::golden::InputSpec;
 use xvla_ros::backend::engine::make::export_with_limit;
-use xvla_ros::backend::engine::sidecar::Golden;
 use xvla_ros::backend::engine::{BuildSpec, Precision, Source};
 use xvla_ros::config::BuildOptions;
 use xvla_ros::model::action_space::ActionMode;
@@ -20,22 +19,23 @@ use xvla_ros::model::synth::presets::Preset;
 use xvla_ros::model::synth::{self, Recipe, StoredDtype};
 use xvla_ros::pipeline::PipelineError;
 
-/// One case of the goldens for each checkpoint: all layouts, dtypes and action spaces, odd widths, projections per
+/// One golden for each checkpoint: all layouts, dtypes and action spaces, odd widths, projections per
 /// domain.
-pub fn one_case_per_checkpoint() -> Vec<Case> {
-    let mut cases = cases();
+pub fn one_golden_per_checkpoint() -> Vec<Golden> {
+    let mut goldens = goldens();
     let mut seen = std::collections::BTreeSet::new();
-    cases.retain(|case| seen.insert(case.checkpoint.clone()));
-    assert!(cases.len() >= 10);
-    cases
+    goldens.retain(|golden| seen.insert(golden.checkpoint.clone()));
+    assert!(goldens.len() >= 10);
+    goldens
 }
 
-/// The build spec of an engine for inputs like those of `case`.
-pub fn spec(case: &Case, precision: Precision, opset: i64) -> BuildSpec {
-    order_for(InputSpec::of(&case.batch.inputs), precision, opset)
+/// The build spec of an engine for inputs like those of `golden`.
+pub fn spec(golden: &Golden, precision: Precision, opset: i64) -> BuildSpec {
+    spec_for(InputSpec::of(&golden.batch.inputs), precision, opset)
 }
 
-pub fn order_for(sizes: InputSpec, precision: Precision, opset: i64) -> BuildSpec {
+/// The build spec of a dense engine for inputs of these sizes.
+pub fn spec_for(sizes: InputSpec, precision: Precision, opset: i64) -> BuildSpec {
     BuildSpec { sizes, precision, opset, build: BuildOptions::default() }
 }
 
@@ -50,7 +50,6 @@ pub struct Exported {
     folder: TempDir,
     pub path: PathBuf,
     pub data: Option<PathBuf>,
-    pub case: Golden,
 }
 
 impl Exported {
@@ -73,8 +72,8 @@ fn export(checkpoint: &Path, spec: &BuildSpec, inline_limit_bytes: u64) -> Resul
     let path = folder.path().join("policy.onnx");
     let (weights, config) = (Checkpoint::open(checkpoint)?, ModelConfig::from_folder(checkpoint)?);
     let source = Source { weights: &weights, config: &config };
-    let (case, data) = export_with_limit(&source, spec, &path, inline_limit_bytes)?;
-    Ok(Exported { folder, path, data, case })
+    let (_, data) = export_with_limit(&source, spec, &path, inline_limit_bytes)?;
+    Ok(Exported { folder, path, data })
 }
 
 /// A checkpoint with a tiny vision-language half and the policy's sizes of `policy`, by their names in config.json.

@@ -2,10 +2,12 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+#[path = "../scratch/mod.rs"]
+mod scratch;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use tempfile::TempDir;
 use xvla_ros::backend::{device, select};
 use xvla_ros::config::{Device, Dtype, EngineConfig};
 use xvla_ros::data::batch::{Batch, Limits, calibration_files, read_batch};
@@ -36,7 +38,7 @@ pub fn gpu(test: &str) -> Option<MutexGuard<'static, ()>> {
 
 /// A full-size checkpoint with ten batches.
 pub struct Base {
-    folder: TempDir,
+    folder: PathBuf,
 }
 
 impl Base {
@@ -44,8 +46,9 @@ impl Base {
     pub fn get() -> &'static Self {
         static BASE: OnceLock<Base> = OnceLock::new();
         BASE.get_or_init(|| {
-            let folder = tempfile::tempdir().unwrap();
-            let (checkpoint, calib) = (folder.path().join("base"), folder.path().join("calib"));
+            // Gigabytes: they must not stay behind.
+            let folder = scratch::folder().to_owned();
+            let (checkpoint, calib) = (folder.join("base"), folder.join("calib"));
             std::fs::create_dir_all(&checkpoint).unwrap();
             std::fs::create_dir_all(&calib).unwrap();
             let recipe = Recipe {
@@ -67,12 +70,12 @@ impl Base {
 
     /// The checkpoint.
     pub fn checkpoint(&self) -> PathBuf {
-        self.folder.path().join("base")
+        self.folder.join("base")
     }
 
     /// Its batches.
     pub fn batches(&self) -> Vec<Batch> {
-        let files = calibration_files(&self.folder.path().join("calib")).unwrap();
+        let files = calibration_files(&self.folder.join("calib")).unwrap();
         files.iter().map(|file| read_batch(file, Limits::default()).unwrap()).collect()
     }
 }
