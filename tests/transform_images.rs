@@ -1,4 +1,4 @@
-//! Image preparation against Pillow and lerobot, on real photographs.
+//! Images become what Pillow and lerobot make of them, on real photographs.
 //!
 //! `tests/fixtures/images` holds the photographs, Pillow's resizes of them, and what lerobot's own code made
 //! of them; `tools/goldens.py` wrote it.

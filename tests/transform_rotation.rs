@@ -1,4 +1,5 @@
-//! Rotations against goldens (SciPy and the policy's own Python), and properties of any rotation.
+//! Rotations in their three forms: they are those of goldens (SciPy and the policy's own Python), what describes none is an
+//! error, and some properties hold for any rotation.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 

@@ -1,4 +1,4 @@
-//! Tokenisation against Hugging Face's, for the same `tokenizer.json`.
+//! Instructions become the tokens that Hugging Face's tokenizers make of them, for the same `tokenizer.json`.
 //!
 //! `tests/fixtures/tokenizer` holds two states of one tokenizer (as trained, and as saved by somebody who
 //! used it with other padding and truncation) and the ids transformers gave for awkward sentences.

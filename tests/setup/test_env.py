@@ -1,4 +1,4 @@
-"""scripts/env.sh gives a shell as a workspace's setup.bash would."""
+"""What scripts/env.sh gives a shell, as a workspace's setup.bash would, and what scripts/setup.sh installs or refuses."""
 
 import os
 import platform
@@ -89,15 +89,19 @@ class EnvironmentTest(unittest.TestCase):
     def test_a_profile_that_was_chosen_is_kept(self) -> None:
         environment = environment_after("bash", sourced(2), FASTRTPS_DEFAULT_PROFILES_FILE="/mine.xml")
         self.assertEqual(environment["FASTRTPS_DEFAULT_PROFILES_FILE"], "/mine.xml")
+
+    def test_the_shared_memory_profile_is_chosen_where_none_was(self) -> None:
         environment = environment_after("bash", sourced())
         self.assertEqual(environment["FASTRTPS_DEFAULT_PROFILES_FILE"], f"{ROOT}/config/fastdds_shm.xml")
 
-    def test_cuda_headers_are_named_unless_the_person_has_a_toolkit(self) -> None:
+    def test_cuda_headers_are_not_named_where_the_person_has_a_toolkit(self) -> None:
         environment = environment_after("bash", sourced(2), CUDA_HOME="/mine", CUDA_PATH="")
         self.assertNotIn("XVLA_CUDA_INCLUDE", environment)
-        if not os.environ.get("CUDA_HOME") and not os.environ.get("CUDA_PATH"):
-            environment = environment_after("bash", sourced(2))
-            self.assertTrue((Path(environment["XVLA_CUDA_INCLUDE"]) / "cuda_runtime_api.h").exists())
+
+    @unittest.skipIf(os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"), "this shell has a CUDA toolkit")
+    def test_cuda_headers_are_named_where_the_person_has_no_toolkit(self) -> None:
+        environment = environment_after("bash", sourced(2))
+        self.assertTrue((Path(environment["XVLA_CUDA_INCLUDE"]) / "cuda_runtime_api.h").exists())
 
     def test_folders_of_engine_libraries_are_named_and_hold_what_programs_open(self) -> None:
         environment = environment_after("bash", sourced(2), XVLA_ONNXRUNTIME_LIB="", XVLA_TENSORRT_LIB="")
@@ -117,8 +121,10 @@ class EnvironmentTest(unittest.TestCase):
         environment["PYTHONPATH"] = environment["XVLA_ONNX_PYTHONPATH"]
         subprocess.run(["python3", "-c", "import onnx.checker"], cwd="/", env=environment, check=True)
 
-    def test_building_finds_a_libclang_unless_the_person_named_one(self) -> None:
+    def test_building_finds_a_libclang(self) -> None:
         self.assertTrue(Path(environment_after("bash", sourced(2))["LIBCLANG_PATH"]).is_dir())
+
+    def test_a_libclang_that_the_person_named_is_kept(self) -> None:
         self.assertEqual(environment_after("bash", sourced(2), LIBCLANG_PATH="/mine")["LIBCLANG_PATH"], "/mine")
 
     def test_a_shell_without_the_installed_parts_is_told_what_to_run(self) -> None:
@@ -164,6 +170,8 @@ class ChoiceTest(unittest.TestCase):
     def test_a_libtorch_that_is_named_is_used_instead_of_ours(self) -> None:
         found = self.located("", LIBTORCH="/opt/libtorch")
         self.assertEqual((found["_xvla_own_libtorch"], found["_xvla_libtorch"]), ("no", "/opt/libtorch"))
+
+    def test_our_libtorch_is_not_taken_for_one_that_is_named(self) -> None:
         self.assertEqual(self.located(sourced())["_xvla_own_libtorch"], "yes")
 
     def test_libraries_of_engines_that_are_named_are_used_instead_of_ours(self) -> None:
