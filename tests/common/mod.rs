@@ -15,7 +15,7 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-/// One golden of the goldens.
+/// A checkpoint, inputs with their noise, and what the oracle computed from them.
 pub struct Golden {
     /// Its folder's name.
     pub name: String,
