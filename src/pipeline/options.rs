@@ -88,7 +88,7 @@ impl From<&Config> for Options {
             preprocess: config.preprocess,
             overlap: config.overlap,
             engine: config.engine.clone(),
-            deadline: None,
+            deadline: config.policy.deadline,
             domain: config.domain_id,
             inputs: None,
         }
