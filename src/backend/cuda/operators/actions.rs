@@ -24,7 +24,7 @@ pub struct NoisyActions {
     pub previous: Span,
     /// [P] f32, masked
     pub proprio: Span,
-    /// t
+    /// t of the step: 1 is pure noise, where `previous` is not read
     pub time: f32,
 }
 
@@ -41,19 +41,19 @@ pub struct ActionWeights {
     pub step_bias: Tensor,
     /// [≥ T, H]
     pub positions: Tensor,
-    /// The last norm.
+    /// The norm before the decoder, of width H
     pub norm: NormWeights,
     /// [A, H]
     pub decode: Tensor,
     /// [A]
     pub decode_bias: Tensor,
-    /// T
+    /// T: actions of a chunk
     pub length: usize,
-    /// A
+    /// A: channels of an action
     pub action_dim: usize,
-    /// P
+    /// P: channels of proprioception
     pub proprio_dim: usize,
-    /// H
+    /// H: width of a token
     pub width: usize,
 }
 

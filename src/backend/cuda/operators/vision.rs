@@ -218,20 +218,10 @@ impl ChannelAttention {
         let blocks = (Self::MIX_BLOCKS / (self.groups * images).max(1)).clamp(1, tokens.div_ceil(128));
         // SAFETY: checked above, for both.
         unsafe {
-            self.scores.launch(
-                stream,
-                [slices, self.groups, images],
-                block,
-                0,
-                &[qkv, partial, tokens_int, groups_int],
-            )?;
-            self.mix.launch(
-                stream,
-                [blocks, self.groups, images],
-                block,
-                0,
-                &[qkv, partial, output, tokens_int, groups_int],
-            )
+            let (grid, arguments) = ([slices, self.groups, images], [qkv, partial, tokens_int, groups_int]);
+            self.scores.launch(stream, grid, block, 0, &arguments)?;
+            let (grid, arguments) = ([blocks, self.groups, images], [qkv, partial, output, tokens_int, groups_int]);
+            self.mix.launch(stream, grid, block, 0, &arguments)
         }
     }
 }
