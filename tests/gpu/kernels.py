@@ -49,7 +49,7 @@ def module(name: str, dtype: torch.dtype, **macros: int) -> cupy.RawModule:
     code = "".join((KERNELS / file).read_text(encoding="utf-8") for file in ("prelude.cuh", f"{name}.cu"))
     precision = ["-DXVLA_BF16"] if dtype == torch.bfloat16 else []
     sizes = [f"-D{macro}={value}" for macro, value in macros.items()]
-    return cupy.RawModule(code=code, backend="nvrtc", options=("--std=c++17", *precision, *sizes))
+    return cupy.RawModule(code=code, backend="nvrtc", options=("--std=c++17", f"-I{KERNELS}", *precision, *sizes))
 
 
 def launch(

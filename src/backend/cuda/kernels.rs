@@ -1,19 +1,18 @@
-//! The CUDA kernels of this project (`kernels/*.cu`), compiled at run time for the GPU at hand and for the sizes of the
-//! checkpoint at hand.
+//! The CUDA kernels of this project, compiled and loaded at run time, and how they are started.
 
-#![allow(unsafe_code, reason = "calls NVRTC and starts kernels")]
+#![allow(unsafe_code, reason = "loads machine code and starts kernels")]
 
+use super::compiler;
+pub use super::compiler::Source;
+pub(super) use super::compiler::source;
 use super::session::Session;
 use crate::backend::BackendError;
 use cudarc::driver::result::{function, module};
 use cudarc::driver::{CudaStream, sys as driver};
-use cudarc::nvrtc::{result, sys};
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::{CString, c_void};
 use std::sync::Arc;
 use tch::Kind;
-
-const PRELUDE: &str = include_str!("kernels/prelude.cuh");
 
 /// Which views are valid (`Views` in patches.cu): each image's index among the views.
 #[repr(C)]
@@ -25,11 +24,11 @@ pub struct ViewIndices(pub [i32; 16]);
 pub enum Argument {
     /// An address in device memory.
     Address(u64),
-    /// An int.
+    /// An `int`, in 32 bits.
     Int(i32),
-    /// A float.
+    /// A `float`, in 32 bits.
     Float(f32),
-    /// Which views are valid.
+    /// A `Views` by value.
     Views(ViewIndices),
     /// A matrix for the tensor copy engine.
     Tensor(TensorMap),
@@ -42,13 +41,13 @@ pub struct TensorMap(pub driver::CUtensorMap);
 /// Geometry of a launch.
 #[derive(Clone, Copy, Debug)]
 pub struct Launch {
-    /// Blocks.
+    /// Blocks along x, y and z.
     pub grid: [usize; 3],
-    /// Threads of a block.
+    /// Threads of a block along x and y.
     pub block: [usize; 2],
     /// Dynamic shared memory of a block, bytes.
     pub shared_bytes: usize,
-    /// Blocks that are started together, if that matters.
+    /// Blocks along x, y and z that start together on neighbouring multiprocessors, for kernels that work in clusters.
     pub cluster: Option<[usize; 3]>,
 }
 
@@ -65,34 +64,11 @@ impl Argument {
     }
 }
 
-/// A source file with the macros that fix its sizes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Source {
-    /// Name of the file, without its ending.
-    pub name: &'static str,
-    /// Its text.
-    pub text: &'static str,
-    /// Macros and their values.
-    pub macros: Vec<(&'static str, usize)>,
-}
-
-/// Names a file in `kernels/`, with macros.
-macro_rules! source {
-    ($name:literal $(, $macro:ident = $value:expr)*) => {
-        $crate::backend::cuda::kernels::Source {
-            name: $name,
-            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/backend/cuda/kernels/", $name, ".cu")),
-            macros: vec![$((stringify!($macro), $value)),*],
-        }
-    };
-}
-pub(super) use source;
-
 /// A kernel, ready to be started.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     function: Function,
-    /// Keeps the machine code.
+    /// Keeps the machine code loaded.
     _module: Arc<Module>,
     name: &'static str,
     /// Whether it may begin while its predecessor ends.
@@ -223,36 +199,20 @@ impl Kernels {
         Self { overlaps: false, ..self }
     }
 
-    /// Compiles `sources` for `kind` (half or bfloat16), all at once.
+    /// Compiles `sources` for `kind` (half or bfloat16) and the session's GPU, and loads them.
     ///
     /// # Errors
     /// [`BackendError::Kernel`] with the compiler's first complaint.
     pub fn compile(session: &Session, kind: Kind, sources: Vec<Source>) -> Result<Self, BackendError> {
-        let (major, minor) = session.context().compute_capability()?;
-        // Hopper's own instructions are named by the `a`.
-        let variant = if (major, minor) == (9, 0) { "a" } else { "" };
-        let architecture = format!("--gpu-architecture=sm_{major}{minor}{variant}");
-        let architecture = architecture.as_str();
-        let compiled: Vec<(Source, Result<Vec<u8>, BackendError>)> = std::thread::scope(|scope| {
-            let threads: Vec<_> = sources
-                .into_iter()
-                .map(|source| {
-                    scope.spawn(move || {
-                        let binary = compile(&source, kind, architecture);
-                        (source, binary)
-                    })
-                })
-                .collect();
-            threads.into_iter().filter_map(|thread| thread.join().ok()).collect()
-        });
+        let capability = session.context().compute_capability()?;
         let mut modules = HashMap::new();
-        for (source, binary) in compiled {
+        for (source, binary) in compiler::compile(sources, kind, capability)? {
             // SAFETY: the compiler's output, whole.
-            let module = unsafe { module::load_data(binary?.as_ptr().cast()) }?;
+            let module = unsafe { module::load_data(binary.as_ptr().cast()) }?;
             modules.insert(source, Arc::new(Module(module)));
         }
         // Kernels wait for their predecessors by themselves from Hopper on (`wait_for_predecessor`).
-        Ok(Self { modules, overlaps: major >= 9 })
+        Ok(Self { modules, overlaps: capability.0 >= 9 })
     }
 
     /// The kernel `name` of a source that was compiled.
@@ -269,44 +229,5 @@ impl Kernels {
         // SAFETY: the module is alive and stays so in the kernel.
         let function = unsafe { module::get_function(module.0, symbol) }.map_err(|_| absent())?;
         Ok(Kernel { function: Function(function), _module: module.clone(), name, overlaps: self.overlaps })
-    }
-}
-
-/// Machine code for one source.
-fn compile(source: &Source, kind: Kind, architecture: &str) -> Result<Vec<u8>, BackendError> {
-    let fault = |reason: String| BackendError::Kernel { kernel: source.name.to_owned(), reason };
-    let text = CString::new(format!("{PRELUDE}\n{}", source.text)).map_err(|error| fault(error.to_string()))?;
-    let mut options: Vec<String> = vec![architecture.to_owned(), "--std=c++17".to_owned()];
-    options.extend(source.macros.iter().map(|(name, value)| format!("-D{name}={value}")));
-    if kind == Kind::BFloat16 {
-        options.push("-DXVLA_BF16".to_owned());
-    }
-    let program = Program(result::create_program(&text, None).map_err(|error| fault(format!("{:?}", error.0)))?);
-    // SAFETY: the program is alive, here and below.
-    if let Err(error) = unsafe { result::compile_program(program.0, &options) } {
-        // SAFETY: as above.
-        let log = unsafe { result::get_program_log(program.0) }.unwrap_or_default();
-        // SAFETY: the log ends in NUL; an empty one is not looked at.
-        let log = (!log.is_empty()).then(|| unsafe { CStr::from_ptr(log.as_ptr()) }.to_string_lossy().into_owned());
-        let first = log.iter().flat_map(|log| log.lines()).find(|line| line.contains("error"));
-        return Err(fault(format!("{:?}: {}", error.0, first.unwrap_or("no log"))));
-    }
-    let mut size = 0;
-    // SAFETY: as above; the second call writes the `size` bytes that the first one announced.
-    let binary = unsafe {
-        sys::nvrtcGetCUBINSize(program.0, &mut size).result().and_then(|()| {
-            let mut binary = vec![0u8; size];
-            sys::nvrtcGetCUBIN(program.0, binary.as_mut_ptr().cast()).result().map(|()| binary)
-        })
-    };
-    binary.map_err(|error| fault(format!("{:?}", error.0)))
-}
-
-struct Program(sys::nvrtcProgram);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // SAFETY: made by NVRTC, freed once. An error leaves nothing to do.
-        let _ = unsafe { result::destroy_program(self.0) };
     }
 }

@@ -7,7 +7,7 @@
 //! | [`recorder`] | recordings on a stream |
 //! | [`stream`] | pinned uploads and downloads, timing by events |
 //! | [`resize`] | camera images to the network's input, on the GPU |
-//! | [`kernels`], [`operators`] | our own kernels, compiled at run time; as operators |
+//! | [`compiler`], [`kernels`], [`operators`] | our own kernels: compiled at run time, started, as operators |
 //! | [`gemm`], [`matmul`] | matrix products: cuBLASLt, our own on Hopper, the fastest for each shape |
 //! | [`layers`] | weights of the model as those want them |
 //! | [`vision`], [`text`], [`fused_vlm`], [`fused_policy`] | the network on those, built from [`crate::model`]'s |
@@ -16,6 +16,7 @@
 //! In half precision and for the sizes that the kernels support, which those of the published checkpoints are, the
 //! network runs on our kernels; anything else is recorded from libtorch's operators.
 
+pub mod compiler;
 pub mod fused_policy;
 pub mod fused_vlm;
 pub mod gemm;

@@ -15,6 +15,8 @@
 // therefore started at once, and warps share out the keys of a tile as well as the queries. Each keeps a softmax over
 // its own keys; those of the same queries are merged at the end.
 
+#include "softmax.cuh"
+
 #ifndef ROW_WARPS
 #define ROW_WARPS 3
 #endif
@@ -29,28 +31,16 @@ constexpr int CHUNKS = HEAD_DIM / 8;                    // sixteen-byte chunks i
 constexpr int ROWS_AT_ONCE = THREADS / CHUNKS;          // those that the block copies with one chunk a thread
 constexpr int KEY_GROUPS = WARP_KEYS / 8;
 constexpr int MERGE_CHUNKS = CHUNKS > KEY_WARPS ? CHUNKS / KEY_WARPS : 1;  // of a row, those that one warp merges
-constexpr float LOG2_E = 1.4426950408889634f;
 
 static_assert(HEAD_DIM == 16 || HEAD_DIM == 32 || HEAD_DIM == 64 || HEAD_DIM == 128, "a swizzle needs a power of two");
 
-// One warp's sixteen queries over the keys it has seen. Fragments as `mma` lays them out; index 0 of `peak` and `sum`
-// is row `group`, index 1 row group + 8.
-struct Softmax {
-    float mixed[CHUNKS][4];  // Σ exp(score - peak)·value
-    float peak[2];           // the largest score, before scaling
-    float sum[2];            // Σ exp(score - peak), at first over this lane's columns alone
-};
+using Softmax = OnlineSoftmax<CHUNKS>;
 
+__device__ __forceinline__ float scale() { return exponent_scale(HEAD_DIM); }
+
+// The score of a key that does not count. A warp may see no key at all: its peak is then minus infinity, which weighs
+// nothing beside any other.
 __device__ __forceinline__ float negative_infinity() { return __int_as_float(0xff800000); }
-
-__device__ __forceinline__ float exp2_fast(float exponent) {
-    float power;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(exponent));
-    return power;
-}
-
-// Scores become exponents of two: exp(x / √HEAD_DIM) = 2^(x·exponent_scale).
-__device__ __forceinline__ float exponent_scale() { return LOG2_E * rsqrtf(static_cast<float>(HEAD_DIM)); }
 
 // Rounded up to what a warp reads.
 __device__ __forceinline__ int up_to_warp_keys(int tokens) { return (tokens + WARP_KEYS - 1) / WARP_KEYS * WARP_KEYS; }
@@ -140,37 +130,6 @@ __device__ __forceinline__ void mask_past_end(float scores[KEY_GROUPS][4], int f
     }
 }
 
-// Scores become weights exp(score - peak), and what was summed before is rescaled to the new peak.
-__device__ __forceinline__ void add_weights(Softmax& softmax, float scores[KEY_GROUPS][4]) {
-    const float scale = exponent_scale();
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        float peak = softmax.peak[half];
-#pragma unroll
-        for (int group = 0; group < KEY_GROUPS; ++group) {
-            peak = fmaxf(peak, fmaxf(scores[group][2 * half], scores[group][2 * half + 1]));
-        }
-        peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 1));
-        peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 2));
-        const float decay = exp2_fast((softmax.peak[half] - peak) * scale);
-        softmax.peak[half] = peak;
-        softmax.sum[half] *= decay;
-#pragma unroll
-        for (int group = 0; group < KEY_GROUPS; ++group) {
-#pragma unroll
-            for (int i = 2 * half; i < 2 * half + 2; ++i) {
-                scores[group][i] = exp2_fast(fmaf(scores[group][i], scale, -peak * scale));
-                softmax.sum[half] += scores[group][i];
-            }
-        }
-#pragma unroll
-        for (int chunk = 0; chunk < CHUNKS; ++chunk) {
-            softmax.mixed[chunk][2 * half] *= decay;
-            softmax.mixed[chunk][2 * half + 1] *= decay;
-        }
-    }
-}
-
 // mixed += weights·v for this warp's keys, which begin at `first_row` of the tile.
 __device__ __forceinline__ void multiply_values(Softmax& softmax, const float weights[KEY_GROUPS][4],
                                                 const scalar* tile, int first_row) {
@@ -198,7 +157,12 @@ __device__ __forceinline__ void attend(Softmax& softmax, const pair queries[HEAD
     float scores[KEY_GROUPS][4];
     multiply_keys(scores, queries, tile, first_row);
     if (first_key + WARP_KEYS > tokens) mask_past_end(scores, first_key, tokens);
-    add_weights(softmax, scores);
+#pragma unroll
+    for (int row = 0; row < 2; ++row) {
+        raise_peak(softmax, scores, row, scale());
+#pragma unroll
+        for (int group = 0; group < KEY_GROUPS; ++group) weigh(softmax, scores[group], row, scale());
+    }
     multiply_values(softmax, scores, tile, first_row);
 }
 
@@ -212,15 +176,6 @@ __device__ __forceinline__ Softmax no_keys_yet() {
     softmax.peak[0] = softmax.peak[1] = negative_infinity();
     softmax.sum[0] = softmax.sum[1] = 0.0f;
     return softmax;
-}
-
-// Sums up over the lanes that share a row.
-__device__ __forceinline__ void add_up_lanes(Softmax& softmax) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        softmax.sum[half] += __shfl_xor_sync(0xffffffffu, softmax.sum[half], 1);
-        softmax.sum[half] += __shfl_xor_sync(0xffffffffu, softmax.sum[half], 2);
-    }
 }
 
 // A Softmax in shared memory is CHUNKS + 1 quadruples, each beside those of the other lanes of its warp.
@@ -248,7 +203,7 @@ __device__ __forceinline__ void merge_shares(float shares[KEY_WARPS][2], const f
         for (int part = 0; part < KEY_WARPS; ++part) peak = fmaxf(peak, half == 0 ? ends[part].x : ends[part].y);
 #pragma unroll
         for (int part = 0; part < KEY_WARPS; ++part) {
-            shares[part][half] = exp2_fast(((half == 0 ? ends[part].x : ends[part].y) - peak) * exponent_scale());
+            shares[part][half] = power_of_two(((half == 0 ? ends[part].x : ends[part].y) - peak) * scale());
             sum += shares[part][half] * (half == 0 ? ends[part].z : ends[part].w);
         }
         const float inverse = __fdividef(1.0f, sum);
@@ -325,7 +280,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         commit_copies();
     }
 
-    add_up_lanes(softmax);
+    for (float& sum : softmax.sum) sum = quad_sum(sum);
     __syncthreads();
     const int first_chunk = key_warp * MERGE_CHUNKS;
     float4* left = reinterpret_cast<float4*>(shared) + row_warp * LEFT_QUADRUPLES + threadIdx.x % 32;

@@ -13,6 +13,8 @@
 //   channel_scores     grid (slices, groups, images)
 //   channel_mix        grid (any, groups, images); each block sums all slices, so about two blocks per SM are best
 
+#include "softmax.cuh"
+
 constexpr int SLICE = 7168 / GROUP_DIM;
 constexpr int SIDE = GROUP_DIM / 16;    // the scores are SIDE×SIDE squares of 16×16
 constexpr int SQUARES = SIDE * SIDE;
@@ -22,8 +24,6 @@ constexpr int THREADS = 32 * WARPS;
 constexpr int PITCH = GROUP_DIM + 8;    // rows that ldmatrix reads together then start in different banks
 constexpr int MATRIX = GROUP_DIM * GROUP_DIM;
 constexpr int VECTORS = GROUP_DIM / 8;
-constexpr float LOG2_E = 1.4426950408889634f;  // the softmax is taken in powers of two
-constexpr float LOWEST = -3.4e38f;             // below any score
 
 // Queries and keys of a slice; then, in the same place, the scores of each part.
 union Scoring {
@@ -120,27 +120,17 @@ __device__ __forceinline__ void add_parts(float sum[VECTORS], const float* first
 
 // weights = softmax of the scores' sum over parts; eight threads share a row.
 __device__ __forceinline__ void softmax(scalar (*weights)[PITCH], const float* score, int parts, int tokens) {
-    const float scale = rsqrtf(tokens) * LOG2_E;
+    const float scale = exponent_scale(tokens);
     const int row = threadIdx.x / 8, first = threadIdx.x % 8;
     if (row >= GROUP_DIM) return;
-    float weight[VECTORS] = {}, maximum = LOWEST, sum = 0.0f;
+    float weight[VECTORS] = {}, maximum = LOWEST;
     add_parts(weight, score + row * GROUP_DIM + first, parts);
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) {
         weight[i] *= scale;
         maximum = fmaxf(maximum, weight[i]);
     }
-#pragma unroll
-    for (int offset = 4; offset > 0; offset >>= 1) {
-        maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, offset));
-    }
-#pragma unroll
-    for (int i = 0; i < VECTORS; ++i) {
-        weight[i] = exp2f(weight[i] - maximum);
-        sum += weight[i];
-    }
-#pragma unroll
-    for (int offset = 4; offset > 0; offset >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, offset);
+    const float sum = weigh_row<8>(weight, maximum);
 #pragma unroll
     for (int i = 0; i < VECTORS; ++i) weights[row][first + 8 * i] = to_scalar(__fdividef(weight[i], sum));
 }

@@ -15,6 +15,8 @@
 // block 2 * (WINDOW² rounded up to 16); no dynamic shared memory. The windows are the slowest axis so that whole ones,
 // which cost most, follow one another and land on different multiprocessors: of few windows most are cut off.
 
+#include "softmax.cuh"
+
 constexpr int TOKENS = WINDOW * WINDOW;
 constexpr int SLABS = (TOKENS + 15) / 16;  // of 16 tokens: what a warp queries, and a step over the keys
 constexpr int GROUP = SLABS % 3 == 0 ? 3 : SLABS % 2 == 0 ? 2 : 1;  // slabs of keys that are weighed together
@@ -23,11 +25,10 @@ constexpr int PITCH = HEAD_DIM + 8;  // rows that ldmatrix reads together then s
 constexpr int STEPS = HEAD_DIM / 16;
 constexpr int TILES = HEAD_DIM / 8;          // of eight columns
 constexpr int QUADS = (HEAD_DIM + 31) / 32;  // of four tiles, the last one perhaps not full
-constexpr float LOG2_E = 1.4426950408889634f;  // the softmax is taken in powers of two
-constexpr float LOWEST = -3.4e38f;             // below any score
 
-// What turns a product into an exponent of two.
-__device__ __forceinline__ float scale() { return rsqrtf(HEAD_DIM) * LOG2_E; }
+using Softmax = OnlineSoftmax<TILES>;
+
+__device__ __forceinline__ float scale() { return exponent_scale(HEAD_DIM); }
 
 // a / b of small numbers (a < 2^20), without the latency of an integer division. The half keeps clear of rounding.
 __device__ __forceinline__ int quotient(int a, int b) { return static_cast<int>(__fdividef(a + 0.5f, b)); }
@@ -136,7 +137,7 @@ __device__ __forceinline__ void arrange_queries(pair query[STEPS][4], Row upper,
 }
 
 // Raises the padded token's score and hides the keys past the last.
-__device__ __forceinline__ void adjust_scores(float score[2][4], int slab, const Keys& keys) {
+__device__ __forceinline__ void adjust_scores(float (*score)[4], int slab, const Keys& keys) {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
         const int key = 16 * slab + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
@@ -145,7 +146,7 @@ __device__ __forceinline__ void adjust_scores(float score[2][4], int slab, const
 }
 
 // Products of 16 queries with the 16 keys of a slab, not scaled.
-__device__ __forceinline__ void score_slab(float score[2][4], const pair query[STEPS][4], const Shared& shared,
+__device__ __forceinline__ void score_slab(float (*score)[4], const pair query[STEPS][4], const Shared& shared,
                                            int slab) {
     const int lane = threadIdx.x % 32;
     const int row = 16 * slab + lane % 8 + lane / 16 * 8, column = lane / 8 % 2 * 8;
@@ -160,56 +161,8 @@ __device__ __forceinline__ void score_slab(float score[2][4], const pair query[S
     }
 }
 
-// exp2 in one instruction.
-__device__ __forceinline__ float power_of_two(float exponent) {
-    float power;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(exponent));
-    return power;
-}
-
-// What a warp knows of its queries' softmax after some keys. Index 0 of `peak` and `sum` is the thread's upper row.
-struct Softmax {
-    float mixed[TILES][4];  // Σ weight·value
-    float peak[2];          // the largest score, before scaling
-    float sum[2];           // Σ weight over this thread's keys alone
-};
-
-// Raises the peaks to the largest of the new scores, and rescales what was summed before.
-__device__ __forceinline__ void raise_peaks(Softmax& softmax, const float score[GROUP][2][4]) {
-#pragma unroll
-    for (int row = 0; row < 2; ++row) {
-        float peak = softmax.peak[row];
-#pragma unroll
-        for (int slab = 0; slab < GROUP; ++slab) {
-            peak = fmaxf(peak, fmaxf(score[slab][0][2 * row], score[slab][0][2 * row + 1]));
-            peak = fmaxf(peak, fmaxf(score[slab][1][2 * row], score[slab][1][2 * row + 1]));
-        }
-        peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 1));
-        peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 2));
-        const float decay = power_of_two((softmax.peak[row] - peak) * scale());
-        softmax.peak[row] = peak;
-        softmax.sum[row] *= decay;
-#pragma unroll
-        for (int tile = 0; tile < TILES; ++tile) {
-            softmax.mixed[tile][2 * row] *= decay;
-            softmax.mixed[tile][2 * row + 1] *= decay;
-        }
-    }
-}
-
-// Turns scores into the softmax's numerators and adds them to the sums.
-__device__ __forceinline__ void weigh(float score[2][4], Softmax& softmax) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        float& weight = score[i / 4][i % 4];
-        const int row = i / 2 % 2;
-        weight = power_of_two(fmaf(weight, scale(), -softmax.peak[row] * scale()));
-        softmax.sum[row] += weight;
-    }
-}
-
 // Adds to `mixed` the slab's values, weighted.
-__device__ __forceinline__ void mix_slab(float mixed[TILES][4], const float weight[2][4], const Shared& shared,
+__device__ __forceinline__ void mix_slab(float mixed[TILES][4], const float (*weight)[4], const Shared& shared,
                                          int slab) {
     const int lane = threadIdx.x % 32;
     const pair weights[4] = {to_pair(weight[0][0], weight[0][1]), to_pair(weight[0][2], weight[0][3]),
@@ -226,18 +179,20 @@ __device__ __forceinline__ void mix_slab(float mixed[TILES][4], const float weig
 // Takes a group of slabs of keys into the softmax.
 __device__ __forceinline__ void attend(Softmax& softmax, const pair query[STEPS][4], const Shared& shared,
                                        int first_slab, const Keys& keys) {
-    float score[GROUP][2][4];
+    float score[2 * GROUP][4];
 #pragma unroll
-    for (int slab = 0; slab < GROUP; ++slab) score_slab(score[slab], query, shared, first_slab + slab);
+    for (int slab = 0; slab < GROUP; ++slab) score_slab(score + 2 * slab, query, shared, first_slab + slab);
     if (16 * (first_slab + GROUP) > keys.real) {
 #pragma unroll
-        for (int slab = 0; slab < GROUP; ++slab) adjust_scores(score[slab], first_slab + slab, keys);
+        for (int slab = 0; slab < GROUP; ++slab) adjust_scores(score + 2 * slab, first_slab + slab, keys);
     }
-    raise_peaks(softmax, score);
+#pragma unroll
+    for (int row = 0; row < 2; ++row) raise_peak(softmax, score, row, scale());
 #pragma unroll
     for (int slab = 0; slab < GROUP; ++slab) {
-        weigh(score[slab], softmax);
-        mix_slab(softmax.mixed, score[slab], shared, first_slab + slab);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) weigh(softmax, score[2 * slab + i / 2], i % 2, scale());
+        mix_slab(softmax.mixed, score + 2 * slab, shared, first_slab + slab);
     }
 }
 
@@ -246,10 +201,7 @@ __device__ __forceinline__ void store_rows(const Softmax& softmax, scalar* outpu
                                            const int place[2], int channels) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
-        float sum = softmax.sum[row];
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        const float share = __fdividef(1.0f, sum);
+        const float share = __fdividef(1.0f, quad_sum(softmax.sum[row]));
         const bool exists = first + threadIdx.x % 32 / 4 + 8 * row < real;
         scalar* to = output + place[row] * channels;
 #pragma unroll

@@ -1,0 +1,189 @@
+//! Sources of our kernels (`kernels/*.cu`) to machine code, by NVRTC, for the GPU and for the sizes of the checkpoint at
+//! hand.
+
+#![allow(unsafe_code, reason = "calls NVRTC")]
+
+use crate::backend::BackendError;
+use cudarc::nvrtc::result::{self, NvrtcError};
+use cudarc::nvrtc::sys;
+use std::collections::HashSet;
+use std::ffi::{CStr, CString, NulError, c_char};
+use std::mem::MaybeUninit;
+use std::sync::{Mutex, PoisonError};
+use tch::Kind;
+
+/// What every source begins with.
+const PRELUDE: &str = include_str!("kernels/prelude.cuh");
+/// Name and text of each header that sources include.
+const HEADERS: [(&str, &str); 1] = [("softmax.cuh", include_str!("kernels/softmax.cuh"))];
+
+/// A source file with the macros that fix its sizes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// Name of the file, without its ending.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+    /// Macros and their values.
+    pub macros: Vec<(&'static str, usize)>,
+}
+
+/// Names a file in `kernels/`, with macros.
+macro_rules! source {
+    ($name:literal $(, $macro:ident = $value:expr)*) => {
+        $crate::backend::cuda::compiler::Source {
+            name: $name,
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/backend/cuda/kernels/", $name, ".cu")),
+            macros: vec![$((stringify!($macro), $value)),*],
+        }
+    };
+}
+pub(super) use source;
+
+/// Machine code of each different one of `sources` for `kind` (half or bfloat16) on GPUs of this compute capability.
+///
+/// # Errors
+/// [`BackendError::Kernel`] with the compiler's first complaint.
+pub fn compile(
+    sources: Vec<Source>,
+    kind: Kind,
+    (major, minor): (i32, i32),
+) -> Result<Vec<(Source, Vec<u8>)>, BackendError> {
+    // Hopper's own instructions are named by the `a`.
+    let variant = if (major, minor) == (9, 0) { "a" } else { "" };
+    let architecture = format!("--gpu-architecture=sm_{major}{minor}{variant}");
+    let mut seen = HashSet::new();
+    let different = sources.into_iter().filter(|source| seen.insert(source.clone())).collect();
+    let compiled = in_parallel(different, |source| compile_one(source, kind, &architecture));
+    compiled.into_iter().map(|(source, binary)| Ok((source, binary?))).collect()
+}
+
+/// Every item with what `work` makes of it, in any order, on as many threads as the machine runs at a time.
+fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(&T) -> R + Sync) -> Vec<(T, R)> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
+    let items = Mutex::new(items.into_iter());
+    let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let worker = || {
+        let done = std::iter::from_fn(next).map(|item| {
+            let result = work(&item);
+            (item, result)
+        });
+        done.collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().filter_map(|worker| worker.join().ok()).flatten().collect()
+    })
+}
+
+fn compile_one(source: &Source, kind: Kind, architecture: &str) -> Result<Vec<u8>, BackendError> {
+    let fault = |reason: String| BackendError::Kernel { kernel: source.name.to_owned(), reason };
+    let refused = |error: NvrtcError| fault(format!("{:?}", error.0));
+    let texts = Texts::of(source).map_err(|error| fault(error.to_string()))?;
+    let mut options: Vec<String> = vec![architecture.to_owned(), "--std=c++17".to_owned()];
+    options.extend(source.macros.iter().map(|(name, value)| format!("-D{name}={value}")));
+    if kind == Kind::BFloat16 {
+        options.push("-DXVLA_BF16".to_owned());
+    }
+    let program = Program::new(&texts).map_err(refused)?;
+    if let Err(error) = program.compile(&options) {
+        let log = program.log();
+        let first = log.iter().flat_map(|log| log.lines()).find(|line| line.contains("error"));
+        return Err(fault(format!("{:?}: {}", error.0, first.unwrap_or("no log"))));
+    }
+    program.machine_code().map_err(refused)
+}
+
+/// A source and the headers, as NVRTC takes them.
+struct Texts {
+    source: CString,
+    headers: Vec<CString>,
+    header_names: Vec<CString>,
+}
+
+impl Texts {
+    fn of(source: &Source) -> Result<Self, NulError> {
+        Ok(Self {
+            source: CString::new(format!("{PRELUDE}\n{}", source.text))?,
+            headers: HEADERS.iter().map(|(_, text)| CString::new(*text)).collect::<Result<_, _>>()?,
+            header_names: HEADERS.iter().map(|(name, _)| CString::new(*name)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// NVRTC's handle; it may refer to the texts that it was made from.
+struct Program<'texts> {
+    program: sys::nvrtcProgram,
+    _texts: &'texts Texts,
+}
+
+impl<'texts> Program<'texts> {
+    fn new(texts: &'texts Texts) -> Result<Self, NvrtcError> {
+        let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).collect::<Vec<*const c_char>>();
+        let (headers, names) = (pointers(&texts.headers), pointers(&texts.header_names));
+        let count = i32::try_from(headers.len()).unwrap_or(i32::MAX);
+        let mut program = MaybeUninit::uninit();
+        // SAFETY: the texts end in NUL and outlive the program; there are `count` headers and as many names. The
+        // program is written unless NVRTC refuses.
+        let program = unsafe {
+            let (source, name) = (texts.source.as_ptr(), std::ptr::null());
+            sys::nvrtcCreateProgram(program.as_mut_ptr(), source, name, count, headers.as_ptr(), names.as_ptr())
+                .result()?;
+            program.assume_init()
+        };
+        Ok(Self { program, _texts: texts })
+    }
+
+    fn compile(&self, options: &[String]) -> Result<(), NvrtcError> {
+        // SAFETY: the program is alive.
+        unsafe { result::compile_program(self.program, options) }
+    }
+
+    /// What the compiler has said, if anything.
+    fn log(&self) -> Option<String> {
+        // SAFETY: the program is alive.
+        let log = unsafe { result::get_program_log(self.program) }.unwrap_or_default();
+        // SAFETY: the log ends in NUL; an empty one is not looked at.
+        (!log.is_empty()).then(|| unsafe { CStr::from_ptr(log.as_ptr()) }.to_string_lossy().into_owned())
+    }
+
+    fn machine_code(&self) -> Result<Vec<u8>, NvrtcError> {
+        let mut size = 0;
+        // SAFETY: the program is alive; the second call writes the `size` bytes that the first one announced.
+        unsafe {
+            sys::nvrtcGetCUBINSize(self.program, &mut size).result()?;
+            let mut binary = vec![0u8; size];
+            sys::nvrtcGetCUBIN(self.program, binary.as_mut_ptr().cast()).result()?;
+            Ok(binary)
+        }
+    }
+}
+
+impl Drop for Program<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by NVRTC, freed once. An error leaves nothing to do.
+        let _ = unsafe { result::destroy_program(self.program) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_parallel;
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+
+    #[test]
+    fn every_item_is_worked_on_once() {
+        let mut squares = in_parallel((0..100).collect(), |item: &u32| item * item);
+        squares.sort_unstable();
+        assert_eq!(squares, (0..100).map(|item| (item, item * item)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn no_more_threads_work_than_the_machine_runs_at_a_time() {
+        let threads = Mutex::new(HashSet::new());
+        in_parallel((0..1000).collect(), |_: &u32| threads.lock().unwrap().insert(std::thread::current().id()));
+        let used = threads.into_inner().unwrap().len();
+        assert!(used <= std::thread::available_parallelism().unwrap().get(), "{used} threads");
+    }
+}
