@@ -1,11 +1,11 @@
-//! Our own matrix product on Hopper (`kernels/matmul.cu`), for a few hundred rows: which ways of dividing the work are
-//! worth trying for a shape, and how one is launched.
+//! Our own matrix product on Hopper (`kernels/matmul.cu`), for a few hundred rows: which tilings are worth trying for a
+//! shape, and how the kernel is launched.
 
 #![allow(unsafe_code, reason = "describes tensors to the driver and starts a kernel whose buffers have been checked")]
 
-use super::gemm::{Activation, Product, Shape};
 use super::kernels::Argument::{Address, Int, Tensor};
 use super::kernels::{Kernel, Kernels, Launch, Source, TensorMap, source};
+use super::product::{Activation, Alignment, Product, Shape};
 use crate::backend::BackendError;
 use cudarc::driver::{CudaStream, sys};
 use std::mem::MaybeUninit;
@@ -17,14 +17,18 @@ const SHARED_BYTES: usize = 227 << 10;
 const STEP: usize = 64;
 /// Features that a warpgroup multiplies.
 const FEATURES: usize = 64;
+/// What the tensor copy engine wants addresses to be multiples of, bytes.
+const TENSOR_COPY_BYTES: u32 = 16;
+/// Bytes of bias, residual and output that a thread loads or stores at once.
+const STORE_BYTES: u32 = 8;
 /// Multiprocessors of the GPUs that this kernel runs on, more or less; only what is tried depends on it.
 const MULTIPROCESSORS: usize = 132;
 /// Beyond so many rows the library fills the GPU as well and its larger tiles win.
 const MOST_ROWS: usize = 320;
-/// Divisions that are tried for a shape.
+/// Tilings that are tried for a shape, at most.
 const CANDIDATES: usize = 5;
 
-/// How the work is divided; see the kernel's file.
+/// How a product is divided among blocks and warpgroups; the kernel's file says more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tiling {
     /// Rows of a warpgroup.
@@ -99,9 +103,13 @@ impl Tiling {
     }
 }
 
-/// Divisions worth trying for `shape`, on a GPU of this compute capability; none where the kernel does not fit.
+/// Tilings worth trying for `shape` on a GPU of this compute capability, the most promising first; none where the kernel
+/// does not fit.
 pub fn candidates(shape: &Shape, capability: (i32, i32)) -> Vec<Tiling> {
+    let Alignment { input, weight, bias, residual, output } = shape.alignment;
     let fits = capability == (9, 0)
+        && input.min(weight) >= TENSOR_COPY_BYTES
+        && bias.min(residual).min(output) >= STORE_BYTES
         && shape.rows <= MOST_ROWS
         && shape.inputs.is_multiple_of(STEP)
         && shape.outputs.is_multiple_of(FEATURES);
@@ -146,7 +154,7 @@ impl MatMul {
         Ok(Self { kernel, tiling })
     }
 
-    /// How the work is divided.
+    /// How this kernel divides the work.
     pub fn tiling(&self) -> Tiling {
         self.tiling
     }
@@ -176,7 +184,7 @@ impl MatMul {
             shared_bytes: self.tiling.shared_bytes(),
             cluster: Some([split, 1, 1]),
         };
-        // SAFETY: `Gemm::linear` has checked the buffers.
+        // SAFETY: `Linear::product` has checked the buffers, `candidates` their alignment.
         unsafe { self.kernel.launch_as(stream, &launch, &arguments) }
     }
 }

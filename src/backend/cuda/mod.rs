@@ -8,7 +8,8 @@
 //! | [`stream`] | pinned uploads and downloads, timing by events |
 //! | [`resize`] | camera images to the network's input, on the GPU |
 //! | [`compiler`], [`kernels`], [`operators`] | our own kernels: compiled at run time, started, as operators |
-//! | [`gemm`], [`matmul`] | matrix products: cuBLASLt, our own on Hopper, the fastest for each shape |
+//! | [`product`] | what a matrix product is: layer, sizes, addresses |
+//! | [`cublaslt`], [`matmul`], [`gemm`] | products by cuBLASLt, by our own kernel on Hopper, by the fastest for each shape |
 //! | [`layers`] | weights of the model as those want them |
 //! | [`vision`], [`text`], [`fused_vlm`], [`fused_policy`] | the network on those, built from [`crate::model`]'s |
 //! | [`works`] | what gets recorded |
@@ -17,6 +18,7 @@
 //! network runs on our kernels; anything else is recorded from libtorch's operators.
 
 pub mod compiler;
+pub mod cublaslt;
 pub mod fused_policy;
 pub mod fused_vlm;
 pub mod gemm;
@@ -25,6 +27,7 @@ pub mod layers;
 pub mod matmul;
 pub mod memory;
 pub mod operators;
+pub mod product;
 pub mod recorder;
 pub mod resize;
 pub mod session;
