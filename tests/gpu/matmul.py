@@ -20,8 +20,8 @@ try:
 except ImportError:
     torch = None
 
-NO_ACTIVATION, GELU_TANH, GELU_ERF = 0, 1, 2
-TILE_IN = 64
+NO_ACTIVATION, GELU_TANH = 0, 1
+TILE_IN, TILE_OUT = 64, 64
 MULTIPROCESSORS = 132
 SHARED_BYTES = 227 * 1024  # that one block may use
 SHARED_BYTES_OF_TWO = 113 * 1024  # each, with two on a multiprocessor
@@ -41,28 +41,21 @@ class Shape(NamedTuple):
     residual: bool = False
 
     def __str__(self) -> str:
-        extras = ("", "+gelu_tanh", "+gelu_erf")[self.activation] + ("+residual" if self.residual else "")
+        extras = ("", "+gelu_tanh")[self.activation] + ("+residual" if self.residual else "")
         return f"{self.rows}x{self.in_width}->{self.out_width}{extras}"
 
 
 class Tiling(NamedTuple):
     """How the kernel divides the work."""
 
-    tile_out: int
     group_rows: int
     row_groups: int
     split: int
-    multicast: int
     stages: int
-    prefetch: int = 1
 
     @property
     def tile_rows(self) -> int:
         return self.group_rows * self.row_groups
-
-    @property
-    def groups(self) -> int:
-        return self.tile_out // 64 * self.row_groups
 
     @property
     def kept(self) -> int:
@@ -70,27 +63,25 @@ class Tiling(NamedTuple):
 
     @property
     def stage_bytes(self) -> int:
-        return (self.tile_out + self.tile_rows) * 2 * TILE_IN
+        return (TILE_OUT + self.tile_rows) * 2 * TILE_IN
 
     @property
     def shared_bytes(self) -> int:
-        received = (self.split - 1) * self.kept * self.groups * 2048
+        received = (self.split - 1) * self.kept * self.row_groups * 2048
         return self.stages * self.stage_bytes + received + 16 * self.stages + 8
 
     @property
     def registers(self) -> int:
         """That a thread may have: a quarter of the multiprocessor holds 512 for each lane, in steps of eight."""
-        warps_of_quarter = self.groups + 1
+        warps_of_quarter = self.row_groups + 1
         return min(255, 512 // warps_of_quarter // 8 * 8)
 
     @property
     def is_possible(self) -> bool:
-        staged = self.kept * self.row_groups * 8 * (self.tile_out + 4) * 4
+        staged = self.kept * self.row_groups * 8 * (TILE_OUT + 4) * 4
         return (
-            self.tile_rows % (8 * self.multicast) == 0
-            and self.tile_rows // self.multicast <= 256
-            and self.split * self.multicast <= 8
-            and self.groups <= 4
+            self.tile_rows <= 256
+            and self.split <= 8
             and self.group_rows // 2 + 24 <= self.registers
             and self.stages >= 2
             and staged <= self.stages * self.stage_bytes
@@ -98,27 +89,21 @@ class Tiling(NamedTuple):
         )
 
     def grid(self, shape: Shape) -> tuple[int, int, int]:
-        return self.split, shape.out_width // self.tile_out, ceil_div(shape.rows, self.tile_rows)
+        return self.split, shape.out_width // TILE_OUT, ceil_div(shape.rows, self.tile_rows)
 
     def macros(self, shape: Shape) -> dict[str, int]:
         return {
-            "TILE_OUT": self.tile_out,
             "GROUP_ROWS": self.group_rows,
             "ROW_GROUPS": self.row_groups,
             "STAGES": self.stages,
             "SPLIT": self.split,
-            "MULTICAST": self.multicast,
-            "PREFETCH": self.prefetch,
             "ACTIVATION": shape.activation,
             "BIAS": int(shape.bias),
             "RESIDUAL": int(shape.residual),
         }
 
     def __str__(self) -> str:
-        return (
-            f"{self.tile_out}x{self.group_rows}*{self.row_groups} split {self.split} multicast {self.multicast}"
-            f" stages {self.stages}"
-        )
+        return f"{self.group_rows}*{self.row_groups} split {self.split} stages {self.stages}"
 
 
 def ceil_div(count: int, size: int) -> int:
@@ -213,8 +198,8 @@ class Layer:
         self.source, self.weight, self.tensors = source, weight, tensors
         pointers = [ctypes.c_void_p(address(tensors.get(name))) for name in ("bias", "residual", "output")]
         self.arguments = [
-            tensor_map(weight, tiling.tile_out),
-            tensor_map(source, tiling.tile_rows // tiling.multicast),
+            tensor_map(weight, TILE_OUT),
+            tensor_map(source, tiling.tile_rows),
             *pointers,
             *map(ctypes.c_int, (shape.rows, shape.in_width, shape.out_width)),
         ]
@@ -224,7 +209,7 @@ class Layer:
         """On torch's current stream; `early`: by programmatic dependent launch."""
         config = driver.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = self.tiling.grid(self.shape)
-        config.blockDimX, config.blockDimY, config.blockDimZ = 128 * self.tiling.groups + 32, 1, 1
+        config.blockDimX, config.blockDimY, config.blockDimZ = 128 * self.tiling.row_groups + 32, 1, 1
         config.sharedMemBytes = self.tiling.shared_bytes
         config.hStream = driver.CUstream(torch.cuda.current_stream().cuda_stream)
         config.attrs = [cluster_attribute(self.tiling)] + ([early_attribute()] if early else [])
@@ -237,8 +222,7 @@ class Layer:
         if self.shape.bias:
             result += self.tensors["bias"].double()
         if self.shape.activation != NO_ACTIVATION:
-            approximate = "tanh" if self.shape.activation == GELU_TANH else "none"
-            result = torch.nn.functional.gelu(result, approximate=approximate)
+            result = torch.nn.functional.gelu(result, approximate="tanh")
         if self.shape.residual:
             result += self.tensors["residual"][: self.shape.rows].double()
         return result
@@ -252,7 +236,7 @@ def cluster_attribute(tiling: Tiling) -> object:
     attribute = driver.CUlaunchAttribute()
     attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
     cluster = attribute.value.clusterDim
-    cluster.x, cluster.y, cluster.z = tiling.split, tiling.multicast, 1
+    cluster.x, cluster.y, cluster.z = tiling.split, 1, 1
     return attribute
 
 

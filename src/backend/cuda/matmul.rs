@@ -89,13 +89,10 @@ impl Tiling {
         let flag = |on: bool| usize::from(on);
         source!(
             "matmul",
-            TILE_OUT = FEATURES,
             GROUP_ROWS = self.group_rows,
             ROW_GROUPS = self.row_groups,
             STAGES = self.stages,
             SPLIT = self.split,
-            MULTICAST = 1,
-            PREFETCH = 1,
             ACTIVATION = flag(shape.activation == Activation::Gelu),
             BIAS = flag(shape.bias),
             RESIDUAL = flag(shape.residual)

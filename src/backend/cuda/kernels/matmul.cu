@@ -3,47 +3,41 @@
 //   output[row, feature] = act(Σ input[row, k]·weight[feature, k] + bias[feature]) + residual[row, feature]
 //
 //   input [rows, in_width], weight [out_width, in_width], bias [out_width], residual and output [rows, out_width];
-//   residual may be output. in_width is a multiple of 64, at least 64·SPLIT; out_width of TILE_OUT·MULTICAST. Compute
+//   residual may be output. in_width is a multiple of 64, at least 64·SPLIT; out_width a multiple of 64. Compute
 //   capability 9.0.
 //
 // With so few rows the weights come from device memory once a layer, and the tiles of the output are too few to fill
-// the GPU. Three things answer that:
+// the GPU. Two things answer that:
 //
 //   - SPLIT blocks of a cluster share the sum over k. Each then owns every SPLIT-th chunk of eight rows and receives
 //     the others' partial sums through distributed shared memory, always added in the same order.
-//   - MULTICAST blocks of a cluster work on neighbouring features of the same rows. Each loads a part of the rows' tile
-//     and sends it to all.
-//   - Launched with programmatic stream serialization, a block loads weights while the kernel before still runs; only
-//     the rows have to wait.
+//   - Launched with programmatic stream serialization, a block loads weights while the kernel before still runs, the
+//     first into shared memory and the others into the L2 cache; only the rows have to wait.
 //
 // One warp issues the tensor copies (TMA) into a ring of STAGES tiles; each warpgroup multiplies 64 features by
 // GROUP_ROWS rows (wgmma: M are features, N are rows), so that rows are padded to a multiple of 8 only.
 //
-// Macros: TILE_OUT, a multiple of 64 up to 256; GROUP_ROWS, a multiple of 8 up to 256; ROW_GROUPS, how many
-// warpgroups share the rows of a tile; STAGES; SPLIT and MULTICAST, together at most 8 blocks; PREFETCH, 1 to fetch all
-// of a block's weights into the L2 cache ahead; ACTIVATION, 0 none, 1 GELU by tanh, 2 GELU by erf; BIAS and RESIDUAL,
-// 0 or 1. XVLA_SPIN_LIMIT traps after so many polls of a barrier instead of hanging.
+// Macros: GROUP_ROWS, a multiple of 8 up to 256; ROW_GROUPS, how many warpgroups share the rows of a tile; STAGES;
+// SPLIT, up to 8; ACTIVATION, 0 none, 1 GELU by tanh; BIAS and RESIDUAL, 0 or 1. XVLA_SPIN_LIMIT traps after so many
+// polls of a barrier instead of hanging.
 //
-// With TILE_ROWS = GROUP_ROWS·ROW_GROUPS, GROUPS = TILE_OUT / 64·ROW_GROUPS and KEPT = ⌈GROUP_ROWS / 8 / SPLIT⌉:
-//   grid (SPLIT, out_width / TILE_OUT, ⌈rows / TILE_ROWS⌉), cluster (SPLIT, MULTICAST, 1), block 128·GROUPS + 32,
-//   dynamic shared memory STAGES·(TILE_OUT + TILE_ROWS)·128 + (SPLIT - 1)·KEPT·GROUPS·2048 + 16·STAGES + 8 bytes.
+// With TILE_ROWS = GROUP_ROWS·ROW_GROUPS and KEPT = ⌈GROUP_ROWS / 8 / SPLIT⌉:
+//   grid (SPLIT, out_width / 64, ⌈rows / TILE_ROWS⌉), cluster (SPLIT, 1, 1), block 128·ROW_GROUPS + 32,
+//   dynamic shared memory STAGES·(64 + TILE_ROWS)·128 + (SPLIT - 1)·KEPT·ROW_GROUPS·2048 + 16·STAGES + 8 bytes.
 //
 // Tensor maps (cuTensorMapEncodeTiled): rank 2, 16-bit elements, dimensions {in_width, out_width or rows}, stride
-// {2·in_width} bytes, box {64, TILE_OUT} for weight_map and {64, TILE_ROWS / MULTICAST} for input_map, element strides
-// {1, 1}, no interleave, 128-byte swizzle, out-of-bounds fill with zeros (NONE).
+// {2·in_width} bytes, box {64, 64} for weight_map and {64, TILE_ROWS} for input_map, element strides {1, 1}, no
+// interleave, 128-byte swizzle, out-of-bounds fill with zeros (NONE).
 
+constexpr int TILE_OUT = 64;  // the features that a warpgroup multiplies
 constexpr int TILE_ROWS = GROUP_ROWS * ROW_GROUPS;
 constexpr int TILE_IN = 64;
 constexpr int ROW_BYTES = 2 * TILE_IN;  // one row of the 128-byte swizzle
 constexpr int WEIGHT_BYTES = TILE_OUT * ROW_BYTES;
 constexpr int INPUT_BYTES = TILE_ROWS * ROW_BYTES;
 constexpr int STAGE_BYTES = WEIGHT_BYTES + INPUT_BYTES;
-constexpr int SHARE_ROWS = TILE_ROWS / MULTICAST;  // of the input's tile, loaded by one block for all
 
-constexpr int OUT_GROUPS = TILE_OUT / 64;
-constexpr int GROUPS = OUT_GROUPS * ROW_GROUPS;
-constexpr int WORKERS = 128 * GROUPS;  // threads that multiply; one more warp loads
-constexpr int CLUSTER = SPLIT * MULTICAST;
+constexpr int WORKERS = 128 * ROW_GROUPS;  // threads that multiply; one more warp loads
 
 constexpr int CHUNKS = GROUP_ROWS / 8;
 constexpr int KEPT = (CHUNKS + SPLIT - 1) / SPLIT;   // chunks of eight rows that a block finishes, at most
@@ -52,11 +46,9 @@ constexpr int STAGED_PITCH = TILE_OUT + 4;           // floats; padded so that t
 constexpr int STAGED_CHUNK = ROW_GROUPS * 8 * STAGED_PITCH;
 constexpr int STAGED_BYTES = KEPT * STAGED_CHUNK * 4;
 
-static_assert(TILE_OUT % 64 == 0 && TILE_OUT <= 256, "a warpgroup multiplies 64 features, a box holds 256");
 static_assert(GROUP_ROWS % 8 == 0 && GROUP_ROWS <= 256, "the width of wgmma");
-static_assert(SHARE_ROWS * MULTICAST == TILE_ROWS && SHARE_ROWS % 8 == 0 && SHARE_ROWS <= 256,
-              "each part of the rows is a box of whole swizzle atoms");
-static_assert(CLUSTER <= 8, "larger clusters are not portable");
+static_assert(TILE_ROWS <= 256, "a box holds 256 rows");
+static_assert(SPLIT <= 8, "larger clusters are not portable");
 static_assert(STAGED_BYTES <= STAGES * STAGE_BYTES, "the result is staged where the tiles were");
 
 struct __align__(64) TensorMap {
@@ -69,18 +61,15 @@ struct Task {
     int first_row;
     int first_step;  // steps of TILE_IN along k
     int steps;
-    int split_rank;  // which part of k
-    int peer;        // place among the blocks that share rows
+    int split_rank;  // which part of k, and which block of the cluster
 };
 
 __device__ __forceinline__ Task task_of(int in_width) {
     const int all_steps = in_width / TILE_IN, split_rank = SPLIT == 1 ? 0 : blockIdx.x;
     const int first = all_steps * split_rank / SPLIT, end = all_steps * (split_rank + 1) / SPLIT;
     return {static_cast<int>(blockIdx.y) * TILE_OUT, static_cast<int>(blockIdx.z) * TILE_ROWS, first, end - first,
-            split_rank, static_cast<int>(blockIdx.y) % MULTICAST};
+            split_rank};
 }
-
-__device__ __forceinline__ unsigned int cluster_rank(int split_rank, int peer) { return split_rank + peer * SPLIT; }
 
 // Addresses in shared memory. The tiles come first because the swizzle counts from multiples of 1024 bytes.
 struct Shared {
@@ -184,16 +173,6 @@ __device__ __forceinline__ void copy_box(unsigned int to, const TensorMap& map, 
         "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
             to),
         "l"(&map), "r"(column), "r"(row), "r"(barrier)
-        : "memory");
-}
-
-// To the same place in all blocks of the cluster whose bits are set, each announced to the block's own barrier.
-__device__ __forceinline__ void copy_box_to(unsigned short blocks, unsigned int to, const TensorMap& map, int column,
-                                            int row, unsigned int barrier) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
-        " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
-        "l"(&map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
         : "memory");
 }
 
@@ -302,7 +281,7 @@ __device__ __forceinline__ int chunks_of(int split_rank) { return (CHUNKS - spli
 __device__ __forceinline__ void init_barriers(Shared shared, const Task& task) {
     for (int stage = 0; stage < STAGES; ++stage) {
         init_barrier(shared.full(stage), 1);
-        init_barrier(shared.empty(stage), MULTICAST * WORKERS / 32);
+        init_barrier(shared.empty(stage), WORKERS / 32);
     }
     init_barrier(shared.complete(), 1);
     fence_barrier_init();
@@ -311,7 +290,7 @@ __device__ __forceinline__ void init_barriers(Shared shared, const Task& task) {
     }
 }
 
-// The announcement covers both tiles of the stage, the rows that other blocks send too.
+// The announcement covers both tiles of the stage.
 __device__ __forceinline__ void load_weight(Shared shared, const TensorMap& map, const Task& task, int stage,
                                             int step) {
     arrive_expecting(shared.full(stage), STAGE_BYTES);
@@ -320,25 +299,15 @@ __device__ __forceinline__ void load_weight(Shared shared, const TensorMap& map,
 
 __device__ __forceinline__ void load_input(Shared shared, const TensorMap& map, const Task& task, int stage, int step) {
     const int column = (task.first_step + step) * TILE_IN;
-    if constexpr (MULTICAST == 1) {
-        copy_box(shared.input(stage), map, column, task.first_row, shared.full(stage));
-    } else {
-        unsigned int blocks = 0;
-#pragma unroll
-        for (int peer = 0; peer < MULTICAST; ++peer) blocks |= 1u << cluster_rank(task.split_rank, peer);
-        copy_box_to(static_cast<unsigned short>(blocks), shared.input(stage) + task.peer * SHARE_ROWS * ROW_BYTES, map,
-                    column, task.first_row + task.peer * SHARE_ROWS, shared.full(stage));
-    }
+    copy_box(shared.input(stage), map, column, task.first_row, shared.full(stage));
 }
 
 // Everything that can be loaded before the kernels before have ended.
 __device__ __forceinline__ void load_ahead(Shared shared, const TensorMap& weight_map, const Task& task) {
     for (int step = 0; step < STAGES && step < task.steps; ++step) load_weight(shared, weight_map, task, step, step);
-    if constexpr (PREFETCH) {
 #pragma unroll 1
-        for (int step = STAGES; step < task.steps; ++step) {
-            prefetch_box(weight_map, (task.first_step + step) * TILE_IN, task.first_feature);
-        }
+    for (int step = STAGES; step < task.steps; ++step) {
+        prefetch_box(weight_map, (task.first_step + step) * TILE_IN, task.first_feature);
     }
 }
 
@@ -355,21 +324,19 @@ __device__ __forceinline__ void load_tiles_of(Shared shared, const TensorMap& we
     }
 }
 
-// Tells all blocks that send rows to this stage that one more warp has done with it.
+// Tells the loading warp that one more warp has done with this stage.
 __device__ __forceinline__ void release(Shared shared, const Task& task, int stage) {
-    const int lane = threadIdx.x % 32;
-    if (lane < MULTICAST) arrive_remote(remote_address(shared.empty(stage), cluster_rank(task.split_rank, lane)));
+    if (threadIdx.x % 32 == 0) arrive_remote(remote_address(shared.empty(stage), task.split_rank));
 }
 
 __device__ __forceinline__ void multiply_tiles(Shared shared, const Task& task, float (&sums)[4 * CHUNKS]) {
     const int group = threadIdx.x / 128;
-    const int weight_offset = group % OUT_GROUPS * 64 * ROW_BYTES;
-    const int input_offset = group / OUT_GROUPS * GROUP_ROWS * ROW_BYTES;
+    const int input_offset = group * GROUP_ROWS * ROW_BYTES;
     Place place;
     int stage_before = 0;
     for (int step = 0; step < task.steps; ++step) {
         wait(shared.full(place.stage), place.parity);
-        const unsigned long long weight = tile_descriptor(shared.weight(place.stage) + weight_offset);
+        const unsigned long long weight = tile_descriptor(shared.weight(place.stage));
         const unsigned long long input = tile_descriptor(shared.input(place.stage) + input_offset);
         begin_products();
 #pragma unroll
@@ -400,10 +367,9 @@ __device__ __forceinline__ void exchange(Shared shared, const Task& task, const 
                 for (int i = 0; i < 4; ++i) kept[chunk / SPLIT * 4 + i] = sums[4 * chunk + i];
             }
         } else {
-            const unsigned int block = cluster_rank(owner, task.peer);
-            const unsigned int complete = remote_address(shared.complete(), block);
+            const unsigned int complete = remote_address(shared.complete(), owner);
             const unsigned int received = shared.received(rank < owner ? rank : rank - 1) + threadIdx.x * 16;
-            const unsigned int to = remote_address(received, block);
+            const unsigned int to = remote_address(received, owner);
 #pragma unroll
             for (int chunk = owner; chunk < CHUNKS; chunk += SPLIT) {
                 send_four(to + chunk / SPLIT * WORKERS * 16, sums + 4 * chunk, complete);
@@ -431,8 +397,8 @@ __device__ __forceinline__ void add_received(Shared shared, const Task& task, fl
 // Writes the finished sums to `staged` [KEPT, ROW_GROUPS, 8 rows, TILE_OUT features].
 __device__ __forceinline__ void stage_sums(float* staged, const float (&kept)[4 * KEPT]) {
     const int group = threadIdx.x / 128, lane = threadIdx.x % 32;
-    const int feature = group % OUT_GROUPS * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
-    const int row = group / OUT_GROUPS * 8 + lane % 4 * 2;
+    const int feature = threadIdx.x % 128 / 32 * 16 + lane / 4;
+    const int row = group * 8 + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < KEPT; ++i) {
         float* to = staged + i * STAGED_CHUNK + row * STAGED_PITCH + feature;
@@ -449,7 +415,6 @@ __device__ __forceinline__ float activate(float x) {
         const float minus_2u = -1.5957691216057308f * (x + 0.044715f * x * x * x);
         return __fdividef(x, 1.0f + __expf(minus_2u));
     }
-    if constexpr (ACTIVATION == 2) return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
     return x;
 }
 
