@@ -133,7 +133,7 @@ def compiled(bfloat16: bool, macros: dict[str, int]) -> bytes:
     """The machine code of the kernel behind the prelude; needs no GPU."""
     code = "".join((KERNELS / file).read_text(encoding="utf-8") for file in ("prelude.cuh", "matmul.cu"))
     program = checked(nvrtc.nvrtcCreateProgram(code.encode(), b"matmul.cu", 0, [], []))
-    options = [b"--gpu-architecture=sm_90a", b"--std=c++17"]
+    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", f"-I{KERNELS}".encode()]
     options += [b"-DXVLA_BF16"] if bfloat16 else []
     options += [f"-D{macro}={value}".encode() for macro, value in macros.items()]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)

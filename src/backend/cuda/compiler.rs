@@ -15,7 +15,11 @@ use tch::Kind;
 /// What every source begins with.
 const PRELUDE: &str = include_str!("kernels/prelude.cuh");
 /// Name and text of each header that sources include.
-const HEADERS: [(&str, &str); 1] = [("softmax.cuh", include_str!("kernels/softmax.cuh"))];
+const HEADERS: [(&str, &str); 3] = [
+    ("hopper.cuh", include_str!("kernels/hopper.cuh")),
+    ("softmax.cuh", include_str!("kernels/softmax.cuh")),
+    ("wgmma.cuh", include_str!("kernels/wgmma.cuh")),
+];
 
 /// A source file with the macros that fix its sizes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

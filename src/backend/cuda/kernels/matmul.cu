@@ -29,6 +29,9 @@
 // {2·in_width} bytes, box {64, 64} for weight_map and {64, TILE_ROWS} for input_map, element strides {1, 1}, no
 // interleave, 128-byte swizzle, out-of-bounds fill with zeros (NONE).
 
+#include "hopper.cuh"
+#include "wgmma.cuh"
+
 constexpr int TILE_OUT = 64;  // the features that a warpgroup multiplies
 constexpr int TILE_ROWS = GROUP_ROWS * ROW_GROUPS;
 constexpr int TILE_IN = 64;
@@ -39,21 +42,15 @@ constexpr int STAGE_BYTES = WEIGHT_BYTES + INPUT_BYTES;
 
 constexpr int WORKERS = 128 * ROW_GROUPS;  // threads that multiply; one more warp loads
 
-constexpr int CHUNKS = GROUP_ROWS / 8;
 constexpr int KEPT = (CHUNKS + SPLIT - 1) / SPLIT;   // chunks of eight rows that a block finishes, at most
 constexpr int RECEIVED_BYTES = KEPT * WORKERS * 16;  // from one other block of the split
 constexpr int STAGED_PITCH = TILE_OUT + 4;           // floats; padded so that the transposition has no bank conflicts
 constexpr int STAGED_CHUNK = ROW_GROUPS * 8 * STAGED_PITCH;
 constexpr int STAGED_BYTES = KEPT * STAGED_CHUNK * 4;
 
-static_assert(GROUP_ROWS % 8 == 0 && GROUP_ROWS <= 256, "the width of wgmma");
 static_assert(TILE_ROWS <= 256, "a box holds 256 rows");
 static_assert(SPLIT <= 8, "larger clusters are not portable");
 static_assert(STAGED_BYTES <= STAGES * STAGE_BYTES, "the result is staged where the tiles were");
-
-struct __align__(64) TensorMap {
-    unsigned long long opaque[16];
-};
 
 // What one block works on.
 struct Task {
@@ -83,184 +80,8 @@ struct Shared {
     __device__ unsigned int complete() const { return full(2 * STAGES); }  // all partial sums received
 };
 
-// Barriers in shared memory (mbarrier). A phase is over when all have arrived and all announced bytes have.
-
-__device__ __forceinline__ void init_barrier(unsigned int barrier, int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-
-// Makes initialised barriers visible to the copy engine and to the cluster.
-__device__ __forceinline__ void fence_barrier_init() {
-    asm volatile("fence.mbarrier_init.release.cluster;\n\tfence.proxy.async;" ::: "memory");
-}
-
-__device__ __forceinline__ void arrive_expecting(unsigned int barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
-
-// `barrier` may be another block's. Not a release at cluster scope, which would flush all stores: what is announced is
-// that the tensor cores have read a tile, and they have when await_products returns.
-__device__ __forceinline__ void arrive_remote(unsigned int barrier) {
-    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ __forceinline__ bool is_over(unsigned int barrier, unsigned int parity) {
-    unsigned int over;
-    asm volatile(
-        "{\n\t.reg .pred p;\n\t"
-        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
-        "selp.u32 %0, 1, 0, p;\n\t}"
-        : "=r"(over)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-    return over != 0;
-}
-
-__device__ __forceinline__ void wait(unsigned int barrier, unsigned int parity) {
-#ifdef XVLA_SPIN_LIMIT
-    for (int polls = 0; !is_over(barrier, parity); ++polls) {
-        if (polls > XVLA_SPIN_LIMIT) __trap();
-    }
-#else
-    while (!is_over(barrier, parity)) {
-    }
-#endif
-}
-
-// Where the block `rank` of the cluster has what is at `address` here.
-__device__ __forceinline__ unsigned int remote_address(unsigned int address, unsigned int rank) {
-    unsigned int remote;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
-    return remote;
-}
-
-// Relaxed, since fence_barrier_init has released what matters.
-__device__ __forceinline__ void synchronize_cluster() {
-    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
 __device__ __forceinline__ void synchronize_workers() {
     asm volatile("bar.sync 1, %0;" ::"n"(WORKERS) : "memory");
-}
-
-// Stores sixteen bytes in another block's shared memory and announces them to the barrier beside it.
-__device__ __forceinline__ void send_four(unsigned int to, const float values[4], unsigned int barrier) {
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
-        "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "r"(barrier)
-        : "memory");
-}
-
-__device__ __forceinline__ void load_four(unsigned int from, float values[4]) {
-    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
-                 : "=f"(values[0]), "=f"(values[1]), "=f"(values[2]), "=f"(values[3])
-                 : "r"(from)
-                 : "memory");
-}
-
-// Dependent launches: what the kernels before wrote may be touched after the one, the kernel after may start its blocks
-// after the other.
-__device__ __forceinline__ void wait_for_kernels_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-__device__ __forceinline__ void let_next_kernel_start() {
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
-// Tensor copies: the box at (column, row) of the map's tensor.
-
-__device__ __forceinline__ void copy_box(unsigned int to, const TensorMap& map, int column, int row,
-                                         unsigned int barrier) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-            to),
-        "l"(&map), "r"(column), "r"(row), "r"(barrier)
-        : "memory");
-}
-
-__device__ __forceinline__ void prefetch_box(const TensorMap& map, int column, int row) {
-    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(column), "r"(row)
-                 : "memory");
-}
-
-// Products of a warpgroup (wgmma).
-
-__device__ __forceinline__ void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-
-template <int PENDING>
-__device__ __forceinline__ void await_products(float (&sums)[4 * CHUNKS]) {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-    if constexpr (PENDING == 0) {
-        // Keeps the compiler from reading the sums before the wait.
-#pragma unroll
-        for (int i = 0; i < 4 * CHUNKS; ++i) asm volatile("" : "+f"(sums[i])::"memory");
-    }
-}
-
-// Describes a tile of 64 columns to wgmma: its rows are 128 bytes in the 128-byte swizzle (1 in the top bits), groups
-// of eight rows are 1024 bytes apart. The other stride has no meaning here and is 1. All in units of sixteen bytes.
-__device__ __forceinline__ unsigned long long tile_descriptor(unsigned int address) {
-    return (1ull << 62) | (static_cast<unsigned long long>(1024 >> 4) << 32) | (1ull << 16) |
-           ((address & 0x3ffffu) >> 4);
-}
-
-// The registers of one wgmma, four for each eight rows. They have to be spelled out, and C++ cannot count in strings.
-#define REGISTERS_8(FIRST, NEXT) FIRST(3, 4, 5, 6)
-#define REGISTERS_16(FIRST, NEXT) REGISTERS_8(FIRST, NEXT) NEXT(7, 8, 9, 10)
-#define REGISTERS_24(FIRST, NEXT) REGISTERS_16(FIRST, NEXT) NEXT(11, 12, 13, 14)
-#define REGISTERS_32(FIRST, NEXT) REGISTERS_24(FIRST, NEXT) NEXT(15, 16, 17, 18)
-#define REGISTERS_40(FIRST, NEXT) REGISTERS_32(FIRST, NEXT) NEXT(19, 20, 21, 22)
-#define REGISTERS_48(FIRST, NEXT) REGISTERS_40(FIRST, NEXT) NEXT(23, 24, 25, 26)
-#define REGISTERS_56(FIRST, NEXT) REGISTERS_48(FIRST, NEXT) NEXT(27, 28, 29, 30)
-#define REGISTERS_64(FIRST, NEXT) REGISTERS_56(FIRST, NEXT) NEXT(31, 32, 33, 34)
-#define REGISTERS_72(FIRST, NEXT) REGISTERS_64(FIRST, NEXT) NEXT(35, 36, 37, 38)
-#define REGISTERS_80(FIRST, NEXT) REGISTERS_72(FIRST, NEXT) NEXT(39, 40, 41, 42)
-#define REGISTERS_88(FIRST, NEXT) REGISTERS_80(FIRST, NEXT) NEXT(43, 44, 45, 46)
-#define REGISTERS_96(FIRST, NEXT) REGISTERS_88(FIRST, NEXT) NEXT(47, 48, 49, 50)
-#define REGISTERS_104(FIRST, NEXT) REGISTERS_96(FIRST, NEXT) NEXT(51, 52, 53, 54)
-#define REGISTERS_112(FIRST, NEXT) REGISTERS_104(FIRST, NEXT) NEXT(55, 56, 57, 58)
-#define REGISTERS_120(FIRST, NEXT) REGISTERS_112(FIRST, NEXT) NEXT(59, 60, 61, 62)
-#define REGISTERS_128(FIRST, NEXT) REGISTERS_120(FIRST, NEXT) NEXT(63, 64, 65, 66)
-#define REGISTERS_136(FIRST, NEXT) REGISTERS_128(FIRST, NEXT) NEXT(67, 68, 69, 70)
-#define REGISTERS_144(FIRST, NEXT) REGISTERS_136(FIRST, NEXT) NEXT(71, 72, 73, 74)
-#define REGISTERS_152(FIRST, NEXT) REGISTERS_144(FIRST, NEXT) NEXT(75, 76, 77, 78)
-#define REGISTERS_160(FIRST, NEXT) REGISTERS_152(FIRST, NEXT) NEXT(79, 80, 81, 82)
-#define REGISTERS_168(FIRST, NEXT) REGISTERS_160(FIRST, NEXT) NEXT(83, 84, 85, 86)
-#define REGISTERS_176(FIRST, NEXT) REGISTERS_168(FIRST, NEXT) NEXT(87, 88, 89, 90)
-#define REGISTERS_184(FIRST, NEXT) REGISTERS_176(FIRST, NEXT) NEXT(91, 92, 93, 94)
-#define REGISTERS_192(FIRST, NEXT) REGISTERS_184(FIRST, NEXT) NEXT(95, 96, 97, 98)
-#define REGISTERS_200(FIRST, NEXT) REGISTERS_192(FIRST, NEXT) NEXT(99, 100, 101, 102)
-#define REGISTERS_208(FIRST, NEXT) REGISTERS_200(FIRST, NEXT) NEXT(103, 104, 105, 106)
-#define REGISTERS_216(FIRST, NEXT) REGISTERS_208(FIRST, NEXT) NEXT(107, 108, 109, 110)
-#define REGISTERS_224(FIRST, NEXT) REGISTERS_216(FIRST, NEXT) NEXT(111, 112, 113, 114)
-#define REGISTERS_232(FIRST, NEXT) REGISTERS_224(FIRST, NEXT) NEXT(115, 116, 117, 118)
-#define REGISTERS_240(FIRST, NEXT) REGISTERS_232(FIRST, NEXT) NEXT(119, 120, 121, 122)
-#define REGISTERS_248(FIRST, NEXT) REGISTERS_240(FIRST, NEXT) NEXT(123, 124, 125, 126)
-#define REGISTERS_256(FIRST, NEXT) REGISTERS_248(FIRST, NEXT) NEXT(127, 128, 129, 130)
-
-#define FIRST_NAMES(a, b, c, d) "%" #a ", %" #b ", %" #c ", %" #d
-#define NEXT_NAMES(a, b, c, d) ", %" #a ", %" #b ", %" #c ", %" #d
-#define OPERANDS(a, b, c, d) , "+f"(sums[a - 3]), "+f"(sums[b - 3]), "+f"(sums[c - 3]), "+f"(sums[d - 3])
-#define JOINED(left, right) left##right
-#define REGISTERS(rows) JOINED(REGISTERS_, rows)
-#define QUOTED_TEXT(text) #text
-#define QUOTED(macro) QUOTED_TEXT(macro)
-#ifdef XVLA_BF16
-#define PRODUCT_TYPES "f32.bf16.bf16"
-#else
-#define PRODUCT_TYPES "f32.f16.f16"
-#endif
-
-// sums = weight·inputᵀ over 16 columns, plus the sums before if `add` is not 0. With lane = 4·group + member, the sums
-// 4·chunk + i of a thread belong to row 8·chunk + 2·member + i % 2 and feature 16·warp + group + 8·(i / 2). The inputs
-// are called outputs so that they come first and the numbers of the sums do not depend on GROUP_ROWS.
-__device__ __forceinline__ void multiply(float (&sums)[4 * CHUNKS], unsigned long long weight,
-                                         unsigned long long input, int add) {
-    asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %2, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n" QUOTED(GROUP_ROWS) "k16." PRODUCT_TYPES
-                 " {" REGISTERS(GROUP_ROWS)(FIRST_NAMES, NEXT_NAMES) "}, %0, %1, add, 1, 1, 0, 0;\n\t}"
-                 : "+l"(weight), "+l"(input), "+r"(add) REGISTERS(GROUP_ROWS)(OPERANDS, OPERANDS)
-                 :
-                 : "memory");
 }
 
 // A place in the ring of stages.
@@ -324,7 +145,8 @@ __device__ __forceinline__ void load_tiles_of(Shared shared, const TensorMap& we
     }
 }
 
-// Tells the loading warp that one more warp has done with this stage.
+// Tells the loading warp that one more warp has done with this stage: the tensor cores have read it when await_products
+// has returned.
 __device__ __forceinline__ void release(Shared shared, const Task& task, int stage) {
     if (threadIdx.x % 32 == 0) arrive_remote(remote_address(shared.empty(stage), task.split_rank));
 }

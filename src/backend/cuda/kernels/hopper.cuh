@@ -1,0 +1,102 @@
+// What Hopper has for blocks that work in clusters and for copies that run by themselves: barriers in shared memory,
+// another block's shared memory, dependent launches, the tensor copy engine. Compute capability 9.0 and later.
+//
+// Macro: XVLA_SPIN_LIMIT, if defined, makes `wait` trap after so many polls instead of hanging.
+
+// Barriers in shared memory (mbarrier). A phase is over when all have arrived and all announced bytes have.
+
+__device__ __forceinline__ void init_barrier(unsigned int barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+// Makes initialised barriers visible to the copy engine and to the cluster.
+__device__ __forceinline__ void fence_barrier_init() {
+    asm volatile("fence.mbarrier_init.release.cluster;\n\tfence.proxy.async;" ::: "memory");
+}
+
+__device__ __forceinline__ void arrive_expecting(unsigned int barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+// `barrier` may be another block's. Not a release at cluster scope, which would flush all stores: it announces that
+// something has been read.
+__device__ __forceinline__ void arrive_remote(unsigned int barrier) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ bool is_over(unsigned int barrier, unsigned int parity) {
+    unsigned int over;
+    asm volatile(
+        "{\n\t.reg .pred p;\n\t"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+        "selp.u32 %0, 1, 0, p;\n\t}"
+        : "=r"(over)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    return over != 0;
+}
+
+__device__ __forceinline__ void wait(unsigned int barrier, unsigned int parity) {
+#ifdef XVLA_SPIN_LIMIT
+    for (int polls = 0; !is_over(barrier, parity); ++polls) {
+        if (polls > XVLA_SPIN_LIMIT) __trap();
+    }
+#else
+    while (!is_over(barrier, parity)) {
+    }
+#endif
+}
+
+// Where the block `rank` of the cluster has what is at `address` here.
+__device__ __forceinline__ unsigned int remote_address(unsigned int address, unsigned int rank) {
+    unsigned int remote;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+    return remote;
+}
+
+// Relaxed, since fence_barrier_init has released what matters.
+__device__ __forceinline__ void synchronize_cluster() {
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Stores sixteen bytes in another block's shared memory and announces them to the barrier beside it.
+__device__ __forceinline__ void send_four(unsigned int to, const float values[4], unsigned int barrier) {
+    asm volatile(
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+        "f"(values[0]), "f"(values[1]), "f"(values[2]), "f"(values[3]), "r"(barrier)
+        : "memory");
+}
+
+__device__ __forceinline__ void load_four(unsigned int from, float values[4]) {
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(values[0]), "=f"(values[1]), "=f"(values[2]), "=f"(values[3])
+                 : "r"(from)
+                 : "memory");
+}
+
+// Dependent launches: what the kernels before wrote may be touched after the one, the kernel after may start its blocks
+// after the other.
+__device__ __forceinline__ void wait_for_kernels_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ __forceinline__ void let_next_kernel_start() {
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
+// Tensor copies: the box at (column, row) of the map's tensor. The driver makes the map (cuTensorMapEncodeTiled).
+
+struct __align__(64) TensorMap {
+    unsigned long long opaque[16];
+};
+
+__device__ __forceinline__ void copy_box(unsigned int to, const TensorMap& map, int column, int row,
+                                         unsigned int barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+            to),
+        "l"(&map), "r"(column), "r"(row), "r"(barrier)
+        : "memory");
+}
+
+__device__ __forceinline__ void prefetch_box(const TensorMap& map, int column, int row) {
+    asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(column), "r"(row)
+                 : "memory");
+}
