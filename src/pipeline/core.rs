@@ -2,7 +2,7 @@
 //! the next when something fails.
 
 use super::fallback::{self, Place};
-use super::in_flight::{Postprocess, Queued};
+use super::inference::{Postprocess, Queued};
 use super::latency::milliseconds;
 use super::prepare::{self, Preparer};
 use super::provenance::{Provenance, Runtime};

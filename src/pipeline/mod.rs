@@ -6,7 +6,7 @@
 //! | what | file |
 //! |---|---|
 //! | what to load, what is asked | [`options`], [`request`], [`noise`] |
-//! | an inference from its request to its answer | [`core`], [`prepare`], [`validate`], [`in_flight`] |
+//! | an inference from its request to its answer | [`core`], [`prepare`], [`validate`], [`inference`], [`in_flight`] |
 //! | what runs, and what takes over when it fails | [`gate`], [`fallback`], [`provenance`] |
 //! | the inference thread of a live pipeline | [`worker`], [`slot`], [`epoch`] |
 //! | times as people read them | [`latency`] |
@@ -16,7 +16,8 @@ pub mod epoch;
 mod error;
 mod fallback;
 mod gate;
-pub mod in_flight;
+mod in_flight;
+mod inference;
 pub mod latency;
 #[cfg(test)]
 pub mod mock;
@@ -32,7 +33,8 @@ pub mod validate;
 pub mod worker;
 
 pub use error::PipelineError;
-pub use in_flight::{InFlight, Inference};
+pub use in_flight::InFlight;
+pub use inference::Inference;
 pub use noise::Noise;
 pub use options::Options;
 pub use provenance::{Degraded, Provenance, Runtime};
