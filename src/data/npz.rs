@@ -1,14 +1,14 @@
 //! NumPy's archives (`.npz`): a zip whose members are `<key>.npy`, stored or deflated.
 
+use super::npy::{self, NpyArray, NpyError};
+use crate::data::DatasetError;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-
+use tempfile::NamedTempFile;
+use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
-
-use super::npy::{self, NpyArray, NpyError};
-use crate::data::DatasetError;
 
 /// How much a file may make this program allocate, whatever the file says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,29 +160,29 @@ fn key_of(name: &str) -> &str {
 }
 
 /// Writes `arrays` to `path` as `numpy.savez` would: stored, not deflated. The same arrays give the same
-/// bytes. The file appears whole or not at all: it is written under another name and then renamed.
+/// bytes. The file appears whole or not at all.
 ///
 /// # Errors
 /// The file cannot be written, or a shape does not describe its values.
 pub fn write_npz(path: &Path, arrays: &[(&str, NpyArray)]) -> Result<(), DatasetError> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(format!(".partial.{}", std::process::id()));
-    let partial = PathBuf::from(partial);
     let io = |source| DatasetError::Io { path: path.to_owned(), source };
-
-    let written = write_members(path, &partial, arrays);
-    let renamed = written.and_then(|()| std::fs::rename(&partial, path).map_err(io));
-    if renamed.is_err() {
-        // The first error is the one to tell; the leftover may not even exist.
-        let _ = std::fs::remove_file(&partial);
-    }
-    renamed
+    let mut partial = partial_file(path).map_err(io)?;
+    write_members(path, partial.as_file_mut(), arrays)?;
+    partial.as_file().sync_all().map_err(io)?;
+    partial.persist(path).map(drop).map_err(|error| io(error.error))
 }
 
-fn write_members(path: &Path, partial: &Path, arrays: &[(&str, NpyArray)]) -> Result<(), DatasetError> {
+/// A new file in the folder of `path`, which vanishes unless it is given that name. Opened here, because a file that
+/// `tempfile` opens is readable by its owner only.
+fn partial_file(path: &Path) -> std::io::Result<NamedTempFile> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    tempfile::Builder::new().prefix(".").suffix(".partial").make_in(folder, |partial| File::create_new(partial))
+}
+
+fn write_members(path: &Path, file: &mut File, arrays: &[(&str, NpyArray)]) -> Result<(), DatasetError> {
     let io = |source| DatasetError::Io { path: path.to_owned(), source };
-    let zip = |error: zip::result::ZipError| io(std::io::Error::other(error));
-    let mut archive = ZipWriter::new(BufWriter::new(File::create(partial).map_err(io)?));
+    let zip = |error: ZipError| io(std::io::Error::other(error));
+    let mut archive = ZipWriter::new(BufWriter::new(file));
     for (key, array) in arrays {
         let bytes = npy::encode(array).map_err(|error| DatasetError::Array {
             path: path.to_owned(),
@@ -195,6 +195,5 @@ fn write_members(path: &Path, partial: &Path, arrays: &[(&str, NpyArray)]) -> Re
         archive.start_file(format!("{key}.npy"), options).map_err(zip)?;
         archive.write_all(&bytes).map_err(io)?;
     }
-    let file = archive.finish().map_err(zip)?.into_inner().map_err(|error| io(error.into_error()))?;
-    file.sync_all().map_err(io)
+    archive.finish().map_err(zip)?.flush().map_err(io)
 }
