@@ -1,5 +1,6 @@
 //! The machine and the libraries a measurement was made with, as far as the system tells.
 
+use procfs::{CpuInfo, Current, Meminfo};
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,13 +41,13 @@ pub struct Versions {
 pub const EXPECTED_LIBTORCH: &str = "2.11.0";
 
 impl Machine {
-    /// Looks around.
+    /// Asks the system about this machine; what it does not tell stays `None`.
     pub fn read() -> Self {
         Self {
             cpu: cpu_name(),
             architecture: std::env::consts::ARCH,
             cores: std::thread::available_parallelism().map_or(1, usize::from),
-            memory_bytes: memory_bytes(),
+            memory_bytes: Meminfo::current().ok().map(|memory| memory.mem_total),
             kernel: read("/proc/sys/kernel/osrelease"),
             os: read("/etc/os-release").and_then(|text| quoted_value(&text, "PRETTY_NAME=")),
             gpus: gpu_names(),
@@ -56,7 +57,7 @@ impl Machine {
 }
 
 impl Versions {
-    /// Looks around.
+    /// Asks this process which libraries it has loaded.
     pub fn read() -> Self {
         let libtorch_path = loaded_library("libtorch_cpu.so");
         let libtorch = libtorch_path.as_deref().and_then(libtorch_version);
@@ -68,7 +69,8 @@ impl Versions {
     }
 }
 
-/// The file from which a library whose name contains `name` was loaded into this process.
+/// The file from which a library whose name contains `name` was loaded into this process. The list is read line by line
+/// here, because drivers map things that a strict reader gives up at.
 pub fn loaded_library(name: &str) -> Option<PathBuf> {
     let maps = read("/proc/self/maps")?;
     let path = maps.lines().filter_map(|line| line.find('/').and_then(|start| line.get(start..)));
@@ -99,20 +101,9 @@ fn libtorch_version(library: &Path) -> Option<String> {
 }
 
 fn cpu_name() -> Option<String> {
-    let text = read("/proc/cpuinfo")?;
-    let named = ["model name", "Model", "Hardware"].iter().find_map(|key| {
-        let line = text.lines().find(|line| line.starts_with(key))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
+    let named = CpuInfo::current().ok().and_then(|processors| processors.model_name(0).map(str::to_owned));
     // Robots' boards keep their name in the device tree.
     named.or_else(|| Some(read("/proc/device-tree/model")?.trim_end_matches('\0').to_owned()))
-}
-
-fn memory_bytes() -> Option<u64> {
-    let text = read("/proc/meminfo")?;
-    let value = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kibibytes: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
 }
 
 fn gpu_names() -> Vec<String> {
@@ -149,7 +140,14 @@ mod tests {
     }
 
     #[test]
-    #[cfg(target_os = "linux")]
+    fn processor_memory_and_kernel_of_this_machine_are_known() {
+        let machine = Machine::read();
+        assert!(machine.cpu.is_some_and(|name| !name.is_empty()));
+        assert!(machine.memory_bytes > Some(1 << 28), "{:?}", machine.memory_bytes);
+        assert!(machine.kernel.is_some());
+    }
+
+    #[test]
     fn a_library_of_this_process_is_found_where_it_was_loaded_from() {
         let library = loaded_library("libc.so").unwrap();
         assert!(library.is_absolute() && library.exists(), "{}", library.display());
