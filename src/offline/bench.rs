@@ -99,6 +99,13 @@ pub struct Memory {
     pub run: Peak,
 }
 
+impl Memory {
+    /// The segments by name, in the order in which they happen.
+    pub fn named(&self) -> [(&'static str, Peak); 3] {
+        [("load", self.load), ("warm-up", self.warm_up), ("run", self.run)]
+    }
+}
+
 /// Device memory of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct GpuMemory {

@@ -1,8 +1,9 @@
 //! A measurement as one self-contained page: no scripts, nothing loaded from elsewhere, readable in light and dark.
 
+use super::bench::Sample;
 use super::report::{BackendReport, Report};
 use crate::pipeline::latency::Summary;
-use std::fmt::Write;
+use maud::{Markup, PreEscaped, html};
 
 const STYLE: &str = "
 :root { color-scheme: light dark; --ink: #1b1f24; --faint: #6a737d; --paper: #ffffff; --line: #d8dee4;
@@ -28,79 +29,110 @@ const WIDTH: f64 = 900.0;
 
 /// The page.
 pub fn page(report: &Report) -> String {
-    let mut sections = String::new();
-    for section in [table(report), bars(report), lines(report), memory(report), facts(report)] {
-        sections.push_str(&section);
-    }
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>X-VLA benchmark</title>\n<style>{STYLE}</style>\n</head>\n<body>\n\
-         <h1>X-VLA benchmark: {checkpoint}</h1>\n{sections}</body>\n</html>\n",
-        checkpoint = escape(&report.configuration.checkpoint.display().to_string()),
-    )
+    let checkpoint = report.configuration.checkpoint.display();
+    let page = html! {
+        // maud's own constant is in upper case.
+        (PreEscaped("<!doctype html>"))
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { "X-VLA benchmark" }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                h1 { "X-VLA benchmark: " (checkpoint) }
+                (latency_table(report))
+                (median_bars(report))
+                (latency_lines(report))
+                (memory_table(report))
+                (configuration(report))
+            }
+        }
+    };
+    page.into_string()
 }
 
-/// Text that cannot be taken for markup.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+/// The style that paints the `index`th backend, as `property`.
+fn colour(property: &str, index: usize) -> String {
+    format!("{property}:var(--c{})", index % COLOURS)
 }
 
-fn colour(index: usize) -> String {
-    format!("var(--c{})", index % COLOURS)
+/// A length in a plot, rounded to what can be seen.
+fn length(value: f64) -> String {
+    format!("{value:.1}")
 }
 
-fn table(report: &Report) -> String {
-    let mut rows = String::new();
-    for backend in &report.backends {
-        for (stage, Summary { min, p50, p90, p99, max, mean }) in backend.stages.named() {
-            let cells: String =
-                [min, p50, p90, p99, max, mean].iter().map(|value| format!("<td>{value:.3}</td>")).collect();
-            rows += &format!("<tr><td>{}</td><td>{stage}</td>{cells}</tr>\n", escape(&backend.backend));
+fn latency_table(report: &Report) -> Markup {
+    html! {
+        h2 { "Latency, ms" }
+        div class="scroll" {
+            table {
+                tr { @for name in ["backend", "stage", "min", "p50", "p90", "p99", "max", "mean"] { th { (name) } } }
+                @for backend in &report.backends {
+                    @for (stage, Summary { min, p50, p90, p99, max, mean }) in backend.stages.named() {
+                        tr {
+                            td { (backend.backend) }
+                            td { (stage) }
+                            @for value in [min, p50, p90, p99, max, mean] { td { (format!("{value:.3}")) } }
+                        }
+                    }
+                }
+            }
         }
     }
-    format!(
-        "<h2>Latency, ms</h2>\n<div class=\"scroll\"><table>\n<tr><th>backend</th><th>stage</th><th>min</th><th>p50</th>\
-         <th>p90</th><th>p99</th><th>max</th><th>mean</th></tr>\n{rows}</table></div>\n"
-    )
+}
+
+/// One bar of the plot of medians.
+struct Bar<'a> {
+    /// Top edge of its row.
+    top: f64,
+    width: f64,
+    median_ms: f64,
+    index: usize,
+    backend: &'a str,
 }
 
 /// Medians per stage, a bar per backend.
-fn bars(report: &Report) -> String {
+fn median_bars(report: &Report) -> Markup {
     const ROW: f64 = 20.0;
     const LEFT: f64 = 110.0;
     const RIGHT: f64 = 190.0;
-    let medians = |backend: &BackendReport| backend.stages.named().map(|(_, summary)| summary.p50);
-    let largest = report.backends.iter().flat_map(medians).fold(f64::MIN_POSITIVE, f64::max);
-    let mut shapes = String::new();
-    let mut y = 0.0;
-    for (stage, name) in ["preprocess", "vlm", "policy", "postprocess", "e2e"].into_iter().enumerate() {
-        y += 10.0;
-        let _ = write!(shapes, "<text x=\"0\" y=\"{:.1}\">{name}</text>", y + 14.0);
+    let medians = |backend: &BackendReport| backend.stages.named().map(|(stage, summary)| (stage, summary.p50));
+    let all = report.backends.iter().flat_map(medians).map(|(_, median_ms)| median_ms);
+    let largest = all.fold(f64::MIN_POSITIVE, f64::max);
+    let stages = report.backends.first().map(medians).unwrap_or_default();
+
+    let mut top = 0.0;
+    let mut labels = Vec::new();
+    let mut bars = Vec::new();
+    for (row, (stage, _)) in stages.into_iter().enumerate() {
+        top += 10.0;
+        labels.push((top, stage));
         for (index, backend) in report.backends.iter().enumerate() {
-            let Some(value) = medians(backend).get(stage).copied() else { continue };
-            let width = (value / largest * (WIDTH - LEFT - RIGHT)).max(1.0);
-            let _ = writeln!(
-                shapes,
-                "<rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{:.1}\" rx=\"2\" style=\"fill:{}\"/>\
-                 <text x=\"{:.1}\" y=\"{:.1}\">{value:.2} ms <tspan class=\"faint\">{}</tspan></text>",
-                y + 2.0,
-                ROW - 4.0,
-                colour(index),
-                LEFT + width + 6.0,
-                y + 14.0,
-                escape(&backend.backend),
-            );
-            y += ROW;
+            let Some((_, median_ms)) = medians(backend).get(row).copied() else { continue };
+            let width = (median_ms / largest * (WIDTH - LEFT - RIGHT)).max(1.0);
+            bars.push(Bar { top, width, median_ms, index, backend: &backend.backend });
+            top += ROW;
         }
     }
-    format!(
-        "<h2>Median per stage</h2>\n<svg viewBox=\"0 0 {WIDTH} {y:.0}\" role=\"img\" aria-label=\"Median latency per stage\">\n{shapes}</svg>\n"
-    )
+    html! {
+        h2 { "Median per stage" }
+        svg viewBox=(format!("0 0 {WIDTH} {top:.0}")) role="img" aria-label="Median latency per stage" {
+            @for (top, stage) in labels { text x="0" y=(length(top + 14.0)) { (stage) } }
+            @for Bar { top, width, median_ms, index, backend } in bars {
+                rect x=(LEFT) y=(length(top + 2.0)) width=(length(width)) height=(length(ROW - 4.0)) rx="2"
+                    style=(colour("fill", index)) {}
+                text x=(length(LEFT + width + 6.0)) y=(length(top + 14.0)) {
+                    (format!("{median_ms:.2} ms ")) tspan class="faint" { (backend) }
+                }
+            }
+        }
+    }
 }
 
 /// End-to-end latency of every inference, in order.
-fn lines(report: &Report) -> String {
+fn latency_lines(report: &Report) -> Markup {
     const HEIGHT: f64 = 260.0;
     const LEFT: f64 = 60.0;
     const TOP: f64 = 10.0;
@@ -110,92 +142,64 @@ fn lines(report: &Report) -> String {
     let longest = report.backends.iter().map(|backend| backend.samples.len()).max().unwrap_or(1).max(2);
     let x = |index: usize| LEFT + (WIDTH - LEFT) * index as f64 / (longest - 1) as f64;
     let y = |value: f64| TOP + (HEIGHT - TOP - BOTTOM) * (1.0 - value / highest);
-
-    let mut shapes = String::new();
-    for quarter in 0..=4 {
-        let value = highest * f64::from(quarter) / 4.0;
-        let _ = writeln!(
-            shapes,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{0:.1}\" y2=\"{0:.1}\"/>\
-             <text class=\"faint\" x=\"{1}\" y=\"{2:.1}\" text-anchor=\"end\">{value:.1}</text>",
-            y(value),
-            LEFT - 6.0,
-            y(value) + 4.0,
-        );
+    let points = |samples: &[Sample]| {
+        let points = samples.iter().enumerate();
+        points.map(|(index, sample)| format!("{:.1},{:.1} ", x(index), y(sample.e2e_ms))).collect::<String>()
+    };
+    html! {
+        h2 { "End to end over iterations, ms" }
+        svg viewBox=(format!("0 0 {WIDTH} {HEIGHT}")) role="img" aria-label="End-to-end latency of every inference" {
+            @for value in (0..=4).map(|quarter| highest * f64::from(quarter) / 4.0) {
+                line class="grid" x1=(LEFT) x2=(WIDTH) y1=(length(y(value))) y2=(length(y(value))) {}
+                text class="faint" x=(LEFT - 6.0) y=(length(y(value) + 4.0)) text-anchor="end" { (length(value)) }
+            }
+            @for (index, backend) in report.backends.iter().enumerate() {
+                polyline points=(points(&backend.samples))
+                    style={ "fill:none;stroke-width:1.5;" (colour("stroke", index)) } {}
+                text x=(length(LEFT + 140.0 * index as f64)) y=(length(HEIGHT - 6.0)) style=(colour("fill", index)) {
+                    (backend.backend)
+                }
+            }
+        }
     }
-    for (index, backend) in report.backends.iter().enumerate() {
-        let points: String = backend
-            .samples
-            .iter()
-            .enumerate()
-            .map(|(index, sample)| format!("{:.1},{:.1} ", x(index), y(sample.e2e_ms)))
-            .collect();
-        let _ = writeln!(
-            shapes,
-            "<polyline points=\"{points}\" style=\"fill:none;stroke:{0};stroke-width:1.5\"/>\
-             <text x=\"{1:.1}\" y=\"{2:.1}\" style=\"fill:{0}\">{3}</text>",
-            colour(index),
-            LEFT + 140.0 * index as f64,
-            HEIGHT - 6.0,
-            escape(&backend.backend),
-        );
-    }
-    format!(
-        "<h2>End to end over iterations, ms</h2>\n<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"End-to-end latency of every inference\">\n{shapes}</svg>\n"
-    )
 }
 
-fn memory(report: &Report) -> String {
+fn memory_table(report: &Report) -> Markup {
     let mebibytes = |bytes: Option<u64>| {
         bytes.map_or("not told by this system".to_owned(), |bytes| {
             format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
         })
     };
-    let mut rows = String::new();
-    for backend in &report.backends {
-        let segments =
-            [("load", backend.memory.load), ("warm-up", backend.memory.warm_up), ("run", backend.memory.run)];
-        for (segment, peak) in segments {
-            rows += &format!(
-                "<tr><td>{}</td><td>{segment}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
-                escape(&backend.backend),
-                mebibytes(peak.peak_bytes),
-                mebibytes(peak.anonymous_bytes),
-                mebibytes(peak.file_bytes),
-            );
+    let heads = ["backend", "segment", "peak resident", "own at the end", "mapped files at the end"];
+    html! {
+        h2 { "Memory of the host process" }
+        div class="scroll" {
+            table {
+                tr { @for head in heads { th { (head) } } }
+                @for backend in &report.backends {
+                    @for (segment, peak) in backend.memory.named() {
+                        tr {
+                            td { (backend.backend) }
+                            td { (segment) }
+                            @for bytes in [peak.peak_bytes, peak.anonymous_bytes, peak.file_bytes] {
+                                td { (mebibytes(bytes)) }
+                            }
+                        }
+                    }
+                }
+            }
         }
     }
-    format!(
-        "<h2>Memory of the host process</h2>\n<div class=\"scroll\"><table>\n<tr><th>backend</th><th>segment</th>\
-         <th>peak resident</th><th>own at the end</th><th>mapped files at the end</th></tr>\n{rows}</table></div>\n"
-    )
 }
 
-fn facts(report: &Report) -> String {
+fn configuration(report: &Report) -> Markup {
     let (machine, versions, how) = (&report.machine, &report.versions, &report.configuration);
-    let unknown = || "unknown".to_owned();
-    let mut facts = vec![
-        (
-            "processor",
-            format!(
-                "{} ({} cores, {})",
-                machine.cpu.clone().unwrap_or_else(unknown),
-                machine.cores,
-                machine.architecture
-            ),
-        ),
-        (
-            "memory",
-            machine.memory_bytes.map_or_else(unknown, |bytes| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))),
-        ),
-        (
-            "system",
-            format!(
-                "{}, Linux {}",
-                machine.os.clone().unwrap_or_else(unknown),
-                machine.kernel.clone().unwrap_or_else(unknown)
-            ),
-        ),
+    let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "unknown".to_owned());
+    let memory = machine.memory_bytes.map(|bytes| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30)));
+    let facts = [
+        ("processor", format!("{} ({} cores, {})", known(&machine.cpu), machine.cores, machine.architecture)),
+        ("memory", known(&memory)),
+        ("system", format!("{}, Linux {}", known(&machine.os), known(&machine.kernel))),
         ("GPU", if machine.gpus.is_empty() { "none".to_owned() } else { machine.gpus.join(", ") }),
         ("xvla_ros", versions.xvla_ros.to_owned()),
         ("libtorch", versions.libtorch.clone()),
@@ -207,24 +211,18 @@ fn facts(report: &Report) -> String {
         ("seed of the noise", how.seed.to_string()),
         ("percentiles", how.percentiles.to_owned()),
     ];
-    for backend in &report.backends {
-        let delta =
-            backend.max_abs_delta.map_or(String::new(), |delta| format!(", max |Δ| {delta:.2e} against the first"));
-        let load =
-            format!("loaded in {:.1} ms, first inference {:.1} ms{delta}", backend.load_ms, backend.first_inference_ms);
-        facts.push(("backend", format!("{}: {load}", backend.backend)));
-    }
-    let rows: String =
-        facts.iter().map(|(name, value)| format!("<dt>{name}</dt><dd>{}</dd>\n", escape(value))).collect();
-    format!("<h2>Configuration</h2>\n<dl>\n{rows}</dl>\n")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_cannot_become_markup() {
-        assert_eq!(escape("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
+    html! {
+        h2 { "Configuration" }
+        dl {
+            @for (name, value) in facts { dt { (name) } dd { (value) } }
+            @for backend in &report.backends {
+                dt { "backend" }
+                dd {
+                    (backend.backend) ": "
+                    (format!("loaded in {:.1} ms, first inference {:.1} ms", backend.load_ms, backend.first_inference_ms))
+                    @if let Some(delta) = backend.max_abs_delta { (format!(", max |Δ| {delta:.2e} against the first")) }
+                }
+            }
+        }
     }
 }

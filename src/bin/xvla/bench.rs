@@ -161,8 +161,7 @@ fn text(report: &Report) -> String {
 
 /// What does not fit a table of latencies.
 fn notes(backend: &BackendReport) -> String {
-    let memory = backend.memory;
-    let peaks = [("load", memory.load), ("warm-up", memory.warm_up), ("run", memory.run)].map(|(segment, peak)| {
+    let peaks = backend.memory.named().map(|(segment, peak)| {
         let bound = if peak.exact { "" } else { "at most " };
         let told = peak.peak_bytes.map_or("not told by this system".to_owned(), output::size);
         format!("{segment} {bound}{told}")
