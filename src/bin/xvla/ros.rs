@@ -2,7 +2,8 @@
 
 use super::Finding;
 use std::env;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 
 /// Shared memory that camera images need: at 512 KiB, Fast DDS's default, an image of 640×480 does not fit and is
 /// cut into pieces, more than half of which get lost at 30 Hz.
@@ -88,11 +89,10 @@ fn segment_size(xml: &str) -> Option<u64> {
     after.split_once('<')?.0.trim().parse().ok()
 }
 
-/// Fast DDS keeps its segments in /dev/shm; containers often get 64 MB of it.
+/// Fast DDS keeps its segments in /dev/shm; containers often get 64 MB of it. The probe is a file without a name:
+/// anyone may write to that folder, and a name that can be guessed could be a link to somewhere else.
 fn shared_memory() -> Finding {
-    let path = Path::new("/dev/shm");
-    let probe = path.join(format!("xvla_doctor_{}", std::process::id()));
-    let usable = std::fs::write(&probe, b"probe").and_then(|()| std::fs::remove_file(&probe));
+    let usable = tempfile::tempfile_in("/dev/shm").and_then(|mut probe| probe.write_all(b"probe"));
     match usable {
         Ok(()) => Finding::ok("shared memory", "/dev/shm can be written"),
         Err(error) => Finding::note(
