@@ -19,6 +19,8 @@ pub mod names;
 #[cfg(feature = "onnxruntime")]
 pub mod onnxruntime;
 pub mod select;
+#[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
+mod shared_library;
 pub mod stream;
 #[cfg(feature = "tensorrt")]
 pub mod tensorrt;

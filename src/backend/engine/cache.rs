@@ -2,10 +2,10 @@
 //! and never seen half written.
 
 use super::Flavour;
+use super::files::short_hash;
 use super::sidecar::{Flags, Identity, Sidecar};
 use crate::backend::BackendError;
 use crate::model::onnx::file::data_path;
-use sha2::{Digest, Sha256};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,7 @@ pub fn path_of(folder: &Path, identity: &Identity) -> PathBuf {
     let identity = Identity { flags: Flags { opset: 0, ..identity.flags.clone() }, ..identity.clone() };
     // Fields in the order of their declaration: the same identity always gives the same text.
     let text = serde_json::to_string(&identity).unwrap_or_default();
-    let key = format!("{:x}", Sha256::digest(text));
-    let key = key.get(..16).unwrap_or(&key);
+    let key = short_hash(&text);
     let ending = if identity.flavour == Flavour::Onnx { "onnx" } else { "engine" };
     let (flavour, precision) = (identity.flavour.name(), identity.precision.name());
     folder.join(format!("{flavour}-d{}-{precision}-{key}.{ending}", identity.domain))
@@ -150,8 +149,9 @@ fn unwritable(path: &Path, error: &io::Error) -> BackendError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::engine::sidecar::beside;
+    use crate::backend::engine::files::beside;
     use crate::backend::engine::sidecar::tests::sidecar;
+    use sha2::{Digest, Sha256};
     use std::process::Command;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
@@ -332,7 +332,7 @@ mod tests {
                 move |partial: &Path| {
                     std::fs::write(data_path(partial), text).unwrap();
                     std::fs::write(partial, text).unwrap();
-                    let hash = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                    let hash = format!("{:x}", Sha256::digest(text));
                     let (engine_sha256, data_sha256) = (hash.clone(), Some(hash));
                     Ok(Sidecar { engine_sha256, engine_bytes: text.len() as u64, data_sha256, ..sidecar() })
                 }

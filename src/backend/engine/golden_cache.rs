@@ -2,12 +2,11 @@
 //!
 //! An answer that cannot be kept or read again costs a second or a few at the next start, and nothing else.
 
+use super::files::{replace, short_hash};
 use super::golden::{InputSpec, SEED};
-use super::sidecar::replace;
 use crate::config::Dtype;
 use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// What libtorch was asked, as far as the answer depends on it.
@@ -40,13 +39,8 @@ impl GoldenKey {
 
     /// Where the answer lies in `cache`.
     pub fn path_in(&self, cache: &Path) -> PathBuf {
-        let key = format!("{:x}", Sha256::digest(format!("{self:?}")));
-        cache.join("answers").join(format!(
-            "libtorch-d{}-{}-{}.json",
-            self.sizes.domain,
-            self.dtype,
-            key.get(..16).unwrap_or(&key)
-        ))
+        let (domain, dtype, key) = (self.sizes.domain, self.dtype, short_hash(&format!("{self:?}")));
+        cache.join("answers").join(format!("libtorch-d{domain}-{dtype}-{key}.json"))
     }
 
     /// The answer, raw actions [T·A], if it is in `cache`.
@@ -61,7 +55,7 @@ impl GoldenKey {
         let path = self.path_in(cache);
         let kept = serde_json::to_string(actions).map_err(std::io::Error::from).and_then(|text| {
             std::fs::create_dir_all(path.parent().unwrap_or(cache))?;
-            replace(&path, &text)
+            replace(&path, text.as_bytes())
         });
         if let Err(error) = kept {
             tracing::warn!("{}: libtorch's answer is not kept for the next start: {error}", path.display());

@@ -7,10 +7,12 @@
 //! | [`make`] | from a checkpoint to an engine with its sidecar |
 //! | [`golden`] | the seeded case that it has to answer like libtorch |
 //! | [`golden_cache`] | libtorch's answers for backends without an engine file |
+//! | `files` | names of files, and how one is replaced as a whole |
 //! | [`step`] | the seam to the library |
 //! | [`work`] | all denoising steps with the engine inside |
 
 pub mod cache;
+pub(super) mod files;
 pub mod golden;
 pub mod golden_cache;
 pub mod make;

@@ -3,15 +3,15 @@
 //! An engine is executable content. Its bytes are hashed as they are read, and bytes that are not those of the sidecar
 //! are never handed on.
 
+use super::files::{beside, replace};
 use super::{Flavour, IoTensor, Precision};
 use crate::backend::BackendError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Of the sidecars written here; others are refused.
 pub const FORMAT: u32 = 1;
@@ -132,7 +132,7 @@ impl Sidecar {
         // JSON would turn such numbers into null, and nothing could read the engine again.
         self.golden.check().map_err(|reason| fault(engine, reason))?;
         let text = serde_json::to_string_pretty(self).map_err(|error| fault(engine, error.to_string()))?;
-        replace(&path, &(text + "\n")).map_err(|error| fault(engine, format!("{}: {error}", path.display())))
+        replace(&path, (text + "\n").as_bytes()).map_err(|error| fault(engine, format!("{}: {error}", path.display())))
     }
 
     /// Whether the engine is what is `wanted`, field by field.
@@ -265,30 +265,6 @@ pub fn sha256_of_file(path: &Path) -> io::Result<String> {
         }
         hasher.update(block.get(..count).unwrap_or_default());
     }
-}
-
-/// Puts a file of that text at `path` by way of another name, unique to this call, in the same folder.
-pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
-    static CALLS: AtomicU64 = AtomicU64::new(0);
-    let call = CALLS.fetch_add(1, Ordering::Relaxed);
-    let partial = beside(path, &format!(".{}-{call}.partial", std::process::id()));
-    let written = File::create(&partial).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    });
-    if written.is_err() {
-        // The first failure is the one to tell.
-        let _ = std::fs::remove_file(&partial);
-    }
-    written
-}
-
-/// `path` with `suffix` at the end of its name.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 fn fault(path: &Path, reason: impl Into<String>) -> BackendError {

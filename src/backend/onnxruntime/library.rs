@@ -1,14 +1,15 @@
 //! ONNX Runtime's library: opened at run time, once for the process.
 
-#![allow(unsafe_code, reason = "opens a shared library and takes its table of functions")]
+#![allow(unsafe_code, reason = "takes a shared library's table of functions")]
 
 use super::NAME;
 use crate::backend::BackendError;
+use crate::backend::shared_library::Place;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::sys::{OrtApi, OrtApiBase};
 use std::ffi::CStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// The folder to look in when nothing is configured.
@@ -38,7 +39,7 @@ pub fn open(configured: Option<&Path>) -> Result<Library, BackendError> {
     if let Some(library) = &*opened {
         return Ok(library.clone());
     }
-    let library = open_first(&candidates(configured))?;
+    let library = open_in(&place_of(configured))?;
     tracing::info!("opened ONNX Runtime {}", library.version);
     Ok(opened.insert(library).clone())
 }
@@ -60,50 +61,30 @@ impl Library {
     }
 }
 
-fn candidates(configured: Option<&Path>) -> Vec<PathBuf> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let within = |folder: &Path| NAMES.map(|name| folder.join(name)).to_vec();
-    // The loader looks for a bare name in its own folders, not in the working directory.
-    let configured = configured.map(|path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
-    match configured {
-        Some(file) if file.is_file() => vec![file],
-        Some(folder) => within(&folder),
-        None => match (variable(VARIABLE), variable(BINDINGS_VARIABLE)) {
-            (Some(folder), _) => within(&folder),
-            (None, Some(file)) => vec![file],
-            (None, None) => NAMES.map(PathBuf::from).to_vec(),
-        },
-    }
+fn place_of(configured: Option<&Path>) -> Place {
+    Place::of(configured, VARIABLE).or_file(BINDINGS_VARIABLE)
 }
 
-fn open_first(candidates: &[PathBuf]) -> Result<Library, BackendError> {
-    let mut tried = Vec::new();
-    for path in candidates {
-        match table_of(path) {
-            Ok((api, version)) => return start(api, version),
-            Err(reason) => tried.push(format!("{}: {reason}", path.display())),
-        }
+fn open_in(place: &Place) -> Result<Library, BackendError> {
+    let (api, version) = place.open(&NAMES, |_, library| table_of(library)).map_err(|tried| unavailable(&tried))?;
+    if !ort::set_api(api) {
+        return Err(unavailable("another one was opened before and did not start"));
     }
-    Err(unavailable(&format!("tried {}", tried.join("; "))))
+    let environment = ort::init().with_name("xvla").with_telemetry(false).build();
+    let environment = environment.map_err(|error| unavailable(&error.to_string()))?;
+    environment.set_log_level(LogLevel::Warning);
+    Ok(Library { environment, version })
 }
 
-/// The functions of the library at `path` and its version. The binding's own way there panics at a library without them,
-/// and prefers a file beside the program to the one that was asked for.
-fn table_of(path: &Path) -> Result<(OrtApi, String), String> {
+/// The functions of the library and its version. The binding's own way there panics at a library without them, and
+/// prefers a file beside the program to the one that was asked for.
+fn table_of(library: &libloading::Library) -> Result<(OrtApi, String), String> {
     const NONE: &str = "this is no ONNX Runtime";
-    // A pipe would keep the loader waiting for ever.
-    if path.exists() && !path.is_file() {
-        return Err("this is no file".to_owned());
-    }
-    // SAFETY: the initialisers of ONNX Runtime need nothing from us; which file it is, is the user's decision.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|error| why(path, &error))?;
     // SAFETY: ONNX Runtime exports this function with this signature in every version.
     let base =
         unsafe { library.get::<unsafe extern "system" fn() -> *const OrtApiBase>("OrtGetApiBase").map(|base| base()) };
     let base = base.map_err(|_| NONE.to_owned())?;
-    // Stays open for as long as the process: sessions and static memory of the library are in use.
-    std::mem::forget(library);
-    // SAFETY: the pointer is null or leads to a static table.
+    // SAFETY: the pointer is null or leads to a static table of a library that stays open.
     let base = unsafe { base.as_ref() }.ok_or(NONE)?;
     // SAFETY: a function of that table, which returns null or a static string.
     let version = unsafe { (base.GetVersionString)() };
@@ -119,28 +100,12 @@ fn table_of(path: &Path) -> Result<(OrtApi, String), String> {
     Ok((api.clone(), version))
 }
 
-/// What the loader says, without the path that it begins with.
-fn why(path: &Path, error: &libloading::Error) -> String {
-    let text = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-    text.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&text).to_owned()
-}
-
 fn fits(version: &str) -> Result<(), String> {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     match (parts.next(), parts.next()) {
         (Some(1), Some(minor)) if minor >= ort::MINOR_VERSION => Ok(()),
         _ => Err(format!("version {version}, this build needs 1.{} or a later 1.x", ort::MINOR_VERSION)),
     }
-}
-
-fn start(api: OrtApi, version: String) -> Result<Library, BackendError> {
-    if !ort::set_api(api) {
-        return Err(unavailable("another one was opened before and did not start"));
-    }
-    let environment = ort::init().with_name("xvla").with_telemetry(false).build();
-    let environment = environment.map_err(|error| unavailable(&error.to_string()))?;
-    environment.set_log_level(LogLevel::Warning);
-    Ok(Library { environment, version })
 }
 
 fn unavailable(reason: &str) -> BackendError {
@@ -156,7 +121,7 @@ mod tests {
     use super::*;
 
     fn refusal(path: &Path) -> String {
-        open_first(&candidates(Some(path))).unwrap_err().to_string()
+        open_in(&place_of(Some(path))).unwrap_err().to_string()
     }
 
     #[test]

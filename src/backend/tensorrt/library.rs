@@ -1,11 +1,12 @@
 //! TensorRT for RTX, or full TensorRT in a build with feature `tensorrt-enterprise`: opened at run time, once for the
 //! process.
-#![allow(unsafe_code, reason = "opens shared libraries and asks them for their version")]
+#![allow(unsafe_code, reason = "asks shared libraries for their version")]
 
 use super::NAME;
 use crate::backend::BackendError;
 use crate::backend::engine::Flavour;
-use std::path::{Path, PathBuf};
+use crate::backend::shared_library::Place;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// The folder to look in when nothing is configured.
@@ -60,7 +61,7 @@ pub fn open(configured: Option<&Path>) -> Result<Library, BackendError> {
     if let Some(library) = &*opened {
         return Ok(library.clone());
     }
-    let library = Place::of(configured).open()?;
+    let library = open_in(&Place::of(configured, VARIABLE))?;
     tracing::info!("opened {}", library.describe());
     Ok(opened.insert(library).clone())
 }
@@ -131,81 +132,22 @@ pub(super) fn dotted((major, minor): (i32, i32)) -> String {
     format!("{major}.{minor}")
 }
 
-/// Where to look.
-#[derive(Debug, PartialEq, Eq)]
-enum Place {
-    Folder(PathBuf),
-    File(PathBuf),
-    Loader,
+fn open_in(place: &Place) -> Result<Library, BackendError> {
+    let missing = |reason: String| unavailable(names::LIBRARY, &reason);
+    let found = place.open(&names::RUNTIME, |path, library| {
+        let version = Version::of(library)?;
+        version.check()?;
+        Ok((path.to_owned(), version))
+    });
+    let (path, version) = found.map_err(missing)?;
+    // The binding's own handle is a second one to the same library.
+    trtx::dynamically_load_tensorrt(Some(&path)).map_err(|error| missing(error.to_string()))?;
+    Ok(Library { version, parser: open_parser(&place.beside()) })
 }
 
-impl Place {
-    fn of(configured: Option<&Path>) -> Self {
-        match configured {
-            Some(path) if path.is_file() => Self::File(path.to_owned()),
-            Some(path) => Self::Folder(path.to_owned()),
-            None => match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
-                Some(folder) => Self::Folder(folder.into()),
-                None => Self::Loader,
-            },
-        }
-    }
-
-    fn open(&self) -> Result<Library, BackendError> {
-        let (path, library) = first(&self.candidates(&names::RUNTIME))
-            .map_err(|tried| unavailable(names::LIBRARY, &format!("tried {tried}")))?;
-        let version = Version::of(&library)
-            .map_err(|reason| unavailable(names::LIBRARY, &format!("{}: {reason}", path.display())))?;
-        version.check().map_err(|reason| unavailable(names::LIBRARY, &format!("{}: {reason}", path.display())))?;
-        // Its code must outlive everything made by it; the binding's own handle is a second one to the same library.
-        std::mem::forget(library);
-        trtx::dynamically_load_tensorrt(Some(&path))
-            .map_err(|error| unavailable(names::LIBRARY, &error.to_string()))?;
-        Ok(Library { version, parser: self.beside().open_parser() })
-    }
-
-    fn open_parser(&self) -> Result<(), String> {
-        let (path, library) = first(&self.candidates(&names::PARSER)).map_err(|tried| format!("tried {tried}"))?;
-        std::mem::forget(library);
-        trtx::dynamically_load_tensorrt_onnxparser(Some(&path)).map_err(|error| error.to_string())
-    }
-
-    fn candidates(&self, names: &[&str]) -> Vec<PathBuf> {
-        match self {
-            Self::Folder(folder) => names.iter().map(|name| folder.join(name)).collect(),
-            Self::File(file) => vec![file.clone()],
-            Self::Loader => names.iter().map(PathBuf::from).collect(),
-        }
-    }
-
-    /// Where the parser of a library from here is.
-    fn beside(&self) -> Self {
-        match self {
-            Self::Folder(folder) => Self::Folder(folder.clone()),
-            Self::File(file) => Self::Folder(file.parent().unwrap_or(Path::new("")).to_owned()),
-            Self::Loader => Self::Loader,
-        }
-    }
-}
-
-/// The first of `paths` that opens, or why each does not.
-fn first(paths: &[PathBuf]) -> Result<(PathBuf, libloading::Library), String> {
-    let mut tried = Vec::new();
-    for path in paths {
-        // SAFETY: the initialisers of NVIDIA's libraries need nothing from us; which file it is, is the user's decision.
-        match unsafe { libloading::Library::new(path) } {
-            Ok(library) => return Ok((path.clone(), library)),
-            Err(error) => tried.push(reason(path, &error)),
-        }
-    }
-    Err(tried.join("; "))
-}
-
-/// The loader's words, which start with the path most of the time.
-fn reason(path: &Path, error: &libloading::Error) -> String {
-    let words = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
-    let path = path.display().to_string();
-    if words.contains(&path) { words } else { format!("{path}: {words}") }
+fn open_parser(place: &Place) -> Result<(), String> {
+    let path = place.open(&names::PARSER, |path, _| Ok(path.to_owned()))?;
+    trtx::dynamically_load_tensorrt_onnxparser(Some(&path)).map_err(|error| error.to_string())
 }
 
 fn unavailable(what: &str, reason: &str) -> BackendError {
@@ -255,17 +197,11 @@ mod tests {
 
     #[test]
     fn a_folder_without_the_library_is_named_with_what_was_tried_and_how_to_get_it() {
-        let error = Place::of(Some(Path::new("/no/such/folder"))).open().unwrap_err().to_string();
+        let error = open_in(&Place::of(Some(Path::new("/no/such/folder")), VARIABLE)).unwrap_err().to_string();
         for name in names::RUNTIME {
             assert!(error.contains(&format!("/no/such/folder/{name}")), "{error}");
         }
         assert!(error.contains("engine.library") && error.contains(VARIABLE), "{error}");
-    }
-
-    #[test]
-    fn the_parser_is_looked_for_beside_a_configured_file() {
-        let file = Place::File(PathBuf::from("/opt/trt/lib/libtensorrt_rtx.so.1"));
-        assert_eq!(file.beside(), Place::Folder(PathBuf::from("/opt/trt/lib")));
     }
 
     #[test]

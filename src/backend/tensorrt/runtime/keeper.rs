@@ -30,6 +30,7 @@ mod flavoured {
 
 #[cfg(not(feature = "tensorrt-enterprise"))]
 mod flavoured {
+    use crate::backend::engine::files::replace;
     use crate::backend::tensorrt::log::quoted;
     use std::io::ErrorKind;
     use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ mod flavoured {
         /// Writes the kernels, once. Nothing depends on the file, so a failure is a warning.
         pub fn keep(&mut self) {
             let Some(path) = self.path.take() else { return };
-            let kept = quoted(|| self.cache.serialize()).and_then(|kernels| replace(&path, &kernels));
+            let kept = quoted(|| self.cache.serialize()).and_then(|kernels| write(&path, &kernels));
             if let Err(reason) = kept {
                 tracing::warn!("{}: compiled kernels are not kept: {reason}", path.display());
             }
@@ -89,41 +90,11 @@ mod flavoured {
         }
     }
 
-    /// Puts `contents` at `path` as a whole, unless they are there already.
-    fn replace(path: &Path, contents: &[u8]) -> Result<(), String> {
-        if std::fs::read(path).is_ok_and(|present| present == contents) {
+    /// Puts the kernels at `path`, unless they are there already.
+    fn write(path: &Path, kernels: &[u8]) -> Result<(), String> {
+        if std::fs::read(path).is_ok_and(|present| present == kernels) {
             return Ok(());
         }
-        // Two processes may do this at once.
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!(".{}", std::process::id()));
-        let written = std::fs::write(&temporary, contents).and_then(|()| std::fs::rename(&temporary, path));
-        written.map_err(|error| {
-            // What is left of it is of no use, and may not even exist.
-            let _ = std::fs::remove_file(&temporary);
-            error.to_string()
-        })
-    }
-
-    #[cfg(test)]
-    mod tests {
-        use super::*;
-
-        #[test]
-        fn kernels_are_put_in_place_as_a_whole_and_nothing_else_is_left() {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("policy.engine.kernels");
-            for contents in [b"old".as_slice(), b"new", b"new"] {
-                replace(&path, contents).unwrap();
-                assert_eq!(std::fs::read(&path).unwrap(), contents);
-            }
-            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-        }
-
-        #[test]
-        fn a_folder_that_is_not_there_is_a_reason_and_no_panic() {
-            let folder = tempfile::tempdir().unwrap();
-            assert!(replace(&folder.path().join("gone/kernels"), b"new").is_err());
-        }
+        replace(path, kernels).map_err(|error| error.to_string())
     }
 }

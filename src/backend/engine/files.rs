@@ -1,0 +1,67 @@
+//! Names and contents of the files in an engine cache.
+
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Puts a file of those contents at `path`, whole or not at all, however many processes do so at once.
+///
+/// # Errors
+/// The folder cannot be written, or the disk is full: what was at `path` is still there then.
+pub(in crate::backend) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    // Opened here, because a file that `tempfile` opens is readable by its owner only.
+    let mut partial =
+        tempfile::Builder::new().prefix(".").suffix(".partial").make_in(folder, |partial| File::create_new(partial))?;
+    partial.as_file_mut().write_all(contents)?;
+    partial.as_file().sync_all()?;
+    partial.persist(path).map(drop).map_err(|error| error.error)
+}
+
+/// `path` with `suffix` at the end of its name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// The beginning of the SHA-256 of `text`, 16 hex digits, for names of files that are found by what they are for.
+pub(super) fn short_hash(text: &str) -> String {
+    format!("{:x}", Sha256::digest(text)).chars().take(16).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_put_in_place_as_a_whole_and_nothing_else_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.engine.json");
+        for contents in [b"old".as_slice(), b"new", b"new"] {
+            replace(&path, contents).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), contents);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_replaced_file_may_be_read_by_whom_an_ordinary_one_may() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let [ordinary, replaced] = ["ordinary", "replaced"].map(|name| folder.path().join(name));
+        std::fs::write(&ordinary, b"").unwrap();
+        replace(&replaced, b"").unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&replaced), mode(&ordinary));
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error_without_the_name_of_a_temporary_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = replace(&folder.path().join("gone/kernels"), b"new").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(!error.to_string().contains("partial"), "{error}");
+    }
+}
