@@ -83,48 +83,33 @@ fn latency_table(report: &Report) -> Markup {
     }
 }
 
-/// One bar of the plot of medians.
-struct Bar<'a> {
-    /// Top edge of its row.
-    top: f64,
-    width: f64,
-    median_ms: f64,
-    index: usize,
-    backend: &'a str,
-}
-
 /// Medians per stage, a bar per backend.
 fn median_bars(report: &Report) -> Markup {
     const ROW: f64 = 20.0;
+    const GAP: f64 = 10.0;
     const LEFT: f64 = 110.0;
     const RIGHT: f64 = 190.0;
+    let backends = &report.backends;
     let medians = |backend: &BackendReport| backend.stages.named().map(|(stage, summary)| (stage, summary.p50));
-    let all = report.backends.iter().flat_map(medians).map(|(_, median_ms)| median_ms);
+    let names = backends.first().map(medians).unwrap_or_default().map(|(name, _)| name);
+    let all = backends.iter().flat_map(medians).map(|(_, median_ms)| median_ms);
     let largest = all.fold(f64::MIN_POSITIVE, f64::max);
-    let stages = report.backends.first().map(medians).unwrap_or_default();
-
-    let mut top = 0.0;
-    let mut labels = Vec::new();
-    let mut bars = Vec::new();
-    for (row, (stage, _)) in stages.into_iter().enumerate() {
-        top += 10.0;
-        labels.push((top, stage));
-        for (index, backend) in report.backends.iter().enumerate() {
-            let Some((_, median_ms)) = medians(backend).get(row).copied() else { continue };
-            let width = (median_ms / largest * (WIDTH - LEFT - RIGHT)).max(1.0);
-            bars.push(Bar { top, width, median_ms, index, backend: &backend.backend });
-            top += ROW;
-        }
-    }
+    let width = |median_ms: f64| (median_ms / largest * (WIDTH - LEFT - RIGHT)).max(1.0);
+    let top = |stage: usize, index: usize| GAP * (stage + 1) as f64 + ROW * (stage * backends.len() + index) as f64;
+    let height = (GAP + ROW * backends.len() as f64) * names.len() as f64;
     html! {
         h2 { "Median per stage" }
-        svg viewBox=(format!("0 0 {WIDTH} {top:.0}")) role="img" aria-label="Median latency per stage" {
-            @for (top, stage) in labels { text x="0" y=(length(top + 14.0)) { (stage) } }
-            @for Bar { top, width, median_ms, index, backend } in bars {
-                rect x=(LEFT) y=(length(top + 2.0)) width=(length(width)) height=(length(ROW - 4.0)) rx="2"
-                    style=(colour("fill", index)) {}
-                text x=(length(LEFT + width + 6.0)) y=(length(top + 14.0)) {
-                    (format!("{median_ms:.2} ms ")) tspan class="faint" { (backend) }
+        svg viewBox=(format!("0 0 {WIDTH} {height:.0}")) role="img" aria-label="Median latency per stage" {
+            @for (stage, name) in names.into_iter().enumerate() {
+                text x="0" y=(length(top(stage, 0) + 14.0)) { (name) }
+                @for (index, backend) in backends.iter().enumerate() {
+                    @if let Some((_, median_ms)) = medians(backend).get(stage) {
+                        rect x=(LEFT) y=(length(top(stage, index) + 2.0)) width=(length(width(*median_ms)))
+                            height=(length(ROW - 4.0)) rx="2" style=(colour("fill", index)) {}
+                        text x=(length(LEFT + width(*median_ms) + 6.0)) y=(length(top(stage, index) + 14.0)) {
+                            (format!("{median_ms:.2} ms ")) tspan class="faint" { (backend.backend) }
+                        }
+                    }
                 }
             }
         }
