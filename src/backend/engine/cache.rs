@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_or_a_link_in_the_place_of_the_workshop_blocks_nobody() {
+    fn a_file_or_a_link_in_the_place_of_the_staging_folder_blocks_nobody() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("a.engine"), folder.path().join("b.engine"));
         std::fs::write(folder.path().join(".a.engine.partial"), b"").unwrap();

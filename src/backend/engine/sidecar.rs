@@ -340,7 +340,7 @@ pub(super) mod tests {
         assert!(with_data.verify_files(&engine).unwrap_err().to_string().contains("policy.engine.data"));
         std::fs::write(&data, b"weights").unwrap();
         with_data.verify_files(&engine).unwrap();
-        std::fs::write(&data, b"Checkpoint").unwrap();
+        std::fs::write(&data, b"Weights").unwrap();
         assert!(with_data.verify_files(&engine).is_err());
     }
 
