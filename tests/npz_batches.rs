@@ -301,6 +301,17 @@ fn writing_leaves_the_old_file_when_it_fails_and_no_partial_file_ever() {
 }
 
 #[test]
+fn a_written_file_may_be_read_by_whom_an_ordinary_one_may() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    write_batch(&folder.path(), &batch()).unwrap();
+    let ordinary = folder.0.path().join("ordinary");
+    std::fs::write(&ordinary, b"").unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&folder.path()), mode(&ordinary));
+}
+
+#[test]
 fn the_same_batch_gives_the_same_bytes() {
     let folder = Folder::new();
     write_batch(&folder.path(), &batch()).unwrap();
