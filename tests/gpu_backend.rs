@@ -15,6 +15,7 @@ mod gpu_common;
 use common::Golden;
 use gpu_common::{Base, answers, ask, captured, channel_errors, gpu, on_cpu, say, worst_channel};
 use std::sync::{Arc, OnceLock};
+use xvla_ros::backend::cuda::shim;
 use xvla_ros::backend::stream::DeviceMemory;
 use xvla_ros::config::{Dtype, Preprocess};
 use xvla_ros::data::batch::Batch;
@@ -74,6 +75,9 @@ fn half_precision_at_full_size_stays_close_to_single_precision_on_the_cpu_in_eve
 fn memory_of_a_steady_state() -> &'static [DeviceMemory; 2] {
     static MEMORY: OnceLock<[DeviceMemory; 2]> = OnceLock::new();
     MEMORY.get_or_init(|| {
+        // Peaks are the process's: those of tests before this one do not count.
+        shim::release_unused_memory().unwrap();
+        shim::reset_peak_memory(0).unwrap();
         let base = Base::get();
         let batch = &base.batches()[0];
         let pipeline = Pipeline::load(&captured(&base.checkpoint(), Dtype::F16, 10)).unwrap();
