@@ -1,5 +1,5 @@
-//! How the node behaves on a real ROS 2: its parameters and names, bad input, a model that is slow or cannot run, and its
-//! end.
+//! How the node behaves on a real ROS 2: its parameters and names, bad input, another instruction, a model that is slow or
+//! cannot run, and its end.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
@@ -10,6 +10,7 @@ mod bad_input;
 mod completeness;
 mod end;
 mod fallback;
+mod instruction;
 mod names;
 mod parameters;
 mod slow_model;
