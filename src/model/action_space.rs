@@ -14,18 +14,18 @@ pub enum ActionMode {
     Ee6d,
     /// Two arms of six joints (rad) and gripper.
     Joint,
-    /// As `ee6d` on AgiBot, grippers regressed like the rest.
+    /// The `ee6d` layout on AgiBot robots; grippers are regressed like every other channel.
     AgibotEe6d,
     /// Seven joints (rad) of a Franka arm, padded.
     FrankaJoint7,
     /// Two SO-101 arms of five joints and gripper, padded.
     So101Bimanual,
-    /// As many channels as the data set had, padded.
+    /// The data set's own channels, padded; see [`ActionSpace::auto`].
     Auto,
 }
 
 impl ActionMode {
-    /// Every mode, in the order they are listed to people.
+    /// Every mode, in the order in which messages list them.
     pub const ALL: [Self; 6] =
         [Self::Ee6d, Self::Joint, Self::AgibotEe6d, Self::FrankaJoint7, Self::So101Bimanual, Self::Auto];
 
@@ -50,11 +50,11 @@ impl ActionMode {
 /// An action space with its sizes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActionSpace {
-    /// Which one.
+    /// The meaning of the channels.
     pub mode: ActionMode,
-    /// A: channels that the network sees.
+    /// A: width of an action inside the network, channels.
     pub model_dim: i64,
-    /// A': channels that the robot executes, the first of A.
+    /// A': channels that the robot executes; they are the first of the A channels.
     pub real_dim: i64,
     /// Channels that are hidden from the network and squashed by a sigmoid afterwards.
     pub grippers: &'static [i64],
@@ -94,12 +94,12 @@ impl ActionSpace {
         rows.flat_map(|row| (0i64..).zip(row).take(real).map(|(channel, &value)| self.target(channel, value))).collect()
     }
 
-    /// A sigmoid on the gripper channels only.
+    /// Applies a sigmoid to a gripper channel, which the network predicts as a logit; other channels pass.
     fn target(&self, channel: i64, value: f32) -> f32 {
         if self.grippers.contains(&channel) { 1.0 / (1.0 + (-value).exp()) } else { value }
     }
 
-    /// Names for the A' channels, for robots whose configuration gives none.
+    /// Default names of the A' channels, for robots whose configuration gives none.
     pub fn channel_names(&self) -> Vec<String> {
         const ARM_6D: [&str; 10] = ["x_m", "y_m", "z_m", "r11", "r21", "r31", "r12", "r22", "r32", "gripper"];
         const SO101: [&str; 6] = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"];

@@ -1,4 +1,4 @@
-//! What a checkpoint is and everything that is wrong with it, found without touching a single weight.
+//! Audits a checkpoint: its contents and every problem with it, found without reading a single weight.
 
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
@@ -8,26 +8,26 @@ use crate::error::CheckpointError;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The answer of [`audit`].
+/// The findings of [`audit`].
 #[derive(Debug)]
 pub struct Audit {
     /// The validated configuration.
     pub config: ModelConfig,
-    /// How the tensors are named.
+    /// The naming scheme of the stored tensors.
     pub layout: Layout,
     /// The weight files and their sizes, bytes.
     pub files: Vec<(PathBuf, u64)>,
     /// How many tensors are stored in each dtype.
     pub dtypes: BTreeMap<String, usize>,
-    /// Parameters that the configuration calls for.
+    /// Numbers of parameters that the configuration calls for.
     pub parameters: Parameters,
-    /// Tensors that serve training only and are passed over.
+    /// Number of tensors that only training needs; inference skips them.
     pub training_only: usize,
-    /// Every tensor that is missing, misshapen, of an unsupported dtype or not used.
+    /// Errors for tensors that are missing, misshapen, of an unsupported dtype, or not used.
     pub problems: Vec<CheckpointError>,
 }
 
-/// Numbers of parameters.
+/// Numbers of parameters, by part of the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// Vision tower and projector.
@@ -39,12 +39,12 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// All of them.
+    /// The sum over all parts.
     pub fn total(&self) -> u64 {
         self.vision + self.text + self.policy
     }
 
-    /// Counts the tensors of an inventory in the original release's names.
+    /// Counts the parameters of `tensors`, each a name as in the original release and a shape.
     pub fn count<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a [i64])>) -> Self {
         let mut counts = Self::default();
         for (name, shape) in tensors {
@@ -62,21 +62,22 @@ impl Parameters {
 /// Reads the configuration and the headers of the weights in `folder` and compares them.
 ///
 /// # Errors
-/// What makes a comparison impossible: a configuration or a header that cannot be used. Everything else is in
+/// A configuration or a header that cannot be used, because nothing can be compared then. Every other problem is in
 /// [`Audit::problems`].
 pub fn audit(folder: &Path) -> Result<Audit, CheckpointError> {
     let config = ModelConfig::from_folder(folder)?;
     let checkpoint = Checkpoint::open(folder)?;
     let ledger = checkpoint.survey(|root| network(root, &config))?;
-    let asked = ledger.asked.into_inner();
+    let requested = ledger.asked.into_inner();
     let layout = checkpoint.layout().clone();
 
     let mut dtypes = BTreeMap::new();
     for (_, entry) in checkpoint.entries() {
         *dtypes.entry(format!("{:?}", entry.dtype)).or_insert(0) += 1;
     }
-    let names =
-        asked.iter().map(|(name, shape)| (name.strip_prefix(layout.prefix.as_str()).unwrap_or(name), shape.as_slice()));
+    let names = requested
+        .iter()
+        .map(|(name, shape)| (name.strip_prefix(layout.prefix.as_str()).unwrap_or(name), shape.as_slice()));
     Ok(Audit {
         parameters: Parameters::count(names),
         training_only: checkpoint.entries().filter(|(name, _)| layout.training_only(name)).count(),

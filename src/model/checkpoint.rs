@@ -1,4 +1,5 @@
-//! Weights from safetensors files, mapped into memory and never copied unless dtype or device demand it.
+//! Reads weights from safetensors files. They are mapped into memory and copied only if dtype, device or alignment
+//! demand it.
 //!
 //! libtorch maps the file privately (`from_file`); every tensor is a view of that map and keeps it alive. On the
 //! CPU, in the file's own dtype, resident memory is therefore the file's pages and nothing else.
@@ -19,18 +20,18 @@ use tch::{Device, Kind, TchError, Tensor};
 
 /// The file of an unsharded checkpoint.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// Which shard holds which tensor.
+/// The index of a sharded checkpoint: it says which shard holds which tensor.
 pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// A safetensors header larger than this is not one (the format's own limit).
+/// The format's own limit; a larger header means that the file is not a safetensors file.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// What the header says of one tensor.
+/// One tensor's entry in a file header.
 #[derive(Clone, Debug)]
 pub struct TensorEntry {
     /// Extent of each dimension.
     pub shape: Vec<i64>,
-    /// As stored.
+    /// The stored dtype.
     pub dtype: Dtype,
     /// Offset of the first byte within the file.
     start: i64,
@@ -52,16 +53,16 @@ impl TensorEntry {
     }
 }
 
-/// One mapped file.
+/// A weights file that is mapped into memory.
 #[derive(Debug)]
 struct Mapped {
     path: PathBuf,
-    /// Kept open, so that what is hashed is what was mapped, whatever lies at the path by then.
+    /// The file stays open, so that a hash covers the mapped file even if another file has taken its path since.
     file: File,
     bytes: Tensor, // [file size] u8
 }
 
-/// All tensors of a checkpoint, on their way into the network.
+/// The stored weights of a checkpoint, from which the network's parts take their tensors.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -71,21 +72,22 @@ pub struct Checkpoint {
     taken: RefCell<BTreeSet<String>>,
 }
 
-/// What the parts of a network ask for, written down instead of being handed out.
+/// A record of the tensors that the parts of a network request. No weights are loaded while it is kept.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Stored name and shape of every tensor, in the order in which they were asked for.
+    /// Stored name and shape of every requested tensor, in the order of the requests.
     pub asked: RefCell<Vec<(String, Vec<i64>)>>,
-    /// What is wrong with those that are not as they should be.
+    /// Errors for requested tensors that are missing or do not match, and for stored ones that nothing requests.
     pub problems: RefCell<Vec<CheckpointError>>,
 }
 
 impl Checkpoint {
-    /// The stored names and shapes of all tensors that `build` asks for, in that order: what a checkpoint of
-    /// this layout must hold. Nothing is read and the tensors handed out hold no memory worth mentioning.
+    /// The stored names and shapes of all tensors that `build` requests, in that order. A checkpoint of this layout
+    /// must hold exactly these. Nothing is read, and each tensor that `build` receives occupies a single element of
+    /// memory.
     ///
     /// # Errors
-    /// Whatever `build` returns.
+    /// The errors of `build`.
     pub fn inventory(
         layout: Layout,
         build: impl FnOnce(&Scope) -> Result<(), CheckpointError>,
@@ -100,33 +102,34 @@ impl Checkpoint {
         Ok(checkpoint.survey(build)?.asked.into_inner())
     }
 
-    /// What `build` asks for, and everything that keeps these weights from satisfying it. No tensor is touched.
+    /// Records what `build` requests and every reason why these weights do not satisfy it. No tensor data is read.
     ///
     /// # Errors
-    /// Whatever `build` returns.
+    /// The errors of `build`.
     pub fn survey(&self, build: impl FnOnce(&Scope) -> Result<(), CheckpointError>) -> Result<Ledger, CheckpointError> {
-        let ledger = self.ask(build)?;
+        let ledger = self.record(build)?;
         if let Err(extra) = self.check_all_taken() {
             ledger.problems.borrow_mut().push(extra);
         }
         Ok(ledger)
     }
 
-    /// Counts what `build` asks for as taken, without loading it: for parts of the network that run elsewhere.
+    /// Marks what `build` requests as taken without loading it, for parts of the network that run elsewhere.
     ///
     /// # Errors
-    /// The first tensor that is missing or not as it should be.
+    /// The first tensor that is missing or does not match.
     pub fn note_taken(&self, build: impl FnOnce(&Scope) -> Result<(), CheckpointError>) -> Result<(), CheckpointError> {
-        self.ask(build)?.problems.into_inner().into_iter().next().map_or(Ok(()), Err)
+        self.record(build)?.problems.into_inner().into_iter().next().map_or(Ok(()), Err)
     }
 
-    fn ask(&self, build: impl FnOnce(&Scope) -> Result<(), CheckpointError>) -> Result<Ledger, CheckpointError> {
+    /// Runs `build` on a scope that records requests instead of loading tensors.
+    fn record(&self, build: impl FnOnce(&Scope) -> Result<(), CheckpointError>) -> Result<Ledger, CheckpointError> {
         let ledger = Ledger::default();
         build(&Scope { ledger: Some(&ledger), ..self.root(Kind::Float, Device::Cpu) })?;
         Ok(ledger)
     }
 
-    /// Maps the weights in `folder` and reads their headers; no tensor is touched yet.
+    /// Maps the weights in `folder` and reads their headers, but no tensor data yet.
     ///
     /// # Errors
     /// A missing, truncated or malformed file; a dtype other than F32, F16 or BF16; names that are not X-VLA's.
@@ -159,8 +162,8 @@ impl Checkpoint {
         &self.layout
     }
 
-    /// SHA-256 of the weight files that were mapped, one after the other, in lowercase hex. Reads them whole: seconds for a
-    /// full-size checkpoint.
+    /// SHA-256 of the mapped weight files, one after the other, in lowercase hex. It reads them whole, which takes
+    /// seconds for a full-size checkpoint.
     ///
     /// # Errors
     /// A file that can no longer be read.
@@ -168,10 +171,11 @@ impl Checkpoint {
         sha256(self.files.iter().map(|mapped| (mapped.path.as_path(), &mapped.file)))
     }
 
-    /// What tells these files from others without reading them: their names, sizes and times, and their headers.
+    /// Identifies the weight files without reading them whole: SHA-256, in lowercase hex, of their headers, names,
+    /// sizes and modification times.
     ///
     /// # Errors
-    /// A file that is gone.
+    /// A file whose metadata cannot be read.
     pub fn fingerprint(&self) -> Result<String, CheckpointError> {
         let mut text = format!("{:?}", self.entries);
         for Mapped { path, file, .. } in &self.files {
@@ -183,7 +187,7 @@ impl Checkpoint {
         Ok(format!("{:x}", Sha256::digest(text)))
     }
 
-    /// SHA-256 of the `config.json` beside them.
+    /// SHA-256 of the `config.json` beside the weight files, in lowercase hex.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -199,15 +203,16 @@ impl Checkpoint {
         self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// The root from which the network's parts take their tensors, as `kind` on `device`.
+    /// The root scope. Tensors taken from it have dtype `kind` and lie on `device`.
     pub fn root(&self, kind: Kind, device: Device) -> Scope<'_> {
         Scope { checkpoint: self, prefix: String::new(), kind, device, ledger: None }
     }
 
-    /// To be called when the network is complete: every tensor must have found its place.
+    /// Checks that the network has taken every stored tensor. Call it once the network is complete.
     ///
     /// # Errors
-    /// [`CheckpointError::ExtraTensors`] naming the first that was not asked for and is not training-only.
+    /// [`CheckpointError::ExtraTensors`] naming the first tensor that nothing has requested and that is not
+    /// training-only.
     pub fn check_all_taken(&self) -> Result<(), CheckpointError> {
         let taken = self.taken.borrow();
         let mut extra =
@@ -275,7 +280,7 @@ impl Checkpoint {
     }
 }
 
-/// A place in the tree of names from which a part of the network takes its tensors.
+/// A position in the tree of tensor names, from which one part of the network takes its tensors.
 #[derive(Clone, Debug)]
 pub struct Scope<'a> {
     checkpoint: &'a Checkpoint,
@@ -286,7 +291,7 @@ pub struct Scope<'a> {
 }
 
 impl Scope<'_> {
-    /// The place `name` below this one.
+    /// The scope `name` below this one.
     pub fn sub(&self, name: impl std::fmt::Display) -> Self {
         Self { prefix: format!("{}{name}.", self.prefix), ..self.clone() }
     }
@@ -301,15 +306,19 @@ impl Scope<'_> {
         (self.kind, self.device)
     }
 
-    /// The tensor `name` here, which must have exactly `shape`.
+    /// The tensor `name` in this scope, which must have exactly `shape`.
     ///
     /// # Errors
-    /// [`CheckpointError::MissingTensor`], [`CheckpointError::TensorShape`], or what libtorch says.
+    /// [`CheckpointError::MissingTensor`], [`CheckpointError::TensorShape`], [`CheckpointError::TensorDtype`], or an
+    /// error of libtorch.
     pub fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, CheckpointError> {
         self.tensor_of(&[name], shape)
     }
 
-    /// The first of `names` that is stored. The others, copies of it, count as used.
+    /// The first of `names` that is stored. The other names are aliases of it and count as taken as well.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`].
     pub fn tensor_of(&self, names: &[&str], shape: &[i64]) -> Result<Tensor, CheckpointError> {
         let checkpoint = self.checkpoint;
         let stored: Vec<String> =
@@ -326,13 +335,13 @@ impl Scope<'_> {
         self.torch(tensor.f_to_device_(self.device, self.kind, false, false))
     }
 
-    /// Puts the path of the weights to an error of libtorch.
+    /// Adds the path of the weights to an error of libtorch.
     pub fn torch<T>(&self, result: Result<T, TchError>) -> Result<T, CheckpointError> {
         result.map_err(|error| CheckpointError::Libtorch { path: self.checkpoint.path.clone(), source: error.into() })
     }
 }
 
-/// SHA-256 of open files, one after the other, in lowercase hex.
+/// SHA-256 of open files from their first byte, one after the other, in lowercase hex.
 fn sha256<'a>(files: impl IntoIterator<Item = (&'a Path, &'a File)>) -> Result<String, CheckpointError> {
     let mut hasher = Sha256::new();
     for (path, mut file) in files {
@@ -413,7 +422,8 @@ fn read_header(
 /// Maps a file whose header has been read.
 fn map_file(path: PathBuf, file: File) -> Result<Mapped, CheckpointError> {
     let size = file.metadata().map_err(|source| CheckpointError::Io { path: path.clone(), source })?.len() as i64;
-    // libtorch maps by name; this name is the open file itself, not whatever has taken its place since.
+    // libtorch maps a file by its name. This name refers to the open file, even if another file has taken its path
+    // since.
     let name = format!("/proc/self/fd/{}", file.as_raw_fd());
     let bytes = Tensor::f_from_file(&name, false, size, (Kind::Uint8, Device::Cpu))
         .map_err(|error| CheckpointError::Libtorch { path: path.clone(), source: error.into() })?;

@@ -6,15 +6,15 @@ use crate::types::ResizeMode;
 /// Everything `config.json` says about the network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
-    /// DaViT.
+    /// DaViT, the vision tower.
     pub vision: VisionConfig,
-    /// BART's encoder.
+    /// BART's encoder, which mixes image and text tokens.
     pub text: TextConfig,
     /// The soft-prompted transformer.
     pub policy: PolicyConfig,
     /// What the channels of an action mean.
     pub action_space: ActionSpace,
-    /// D: width of the tokens that leave the vision-language half.
+    /// D: width of the tokens that leave the vision-language part.
     pub projection_dim: i64,
     /// How observations become inputs.
     pub inputs: InputConfig,
@@ -45,17 +45,17 @@ impl ModelConfig {
 pub struct VisionConfig {
     /// Channels of an image.
     pub in_channels: i64,
-    /// The stages, from the image on.
+    /// The stages, in the order in which they run.
     pub stages: Vec<StageConfig>,
     /// Side of an attention window, tokens.
     pub window_size: i64,
-    /// Width of a block's MLP over its channels.
+    /// Width of a block's MLP as a multiple of its channels.
     pub mlp_ratio: f64,
     /// Whether fused query-key-value projections have a bias.
     pub qkv_bias: bool,
     /// Rows of each position table: the largest side of the last feature map.
     pub max_positions: i64,
-    /// Rows of the temporal table.
+    /// Rows of the temporal position table: the largest number of frames.
     pub max_temporal_positions: i64,
 }
 
@@ -77,13 +77,13 @@ pub struct StageConfig {
     pub heads: i64,
     /// Groups of the channel attention.
     pub groups: i64,
-    /// Side of a patch.
+    /// Side of a patch, in pixels of the stage's input.
     pub patch_size: i64,
-    /// Step between patches.
+    /// Distance between neighbouring patches, in pixels of the stage's input.
     pub patch_stride: i64,
-    /// Zeros around the input.
+    /// Zeros added on each side of the input.
     pub patch_padding: i64,
-    /// Whether the patches' norm comes before their convolution.
+    /// Whether the patch embedding normalises before its convolution rather than after it.
     pub pre_norm: bool,
 }
 
@@ -99,15 +99,15 @@ impl StageConfig {
 pub struct TextConfig {
     /// Width of a token, equal to D.
     pub width: i64,
-    /// Layers.
+    /// Number of encoder layers.
     pub layers: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: i64,
     /// Width of a layer's MLP.
     pub ffn_width: i64,
-    /// Rows of the token table.
+    /// Rows of the token embedding.
     pub vocabulary: i64,
-    /// Longest merged sequence.
+    /// Longest merged sequence of image and text tokens.
     pub max_positions: i64,
 }
 
@@ -116,32 +116,32 @@ pub struct TextConfig {
 pub struct PolicyConfig {
     /// H: width of a token.
     pub hidden: i64,
-    /// Blocks.
+    /// Number of transformer blocks.
     pub depth: usize,
-    /// Attention heads.
+    /// Number of attention heads.
     pub heads: i64,
-    /// Width of a block's MLP over H.
+    /// Width of a block's MLP as a multiple of H.
     pub mlp_ratio: f64,
-    /// Embodiments with parameters of their own.
+    /// Number of domains (embodiments), each with parameters of its own.
     pub domains: i64,
     /// S: soft prompts per domain.
     pub soft_prompts: i64,
     /// Width of the time embedding.
     pub time_dim: i64,
-    /// Rows of the position table.
+    /// Rows of the position table: the longest sequence that carries positions.
     pub max_len_seq: i64,
     /// Whether token projections are per domain.
     pub hetero_projections: bool,
     /// T: actions in a chunk.
     pub chunk_length: i64,
-    /// A.
+    /// A: channels of an action inside the network.
     pub action_dim: i64,
-    /// P.
+    /// P: channels of proprioception; 0 if the policy takes none.
     pub proprio_dim: i64,
 }
 
 impl PolicyConfig {
-    /// Width of a block's MLP.
+    /// Width of a block's MLP, channels.
     pub fn mlp_width(&self) -> i64 {
         (self.hidden as f64 * self.mlp_ratio) as i64
     }
@@ -156,10 +156,10 @@ pub struct InputConfig {
     pub image_height: usize,
     /// W of an image, pixels.
     pub image_width: usize,
-    /// How images get to that size.
+    /// How images are resized to that size.
     pub resize: ResizeMode,
     /// L: instructions are padded or cut to this many tokens.
     pub max_text_tokens: usize,
-    /// Whether padding goes to the left of an instruction.
+    /// Whether an instruction is padded on its left rather than on its right.
     pub pad_left: bool,
 }

@@ -1,5 +1,6 @@
-//! `config.json` in its dialects: the original release and LeRobot, Florence-2's half with Microsoft's or
-//! `transformers`' keys. Absent keys have the defaults of those implementations; a present one must make sense.
+//! Reads `config.json` in its dialects: the original release's and LeRobot's, with Florence-2's keys as Microsoft or
+//! `transformers` spells them. Absent keys take the defaults of those implementations; the value of a present key is
+//! validated.
 
 use super::action_space::{ActionMode, ActionSpace};
 use super::config::{InputConfig, ModelConfig, PolicyConfig, StageConfig, TextConfig, VisionConfig};
@@ -16,7 +17,7 @@ pub const CONFIG_FILE: &str = "config.json";
 /// The image processor's configuration within a checkpoint folder.
 pub(super) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
-/// No size in a plausible checkpoint comes near this; it keeps products within `i64`.
+/// Upper bound of every size. No plausible checkpoint comes near it, and it keeps products within `i64`.
 const MAX_SIZE: i64 = 1 << 20;
 
 #[derive(Deserialize)]
@@ -87,7 +88,7 @@ struct RawFlorence {
 #[derive(Deserialize)]
 struct RawVision {
     embed_dim: Option<Vec<i64>>, // `transformers`' key
-    dim_embed: Option<Vec<i64>>, // Microsoft's
+    dim_embed: Option<Vec<i64>>, // Microsoft's key
     #[serde(default = "head_counts")]
     num_heads: Vec<i64>,
     #[serde(default = "head_counts")]
@@ -152,7 +153,7 @@ struct RawText {
     activation_function: String,
 }
 
-/// `default = "…"` wants functions; these are the published implementations' values.
+/// Defines the functions that serde's `default = "…"` needs. The values are those of the published implementations.
 macro_rules! defaults {
     ($($name:ident: $type:ty = $value:expr;)*) => { $(fn $name() -> $type { $value })* };
 }
@@ -191,9 +192,9 @@ defaults! {
 const ORIGINAL_VIEWS: i64 = 3;
 /// Tokens that the original release's processor pads an instruction to.
 const ORIGINAL_TEXT_TOKENS: i64 = 50;
-/// LeRobot's default for the same.
+/// Tokens that LeRobot pads an instruction to by default.
 const LEROBOT_TEXT_TOKENS: i64 = 64;
-/// Side of the images that Florence-2's processor makes for X-VLA.
+/// Side of the images that Florence-2's processor makes for X-VLA, pixels.
 const IMAGE_SIDE: i64 = 224;
 
 impl ModelConfig {
@@ -220,7 +221,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
     })
 }
 
-/// Validates values and knows which file to blame.
+/// Validates values; its errors name the file at `path`.
 struct Checker {
     path: PathBuf,
 }
@@ -307,7 +308,7 @@ impl Checker {
             Some(temporal) => Some(temporal.max_temporal_embeddings),
             None => raw.max_temporal_embeddings,
         };
-        // The two implementations disagree on this default.
+        // `transformers` (the only one with `embed_dim`) and Microsoft have different defaults.
         let default_positions = if raw.embed_dim.is_some() { 50 } else { 1000 };
         Ok(VisionConfig {
             in_channels: self.within(&field("in_channels"), raw.in_channels, 3, 3)?,

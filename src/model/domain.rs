@@ -1,5 +1,5 @@
-//! Parameters that each domain (embodiment) has of its own. A policy that was specialised keeps those of one domain, so
-//! that nothing is looked up any more.
+//! Parameters that depend on the domain (embodiment). A specialised policy keeps those of one domain, so that no table
+//! lookup remains.
 
 use super::TensorResult;
 use super::checkpoint::Scope;
@@ -14,9 +14,9 @@ use tch::{TchError, Tensor};
 /// A Linear whose matrix may depend on the domain.
 #[derive(Debug)]
 pub enum DomainLinear {
-    /// X-VLA's DomainAwareLinear.
+    /// X-VLA's DomainAwareLinear: one matrix and bias per domain.
     PerDomain(DomainTable),
-    /// One matrix: every domain's, or that of the only domain left.
+    /// One matrix, which all domains share or which belongs to the only domain left.
     Single(Linear),
 }
 
@@ -46,7 +46,7 @@ impl DomainLinear {
     /// [B, n, in] and domains [B] → [B, n, out]
     ///
     /// # Errors
-    /// A domain that the table has not, shapes that do not fit.
+    /// A domain outside the table, shapes that do not fit.
     pub fn forward(&self, input: &Tensor, domain: &Tensor) -> TensorResult {
         match self {
             Self::PerDomain(table) => table.forward(input, domain),
@@ -57,7 +57,7 @@ impl DomainLinear {
     /// The layer of one domain, in the memory of the table.
     ///
     /// # Errors
-    /// A domain that the table has not.
+    /// A domain outside the table.
     pub fn of(&self, domain: i64) -> Result<Linear, TchError> {
         match self {
             Self::PerDomain(table) => table.of(domain),
@@ -65,7 +65,7 @@ impl DomainLinear {
         }
     }
 
-    /// The layer of one domain only.
+    /// Keeps only the layer of `domain`, which then applies whatever domain is requested.
     pub(super) fn specialise(self, domain: i64) -> Result<Self, TchError> {
         self.of(domain).map(Self::Single)
     }
@@ -122,7 +122,7 @@ impl SoftPrompts {
     /// Domains [B] → [B, S, H]
     ///
     /// # Errors
-    /// A domain that the table has not.
+    /// A domain outside the table.
     pub fn forward(&self, domain: &Tensor) -> TensorResult {
         match self {
             Self::PerDomain(table) => table.f_index_select(0, domain),
@@ -133,7 +133,7 @@ impl SoftPrompts {
     /// The prompts of one domain, [S, H], in the memory of the table.
     ///
     /// # Errors
-    /// A domain that the table has not.
+    /// A domain outside the table.
     pub fn of(&self, domain: i64) -> TensorResult {
         match self {
             Self::PerDomain(table) => table.f_get(domain),
@@ -141,14 +141,14 @@ impl SoftPrompts {
         }
     }
 
-    /// The prompts of one domain only.
+    /// Keeps only the prompts of `domain`, which then apply whatever domain is requested.
     pub(super) fn specialise(self, domain: i64) -> Result<Self, TchError> {
         self.of(domain).map(Self::Single)
     }
 }
 
-/// From tokens of the vision-language part to the policy's width. What comes out for a frame does not depend on the
-/// denoising step.
+/// Projects the tokens of the vision-language part to the policy's width H. The result does not depend on the denoising
+/// step, so it is computed once per frame.
 #[derive(Debug)]
 pub struct TokenProjections {
     vlm: DomainLinear,
@@ -175,23 +175,24 @@ impl TokenProjections {
     /// Tokens of a frame and domains [B] → [B, N + L, H] and [B, (V − 1)·N, H], without positions.
     ///
     /// # Errors
-    /// A domain that the tables have not, shapes that do not fit.
+    /// A domain outside the tables, shapes that do not fit.
     pub fn forward(&self, tokens: &VlmTokens, domain: &Tensor) -> Result<[Tensor; 2], TchError> {
         Ok([self.vlm.forward(&tokens.vlm_features, domain)?, self.aux.forward(&tokens.aux_visual_inputs, domain)?])
     }
 
-    /// Both layers of one domain, in the same memory: of the features first.
+    /// Both layers of one domain, in the memory of the tables: first that of `vlm_features`, then that of
+    /// `aux_visual_inputs`.
     ///
     /// # Errors
-    /// A domain that the tables have not.
+    /// A domain outside the tables.
     pub fn of(&self, domain: i64) -> Result<[Linear; 2], TchError> {
         Ok([self.vlm.of(domain)?, self.aux.of(domain)?])
     }
 
-    /// The projections of one domain only, whatever domain is asked for.
+    /// Keeps only the projections of `domain`, which then apply whatever domain is requested.
     ///
     /// # Errors
-    /// A domain that the tables have not.
+    /// A domain outside the tables.
     pub fn specialise(self, domain: i64) -> Result<Self, TchError> {
         Ok(Self { vlm: self.vlm.specialise(domain)?, aux: self.aux.specialise(domain)? })
     }
@@ -204,7 +205,7 @@ mod tests {
 
     const FLOAT: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-    /// Values that differ from each other and are the same every time.
+    /// Distinct values that are the same in every run.
     fn waves(shape: &[i64]) -> Tensor {
         let count: i64 = shape.iter().product();
         Tensor::arange(count, FLOAT).multiply_scalar(0.7).sin().view(shape)
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_that_the_table_has_not_is_refused() {
+    fn a_domain_outside_the_table_is_refused() {
         assert!(linear().specialise(3).is_err());
     }
 }

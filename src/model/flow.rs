@@ -8,7 +8,7 @@ use tch::{TchError, Tensor};
 /// The times of `steps` denoising steps (at least one), in the order in which they run: 1, (N−1)/N, …, 1/N.
 pub fn times(steps: usize) -> Vec<f32> {
     let steps = steps.max(1);
-    // In single precision, as the reference computes it.
+    // The reference computes the times in single precision, so this does as well.
     (1..=steps).rev().map(|step| step as f32 / steps as f32).collect()
 }
 
@@ -16,7 +16,7 @@ pub fn times(steps: usize) -> Vec<f32> {
 /// a prediction of that shape.
 ///
 /// # Errors
-/// Those of the network and of libtorch.
+/// The errors of the network and of libtorch.
 pub fn denoise<E: From<TchError>>(
     noise: &Tensor,
     times: &[f32],
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_that_knows_the_answer_is_believed_at_any_number_of_steps() {
+    fn a_constant_prediction_is_the_result_at_any_number_of_steps() {
         let noise = Tensor::from_slice(&[1.0f32]);
         for steps in [1, 4, 10] {
             let actions = denoise(&noise, &times(steps), |_, _| Tensor::f_from_slice(&[0.5f32])).unwrap();

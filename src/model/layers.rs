@@ -12,9 +12,9 @@ pub(super) const LAYER_NORM_EPS: f64 = 1e-5;
 /// y = x·Wᵀ + b, as `torch.nn.Linear` stores it.
 #[derive(Debug)]
 pub struct Linear {
-    /// W [out, in]
+    /// W, [out, in].
     pub weight: Weight,
-    /// b [out]
+    /// b, [out]; `None` for a layer without bias.
     pub bias: Option<Tensor>,
 }
 
@@ -27,7 +27,7 @@ impl Linear {
         Self::with_bias(scope, inputs, outputs, true)
     }
 
-    /// As [`Linear::new`], with a bias only if `bias`.
+    /// As [`Linear::new`], but reads a bias only if `bias` is true.
     ///
     /// # Errors
     /// As [`Linear::new`].
@@ -36,12 +36,12 @@ impl Linear {
         Ok(Self { weight: Weight::Dense(scope.tensor("weight", &[outputs, inputs])?), bias })
     }
 
-    /// A Linear without bias from a matrix [out, in] that is already at hand.
+    /// A Linear without bias from a matrix [out, in] that is already loaded.
     pub fn from_matrix(matrix: Tensor) -> Self {
         Self { weight: Weight::Dense(matrix), bias: None }
     }
 
-    /// The same layer in the same memory.
+    /// A second handle to this layer, in the same memory.
     pub fn share(&self) -> Self {
         Self { weight: self.weight.share(), bias: self.bias.as_ref().map(Tensor::shallow_clone) }
     }
@@ -49,7 +49,7 @@ impl Linear {
     /// [.., in] → [.., out]
     ///
     /// # Errors
-    /// Shapes that do not fit, memory that is not there.
+    /// Shapes that do not fit, or an allocation that fails.
     pub fn forward(&self, input: &Tensor) -> TensorResult {
         self.weight.multiply(input, self.bias.as_ref())
     }
@@ -71,7 +71,7 @@ impl LayerNorm {
         Ok(Self { weight: scope.tensor("weight", &[width])?, bias: scope.tensor("bias", &[width])?, width })
     }
 
-    /// Channels of a row.
+    /// Number of channels: the extent of the last dimension.
     pub fn width(&self) -> i64 {
         self.width
     }
@@ -85,9 +85,9 @@ impl LayerNorm {
 /// A square 2-D convolution.
 #[derive(Debug)]
 pub struct Conv2d {
-    /// [out, in/groups, k, k]
+    /// Kernels, [out, in/groups, k, k].
     pub weight: Tensor,
-    /// [out]
+    /// Bias of each output channel, [out].
     pub bias: Tensor,
     stride: i64,
     padding: i64,
@@ -103,7 +103,7 @@ pub struct ConvSizes {
     pub outputs: i64,
     /// Side of the square kernel.
     pub kernel: i64,
-    /// Step between windows.
+    /// Distance between neighbouring windows, input pixels.
     pub stride: i64,
     /// Zeros added on each side.
     pub padding: i64,
@@ -134,7 +134,7 @@ impl Conv2d {
 /// The activation between the two matrices of an [`Mlp`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gelu {
-    /// x·Φ(x), by erf.
+    /// x·Φ(x), computed with erf.
     Exact,
     /// The tanh approximation.
     Tanh,
@@ -143,9 +143,9 @@ pub enum Gelu {
 /// fc1 → GELU → fc2.
 #[derive(Debug)]
 pub struct Mlp {
-    /// [width] → [hidden]
+    /// The matrix that widens, [.., width] → [.., hidden].
     pub fc1: Linear,
-    /// [hidden] → [width]
+    /// The matrix that narrows, [.., hidden] → [.., width].
     pub fc2: Linear,
     gelu: Gelu,
 }
@@ -165,7 +165,7 @@ impl Mlp {
         self.fc2.forward(&self.widen(input)?)
     }
 
-    /// What `fc2` is given: [.., width] → [.., hidden].
+    /// The input of `fc2`: [.., width] → [.., hidden].
     pub(super) fn widen(&self, input: &Tensor) -> TensorResult {
         let approximate = match self.gelu {
             Gelu::Exact => "none",
@@ -188,7 +188,7 @@ pub fn split_heads(qkv: &Tensor, heads: i64) -> Result<[Tensor; 3], tch::TchErro
     Ok([qkv.f_select(0, 0)?, qkv.f_select(0, 1)?, qkv.f_select(0, 2)?])
 }
 
-/// Joins attention heads again: [B, heads, n, d] → [B, n, heads·d].
+/// Joins attention heads: [B, heads, n, d] → [B, n, heads·d].
 pub fn join_heads(heads: &Tensor) -> TensorResult {
     let (batch, count, tokens, width) = heads.size4()?;
     heads.f_transpose(1, 2)?.f_reshape([batch, tokens, count * width])

@@ -1,10 +1,11 @@
-//! The names under which checkpoints in the wild store their tensors.
+//! The names under which published checkpoints store their tensors.
 //!
-//! The code asks for tensors by the names of the original release; [`Layout`] turns them into those of the
-//! file at hand. Three layouts exist: the original, LeRobot's copy of it (a prefix), and LeRobot on native
-//! `transformers` (other names for Florence-2's half, and the image projection transposed).
+//! The code requests tensors by the names of the original release; [`Layout`] turns them into those of the opened
+//! checkpoint. Three layouts exist: the original, LeRobot's copy of it (a prefix), and LeRobot on native `transformers`
+//! (other names in Florence-2's part, and the image projection transposed).
 
-/// Parts of names that differ between the original release and native `transformers`, in order of application.
+/// Parts of names that differ between the original release (left) and native `transformers` (right), in the order in
+/// which they are replaced.
 const NATIVE_NAMES: &[(&str, &str)] = &[
     (".proj.", ".conv."), // only within `convs.`, see `Layout::stored_name`
     (".conv1.fn.dw.", ".conv1."),
@@ -24,16 +25,16 @@ const NATIVE_NAMES: &[(&str, &str)] = &[
 /// A bare [C, D] matrix in the original release, the weight [D, C] of a Linear in native `transformers`.
 pub const IMAGE_PROJECTION: &str = "vlm.image_projection";
 
-/// The projector's norm is in every checkpoint under one of these names: it tells prefix and dialect.
+/// Every checkpoint has the projector's norm under one of these names, so it reveals prefix and dialect.
 const ORIGINAL_MARK: &str = "vlm.image_proj_norm.weight";
 const NATIVE_MARK: &str = "vlm.multi_modal_projector.image_proj_norm.weight";
 
 /// How one checkpoint names its tensors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Put before every name, `model.` in LeRobot's checkpoints.
+    /// Prefix of every name: `model.` in LeRobot's checkpoints, empty in the original release.
     pub prefix: String,
-    /// Whether Florence-2's half has the names of native `transformers`.
+    /// Whether Florence-2's part has the names of native `transformers`.
     pub native: bool,
 }
 
@@ -49,7 +50,7 @@ impl Layout {
         })
     }
 
-    /// The name of the layout as people call it.
+    /// The name of the layout for reports.
     pub fn describe(&self) -> &'static str {
         match (self.native, self.prefix.is_empty()) {
             (false, true) => "original",
@@ -73,7 +74,7 @@ impl Layout {
         format!("{}{stored}", self.prefix)
     }
 
-    /// Whether `stored` serves training only (Florence-2's decoder) and is passed over.
+    /// Whether only training needs `stored` (Florence-2's decoder), so that inference skips it.
     pub fn training_only(&self, stored: &str) -> bool {
         let Some(name) = stored.strip_prefix(&self.prefix) else { return false };
         let Some(name) = name.strip_prefix("vlm.") else { return false };
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn native_names_differ_in_florences_half_only() {
+    fn native_names_differ_only_in_the_florence_part() {
         let layout = Layout { prefix: "model.".to_owned(), native: true };
         for (original, native) in [
             (IMAGE_PROJECTION, "vlm.multi_modal_projector.image_projection.weight"),

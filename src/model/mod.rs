@@ -13,13 +13,13 @@
 //! | [`policy`], [`domain`] | the soft-prompted transformer | Zheng et al. 2025, "X-VLA" |
 //! | [`flow`] | the denoising loop, generic over the network | the same |
 //! | [`action_space`] | what the channels of an action mean | the same |
-//! | [`layers`], [`weight`] | what all of them are made of | – |
+//! | [`layers`], [`weight`] | the layers that all parts share, and their matrices | – |
 //! | [`prune`] | 2:4 sparsity | Mishra et al. 2021 |
 //! | [`onnx`] | the policy of one domain as an ONNX graph | the ONNX specification |
-//! | [`audit`] | what is wrong with a checkpoint, all of it | – |
+//! | [`audit`] | every problem with a checkpoint | – |
 //! | [`synth`] | checkpoints with random weights | – |
 //!
-//! Letters in shape comments are those of [`crate::types`], and: D projection width, C channels of a vision
+//! Letters in shape comments are those of [`crate::types`]. In addition: D projection width, C channels of a vision
 //! stage, N image tokens per view (h·w + 1), H hidden width of the policy, S soft prompts.
 
 pub mod action_space;
@@ -53,25 +53,25 @@ impl From<TchError> for LibtorchError {
     }
 }
 
-/// What every `forward` returns.
+/// Result of every `forward`: a tensor, or the operation that libtorch refused.
 pub type TensorResult = Result<Tensor, TchError>;
 
-/// Watches intermediates on their way: called with a dotted name and the tensor. Used by parity tests and
-/// dumps; [`ignore`] elsewhere.
+/// A callback that receives intermediate tensors, each with a dotted name. Parity tests and dumps use it; everything
+/// else passes [`ignore`].
 pub type Hook<'a> = &'a mut dyn FnMut(&str, &Tensor);
 
-/// The hook that looks at nothing.
+/// The hook that does nothing.
 pub fn ignore(_name: &str, _tensor: &Tensor) {}
 
 /// Stored name and shape of every tensor that a checkpoint of this configuration and layout holds.
 ///
 /// # Errors
-/// None in practice: nothing is read.
+/// None in practice, because nothing is read.
 pub fn inventory(config: &ModelConfig, layout: Layout) -> Result<Vec<(String, Vec<i64>)>, CheckpointError> {
     Checkpoint::inventory(layout, |root| network(root, config))
 }
 
-/// Asks for every tensor of the network, as loading it does.
+/// Requests every tensor of the network, as loading it does.
 fn network(root: &Scope, config: &ModelConfig) -> Result<(), CheckpointError> {
     vlm::Vlm::new(root, config)?;
     policy::Policy::new(root, &config.policy, config.projection_dim)?;

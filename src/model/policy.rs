@@ -1,8 +1,8 @@
 //! The soft-prompted transformer: predicts a clean action chunk from a noisy one, given the tokens of the
 //! vision-language part (X-VLA's `SoftPromptedTransformer`).
 //!
-//! What does not depend on the denoising step, the projected tokens with their positions and the soft prompts,
-//! is computed once per frame by [`Policy::context`]; [`Policy::step`] runs once per denoising step.
+//! [`Policy::context`] computes once per frame what does not depend on the denoising step: the projected tokens with
+//! their positions, and the soft prompts. [`Policy::step`] runs once per denoising step.
 
 use super::checkpoint::Scope;
 use super::config::PolicyConfig;
@@ -13,7 +13,7 @@ use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Longest period of the time embedding's sinusoids.
+/// Longest period of the time embedding's sinusoids, as a multiple of 2π.
 const MAX_PERIOD: f64 = 100.0;
 
 /// The transformer with its domain tables.
@@ -27,7 +27,7 @@ pub struct Policy {
     pub(crate) blocks: Vec<Block>,
     pub(crate) norm: LayerNorm,
     pub(crate) config: PolicyConfig,
-    /// Set by [`Policy::specialise`].
+    /// The domain given to [`Policy::specialise`]; `None` while the policy has all domains.
     pub(crate) only_domain: Option<i64>,
 }
 
@@ -66,11 +66,11 @@ impl Policy {
         })
     }
 
-    /// The same network with the parameters of one domain only: every DomainAwareLinear is a plain matrix from here on,
-    /// whatever domain is asked for.
+    /// Keeps the parameters of one domain only. Every DomainAwareLinear becomes a plain matrix, which then applies
+    /// whatever domain is requested.
     ///
     /// # Errors
-    /// A domain that the checkpoint has not.
+    /// A domain that the checkpoint does not have.
     pub fn specialise(self, domain: i64) -> Result<Self, TchError> {
         Ok(Self {
             projections: self.projections.specialise(domain)?,
@@ -93,11 +93,10 @@ impl Policy {
         (self.positions.kind(), self.positions.device())
     }
 
-    /// Prunes every matrix of the transformer to 2:4, those of the domains included. The token projections stay as they
-    /// are.
+    /// Prunes every matrix of the transformer to 2:4, including the per-domain ones. The token projections stay dense.
     ///
     /// # Errors
-    /// Memory that is not there.
+    /// An allocation that fails.
     pub fn prune_two_to_four(&mut self) -> Result<(), TchError> {
         for block in &mut self.blocks {
             for linear in block.linears_mut() {
@@ -114,28 +113,28 @@ impl Policy {
         self.projections.forward(tokens, domain)
     }
 
-    /// Everything that the steps of one frame share; `domain` is [B] i64.
+    /// Computes what all denoising steps of one frame share; `domain` is [B] i64.
     pub fn context(&self, tokens: &VlmTokens, domain: &Tensor) -> Result<Context, TchError> {
         let projected = Tensor::f_cat(&self.project(tokens, domain)?, 1)?; // [B, M, H]
         let (_, count, _) = projected.size3()?;
         let positions = self.positions.f_narrow(1, self.config.chunk_length, count)?;
         let mut sequence = vec![projected.f_add(&positions)?];
         if let Some(prompts) = &self.soft_prompts {
-            sequence.push(prompts.forward(domain)?); // no positions
+            sequence.push(prompts.forward(domain)?); // soft prompts have no positions
         }
         Ok(Context { tokens: Tensor::f_cat(&sequence, 1)?, domain: domain.shallow_clone() })
     }
 
     /// The embeddings of `times`, one row each: [N, time_dim] of the weights' dtype and on their device. They depend on
-    /// nothing else, so that they are made once for a number of steps.
+    /// the times only, so they are computed once for a number of steps.
     pub fn time_embeddings(&self, times: &[f32]) -> TensorResult {
         let (kind, device) = self.options();
         time_embeddings(times, self.config.time_dim)?.f_to_device_(device, kind, false, false)
     }
 
     /// One denoising step: x_t [B, T, A] and proprioception [B, P], both masked by the action space, at the time whose
-    /// embedding [time_dim] is given → the predicted clean actions [B, T, A]. Shows the hook `policy.first_block`,
-    /// `policy.last_block` and in every block the inputs of its matrices ([`LINEAR_INPUTS`]).
+    /// embedding [time_dim] is given → the predicted clean actions [B, T, A]. The hook receives `policy.first_block`,
+    /// `policy.last_block` and, in every block, the inputs of its matrices ([`LINEAR_INPUTS`]).
     pub fn step(&self, context: &Context, x_t: &Tensor, proprio: &Tensor, time: &Tensor, hook: Hook) -> TensorResult {
         let (batch, length, _) = x_t.size3()?;
         let repeat = |vector: &Tensor| vector.f_expand([batch, length, -1], false);
@@ -168,13 +167,14 @@ pub fn time_embeddings(times: &[f32], width: i64) -> TensorResult {
     Tensor::f_from_slice(&values)?.f_view([-1, width])
 }
 
-/// The frequencies of a time embedding, fastest first: as many as `width` has pairs.
+/// The `width / 2` frequencies of a time embedding, fastest first.
 pub(super) fn frequencies(width: i64) -> Vec<f32> {
     let half = width / 2;
     (0..half).map(|k| (-(MAX_PERIOD.ln()) * k as f64 / half as f64).exp() as f32).collect()
 }
 
-/// Shows the hook of the inputs of a block's four matrices, in this order, block after block: what quantisation has to cover.
+/// Hook names of the inputs of a block's four matrices, in the order in which each block reports them. Quantisation
+/// must cover the range of each.
 pub const LINEAR_INPUTS: [&str; 4] = ["policy.qkv_input", "policy.proj_input", "policy.fc1_input", "policy.fc2_input"];
 
 /// Pre-norm transformer block: LN → attention → residual, LN → MLP → residual.
@@ -201,7 +201,7 @@ impl Block {
         })
     }
 
-    /// Attention heads.
+    /// Number of attention heads.
     pub(super) fn heads(&self) -> i64 {
         self.heads
     }

@@ -1,5 +1,4 @@
-//! From DaViT's feature map to image tokens: position, spatial mean, projection (Florence-2's
-//! `_encode_image`).
+//! Turns DaViT's feature map into image tokens: positions, spatial mean, projection (Florence-2's `_encode_image`).
 
 use super::TensorResult;
 use super::checkpoint::Scope;
@@ -39,7 +38,7 @@ impl Projector {
     /// A map of h·w tokens → image tokens [B, N, D], N = h·w + 1: the spatial mean first, then the tokens.
     ///
     /// # Errors
-    /// A map larger than the position tables, memory that is not there.
+    /// A map larger than the position tables, or an allocation that fails.
     pub fn forward(&self, map: &FeatureMap) -> TensorResult {
         let positions = &self.positions;
         let tokens = map.tokens.f_add(&positions.in_space(map.height, map.width)?)?.f_add(&positions.temporal)?;
@@ -49,7 +48,7 @@ impl Projector {
     }
 }
 
-/// Learned embeddings of a token's place in the map and of the only frame.
+/// Learned embeddings of a token's position in the map and of frame 0, the only frame.
 #[derive(Debug)]
 pub struct GridPositions {
     rows: Tensor,     // [max positions, C/2]
@@ -68,17 +67,17 @@ impl GridPositions {
         })
     }
 
-    /// The column's channels first: [h·w, C].
+    /// Embeddings of the positions in a map of h×w tokens, [h·w, C]; the column's channels come first.
     fn in_space(&self, height: i64, width: i64) -> TensorResult {
         let columns = self.columns.f_narrow(0, 0, width)?.f_unsqueeze(0)?.f_expand([height, -1, -1], false)?;
         let rows = self.rows.f_narrow(0, 0, height)?.f_unsqueeze(1)?.f_expand([-1, width, -1], false)?;
         Tensor::f_cat(&[columns, rows], -1)?.f_flatten(0, 1)
     }
 
-    /// What every map of h×w tokens gets added, the frame's embedding included: [h·w, C].
+    /// The embedding that is added to every map of h×w tokens, including that of the frame: [h·w, C].
     ///
     /// # Errors
-    /// A map larger than the position tables, memory that is not there.
+    /// A map larger than the position tables, or an allocation that fails.
     pub fn in_space_and_time(&self, height: i64, width: i64) -> TensorResult {
         self.in_space(height, width)?.f_add(&self.temporal)
     }

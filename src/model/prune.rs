@@ -3,11 +3,12 @@
 
 use super::TensorResult;
 
-/// Weights that a group has, and how many of them stay.
+/// Number of neighbouring weights in a group.
 const GROUP: i64 = 4;
+/// Number of weights that a group keeps.
 const KEPT: i64 = 2;
 
-/// Prunes a weight [out, in] along its inputs. A last group of fewer than four inputs stays as it is.
+/// Prunes a weight [out, in] along its inputs. A last group of fewer than four inputs stays dense.
 pub fn two_to_four(weight: &tch::Tensor) -> TensorResult {
     let (outputs, inputs) = weight.size2()?;
     let whole = inputs / GROUP * GROUP;
@@ -41,7 +42,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_group_keeps_more_than_two_and_none_of_them_is_smaller_than_one_that_went(
+        fn no_group_keeps_more_than_two_or_drops_a_larger_weight_than_it_keeps(
             values in prop::collection::vec(-1.0f32..1.0, 4 * 8),
         ) {
             for (before, after) in values.chunks(4).zip(pruned(8, &values).chunks(4)) {

@@ -7,10 +7,10 @@ use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads};
 use crate::error::CheckpointError;
 use tch::{TchError, Tensor};
 
-/// BART keeps two rows of its position table for a padding scheme that nobody uses any more.
+/// BART reserves the first two rows of its position table for a padding scheme that is no longer used.
 const POSITION_OFFSET: i64 = 2;
 
-/// Token embedding, positions and layers.
+/// The encoder: token embedding, positions and layers.
 #[derive(Debug)]
 pub struct TextEncoder {
     pub(crate) embedding: Tensor, // [vocabulary, D]
@@ -25,7 +25,7 @@ impl TextEncoder {
     pub fn new(scope: &Scope, config: &TextConfig) -> Result<Self, CheckpointError> {
         let encoder = scope.sub("encoder");
         let width = config.width;
-        // The encoder's own table first: where both are stored, LeRobot lets it win.
+        // The encoder's own table comes first, because LeRobot prefers it where both are stored.
         let embedding =
             scope.tensor_of(&["encoder.embed_tokens.weight", "shared.weight"], &[config.vocabulary, width])?;
         let positions = encoder.tensor("embed_positions.weight", &[POSITION_OFFSET + config.max_positions, width])?;

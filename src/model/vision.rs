@@ -1,8 +1,8 @@
 //! DaViT, Florence-2's vision tower: four stages of alternating window attention (tokens attend to tokens
 //! of their window) and channel attention (channels attend to channels of their group).
 //!
-//! Between blocks activations are token-major, [B, h·w, C]; seen as [B, C, h, w] that is the channels-last
-//! layout in which depth-wise convolutions need no copies.
+//! Between blocks, activations are token-major, [B, h·w, C]. Viewed as [B, C, h, w], this is the channels-last layout,
+//! in which depth-wise convolutions need no copies.
 
 use super::checkpoint::Scope;
 use super::config::{StageConfig, VisionConfig};
@@ -14,11 +14,11 @@ use tch::{TchError, Tensor};
 /// A feature map: tokens [B, h·w, C] and its sides.
 #[derive(Debug)]
 pub struct FeatureMap {
-    /// [B, h·w, C]
+    /// The tokens, row by row: [B, h·w, C].
     pub tokens: Tensor,
-    /// h
+    /// h: rows of the map.
     pub height: i64,
-    /// w
+    /// w: columns of the map.
     pub width: i64,
 }
 
@@ -42,7 +42,7 @@ pub struct VisionTower {
     pub(crate) stages: Vec<Stage>,
 }
 
-/// Blocks on maps of one size; spatial and channel blocks take turns, spatial first.
+/// Blocks on maps of one size. Spatial and channel blocks alternate, spatial first.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) embed: ConvEmbed,
@@ -68,7 +68,7 @@ impl VisionTower {
         Ok(Self { stages })
     }
 
-    /// Images [B, 3, H, W] → the last stage's map. Shows the hook `vision.stage{S}` as [B, C, h, w].
+    /// Images [B, 3, H, W] → the last stage's map. The hook receives `vision.stage{S}` as [B, C, h, w].
     pub fn forward(&self, images: &Tensor, hook: Hook) -> Result<FeatureMap, TchError> {
         let mut image = images.shallow_clone();
         let mut map = FeatureMap::from_image(images)?;
@@ -152,12 +152,12 @@ pub(crate) struct Block {
     pub(crate) mlp: Mlp,
 }
 
-/// What attends to what in a [`Block`].
+/// Which elements attend to each other in a [`Block`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attention {
-    /// Tokens to tokens of their window of `side`×`side`.
+    /// Tokens attend to the tokens of their window of `side`×`side`.
     Window { side: i64, heads: i64 },
-    /// Channels to channels of their group.
+    /// Channels attend to the channels of their group.
     Channel { groups: i64 },
 }
 
@@ -206,7 +206,8 @@ impl Block {
         Ok(())
     }
 
-    /// Attention within windows; the map is padded right and below until they tile it (padding is attended to).
+    /// Attention within windows. The map is padded with zeros on the right and below until windows tile it; tokens
+    /// attend to the padding as well.
     fn window_attention(&self, map: &FeatureMap, side: i64, heads: i64) -> TensorResult {
         let (batch, _, width) = map.tokens.size3()?;
         let windows_along = |length: i64| (length + side - 1) / side;
@@ -236,8 +237,8 @@ impl Block {
         let (_, count, _) = tokens.size3()?;
         let scale = (count as f64).powf(-0.5);
         let [query, key, value] = split_heads(&self.qkv.forward(tokens)?, groups)?; // [B, groups, n, C/groups]
-        let turn = |tensor: &Tensor| tensor.f_transpose(-2, -1); // [B, groups, C/groups, n]
-        let mixed = attention(&turn(&query)?, &turn(&key)?, &turn(&value)?, Some(scale))?;
-        self.proj.forward(&join_heads(&turn(&mixed)?)?)
+        let transposed = |tensor: &Tensor| tensor.f_transpose(-2, -1); // [B, groups, C/groups, n]
+        let mixed = attention(&transposed(&query)?, &transposed(&key)?, &transposed(&value)?, Some(scale))?;
+        self.proj.forward(&join_heads(&transposed(&mixed)?)?)
     }
 }

@@ -10,7 +10,7 @@ use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// What the policy attends to.
+/// The tokens that the policy attends to.
 #[derive(Debug)]
 pub struct VlmTokens {
     /// [B, N + L, D]: the first view and the instruction, mixed by the text encoder.
@@ -19,17 +19,18 @@ pub struct VlmTokens {
     pub aux_visual_inputs: Tensor,
 }
 
-/// Which camera views are there. Made from the host's mask, so that choosing views never waits for the device.
+/// Which camera views are present. It is made from the mask on the host, so that selecting views never waits for the
+/// device.
 #[derive(Debug)]
 pub enum Views {
-    /// Every one.
+    /// All views are present.
     All,
-    /// Those whose indices into B·V these are: [n] i64 on the network's device.
+    /// Only the views at these indices into B·V are present: [n] i64 on the network's device.
     At(Tensor),
 }
 
 impl Views {
-    /// Those that are true in `mask` [B·V].
+    /// The views that are true in `mask` [B·V].
     pub fn of(mask: &[bool], device: Device) -> Result<Self, TchError> {
         if !mask.contains(&false) {
             return Ok(Self::All);
@@ -66,9 +67,9 @@ impl Vlm {
         self.text.embedding.kind()
     }
 
-    /// Ids [B, L], images [B, V, 3, H, W] and which views are there → tokens. Masked views contribute zeros.
+    /// Ids [B, L], images [B, V, 3, H, W] and which views are present → tokens. Masked views contribute zeros.
     ///
-    /// Shows the hook every vision stage, `vlm.image_tokens` [n, N, D] of the valid views, and both results.
+    /// The hook receives every vision stage, `vlm.image_tokens` [n, N, D] of the valid views, and both results.
     pub fn forward(
         &self,
         input_ids: &Tensor,

@@ -1,5 +1,5 @@
-//! The matrix of a Linear, in the form in which it is stored. Whoever multiplies, prunes or exports a matrix does it
-//! through this type, so that another form of storage reaches every backend by being added here.
+//! The matrix of a Linear, in the form in which it is stored. All multiplication, pruning and export goes through this
+//! type, so that a new form of storage is added here and reaches every backend.
 
 use super::TensorResult;
 use super::prune::two_to_four;
@@ -23,14 +23,14 @@ impl Weight {
     /// Rows and columns: `out`, `in`.
     ///
     /// # Errors
-    /// A tensor that is no matrix.
+    /// A tensor that does not have two dimensions.
     pub fn shape(&self) -> Result<(i64, i64), TchError> {
         match self {
             Self::Dense(matrix) => matrix.size2(),
         }
     }
 
-    /// The same matrix in the same memory.
+    /// A second handle to this matrix, in the same memory.
     pub fn share(&self) -> Self {
         match self {
             Self::Dense(matrix) => Self::Dense(matrix.shallow_clone()),
@@ -40,7 +40,7 @@ impl Weight {
     /// x·Wᵀ + b: `input` [.., in] and `bias` [out] → [.., out].
     ///
     /// # Errors
-    /// Shapes that do not fit, memory that is not there.
+    /// Shapes that do not fit, or an allocation that fails.
     pub fn multiply(&self, input: &Tensor, bias: Option<&Tensor>) -> TensorResult {
         match self {
             Self::Dense(matrix) => input.f_linear(matrix, bias),
@@ -50,7 +50,7 @@ impl Weight {
     /// Sets two of every four neighbours along `in` to zero, see [`two_to_four`].
     ///
     /// # Errors
-    /// Memory that is not there.
+    /// An allocation that fails.
     pub fn prune_two_to_four(&mut self) -> Result<(), TchError> {
         match self {
             Self::Dense(matrix) => *matrix = two_to_four(matrix)?,

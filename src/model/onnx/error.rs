@@ -7,18 +7,18 @@ use tch::TchError;
 /// A policy that cannot be written as an ONNX graph.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// What was asked for cannot be.
+    /// The plan asks for something that cannot be exported.
     #[error("export: {reason}")]
     Unsupported {
-        /// What, and what can be.
+        /// What is not supported, and what is.
         reason: String,
     },
     /// The file cannot be written.
     #[error("{}: cannot be written: {reason}", path.display())]
     Write {
-        /// The file.
+        /// The ONNX file, or the file of its external data.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's message.
         reason: String,
     },
     /// libtorch refused an operation.

@@ -1,4 +1,5 @@
-//! ONNX files. Below protobuf's limit the weights are inside; above it they lie in a second file beside the first.
+//! Writes ONNX files. Up to protobuf's limit the weights are inside; above it they lie in a second file beside the
+//! first.
 
 use super::graph::{Attribute, Graph, Node, bytes};
 use super::{Direction, IoTensor};
@@ -9,23 +10,23 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
-/// Constants above this go beside the file: protobuf cannot hold 2 GiB, and the nodes need some room.
+/// Largest size of all constants that still go into the file: protobuf cannot hold 2 GiB, and the nodes need some room.
 pub const INLINE_LIMIT_BYTES: u64 = (1 << 31) - (1 << 24);
 
-/// IR versions by the opset that they came with; readers refuse those that are too new for them.
+/// Pairs of an opset and the IR version that came with it. Readers refuse an IR version that is too new for them.
 const IR_VERSIONS: &[(i64, i64)] = &[(18, 8), (19, 9), (21, 10)];
 
 /// External data begins at multiples of this, so that readers can map it.
 const PAGE: u64 = 4096;
 
-/// Where the weights of `onnx` lie if they do not fit into it.
+/// Path of the external data of the file `onnx`, for weights that do not fit into it.
 pub fn data_path(onnx: &Path) -> PathBuf {
     let mut name = onnx.as_os_str().to_owned();
     name.push(".data");
     PathBuf::from(name)
 }
 
-/// A constant's values, or where they lie.
+/// A constant's values, or their location in the external data.
 enum Stored {
     Inside(Vec<u8>),
     /// File name, offset, length.
@@ -36,7 +37,7 @@ enum Stored {
 /// metadata. Returns the path of the external data, if any.
 ///
 /// # Errors
-/// A file that cannot be written, a tensor that ONNX has no name for.
+/// A file that cannot be written, or a constant of a type that ONNX does not have.
 pub fn write(
     graph: &Graph,
     path: &Path,
@@ -109,7 +110,7 @@ fn attribute<'a>(name: &'a str, value: &'a Attribute) -> ast::Attribute<'a> {
     }
 }
 
-/// The declaration of a tensor at the boundary.
+/// The declaration of an input or output.
 fn value_info(tensor: &IoTensor) -> ast::ValueInfo<'_> {
     let dim = |&extent: &i64| ast::TensorShapeDimension {
         value: ast::Dimension::Value(extent),
@@ -152,26 +153,26 @@ pub(super) fn data_type(kind: Kind) -> Option<ast::DataType> {
     })
 }
 
-/// Writes all values but those of shapes to `path`.
+/// Writes the values of all constants but shapes to `path`, and returns where each constant is stored.
 fn write_beside(graph: &Graph, path: &Path) -> Result<Vec<Stored>, ExportError> {
-    let fault = |error: std::io::Error| unwritable(path, &error);
+    let unwritable_data = |error: std::io::Error| unwritable(path, &error);
     let location = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut file = BufWriter::new(File::create(path).map_err(fault)?);
+    let mut file = BufWriter::new(File::create(path).map_err(unwritable_data)?);
     let mut end = 0u64;
     let mut stored = Vec::with_capacity(graph.constants.len());
     for (_, tensor) in &graph.constants {
-        // Readers need the values of shapes to understand the graph.
+        // Readers need the values of shapes to understand the graph, so these stay inside.
         if tensor.kind() == Kind::Int64 {
             stored.push(Stored::Inside(values(tensor)?));
             continue;
         }
         let start = end.next_multiple_of(PAGE);
-        file.write_all(&vec![0; (start - end) as usize]).map_err(fault)?;
-        file.write_all(&values(tensor)?).map_err(fault)?;
+        file.write_all(&vec![0; (start - end) as usize]).map_err(unwritable_data)?;
+        file.write_all(&values(tensor)?).map_err(unwritable_data)?;
         end = start + bytes(tensor);
         stored.push(Stored::Beside([location.clone(), start.to_string(), bytes(tensor).to_string()]));
     }
-    file.flush().map_err(fault)?;
+    file.flush().map_err(unwritable_data)?;
     Ok(stored)
 }
 
@@ -179,7 +180,7 @@ fn unwritable(path: &Path, error: &std::io::Error) -> ExportError {
     ExportError::Write { path: path.to_owned(), reason: error.to_string() }
 }
 
-/// The values of a tensor on the host, row-major, little-endian as every machine that libtorch runs on.
+/// The values of a tensor on the host, row-major, in little-endian order like every machine that libtorch runs on.
 fn values(tensor: &Tensor) -> Result<Vec<u8>, ExportError> {
     let mut values = vec![0; bytes(tensor) as usize];
     tensor.f_copy_data_u8(&mut values, tensor.numel()).map_err(ExportError::from)?;

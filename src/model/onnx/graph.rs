@@ -9,17 +9,17 @@ pub type Value = String;
 /// An attribute of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Attribute {
-    /// A whole number.
+    /// An integer.
     Int(i64),
-    /// A number.
+    /// A single-precision number.
     Float(f32),
-    /// Whole numbers.
+    /// A list of integers.
     Ints(Vec<i64>),
-    /// Text.
+    /// Text, UTF-8.
     Text(&'static str),
 }
 
-/// One operator at work.
+/// One application of an operator, with its inputs, outputs and attributes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub(super) name: Value,
@@ -29,7 +29,7 @@ pub struct Node {
     pub(super) attributes: Vec<(&'static str, Attribute)>,
 }
 
-/// Nodes, constants, inputs and outputs.
+/// The nodes, constants, inputs and outputs of an ONNX graph.
 #[derive(Debug, Default)]
 pub struct Graph {
     pub(super) opset: i64,
@@ -44,29 +44,29 @@ impl Graph {
         Self { opset, tensors, ..Self::default() }
     }
 
-    /// What goes in and out, inputs first.
+    /// Inputs and outputs of the graph, inputs first.
     pub fn tensors(&self) -> &[IoTensor] {
         &self.tensors
     }
 
-    /// Bytes of all constants.
+    /// Size of all constants together, bytes.
     pub fn constant_bytes(&self) -> u64 {
         self.constants.iter().map(|(_, tensor)| bytes(tensor)).sum()
     }
 
-    /// A constant on the host, kept as it is stored: dtype and shape of `tensor`.
+    /// Adds a constant with the dtype and shape of `tensor`, moved to the host.
     pub(super) fn constant(&mut self, name: impl Into<Value>, tensor: &Tensor) -> Result<Value, TchError> {
         let name = name.into();
         self.constants.push((name.clone(), tensor.f_to(tch::Device::Cpu)?.f_contiguous()?));
         Ok(name)
     }
 
-    /// Whole numbers as a constant, for operators that take shapes as inputs.
+    /// Adds integers as a constant, for operators that take shapes as inputs.
     pub(super) fn integers(&mut self, name: impl Into<Value>, values: &[i64]) -> Result<Value, TchError> {
         self.constant(name, &Tensor::f_from_slice(values)?)
     }
 
-    /// A node whose only output has its own name.
+    /// Adds a node with a single output, which bears the node's name.
     pub(super) fn node(
         &mut self,
         name: impl Into<Value>,
@@ -85,7 +85,7 @@ impl Graph {
         name
     }
 
-    /// Parts of `input` along `axis`, as large as the constant `sizes` says.
+    /// Splits `input` along `axis` into parts of the sizes in the constant `sizes`.
     pub(super) fn split<const N: usize>(
         &mut self,
         name: &str,
@@ -105,7 +105,7 @@ impl Graph {
     }
 }
 
-/// Size of a tensor's elements together.
+/// Size of all elements of a tensor, bytes.
 pub(super) fn bytes(tensor: &Tensor) -> u64 {
     tensor.numel() as u64 * tensor.kind().elt_size_in_bytes() as u64
 }

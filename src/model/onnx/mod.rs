@@ -9,14 +9,14 @@
 //! | `t` | [1] | f32 | the step's time |
 //! | `action` | [1, T, A] | f32 | the predicted clean actions |
 //!
-//! DomainAwareLinear is a plain matrix product here, positions and soft prompts are constants, and the channels that the
-//! action space hides from the network have rows of zeros in the action encoder. Only the actions' tokens leave the last
-//! block. The same policy gives the same bytes.
+//! DomainAwareLinear is a plain matrix product here, positions and soft prompts are constants, and the channels that
+//! the action space hides from the network have rows of zeros in the action encoder. Only the actions' tokens leave the
+//! last block. The same policy always gives the same bytes.
 //!
 //! | file | |
 //! |---|---|
 //! | [`graph`] | nodes and constants |
-//! | [`transformer`] | the network in those |
+//! | [`transformer`] | the network as nodes and constants |
 //! | [`file`](mod@file) | the file, with its weights inside or beside it |
 
 mod error;
@@ -29,34 +29,35 @@ pub use error::ExportError;
 use serde::{Deserialize, Serialize};
 use tch::Kind;
 
-/// The ONNX opset that graphs are written for unless another is asked for.
+/// The ONNX opset that graphs are written for by default.
 pub const DEFAULT_OPSET: i64 = 18;
-/// The opsets that graphs can be written for: LayerNormalization and Split as used here came with the first.
+/// The opsets that graphs can be written for. The first is the earliest that has LayerNormalization and Split as used
+/// here.
 pub const OPSETS: std::ops::RangeInclusive<i64> = 18..=22;
-/// FP8 came with this one.
+/// The earliest opset with FP8.
 pub const FP8_OPSET: i64 = 19;
 
-/// A tensor at the boundary of the graph.
+/// An input or output of the graph.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IoTensor {
-    /// Its name.
+    /// Name in the graph.
     pub name: String,
-    /// Which way it goes.
+    /// Whether it is an input or an output.
     pub direction: Direction,
     /// Type of its elements.
     pub dtype: Element,
-    /// Its extents, all known.
+    /// Extent of each dimension; shapes are static.
     pub shape: Vec<i64>,
 }
 
-/// Which way a tensor at the boundary goes.
+/// Whether a tensor enters or leaves the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
-    /// Into the graph.
+    /// The caller provides it.
     Input,
-    /// Out of it.
+    /// The graph computes it.
     Output,
 }
 
@@ -64,11 +65,11 @@ pub enum Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Element {
-    /// IEEE single.
+    /// IEEE single precision, 32 bits.
     F32,
-    /// IEEE half.
+    /// IEEE half precision, 16 bits.
     F16,
-    /// bfloat16.
+    /// bfloat16, 16 bits.
     Bf16,
 }
 
@@ -82,7 +83,7 @@ impl Element {
         }
     }
 
-    /// libtorch's name for it.
+    /// The corresponding dtype of libtorch.
     pub fn kind(self) -> Kind {
         match self {
             Self::F32 => Kind::Float,
@@ -92,17 +93,17 @@ impl Element {
     }
 }
 
-/// What a graph computes in.
+/// The precision that a graph computes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// IEEE single.
+    /// IEEE single precision, 32 bits.
     F32,
-    /// IEEE half.
+    /// IEEE half precision, 16 bits.
     F16,
-    /// bfloat16.
+    /// bfloat16, 16 bits.
     Bf16,
-    /// IEEE half, and FP8 (E4M3) in the matrix products of the blocks.
+    /// IEEE half precision, and FP8 (E4M3) in the matrix products of the blocks.
     Fp8,
 }
 
@@ -120,7 +121,7 @@ impl Precision {
         }
     }
 
-    /// Type of the tokens, and of everything that is not quantised.
+    /// Type of the tokens and of everything that is not quantised.
     pub fn element(self) -> Element {
         match self {
             Self::F32 => Element::F32,

@@ -1,4 +1,5 @@
-//! The soft-prompted transformer of one domain, node by node. Mirrors [`Policy::step`] and is tested against it.
+//! Writes the soft-prompted transformer of one domain, node by node. It mirrors [`Policy::step`] and is tested against
+//! it.
 
 use super::graph::{Attribute, Graph, Value};
 use super::{Direction, Element, FP8_OPSET, IoTensor, OPSETS, Precision};
@@ -12,15 +13,15 @@ use tch::{Device, Kind, TchError, Tensor};
 /// The largest finite FP8 E4M3 value.
 const FP8_MAX: f32 = 448.0;
 
-/// Gelu is an operator of its own from here on.
+/// The earliest opset with Gelu as an operator.
 const GELU_OPSET: i64 = 20;
 
-/// What to make of a policy.
+/// How a policy is exported.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'a> {
-    /// Tokens of the first view and the instruction, and of the other views.
+    /// Numbers of tokens: of the first view with the instruction (N + L), and of the other views ((V − 1)·N).
     pub tokens: [i64; 2],
-    /// What the graph computes in.
+    /// The precision that the graph computes in.
     pub precision: Precision,
     /// ONNX opset, within [`OPSETS`].
     pub opset: i64,
@@ -29,10 +30,12 @@ pub struct Plan<'a> {
     pub ranges: &'a [f32],
 }
 
-/// The graph of `policy`, which was specialised to its domain before, in the action space that hides channels from it.
+/// The graph of `policy`, which must be specialised to one domain. `space` says which channels are hidden from the
+/// network.
 ///
 /// # Errors
-/// [`ExportError::Unsupported`] for a plan that cannot be, whatever libtorch refuses.
+/// [`ExportError::Unsupported`] for a plan that cannot be exported, [`ExportError::Libtorch`] for an operation that
+/// libtorch refuses.
 pub fn graph(policy: &Policy, space: &ActionSpace, plan: &Plan) -> Result<Graph, ExportError> {
     check(policy, plan)?;
     let tensors = tensors(&policy.config, plan.tokens, plan.precision);
@@ -41,8 +44,7 @@ pub fn graph(policy: &Policy, space: &ActionSpace, plan: &Plan) -> Result<Graph,
     Ok(writer.graph)
 }
 
-/// What goes into the graph and comes out of it, for so many tokens of the first view with the instruction and of the
-/// other views.
+/// Inputs and outputs of the graph, for the numbers of tokens of [`Plan::tokens`].
 pub fn tensors(config: &PolicyConfig, tokens: [i64; 2], precision: Precision) -> Vec<IoTensor> {
     let input = |name: &str, dtype, shape: &[i64]| IoTensor {
         name: name.to_owned(),
@@ -79,6 +81,7 @@ fn check(policy: &Policy, plan: &Plan) -> Result<(), ExportError> {
     Ok(())
 }
 
+/// Adds the nodes of a policy to a graph.
 struct Writer<'a> {
     graph: Graph,
     policy: &'a Policy,
@@ -109,7 +112,8 @@ impl Writer<'_> {
             parts.push("aux_tokens".to_owned());
         }
 
-        // The encoder's bias travels with the positions; soft prompts have none.
+        // The positions of the actions include the action encoder's bias, which saves a node. Soft prompts have no
+        // positions.
         let tokens = length + self.plan.tokens.iter().sum::<i64>();
         let positions = self.policy.positions.f_narrow(1, 0, tokens)?;
         let mut of_actions = positions.f_narrow(1, 0, length)?;
@@ -150,7 +154,8 @@ impl Writer<'_> {
         Ok(self.graph.node("action_encoder.with_time", "Add", &[&encoded, &shift], &[]))
     }
 
-    /// [1, time_dim]: cosines, sines, and a zero if the width is odd. In single precision, as the reference has it.
+    /// [1, time_dim]: cosines, sines, and a zero if the width is odd. It is computed in single precision, as in the
+    /// reference.
     fn time_embedding(&mut self) -> Result<Value, TchError> {
         let width = self.policy.config.time_dim;
         let frequencies = Tensor::f_from_slice(&frequencies(width))?.f_view([1, -1])?;
@@ -168,7 +173,7 @@ impl Writer<'_> {
         Ok(self.cast(&embedding))
     }
 
-    /// [1, n, H] → [1, n, H], or [1, T, H] from the last block: nobody looks at the other tokens.
+    /// [1, n, H] → [1, n, H], or [1, T, H] from the last block, because only the actions' tokens are decoded.
     fn block(&mut self, index: usize, block: &Block, input: &Value, is_last: bool) -> Result<Value, TchError> {
         let name = |part: &str| format!("blocks.{index}.{part}");
         let normed = self.layer_norm(&name("norm1"), &block.norm1, input)?;
@@ -212,9 +217,9 @@ impl Writer<'_> {
         let split = self.graph.integers(format!("{name}.heads"), &[1, -1, heads, head_dim])?;
         let [query, key, value] =
             [("q", qkv[0], [0, 2, 1, 3]), ("k", qkv[1], [0, 2, 3, 1]), ("v", qkv[2], [0, 2, 1, 3])].map(
-                |(part, tensor, order)| {
+                |(part, tensor, axes)| {
                     let parts = self.graph.node(format!("{name}.{part}.parts"), "Reshape", &[tensor, &split], &[]);
-                    let perm = [("perm", Attribute::Ints(order.to_vec()))];
+                    let perm = [("perm", Attribute::Ints(axes.to_vec()))];
                     self.graph.node(format!("{name}.{part}.heads"), "Transpose", &[&parts], &perm)
                 },
             );
@@ -230,7 +235,7 @@ impl Writer<'_> {
         Ok(self.graph.node(format!("{name}.output"), "Reshape", &[&mixed, &join], &[]))
     }
 
-    /// GELU by tanh; spelt out for opsets that do not have it.
+    /// The tanh approximation of GELU, written out for opsets without the operator.
     fn gelu(&mut self, name: &str, input: &Value) -> Result<Value, TchError> {
         if self.plan.opset >= GELU_OPSET {
             let tanh = [("approximate", Attribute::Text("tanh"))];
@@ -277,7 +282,7 @@ impl Writer<'_> {
 
     fn quantised_weight(&mut self, name: &str, matrix: &Tensor) -> Result<Value, TchError> {
         let largest = matrix.f_abs()?.f_max()?.f_double_value(&[])? as f32;
-        // Rounded to the graph's type first, so that quantising and dequantising divide and multiply by the same number.
+        // The scale is rounded to the graph's type first, so that quantising and dequantising use the same number.
         let scale = Tensor::f_from_slice(&[fp8_scale(largest)])?.f_to_kind(self.element.kind())?;
         let exact = scale.f_double_value(&[0])?;
         let quantised = matrix.f_to_kind(Kind::Float)?.f_div_scalar(exact)?.f_to_kind(Kind::Float8e4m3fn)?;
@@ -301,7 +306,7 @@ impl Writer<'_> {
         Ok(self.graph.node(name, "Add", &[product, &bias], &[]))
     }
 
-    /// A constant of the graph's type.
+    /// Adds a constant in the graph's type.
     fn constant(&mut self, name: &str, tensor: &Tensor) -> Result<Value, TchError> {
         self.graph.constant(name, &tensor.f_to_kind(self.element.kind())?)
     }
@@ -310,7 +315,7 @@ impl Writer<'_> {
         self.constant(name, &Tensor::f_full([], value, (Kind::Double, Device::Cpu))?)
     }
 
-    /// A single-precision value in the graph's type.
+    /// Casts a single-precision value to the graph's type.
     fn cast(&mut self, value: &str) -> Value {
         if self.element == Element::F32 {
             return value.to_owned();
@@ -329,7 +334,8 @@ impl Writer<'_> {
     }
 }
 
-/// Maps magnitudes up to `largest` onto FP8's. Never so small that half precision would lose it.
+/// The scale that maps magnitudes up to `largest` onto FP8's range. It never falls below half precision's smallest
+/// normal number, so that a graph in half precision can hold it.
 fn fp8_scale(largest: f32) -> f32 {
     (largest / FP8_MAX).max(f32::from(half::f16::MIN_POSITIVE))
 }

@@ -1,4 +1,4 @@
-//! The configuration of a synthetic checkpoint, in the words of whoever would have published it.
+//! Writes the configuration of a synthetic checkpoint with the keys of the publisher that it imitates.
 
 use super::presets::Sizes;
 use super::{Recipe, StoredDtype};
@@ -9,7 +9,7 @@ use crate::model::layout::Layout;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// Channels that a robot with the action space `auto` has here.
+/// Number of robot channels in synthetic checkpoints with the action space `auto`.
 const AUTO_CHANNELS: i64 = 7;
 
 /// The three ways in which checkpoints are published.
@@ -24,7 +24,7 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// How it names tensors.
+    /// The tensor names of this dialect.
     pub fn layout(self) -> Layout {
         let prefix = if self == Self::Original { "" } else { "model." };
         Layout { prefix: prefix.to_owned(), native: self == Self::LerobotNative }
@@ -48,7 +48,7 @@ fn write_json(path: &Path, value: &Value) -> Result<(), CheckpointError> {
     std::fs::write(path, format!("{value:#}\n")).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })
 }
 
-/// The policy's sizes, which everybody spells alike, and Florence-2's.
+/// The keys that all dialects share: the policy's sizes and Florence-2's configuration.
 fn shared_keys(recipe: &Recipe, sizes: &Sizes) -> Map<String, Value> {
     object(json!({
         "florence_config": florence(recipe, sizes),
@@ -173,7 +173,7 @@ fn vision(dialect: Dialect, sizes: &Sizes) -> Value {
     Value::Object(keys)
 }
 
-/// What the original release's image processor does; the processor reads its size from here.
+/// Configuration of the original release's image processor, which reads the image size from it.
 fn preprocessor(sizes: &Sizes) -> Value {
     json!({
         "image_processor_type": "CLIPImageProcessor",

@@ -1,5 +1,5 @@
-//! Checkpoints with random weights: valid in every respect, of any published layout and stored dtype, and the
-//! same for the same seed, whatever the layout, the number of shards or of threads.
+//! Writes checkpoints with random weights. They are valid in every respect and of any published layout and stored
+//! dtype. The same seed gives the same values, whatever the layout, the number of shards or of threads.
 //!
 //! There is no second copy of the architecture here: [`super::inventory`] says which tensors a configuration
 //! calls for, [`values`] how each is distributed, and [`writer`] streams them to disk.
@@ -18,46 +18,46 @@ use dialect::Dialect;
 use presets::Preset;
 use std::path::Path;
 
-/// What to make.
+/// Specification of a synthetic checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
     /// Sizes of the network.
     pub preset: Preset,
-    /// Names of tensors and configuration keys.
+    /// Naming of tensors and configuration keys.
     pub dialect: Dialect,
-    /// How weights are stored.
+    /// Dtype of the stored weights.
     pub dtype: StoredDtype,
-    /// Action space.
+    /// Action space of the policy.
     pub action_mode: ActionMode,
     /// Number of weight files, at least 1.
     pub shards: usize,
     /// V: camera views.
     pub views: usize,
-    /// Rows of the token table; the tokenizer must not have more ids.
+    /// Rows of the token embedding; the tokenizer must not have more ids.
     pub vocabulary: usize,
-    /// Of all random values.
+    /// Seed of all random values.
     pub seed: u64,
 }
 
-/// How weights are stored.
+/// Dtype of stored weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoredDtype {
-    /// IEEE single.
+    /// IEEE single precision, 32 bits.
     F32,
-    /// IEEE half.
+    /// IEEE half precision, 16 bits.
     F16,
-    /// bfloat16.
+    /// bfloat16, 16 bits.
     Bf16,
 }
 
-/// What was made.
+/// Summary of a written checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Made {
     /// The configuration as a reader of the checkpoint sees it.
     pub config: ModelConfig,
-    /// Numbers of parameters.
+    /// Numbers of parameters, by part of the network.
     pub parameters: Parameters,
-    /// Bytes of weights.
+    /// Size of the weights, bytes.
     pub bytes: u64,
 }
 
@@ -71,8 +71,8 @@ pub fn write(recipe: &Recipe, folder: &Path, progress: &(dyn Fn(u64, u64) + Sync
     write_weights(recipe, folder, progress)
 }
 
-/// Writes weights into `folder` for the configuration that is there, whatever its sizes; of `recipe`, dialect, dtype,
-/// shards and seed count.
+/// Writes weights into `folder` for the configuration in it, whatever its sizes. Of `recipe`, only dialect, dtype,
+/// shards and seed apply.
 ///
 /// # Errors
 /// A configuration that cannot be used, a file that cannot be written.
@@ -81,7 +81,7 @@ pub fn write_weights(
     folder: &Path,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Made, CheckpointError> {
-    // Reading it back proves the dialect and spares a second way to the sizes.
+    // Reading the configuration back checks the dialect and keeps a single source of the sizes.
     let config = ModelConfig::from_folder(folder)?;
     let canonical = inventory(&config, Dialect::Original.layout())?;
     let stored = inventory(&config, recipe.dialect.layout())?;

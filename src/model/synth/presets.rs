@@ -1,4 +1,4 @@
-//! Sizes of synthetic checkpoints.
+//! The named sizes of synthetic checkpoints.
 
 /// A named set of sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,16 +30,16 @@ pub(super) struct Sizes {
     pub soft_prompts: i64,
     pub time_dim: i64,
     pub max_len_seq: i64,
-    /// T
+    /// T: actions in a chunk.
     pub chunk_length: i64,
     /// Side of the square images, pixels.
     pub image_side: i64,
-    /// L
+    /// L: tokens of an instruction.
     pub text_tokens: i64,
 }
 
 impl Preset {
-    /// Rows of the token table; BART's with Florence-2's additions for [`Preset::Base`].
+    /// Rows of the token embedding; [`Preset::Base`] has BART's with Florence-2's additions.
     pub fn vocabulary(self) -> usize {
         match self {
             Self::Tiny => 512,

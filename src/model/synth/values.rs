@@ -6,7 +6,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
-/// Values per random stream. Part of what a seed means: changing it changes every checkpoint.
+/// Values per random stream. Changing this number changes the values of every seed.
 pub(super) const BLOCK: usize = 1 << 18;
 
 /// The one matrix that native `transformers` stores transposed.
@@ -33,13 +33,14 @@ struct Distribution {
     std: f32,
 }
 
-/// Pairs the inventory in the original release's names, which decide the values, with that of the file.
+/// Pairs the inventory in the original release's names with that of the file. The original names determine the values,
+/// so that every layout holds the same ones.
 pub(super) fn plan(canonical: &[(String, Vec<i64>)], stored: Vec<(String, Vec<i64>)>, seed: u64) -> Vec<Tensor> {
     let shapes: BTreeMap<&str, &[i64]> =
         canonical.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
     let tensors = canonical.iter().zip(stored).map(|((name, drawn), (stored, shape))| {
         let transposed = match drawn.as_slice() {
-            // By name, not by shape: the matrix may be square.
+            // The name decides rather than the shape, because the matrix may be square.
             [rows, columns] if stored.ends_with(TRANSPOSED) => Some((extent(*rows), extent(*columns))),
             _ => None,
         };
@@ -61,13 +62,14 @@ fn extent(extent: i64) -> usize {
 
 /// Spread of LayerNorm weights around one, and of biases around zero.
 const SMALL: f32 = 0.02;
-/// Spread of position embeddings beside tokens of size one.
+/// Spread of position embeddings, which are added to tokens of size one.
 const POSITIONS: f32 = 0.1;
-/// What ends a residual branch is smaller: dozens of branches then add up to about one, as in trained networks, instead
-/// of drowning the stream and multiplying rounding errors (Radford et al. 2019, GPT-2's initialisation).
+/// Factor for matrices that end a residual branch. Dozens of branches then add up to about one, as in trained networks,
+/// instead of swamping the residual stream and multiplying rounding errors (Radford et al. 2019, GPT-2's
+/// initialisation).
 const BRANCH_END: f32 = 0.2;
-/// Depth-wise convolutions stand in residual branches without a norm: close to the identity, or tens of them
-/// would multiply up to overflow in half precision.
+/// Factor for depth-wise convolutions. They stand in residual branches without a norm, so each must stay close to the
+/// identity; otherwise tens of them would multiply up to overflow in half precision.
 const DEPTHWISE: f32 = 0.1;
 
 fn distribution(name: &str, shape: &[i64], shapes: &BTreeMap<&str, &[i64]>) -> Distribution {
@@ -104,14 +106,14 @@ impl Tensor {
         self.count.div_ceil(BLOCK)
     }
 
-    /// The values of `block` in the order of the original release.
+    /// Appends the values of `block` to `values`, in the order of the original release.
     pub(super) fn draw(&self, block: usize, values: &mut Vec<f32>) {
         let start = block.saturating_mul(BLOCK).min(self.count);
         let count = BLOCK.min(self.count - start);
         let mut generator = ChaCha8Rng::from_seed(self.key);
         generator.set_stream(block as u64);
         let Distribution { mean, std } = self.distribution;
-        let reach = std * 3f32.sqrt(); // of a uniform distribution with this standard deviation
+        let reach = std * 3f32.sqrt(); // half the width of a uniform distribution with this standard deviation
         values.extend((0..count).map(|_| {
             let unit = (generator.next_u32() >> 8) as f32 * (1.0 / 8_388_608.0) - 1.0; // [-1, 1) in steps of 2^-23
             mean + reach * unit
@@ -169,8 +171,8 @@ mod tests {
         let canonical = vec![("vlm.image_projection".to_owned(), vec![3, 2])];
         let plain = plan(&canonical, canonical.clone(), 1)[0].draw_all();
         let stored = "model.vlm.multi_modal_projector.image_projection.weight";
-        let turned = plan(&canonical, vec![(stored.to_owned(), vec![2, 3])], 1)[0].draw_all();
-        assert_eq!(turned, [plain[0], plain[2], plain[4], plain[1], plain[3], plain[5]]);
+        let transposed = plan(&canonical, vec![(stored.to_owned(), vec![2, 3])], 1)[0].draw_all();
+        assert_eq!(transposed, [plain[0], plain[2], plain[4], plain[1], plain[3], plain[5]]);
     }
 
     #[test]

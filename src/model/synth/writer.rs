@@ -1,5 +1,5 @@
-//! Streams tensors into safetensors files: headers first, then blocks of values in any order from several
-//! threads, each at its own offset. Memory stays at a few blocks per thread.
+//! Streams tensors into safetensors files. Headers come first; then several threads write blocks of values in any
+//! order, each at its own offset. Memory stays at a few blocks per thread.
 
 use super::StoredDtype;
 use super::values::{BLOCK, Tensor};
@@ -13,26 +13,27 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// One file under way.
+/// A file that is being written.
 struct Shard {
     path: PathBuf,
     file: File,
 }
 
-/// Where a tensor goes.
+/// The shard and offset at which a tensor is stored.
 struct Place<'a> {
     tensor: &'a Tensor,
     shard: usize,
-    offset: u64, // of its first byte within the file
+    offset: u64, // of the first byte within the file
 }
 
-/// A piece of work: one block, or a whole tensor where blocks are no contiguous part of the file.
+/// A unit of work: one block, or a whole tensor (`None`) that is stored transposed, so that its blocks are not
+/// contiguous in the file.
 struct Job<'a> {
     place: &'a Place<'a>,
     block: Option<usize>,
 }
 
-/// Writes `tensors` as `dtype` into `shards` files in `folder`; the bytes of all weights.
+/// Writes `tensors` as `dtype` into `shards` files in `folder`. Returns the size of all weights, bytes.
 pub(super) fn write(
     folder: &Path,
     tensors: &[Tensor],
@@ -139,7 +140,7 @@ fn write_index(folder: &Path, places: &[Place], shards: usize, total: u64) -> Re
     std::fs::write(&path, format!("{index:#}\n")).map_err(|source| CheckpointError::Io { path, source })
 }
 
-/// Draws and writes all values; `progress` is told the bytes written so far.
+/// Draws and writes all values; calls `progress` with the number of bytes written so far.
 fn fill(
     files: &[Shard],
     places: &[Place],
@@ -162,7 +163,7 @@ fn fill(
             let bytes = buffers.draw(job, dtype);
             let before = job.block.unwrap_or(0) as u64 * BLOCK as u64 * element_size(dtype);
             if let Err(source) = shard.file.write_all_at(bytes, job.place.offset + before) {
-                next.store(jobs.len(), Ordering::Relaxed); // the others may stop as well
+                next.store(jobs.len(), Ordering::Relaxed); // tells the other threads to stop
                 return Err(CheckpointError::Io { path: shard.path.clone(), source });
             }
             let written = bytes.len() as u64;
@@ -180,7 +181,7 @@ fn fill(
     })
 }
 
-/// What a thread keeps between jobs.
+/// Buffers that a thread reuses from job to job.
 #[derive(Default)]
 struct Buffers {
     values: Vec<f32>,
