@@ -1,32 +1,31 @@
 //! Pillow's `resize(…, Image.Resampling.BICUBIC)`: antialiased, to within one step of 255 in every channel.
 //!
-//! Pillow resamples one axis, rounds to 8 bits, and resamples the other. So does this, in Pillow's order,
-//! which the resize library would otherwise choose by itself. The library's 8-bit passes carry 16-bit
-//! weights and miss Pillow's rounding (22-bit weights) in a few values of a thousand. Done once, that costs
-//! one step; done in both passes, it can cost two. The first of two passes is therefore in float32, which
-//! rounds as Pillow does.
+//! Pillow resamples one axis, rounds to 8 bits, and resamples the other. This file does the same in Pillow's order of
+//! axes, because the resize library would choose its own. The library's 8-bit passes use 16-bit weights, Pillow's
+//! 22-bit ones, so a few values of a thousand are rounded differently. One such pass costs at most one step; two can
+//! cost two. The first of two passes is therefore in float32, which rounds as Pillow does.
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use crate::types::RgbImage;
 
-/// The resize, with buffers kept from frame to frame.
+/// A bicubic resize that keeps its buffers from frame to frame.
 #[derive(Default)]
 pub struct Bicubic {
     resizer: Resizer,
-    /// The image in float32.
+    /// The source image in float32.
     source: Vec<f32>,
-    /// After the first pass: one side of the source, one of the target.
+    /// The image after the first pass, which has one side of the source and one of the target.
     halfway: Vec<f32>,
-    /// The same, rounded.
+    /// `halfway` rounded to 8 bits.
     rounded: Vec<u8>,
-    /// After both passes: packed RGB.
+    /// The image after both passes: packed RGB.
     resized: Vec<u8>,
 }
 
 impl Bicubic {
-    /// Packed RGB of `image` at `to`, (width, height); `Err` says why the size cannot be had.
+    /// Packed RGB of `image` at `to`, (width, height); `Err` says why the size is refused.
     pub fn resize(&mut self, image: &RgbImage, to: (usize, usize)) -> Result<&[u8], String> {
         let from = (image.width(), image.height());
         let between = if columns_first(from, to) { (from.0, to.1) } else { (to.0, from.1) };
@@ -58,9 +57,9 @@ impl Bicubic {
 
 /// `value` rounded half up and clamped to a byte.
 ///
-/// A conversion with `as` takes four times as long, since there is no vector instruction for it. Added to
-/// 2^23, a float has no bits left for a fraction: it becomes the nearest whole number, and stands in its own
-/// lowest byte. Nearest means ties to even; one less where that went up makes it the floor.
+/// A conversion with `as` takes four times as long, because it has no vector instruction. A float plus 2^23 has no bits
+/// left for a fraction: the sum is rounded to the nearest whole number, which then stands in the lowest byte of the
+/// float's bits. Rounding to nearest (ties to even) may go up; subtracting one in that case gives the floor.
 #[inline]
 fn round(value: f32) -> u8 {
     const WHOLE: f32 = 8_388_608.0;
@@ -70,8 +69,8 @@ fn round(value: f32) -> u8 {
     (floor + WHOLE).to_bits() as u8
 }
 
-/// Resamples packed RGB with PIL's bicubic: Catmull-Rom (a = -0.5), as a convolution, which widens when
-/// shrinking. The buffers hold the bytes of `pixels`.
+/// Resamples packed RGB with PIL's bicubic filter, Catmull-Rom (a = -0.5). It is a convolution whose kernel widens when
+/// the image shrinks. `source` and `target` are the bytes of values of type `pixels`.
 fn resample(
     resizer: &mut Resizer,
     pixels: PixelType,
@@ -86,15 +85,15 @@ fn resample(
     resizer.resize(&source, &mut target, &options).map_err(|error| error.to_string())
 }
 
-/// Whether Pillow 13 resamples columns before rows: when the height loses more than twice as many pixels as
-/// the width. Earlier versions always took the rows first, as this one does for every frame wider than high.
+/// Whether Pillow 13 resamples columns before rows: when the height loses more than twice as many pixels as the width.
+/// Earlier versions always resample rows first, as Pillow 13 does for every frame wider than high.
 pub fn columns_first(from: (usize, usize), to: (usize, usize)) -> bool {
     let lost_columns = from.0.saturating_sub(to.0);
     let lost_rows = from.1.saturating_sub(to.1);
     lost_rows > lost_columns.saturating_mul(2)
 }
 
-/// Width and height as the resize library wants them, and the number of channel values.
+/// Width and height in the resize library's types, and the number of channel values.
 #[derive(Clone, Copy, PartialEq)]
 struct Size {
     width: u32,

@@ -13,7 +13,7 @@ pub(super) struct Tap {
     pub(super) weight_second: f32,
 }
 
-/// The resize, with tap tables kept from frame to frame.
+/// A padded bilinear resize that keeps its tap tables from frame to frame.
 pub struct PaddedBilinear {
     width: usize,
     height: usize,
@@ -30,10 +30,10 @@ impl PaddedBilinear {
 
     /// Writes the padded, normalised [3, H, W] of `image` into `out`, which holds 3·H·W values.
     ///
-    /// With `rotate_180` the content is turned before it is padded: the padding stays left and top.
+    /// With `rotate_180` the content is turned before it is padded, so the padding stays on the left and top.
     ///
     /// # Errors
-    /// When the aspect ratio is so extreme that one side would shrink to nothing.
+    /// An aspect ratio so extreme that one side would shrink to nothing.
     pub fn apply(
         &mut self,
         normalizer: &Normalizer,
@@ -112,7 +112,7 @@ fn rows_of(plane: &mut [f32], width: usize) -> impl Iterator<Item = &mut [f32]> 
     plane.chunks_exact_mut(width.max(1))
 }
 
-/// Pixels of row `y`; empty when there is no such row, which the taps rule out.
+/// Pixels of row `y`. It is empty if there is no such row, which cannot happen for rows that taps name.
 fn row_of(image: &RgbImage, y: usize) -> &[[u8; 3]] {
     let (pixels, _) = image.data().as_chunks::<3>();
     pixels.chunks_exact(image.width().max(1)).nth(y).unwrap_or(&[])

@@ -1,4 +1,4 @@
-//! JPEG and PNG messages to packed RGB.
+//! Decodes JPEG and PNG messages to packed RGB.
 
 use std::io::Cursor;
 
@@ -13,7 +13,7 @@ const MAX_DECODER_BYTES: u64 = 512 << 20;
 
 /// Decodes the `data` of a `sensor_msgs/CompressedImage`; `field` names the camera in errors.
 ///
-/// The format is told from the bytes, not from the message's free-text `format`. Grey becomes RGB, 16-bit
+/// The format is recognised from the bytes, not from the message's free-text `format`. Grey becomes RGB, 16-bit
 /// channels become 8-bit, alpha is dropped. The size is checked before pixels are allocated.
 ///
 /// # Errors
@@ -49,9 +49,9 @@ mod tests {
         (0..32 * 16).flat_map(|i: u32| [(i % 32 * 8) as u8, (i / 32 * 16) as u8, 128]).collect()
     }
 
-    fn png(color: ExtendedColorType, width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
+    fn png(colour: ExtendedColorType, width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        PngEncoder::new(&mut bytes).write_image(pixels, width, height, color).unwrap();
+        PngEncoder::new(&mut bytes).write_image(pixels, width, height, colour).unwrap();
         bytes
     }
 

@@ -8,7 +8,7 @@ pub enum TransformError {
     /// The input itself is at fault.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// The resize library refused.
+    /// An image cannot be resized to the model's size.
     #[error("resize of a {from_width}x{from_height} image to {to_width}x{to_height}: {reason}")]
     Resize {
         /// Source width, pixels.
@@ -19,10 +19,10 @@ pub enum TransformError {
         to_width: usize,
         /// Target height, pixels.
         to_height: usize,
-        /// What the library said.
+        /// Why it cannot.
         reason: String,
     },
-    /// The tokenizer refused the text.
+    /// The tokenizer refused a text or cannot be trained; the value says why.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
 }

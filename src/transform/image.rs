@@ -1,4 +1,4 @@
-//! Camera image to model input: resize, optional half turn, normalise to [3, H, W].
+//! Turns a camera image into model input: resize, optional turn by 180 degrees, normalise to [3, H, W].
 
 use super::bicubic::Bicubic;
 use super::bilinear::PaddedBilinear;
@@ -35,12 +35,12 @@ impl ImageTransform {
         self.width.saturating_mul(self.height).saturating_mul(3)
     }
 
-    /// Writes the normalised [3, H, W] of `image`, turned by 180 degrees when asked, into `out`.
+    /// Writes the normalised [3, H, W] of `image`, turned by 180 degrees if `rotate_180`, into `out`.
     ///
     /// An image that already has the model's size is normalised without resampling.
     ///
     /// # Errors
-    /// When `out` does not hold [`Self::output_len`] values, or the size cannot be resized.
+    /// An `out` that does not hold [`Self::output_len`] values, or a size that cannot be resized.
     pub fn apply(&mut self, image: &RgbImage, rotate_180: bool, out: &mut [f32]) -> Result<(), TransformError> {
         if out.len() != self.output_len() {
             return Err(InputError::Shape {
@@ -69,7 +69,7 @@ impl ImageTransform {
             to_height: self.height,
             reason,
         })?;
-        // The filter is symmetric, so turning the result is turning the source.
+        // The filter is symmetric, so turning the result equals turning the source.
         self.normalizer.write_planes(resized, rotate_180, out);
         Ok(())
     }

@@ -1,12 +1,12 @@
-//! 8-bit RGB to the numbers the vision tower was trained on: `(v / 255 - mean) / std` per channel.
+//! Normalises 8-bit RGB to the values that the vision tower was trained on: `(v / 255 - mean) / std` per channel.
 
 /// ImageNet channel means, RGB.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// ImageNet channel standard deviations, RGB.
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
-/// The normalised value of every possible byte, one table per channel: 768 divisions once instead of one
-/// per pixel and channel, with the same rounding as the formula.
+/// The normalised value of every possible byte, one table per channel. This costs 768 divisions once instead of one per
+/// pixel and channel, with the same rounding as the formula.
 pub struct Normalizer {
     red: [f32; 256],
     green: [f32; 256],
@@ -27,7 +27,7 @@ impl Normalizer {
         [self.red[usize::from(red)], self.green[usize::from(green)], self.blue[usize::from(blue)]]
     }
 
-    /// Writes packed RGB `pixels` as three planes [3, n]; with `reverse`, last pixel first, which turns an
+    /// Writes packed RGB `pixels` as three planes [3, n]; with `reverse`, the last pixel comes first, which turns an
     /// image by 180 degrees.
     ///
     /// `planes` holds three values per pixel; whatever exceeds the shorter of the two is left alone.
@@ -54,9 +54,9 @@ impl Normalizer {
 fn table(mean: f32, std: f32) -> [f32; 256] {
     let mut value = 0.0_f32;
     [(); 256].map(|()| {
-        let normalized = (value / 255.0 - mean) / std;
+        let normalised = (value / 255.0 - mean) / std;
         value += 1.0;
-        normalized
+        normalised
     })
 }
 

@@ -1,4 +1,4 @@
-//! Raw image messages to packed RGB: every 8-bit colour encoding in common use, any row stride.
+//! Converts raw image messages to packed RGB, from every 8-bit colour encoding in common use and any row stride.
 
 use crate::error::InputError;
 use crate::types::RgbImage;
@@ -8,7 +8,7 @@ pub const MAX_SIDE: u32 = 16_384;
 /// Largest image accepted, pixels.
 pub const MAX_PIXELS: u64 = 64 << 20;
 
-/// The encodings of `sensor_msgs/image_encodings` that carry 8-bit colour or grey.
+/// The supported encodings of `sensor_msgs/image_encodings`: 8-bit colour or grey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Encoding {
     Rgb8,
@@ -43,10 +43,10 @@ impl Encoding {
 
 /// Packed RGB from the fields of a `sensor_msgs/Image`; `field` names the camera in errors.
 ///
-/// Alpha is dropped and grey is repeated in all three channels. `step` is the length of a row in bytes,
-/// padding included; the last row must be whole too, as the message definition asks (`data` holds
-/// `height * step` bytes), and bytes beyond that are ignored. One byte per channel has no byte order, so
-/// either value of `is_bigendian` means the same image.
+/// Alpha is dropped and grey is repeated in all three channels. `step` is the length of a row in bytes, padding
+/// included; the last row must be whole too, as the message definition requires (`data` holds `height * step` bytes),
+/// and bytes beyond that are ignored. One byte per channel has no byte order, so either value of `is_bigendian` means
+/// the same image.
 ///
 /// # Errors
 /// Unknown encoding, no pixels, more than [`MAX_SIDE`] or [`MAX_PIXELS`], `step` shorter than a row, or
@@ -75,7 +75,7 @@ pub fn rgb_from_raw(
         return Err(refuse(format!("data holds {} bytes, but height {height} x step {step} is {needed}", data.len())));
     }
 
-    // Both fit: `row_bytes <= step`, and `height * step` bytes are in memory.
+    // The conversions cannot truncate: `row_bytes <= step`, and `height * step` bytes are in memory.
     let rows = data.chunks_exact(step as usize).take(height as usize);
     let rows = rows.map(|row| row.get(..row_bytes as usize).unwrap_or(row));
     let (width, height) = (width as usize, height as usize);
@@ -83,7 +83,7 @@ pub fn rgb_from_raw(
     RgbImage::new(width, height, packed).ok_or_else(|| refuse("rows do not add up to the image".to_owned()))
 }
 
-/// Says why an image of this size is refused, if it is.
+/// Refuses an image without pixels or larger than the limits; `Err` says why.
 pub(super) fn check_size(width: u32, height: u32) -> Result<(), String> {
     if width == 0 || height == 0 {
         return Err(format!("size {width}x{height} has no pixels"));
@@ -117,7 +117,7 @@ fn pack<'a>(format: Encoding, rows: impl Iterator<Item = &'a [u8]>, pixels: usiz
     packed
 }
 
-/// Converts one row. The row leads the zip: led by `target`, it would eat a pixel of the next row.
+/// Converts one row. The row comes first in the zip: if `target` did, the zip would consume a pixel of the next row.
 fn convert<'t, const N: usize>(
     row: &[u8],
     target: &mut impl Iterator<Item = &'t mut [u8; 3]>,

@@ -1,8 +1,8 @@
-//! lerobot's processor files of a fine-tuned checkpoint: `policy_preprocessor.json`,
-//! `policy_postprocessor.json` and the safetensors state beside them.
+//! Reads lerobot's processor files of a fine-tuned checkpoint: `policy_preprocessor.json`, `policy_postprocessor.json`
+//! and the safetensors state beside them.
 //!
-//! lerobot stores its pre- and post-processing as a list of named steps. This module reads from them what
-//! this pipeline needs to know, and refuses a step it would otherwise silently leave out.
+//! lerobot stores its pre- and post-processing as a list of named steps. This module takes from them what this pipeline
+//! needs, and refuses any step that it would otherwise silently leave out.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use super::state::MeanStd;
 use super::tokenize::PaddingSide;
 use crate::error::CheckpointError;
 
-/// File of the steps before the policy.
+/// File of the steps that run before the policy.
 pub const PREPROCESSOR_FILE: &str = "policy_preprocessor.json";
-/// File of the steps after it.
+/// File of the steps that run after the policy.
 pub const POSTPROCESSOR_FILE: &str = "policy_postprocessor.json";
 
 const STATE_KEY: &str = "observation.state";
 const ACTION_KEY: &str = "action";
-/// lerobot's default when a normaliser does not say.
+/// lerobot's default `eps`, for normalisers that do not set it.
 const DEFAULT_EPS: f32 = 1e-8;
 
-/// What a checkpoint's processor files prescribe; all empty when it has none.
+/// What a checkpoint's processor files prescribe. A checkpoint without such files has the default, which is empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Processors {
     /// Normalises proprioception, before it is padded to the model's width.
@@ -33,12 +33,12 @@ pub struct Processors {
     pub action: Option<MeanStd>,
     /// L, the number of text tokens.
     pub max_length: Option<usize>,
-    /// Where text is padded.
+    /// The side on which text is padded.
     pub padding_side: Option<PaddingSide>,
     /// The embodiment the checkpoint was tuned for.
     pub domain_id: Option<i64>,
-    /// Observation keys of the robot and the policy's names for them. Cameras are numbered here, so this
-    /// only tells a person which camera is which.
+    /// Observation keys of the robot and the policy's names for them. Cameras are numbered in this pipeline, so the map
+    /// only tells the user which camera is which.
     pub rename: BTreeMap<String, String>,
 }
 
@@ -119,7 +119,7 @@ impl Processors {
             let at = StepAt { file, index, step };
             match step.name() {
                 "to_batch_processor" | "device_processor" => {}
-                // Scaling to 0..1 and ImageNet statistics: what the image transform always does.
+                // The image transform always scales to 0..1 and applies ImageNet statistics.
                 "xvla_image_scale" | "xvla_image_to_float" | "xvla_imagenet_normalize" => at.expect_all_images()?,
                 "rename_observations_processor" => {
                     self.rename.extend(at.config::<BTreeMap<_, _>>("rename_map")?.unwrap_or_default())
@@ -192,7 +192,7 @@ impl StepFile {
     }
 }
 
-/// A step together with its place, which errors name.
+/// A step with its index and file, which errors name.
 struct StepAt<'a> {
     file: &'a StepFile,
     index: usize,
@@ -248,14 +248,13 @@ impl StepAt<'_> {
         Ok(())
     }
 
-    /// Statistics of the state from a normaliser step, whose other observation features must be left as
-    /// they are.
+    /// Statistics of the state from a normaliser step, which must not normalise any other observation feature.
     fn state_statistics(&self) -> Result<Option<MeanStd>, CheckpointError> {
         let config = self.normalizer_config()?;
         let statistics = self.statistics()?;
         let mut found = None;
         for (key, feature) in &config.features {
-            // A feature without statistics passes through: lerobot saves untrained normalisers so.
+            // A feature without statistics passes unchanged; lerobot saves untrained normalisers that way.
             let changes =
                 feature.kind != "ACTION" && config.mode(&feature.kind) != "IDENTITY" && config.applies_to(key);
             if !changes || !statistics.has(key) {
@@ -320,8 +319,7 @@ impl StepAt<'_> {
     }
 }
 
-/// The safetensors state of a normaliser: `<feature>.<statistic>` tensors. A step without a state file has
-/// none.
+/// The safetensors state of a normaliser: `<feature>.<statistic>` tensors. A step without a state file has no tensors.
 struct Statistics {
     path: PathBuf,
     bytes: Option<Vec<u8>>,
@@ -338,7 +336,7 @@ impl Statistics {
         self.bytes.as_deref().map(parse).transpose()
     }
 
-    /// Whether there is any statistic of the feature.
+    /// Whether any statistic of the feature `key` is stored.
     fn has(&self, key: &str) -> bool {
         let is_of = |name: &&str| name.rsplit_once('.').is_some_and(|(feature, _)| feature == key);
         self.tensors().ok().flatten().is_some_and(|tensors| tensors.names().iter().any(is_of))

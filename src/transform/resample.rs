@@ -1,5 +1,5 @@
-//! Coefficient tables for resampling one axis of an image in a kernel: what [`super::bicubic`] and
-//! [`super::bilinear`] do on the host, spelled out per output pixel.
+//! Makes coefficient tables for resampling one axis of an image in a kernel. They spell out per output pixel what
+//! [`super::bicubic`] and [`super::bilinear`] do on the host.
 //!
 //! The bicubic tables are Pillow's own, fixed point included, so that two passes with them, each rounded to
 //! 8 bits, give Pillow's bytes exactly. [`super::bicubic::columns_first`] says which axis comes first.
@@ -10,16 +10,16 @@ use crate::transform::TransformError;
 use crate::transform::resampling::{Axis, ResampleMethod, Resampling};
 use crate::types::ResizeMode;
 
-/// Fraction bits of a bicubic weight: a byte times it, summed, stays within an `i32`.
+/// Fraction bits of a bicubic weight. The sum of bytes times weights stays within an `i32`.
 pub const FRACTION_BITS: u32 = 22;
 
-/// How images of size `from` become the model's, (width, height) each, by tables.
+/// The tables that resize images of size `from` to size `to`, each (width, height) in pixels.
 ///
 /// # Errors
-/// A size that leaves nothing of the image, as the host refuses it too.
+/// A size that leaves no pixels of the image; the host refuses it as well.
 pub fn resampling(mode: ResizeMode, from: (usize, usize), to: (usize, usize)) -> Result<Resampling, TransformError> {
     let method = match mode {
-        // An image of the model's own size is taken as it is in both modes; so do tables that change nothing.
+        // Both modes leave an image of the model's own size as it is, as these tables do between equal sizes.
         _ if from == to => bicubic_method(from, to),
         ResizeMode::Bicubic => bicubic_method(from, to),
         ResizeMode::PaddedBilinear => {
@@ -50,7 +50,8 @@ fn bicubic_method(from: (usize, usize), to: (usize, usize)) -> ResampleMethod {
 
 /// Pillow's antialiased bicubic from `from` to `to` pixels, in units of 2^-[`FRACTION_BITS`].
 ///
-/// No window leaves the axis: `start + taps <= from`. Between equal sizes each pixel is its own only tap.
+/// No window leaves the axis: `start + taps <= from`. Between equal sizes, the only tap of each pixel is the pixel
+/// itself.
 pub fn bicubic(from: usize, to: usize) -> Axis<i32> {
     let windows: Vec<Window> = (0..to).map(|index| Window::bicubic(from, to, index)).collect();
     let taps = windows.iter().map(|window| window.weights.len()).max().unwrap_or(0);
@@ -77,7 +78,7 @@ pub fn bilinear(from: usize, to: usize) -> Axis<f32> {
     }
 }
 
-/// The weights of one output pixel, without zeros at either end.
+/// The source pixels that one output pixel mixes, without zero weights at either end.
 struct Window {
     start: usize,
     weights: Vec<i32>,
@@ -90,12 +91,12 @@ impl Window {
         // Shrinking widens the filter, which is the antialiasing.
         let stretch = scale.max(1.0);
         let support = 2.0 * stretch;
-        let center = (index as f64 + 0.5) * scale;
-        let start = (center - support + 0.5) as usize;
-        let end = ((center + support + 0.5) as usize).min(from);
+        let centre = (index as f64 + 0.5) * scale;
+        let start = (centre - support + 0.5) as usize;
+        let end = ((centre + support + 0.5) as usize).min(from);
 
         let weights: Vec<f64> =
-            (start..end).map(|pixel| catmull_rom((pixel as f64 - center + 0.5) / stretch)).collect();
+            (start..end).map(|pixel| catmull_rom((pixel as f64 - centre + 0.5) / stretch)).collect();
         let sum: f64 = weights.iter().sum();
         Self::trimmed(start, weights.iter().map(|weight| fixed_point(weight / sum)).collect())
     }
@@ -108,7 +109,7 @@ impl Window {
         Self { start: start + leading, weights }
     }
 
-    /// Weight number `tap`, when the window begins no later than at `last_start`.
+    /// Weight number `tap` of the window once its start is moved back to `last_start`, if it is later.
     fn weight(&self, tap: usize, last_start: usize) -> i32 {
         let moved = self.start.saturating_sub(last_start);
         tap.checked_sub(moved).and_then(|tap| self.weights.get(tap)).copied().unwrap_or(0)
@@ -128,7 +129,7 @@ fn catmull_rom(distance: f64) -> f64 {
     }
 }
 
-/// Rounded half away from zero, as Pillow does.
+/// `weight` in fixed point, rounded half away from zero as Pillow does.
 fn fixed_point(weight: f64) -> i32 {
     (weight * f64::from(1 << FRACTION_BITS)).round() as i32
 }
@@ -244,7 +245,7 @@ mod tests {
         RgbImage::new(image.width() as usize, image.height() as usize, image.into_raw()).unwrap()
     }
 
-    /// Photographs, and noise of several shapes: the hardest for rounding and clamping.
+    /// Photographs, and noise of several shapes, which is the hardest case for rounding and clamping.
     fn images() -> Vec<RgbImage> {
         let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
         let noise = [(64, 48), (48, 64), (31, 200), (200, 31), (5, 3), (1, 1)].map(|(width, height)| {
@@ -260,7 +261,8 @@ mod tests {
         [(224, 224), (40, 56), (64, 48), (33, 7)]
     }
 
-    /// `worst` is in steps of 8-bit pixels. Images that the host refuses are skipped.
+    /// Compares `planes` with the host's result; `worst` is in steps of 8-bit pixels. Images that the host refuses are
+    /// skipped.
     fn assert_equals_the_host(
         image: &RgbImage,
         planes: &[f32],

@@ -1,26 +1,26 @@
-//! Resizing as tables of weights, for whoever executes it: the host here, a GPU in its backend.
+//! The types in which [`super::resample`] describes a resize, as tables of weights that a backend's kernels execute.
 
-/// What each output pixel of an axis mixes: `taps` source pixels in a row from its start.
+/// The source pixels that each output pixel of an axis mixes: `taps` consecutive pixels from its start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Axis<W> {
     /// First source pixel of each output pixel.
     pub starts: Vec<i32>,
-    /// Checkpoint per output pixel; shorter windows are filled up with zeros.
+    /// Source pixels per output pixel; shorter windows are filled up with zero weights.
     pub taps: usize,
     /// [taps, outputs]: the first weight of every output pixel, then the second of every one, and so on.
     pub weights: Vec<W>,
 }
 
-/// How images of one size become the model's, as tables for whoever resizes them.
+/// The tables that resize images of one size to the model's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resampling {
     /// Size of the images, (width, height) in pixels.
     pub from: (usize, usize),
-    /// The filter.
+    /// The filter and its tables.
     pub method: ResampleMethod,
 }
 
-/// A filter by its tables. `columns` holds the weights along a row of pixels, `rows` those along a column.
+/// A filter with its tables. `columns` holds the weights along a row of pixels, `rows` those along a column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ResampleMethod {
     /// Pillow's antialiased bicubic in its fixed point, one axis after the other, rounded to 8 bits in between.
@@ -32,7 +32,7 @@ pub enum ResampleMethod {
         /// Whether the height is resampled before the width.
         rows_shrink_first: bool,
     },
-    /// lerobot's `resize_with_pad`: bilinear to `content`, the rest on the left and top is zero.
+    /// lerobot's `resize_with_pad`: bilinear to `content`, with zeros on the left and top.
     PaddedBilinear {
         /// Along the width.
         columns: Axis<f32>,

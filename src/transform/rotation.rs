@@ -1,10 +1,9 @@
-//! Rotations in the three forms that meet here: 6-D (what the policy speaks), matrix, quaternion (what ROS
-//! speaks).
+//! Converts rotations between three forms: 6-D (the policy's), matrix, and quaternion (ROS's).
 //!
-//! The 6-D form is the first two *columns* of the rotation matrix, one after the other: continuous, unlike
-//! quaternions and angles, hence easy to regress. Any six numbers whose two halves are not parallel stand
-//! for a rotation, found by Gram-Schmidt (Zhou et al., "On the Continuity of Rotation Representations in
-//! Neural Networks", CVPR 2019).
+//! The 6-D form is the first two *columns* of the rotation matrix, one after the other. Unlike quaternions and angles
+//! it is continuous, hence easy to regress. Any six numbers represent a rotation, found by Gram-Schmidt, as long as the
+//! two columns are neither zero nor parallel (Zhou et al., "On the Continuity of Rotation Representations in Neural
+//! Networks", CVPR 2019).
 
 use crate::error::InputError;
 
@@ -15,13 +14,14 @@ pub type Quaternion = [f64; 4];
 /// First and second column of a rotation matrix.
 pub type Rotation6d = [f64; 6];
 
-/// Lengths below this, and parts of the second column this small beside the first, have no direction.
+/// A vector whose components are all below this has no direction. The unit second column counts as parallel to the
+/// first if its perpendicular part is below it.
 const DEGENERATE: f64 = 1e-6;
 /// How far `RᵀR` of a matrix may be from the identity, per entry, to be taken for a rotation: well above
 /// float32 rounding, well below a matrix that scales.
 const ORTHONORMAL_TOLERANCE: f64 = 1e-3;
 
-/// The rotation that six numbers stand for, by Gram-Schmidt.
+/// The rotation matrix that the 6-D form `columns` represents, by Gram-Schmidt.
 ///
 /// # Errors
 /// A number that is not finite, or columns that are zero or parallel.
@@ -47,7 +47,7 @@ pub fn rotation_6d_from_matrix(matrix: &Matrix) -> Rotation6d {
     [a, b, c, x, y, z]
 }
 
-/// The rotation of a quaternion of any length but zero.
+/// The rotation matrix of a quaternion of any length but zero.
 ///
 /// # Errors
 /// A component that is not finite, or a quaternion of length zero.
@@ -65,11 +65,10 @@ pub fn matrix_from_quaternion(quaternion: &Quaternion) -> Result<Matrix, InputEr
 
 /// The unit quaternion, w ≥ 0, of a rotation matrix.
 ///
-/// Shepperd's method: of the four components the largest is computed first, so that nothing is divided by
-/// a small number.
+/// Shepperd's method computes the largest of the four components first, so that nothing is divided by a small number.
 ///
 /// # Errors
-/// An entry that is not finite, or a matrix that is not orthonormal or mirrors.
+/// An entry that is not finite, or a matrix that is not orthonormal or that mirrors.
 pub fn quaternion_from_matrix(matrix: &Matrix) -> Result<Quaternion, InputError> {
     check_rotation(matrix)?;
     let [[m00, m01, m02], [m10, m11, m12], [m20, m21, m22]] = *matrix;
@@ -88,7 +87,7 @@ pub fn quaternion_from_matrix(matrix: &Matrix) -> Result<Quaternion, InputError>
     Ok(if w < 0.0 { unit.map(|component| -component) } else { unit })
 }
 
-/// The unit quaternion that six numbers stand for.
+/// The unit quaternion, w ≥ 0, that the 6-D form `columns` represents.
 ///
 /// # Errors
 /// As [`matrix_from_rotation_6d`].

@@ -1,5 +1,5 @@
-//! Proprioception: from joints and poses to the channels a checkpoint was trained on, and the statistics
-//! that scale them.
+//! Turns joints and poses into the channels of proprioception that a checkpoint was trained on, and scales them by its
+//! statistics.
 
 use super::rotation::{Quaternion, rotation_6d_from_quaternion};
 use crate::error::InputError;
@@ -10,7 +10,7 @@ pub const EE6D_ARM: usize = 10;
 /// `values` zero-padded to `dim` channels, as lerobot pads states to the checkpoint's width.
 ///
 /// # Errors
-/// More than `dim` values: lerobot would cut them off in silence, which is never what was meant.
+/// More than `dim` values. lerobot would silently cut them off, which is never what was meant.
 pub fn pad_to(values: &[f32], dim: usize) -> Result<Vec<f32>, InputError> {
     if values.len() > dim {
         return Err(InputError::Shape {
@@ -25,7 +25,7 @@ pub fn pad_to(values: &[f32], dim: usize) -> Result<Vec<f32>, InputError> {
     Ok(padded)
 }
 
-/// Says where the first NaN or infinity of `values` is, if there is one.
+/// Refuses NaN and infinity; the error names `field` and the index of the first such value.
 pub fn check_finite(field: &'static str, values: &[f32]) -> Result<(), InputError> {
     match values.iter().position(|value| !value.is_finite()) {
         Some(index) => Err(InputError::NotFinite { field, index }),
@@ -38,8 +38,8 @@ pub fn check_finite(field: &'static str, values: &[f32]) -> Result<(), InputErro
 /// Joints that are not wanted are ignored, whatever their position is.
 ///
 /// # Errors
-/// `names` and `positions` of different length, a wanted joint that is not there, or a position that is
-/// not finite in float32.
+/// `names` and `positions` of different length, a wanted joint that is missing, or a position that is not finite in
+/// float32.
 pub fn joints_by_name(wanted: &[String], names: &[String], positions: &[f64]) -> Result<Vec<f32>, InputError> {
     const FIELD: &str = "joint_states";
     if names.len() != positions.len() {
@@ -75,8 +75,8 @@ pub fn ee6d_arm(position_m: [f64; 3], orientation: &Quaternion, gripper: f64) ->
 
 /// lerobot's MEAN_STD statistics of one feature, applied over the last dimension.
 ///
-/// As in lerobot 0.4.4, in float32: `(x - mean) / (std + eps)` one way, `x * std + mean` back. Mind that
-/// `eps` stands in one of the two only.
+/// As in lerobot 0.4.4, in float32: `(x - mean) / (std + eps)` one way, `x * std + mean` back. Note that `eps` enters
+/// only the first.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MeanStd {
     field: &'static str,
@@ -104,7 +104,7 @@ impl MeanStd {
         Ok(Self { field, mean, std, eps })
     }
 
-    /// Number of channels the statistics cover.
+    /// Number of channels that the statistics cover.
     pub fn dim(&self) -> usize {
         self.mean.len()
     }
@@ -112,7 +112,7 @@ impl MeanStd {
     /// `(x - mean) / (std + eps)` on rows of [`Self::dim`] channels, in place.
     ///
     /// # Errors
-    /// When `values` is not a whole number of rows.
+    /// `values` that are not a whole number of rows.
     pub fn normalize(&self, values: &mut [f32]) -> Result<(), InputError> {
         self.for_each(values, |value, mean, std| (value - mean) / (std + self.eps))
     }
@@ -120,7 +120,7 @@ impl MeanStd {
     /// `x * std + mean` on rows of [`Self::dim`] channels, in place.
     ///
     /// # Errors
-    /// When `values` is not a whole number of rows.
+    /// `values` that are not a whole number of rows.
     pub fn unnormalize(&self, values: &mut [f32]) -> Result<(), InputError> {
         self.for_each(values, |value, mean, std| value * std + mean)
     }

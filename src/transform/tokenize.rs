@@ -1,4 +1,4 @@
-//! Instruction to token ids, as Hugging Face's fast tokenizers do it for the same `tokenizer.json`.
+//! Turns an instruction into token ids, as Hugging Face's fast tokenizers do with the same `tokenizer.json`.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::transform::TransformError;
 /// BART's padding token.
 pub const BART_PAD_ID: i64 = 1;
 
-/// Where padding goes when an instruction is shorter than the model's L tokens.
+/// The side on which an instruction shorter than the model's L tokens is padded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PaddingSide {
     /// Before the text.
@@ -32,10 +32,11 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`; encodings have `max_length` tokens, padded on the right with `pad_id`
     /// (BART: [`BART_PAD_ID`]).
     ///
-    /// Padding and truncation settings inside the file are those of whoever saved it last: ignored.
+    /// Padding and truncation settings inside the file are ignored, because they are those of whoever saved it last.
     ///
     /// # Errors
-    /// The file cannot be read, is no tokenizer, or `max_length` leaves no room beside its special tokens.
+    /// A file that cannot be read or is not a tokenizer, or a `max_length` that leaves no room beside its special
+    /// tokens.
     pub fn from_file(path: &Path, max_length: usize, pad_id: i64) -> Result<Self, CheckpointError> {
         let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
         Self::from_bytes(&bytes, max_length, pad_id)
@@ -67,12 +68,13 @@ impl Tokenizer {
         self.max_length
     }
 
-    /// Number of ids the tokenizer can produce: the model's embedding must have at least as many rows.
+    /// Number of ids that the tokenizer can produce. The model's embedding must have at least as many rows.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The [`Self::max_length`] token ids of `text`: `<s> … </s>`, cut so that `</s>` stays, padded.
+    /// The [`Self::max_length`] token ids of `text`: `<s> … </s>` with padding. A longer text is cut so that `</s>`
+    /// stays.
     ///
     /// # Errors
     /// A text without words, or one the tokenizer refuses.

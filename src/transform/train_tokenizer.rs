@@ -1,4 +1,4 @@
-//! A small tokenizer for synthetic checkpoints: byte-level BPE with BART's special tokens, trained on robot
+//! Trains a small tokenizer for synthetic checkpoints: byte-level BPE with BART's special tokens, on robot
 //! instructions. The same vocabulary size always gives the same file.
 
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
@@ -13,9 +13,9 @@ use crate::transform::TransformError;
 
 /// Special tokens in the order of BART's ids, 0 to 3.
 const SPECIAL: [&str; 4] = ["<s>", "<pad>", "</s>", "<unk>"];
-/// BART's last id.
+/// The special token that has the last id, as in BART.
 const MASK: &str = "<mask>";
-/// Special tokens, one token per byte, and the mask: the vocabulary before anything is merged.
+/// Size of the vocabulary before any merge: special tokens, one token per byte, and the mask.
 pub const MIN_VOCAB_SIZE: usize = SPECIAL.len() + 256 + 1;
 
 const ACTIONS: [&str; 16] = [
@@ -81,7 +81,8 @@ const PLACES: [&str; 16] = [
     ", then return to the home position",
 ];
 
-/// A `tokenizer.json` of at most `vocab_size` tokens: fewer when the sentences hold no more pairs to merge.
+/// The text of a `tokenizer.json` with at most `vocab_size` tokens. It has fewer if the sentences hold no more pairs to
+/// merge.
 ///
 /// Layout of the ids: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, then bytes and merges, `<mask>` last.
 ///
