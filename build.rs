@@ -1,9 +1,9 @@
 //! Makes the programs find libtorch, NVIDIA's libraries, ROS 2 and our messages with no environment set, and compiles
-//! the C++ shim to libtorch's CUDA half.
+//! the C++ shim to libtorch's CUDA part.
 //!
-//! The folders go into the executables as DT_RPATH, not as the newer DT_RUNPATH: only the former is also searched for
-//! the libraries of libraries and for what those open by name at run time (rosidl's type supports, the middleware,
-//! NVIDIA's compiler).
+//! The folders go into the executables as DT_RPATH, not as the newer DT_RUNPATH. Only DT_RPATH is also searched for the
+//! dependencies of libraries and for libraries that those open by name at run time (rosidl's type supports, the
+//! middleware, NVIDIA's compiler).
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The folders to search at run time: libtorch's, NVIDIA's, then those of every ROS 2 prefix, overlays first.
+/// The folders that the loader searches at run time: libtorch's, NVIDIA's, then those of every ROS 2 prefix, overlays
+/// first.
 fn library_folders() -> Result<Vec<PathBuf>, String> {
     let mut folders = vec![libtorch_folder()?];
     #[cfg(feature = "cuda")]
@@ -45,7 +46,7 @@ fn library_folders() -> Result<Vec<PathBuf>, String> {
     Ok(folders)
 }
 
-/// Where libtorch_cpu.so lies: `LIBTORCH_LIB/lib`, as torch-sys has it, else `LIBTORCH/lib`.
+/// The folder of libtorch_cpu.so: `LIBTORCH_LIB/lib`, as in torch-sys, else `LIBTORCH/lib`.
 fn libtorch_folder() -> Result<PathBuf, String> {
     let root = env::var_os("LIBTORCH_LIB")
         .or_else(|| env::var_os("LIBTORCH"))
@@ -58,8 +59,8 @@ fn libtorch_folder() -> Result<PathBuf, String> {
     }
 }
 
-/// Where the libraries that engines run in lie, if the environment says so. They are opened at run time only: a machine
-/// without them builds as well.
+/// The folders of the libraries that execute engines, if the environment names them. These libraries are opened at run
+/// time only, so a machine without them can build as well.
 fn engine_folders() -> Vec<PathBuf> {
     let variables =
         [("XVLA_ONNXRUNTIME_LIB", cfg!(feature = "onnxruntime")), ("XVLA_TENSORRT_LIB", cfg!(feature = "tensorrt"))];
@@ -86,8 +87,8 @@ fn ros_folders() -> Result<Vec<PathBuf>, String> {
     Ok(folders)
 }
 
-/// The C++ shim and the libraries it needs. Checking the Rust code takes headers only, so libraries that are missing
-/// are no error here: this script cannot know whether anything will be linked.
+/// The C++ shim and the libraries it needs. Checking the Rust code takes headers only, so missing libraries are no
+/// error here: this script cannot know whether anything will be linked.
 #[cfg(feature = "cuda")]
 mod cuda {
     use super::REMEDY;
@@ -121,10 +122,10 @@ mod cuda {
         containing(folder, "cuda_runtime_api.h", "set CUDA_HOME to a CUDA toolkit")
     }
 
-    /// `LIBTORCH_INCLUDE/include`, as torch-sys has it, else `LIBTORCH/include`.
+    /// The folder of libtorch's headers: `LIBTORCH_INCLUDE/include`, as in torch-sys, else `LIBTORCH/include`.
     fn libtorch_headers() -> Result<PathBuf, String> {
         let root = env::var_os("LIBTORCH_INCLUDE").or_else(|| env::var_os("LIBTORCH")).unwrap_or_default();
-        // Only a build of libtorch for CUDA generates this one.
+        // Only a libtorch built for CUDA has this header.
         let header = "c10/cuda/impl/cuda_cmake_macros.h";
         containing(Path::new(&root).join("include"), header, "set LIBTORCH to a libtorch built for CUDA")
     }
@@ -143,7 +144,7 @@ mod cuda {
         let mut build = cc::Build::new();
         build.cpp(true).std("c++17").file("csrc/cuda_shim.cpp");
         for folder in headers {
-            // As system headers, so that their warnings are not ours.
+            // System headers, because this crate cannot fix their warnings.
             build.flag("-isystem").flag(folder);
         }
         build.try_compile("xvla_cuda_shim").map_err(|error| format!("csrc/cuda_shim.cpp does not compile: {error}"))
@@ -160,8 +161,8 @@ mod cuda {
         folders
     }
 
-    /// libtorch's CUDA half registers its kernels when it is loaded, so it must be loaded even where no symbol of it
-    /// is used.
+    /// libtorch's CUDA part registers its kernels when it is loaded, so it must be loaded even where no symbol of it is
+    /// used.
     fn link_libtorch(libtorch_folder: &Path) {
         if !libtorch_folder.join("libtorch_cuda.so").exists() {
             let folder = libtorch_folder.display();
@@ -177,7 +178,8 @@ mod cuda {
         println!("cargo::rustc-link-arg=-Wl,--pop-state");
     }
 
-    /// libtorch's headers call the CUDA runtime inline. Wheels have it under its versioned name only.
+    /// Links the CUDA runtime, because inline code in libtorch's headers calls it. Wheels have it under its versioned
+    /// name only, so it is found by its file name.
     fn link_cuda_runtime<'a>(mut folders: impl Iterator<Item = &'a Path>) {
         let runtime = folders.find_map(|folder| {
             let files = fs::read_dir(folder).ok()?.flatten();

@@ -1,11 +1,12 @@
-//! The errors that cross layers: of inputs, of checkpoints, and what libtorch says. Every other error lives with the layer
-//! that returns it.
+//! The errors that cross layers: those of inputs, of checkpoints and of libtorch. Every other error is defined in the
+//! layer that returns it.
 //!
-//! Each message names the thing at fault and the way out, fits on one line, and keeps its cause as `source`.
+//! Each message names what is at fault and how to fix it, fits on one line, and keeps its cause as `source`.
 
 use std::path::PathBuf;
 
-/// What libtorch said. Shows its first line; the C++ stack trace that follows is in the `Debug` form.
+/// An error message of libtorch. `Display` shows its first line only; `Debug` includes the C++ stack trace that
+/// follows.
 #[derive(Clone, PartialEq)]
 pub struct LibtorchError(pub String);
 
@@ -29,15 +30,15 @@ pub enum CheckpointError {
     /// A file is missing or cannot be read.
     #[error("{}: cannot be read: {source}", path.display())]
     Io {
-        /// The file.
+        /// The file at fault.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// A file is there but its content is not what its name promises.
+    /// A file exists, but its content is not what its name promises.
     #[error("{}: {reason}", path.display())]
     Malformed {
-        /// The file.
+        /// The file at fault.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
@@ -55,7 +56,7 @@ pub enum CheckpointError {
     /// A tensor that the configuration calls for is not in the weights.
     #[error("{}: tensor `{name}` is missing: expected shape {expected:?}", path.display())]
     MissingTensor {
-        /// The weights (file or folder).
+        /// The weights: a file, or the folder of a sharded checkpoint.
         path: PathBuf,
         /// The name under which this checkpoint's layout stores it.
         name: String,
@@ -65,9 +66,9 @@ pub enum CheckpointError {
     /// A tensor has another shape than the configuration implies.
     #[error("{}: tensor `{name}`: expected shape {expected:?}, found {found:?}", path.display())]
     TensorShape {
-        /// The weights (file or folder).
+        /// The weights: a file, or the folder of a sharded checkpoint.
         path: PathBuf,
-        /// The stored name.
+        /// The name under which the tensor is stored.
         name: String,
         /// The shape the configuration implies.
         expected: Vec<i64>,
@@ -77,9 +78,9 @@ pub enum CheckpointError {
     /// A tensor is stored as something other than F32, F16 or BF16.
     #[error("{}: tensor `{name}`: dtype {found} is not supported: expected F32, F16 or BF16", path.display())]
     TensorDtype {
-        /// The weights (file or folder).
+        /// The weights: a file, or the folder of a sharded checkpoint.
         path: PathBuf,
-        /// The stored name.
+        /// The name under which the tensor is stored.
         name: String,
         /// The stored dtype.
         found: String,
@@ -87,21 +88,21 @@ pub enum CheckpointError {
     /// Tensors that nothing in the model uses: the configuration and the weights disagree.
     #[error("{}: {} tensor(s) that this configuration does not use, first `{first}` {found:?}: does config.json belong to these weights?", path.display(), count)]
     ExtraTensors {
-        /// The weights (file or folder).
+        /// The weights: a file, or the folder of a sharded checkpoint.
         path: PathBuf,
-        /// How many.
+        /// Number of unused tensors.
         count: usize,
-        /// The first by name.
+        /// The first of them by name.
         first: String,
-        /// Its shape.
+        /// Shape of that first tensor.
         found: Vec<i64>,
     },
     /// libtorch refused while the weights were being read.
     #[error("{}: libtorch: {source}", path.display())]
     Libtorch {
-        /// The weights.
+        /// The weights: a file, or the folder of a sharded checkpoint.
         path: PathBuf,
-        /// What libtorch said.
+        /// The error of libtorch.
         source: LibtorchError,
     },
 }
@@ -112,17 +113,17 @@ pub enum InputError {
     /// An array has the wrong number of values or the wrong extent in some dimension.
     #[error("`{field}`: expected {expected}, found {found}")]
     Shape {
-        /// Which input.
+        /// Name of the input.
         field: &'static str,
-        /// What the model takes.
+        /// What the model accepts.
         expected: String,
-        /// What came.
+        /// What the input has instead.
         found: String,
     },
     /// A value is not a finite number.
     #[error("`{field}`: not finite at index {index}: NaN and infinity are refused")]
     NotFinite {
-        /// Which input.
+        /// Name of the input.
         field: &'static str,
         /// Flat index of the first such value.
         index: usize,
@@ -130,9 +131,9 @@ pub enum InputError {
     /// An integer is outside the range the model has parameters for.
     #[error("`{field}`: {value} is out of range: expected {min}..={max}")]
     Range {
-        /// Which input.
+        /// Name of the input.
         field: &'static str,
-        /// What came.
+        /// The value of the input.
         value: i64,
         /// Smallest value allowed.
         min: i64,
@@ -142,17 +143,17 @@ pub enum InputError {
     /// Numbers that describe no orientation: a zero quaternion, parallel columns, a matrix that also scales.
     #[error("`{field}`: not a rotation: {reason}")]
     Rotation {
-        /// Which input.
+        /// Name of the input.
         field: &'static str,
-        /// Why it is none.
+        /// Why the numbers describe no orientation.
         reason: &'static str,
     },
     /// A joint that the policy was configured for is not in the message.
     #[error("`joint_states`: joint `{joint}` is missing: the message has {present}")]
     MissingJoint {
-        /// The configured name.
+        /// The configured name of the joint.
         joint: String,
-        /// The names that came, comma-separated.
+        /// The joint names in the message, comma-separated.
         present: String,
     },
     /// The instruction holds no words.
@@ -167,7 +168,7 @@ pub enum InputError {
     /// An image whose encoding, size or row stride cannot be taken.
     #[error("`{field}`: {reason}")]
     Image {
-        /// Which camera.
+        /// Name of the camera.
         field: String,
         /// What is wrong with the image.
         reason: String,

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A moment on the clock of whoever stamped the observation (ROS time live, zero offline).
+/// A moment on the clock that stamped the observation: ROS time on a robot, zero offline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// Nanoseconds since that clock's epoch.
@@ -26,8 +26,8 @@ impl Stamp {
         (i32::try_from(sec).unwrap_or(if sec < 0 { i32::MIN } else { i32::MAX }), nanosec)
     }
 
-    /// Milliseconds from `earlier` to `self`: negative where `earlier` is in fact later, as it is for stamps of a clock that
-    /// is ahead.
+    /// Milliseconds from `earlier` to `self`. Negative if `earlier` is in fact later, as with stamps of a clock that
+    /// runs ahead.
     pub fn ms_since(self, earlier: Stamp) -> f64 {
         self.nanos.saturating_sub(earlier.nanos) as f64 / 1e6
     }
@@ -36,9 +36,9 @@ impl Stamp {
 /// A value and the moment that it describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamped<T> {
-    /// The value.
+    /// The value itself.
     pub value: T,
-    /// When it was so, by the clock of whoever measured it.
+    /// When the value was measured, on the clock of its source.
     pub stamp: Stamp,
 }
 
@@ -92,8 +92,8 @@ pub enum ResizeMode {
 pub struct Observation {
     /// Camera views in the checkpoint's order; `None` marks a missing view (masked, contributes zeros).
     pub views: Vec<Option<Stamped<Arc<RgbImage>>>>,
-    /// Proprioception by its sources, which follow each other in the checkpoint's order of channels; together shorter than P,
-    /// it is zero-padded.
+    /// Proprioception, one entry per source, in the checkpoint's order of channels. If all entries together have fewer
+    /// than P channels, they are zero-padded.
     pub state: Vec<Stamped<Vec<f32>>>,
     /// What the robot should do, in words.
     pub instruction: String,
@@ -113,14 +113,14 @@ impl Observation {
         self.view_stamps().chain(self.state.iter().map(|state| state.stamp)).min().unwrap_or_default()
     }
 
-    /// How far the stamps of the views are apart.
+    /// Time between the oldest and the newest stamp of the views.
     pub fn skew(&self) -> Duration {
         let newest = self.view_stamps().max().unwrap_or_default();
         let oldest = self.view_stamps().min().unwrap_or_default();
         Duration::from_nanos(newest.nanos.abs_diff(oldest.nanos))
     }
 
-    /// How old the oldest input is at `now`, ms; negative for stamps that lie ahead.
+    /// How old the oldest input is at `now`, ms; negative for stamps in the future.
     pub fn age_ms(&self, now: Stamp) -> f64 {
         now.ms_since(self.oldest())
     }
@@ -135,22 +135,22 @@ impl Observation {
     }
 }
 
-/// Model inputs after preprocessing, as the batch contract of the `.npz` files names them.
+/// Model inputs after preprocessing, named as in the `.npz` batch files.
 ///
 /// All tensors are row-major; [`ModelInputs::check`] says whether the lengths agree with the sizes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ModelInputs {
-    /// B
+    /// B: samples in the batch.
     pub batch: usize,
-    /// V
+    /// V: camera views per sample.
     pub views: usize,
     /// H of the model's images, pixels.
     pub height: usize,
     /// W of the model's images, pixels.
     pub width: usize,
-    /// L
+    /// L: text tokens per sample.
     pub tokens: usize,
-    /// P
+    /// P: channels of proprioception.
     pub proprio_dim: usize,
     /// [B, L] token ids.
     pub input_ids: Vec<i64>,
@@ -158,15 +158,18 @@ pub struct ModelInputs {
     pub image_input: Vec<f32>,
     /// [B, V] true where the view is present.
     pub image_mask: Vec<bool>,
-    /// [B]
+    /// [B] domain (embodiment) of each sample.
     pub domain_id: Vec<i64>,
-    /// [B, P]
+    /// [B, P] proprioception, zero-padded.
     pub proprio: Vec<f32>,
 }
 
 impl ModelInputs {
-    /// The name of the first field whose length contradicts the sizes, with expected and found counts. Without
-    /// `images`, which are then elsewhere, `image_input` must be empty.
+    /// Checks that every length agrees with the sizes. If `images` is false, the images are held elsewhere and
+    /// `image_input` must be empty.
+    ///
+    /// # Errors
+    /// The name of the first field whose length does not agree, with its expected and its actual length.
     pub fn check(&self, images: bool) -> Result<(), (&'static str, usize, usize)> {
         let image = if images { self.batch * self.views * 3 * self.height * self.width } else { 0 };
         let fields = [
@@ -188,7 +191,7 @@ impl ModelInputs {
 pub struct HostArray {
     /// Extent of each dimension.
     pub shape: Vec<usize>,
-    /// Row-major values; `shape`'s product of them.
+    /// Row-major values, as many as the product of `shape`.
     pub data: Vec<f32>,
 }
 
@@ -253,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_negative_for_stamps_that_lie_ahead() {
+    fn an_age_is_negative_for_stamps_in_the_future() {
         let observation = observation(&[Some(30)], &[30]);
         assert_eq!(observation.age_ms(at(50)), 20.0);
         assert_eq!(observation.age_ms(at(10)), -20.0);

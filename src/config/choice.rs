@@ -1,16 +1,16 @@
-//! Parameters that are one of a few names, and the names of devices.
+//! The enumerations behind parameters that are one of a few names, and the names of devices.
 
-/// A parameter that is one of a few names.
+/// A type whose values are parameters by their names.
 pub trait Choice: Copy + 'static {
-    /// The names, in the order in which they are told.
+    /// The names, in the order in which messages list them.
     const NAMES: &'static [&'static str];
-    /// What they stand for, in the same order.
+    /// The values, in the order of their names.
     const ALL: &'static [Self];
 
-    /// The name of this one.
+    /// The name of this value.
     fn name(self) -> &'static str;
 
-    /// What `name` stands for, if it is one of the names.
+    /// The value called `name`, or `None`.
     fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|choice| choice.name() == name)
     }
@@ -57,11 +57,11 @@ choices! {
         JointStates = "joint_states",
         /// geometry_msgs/PoseStamped on `ee_pose` and std_msgs/Float32 on `gripper`.
         EePose = "ee_pose",
-        /// std_msgs/Float32MultiArray on `proprio`, as the checkpoint wants it.
+        /// std_msgs/Float32MultiArray on `proprio`, in the checkpoint's channels and order.
         Proprio = "proprio",
     }
 
-    /// How a camera's images travel.
+    /// The message type that carries a camera's images.
     pub enum Transport {
         /// sensor_msgs/Image on `camera_<i>/image`.
         Raw = "raw",
@@ -71,19 +71,19 @@ choices! {
 
     /// The precision the network computes in.
     pub enum Dtype {
-        /// IEEE single.
+        /// IEEE single precision, 32 bits.
         F32 = "f32",
-        /// IEEE half.
+        /// IEEE half precision, 16 bits.
         F16 = "f16",
-        /// bfloat16.
+        /// bfloat16, 16 bits.
         Bf16 = "bf16",
     }
 
     /// What takes over when the configured backend cannot run or fails.
     pub enum Fallback {
-        /// libtorch, on the same device if that is usable, else on the CPU.
+        /// The libtorch backend, on the same device if that is usable, else on the CPU.
         Libtorch = "libtorch",
-        /// Nothing: the failure is an error.
+        /// Nothing takes over; the failure is an error.
         None = "none",
     }
 
@@ -91,7 +91,7 @@ choices! {
     pub enum Preprocess {
         /// On the CPU.
         Host = "host",
-        /// Where the network runs, by backends that can; on the CPU otherwise.
+        /// On the network's device if the backend supports it, otherwise on the CPU.
         Device = "device",
     }
 }
@@ -104,12 +104,12 @@ impl std::str::FromStr for Dtype {
     }
 }
 
-/// A device, by the name people give it.
+/// A device, named `cpu`, `cuda` or `cuda:N` in parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
-    /// The host.
+    /// The CPU of the host.
     Cpu,
-    /// An NVIDIA GPU by index.
+    /// An NVIDIA GPU, by its CUDA index.
     Cuda(usize),
 }
 

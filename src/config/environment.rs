@@ -1,5 +1,5 @@
-//! Settings that libraries read from the environment when the process starts, before `main`: the only way to give them
-//! a default from within is to start over.
+//! Defaults for environment variables that libraries read when the process starts, before `main`. A program can set
+//! such a default only by executing itself again.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -8,43 +8,46 @@ use std::process::Command;
 /// A default for an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// The variable.
+    /// Name of the variable.
     pub name: &'static str,
-    /// Its value, unless a person has decided otherwise.
+    /// Value that the variable gets if the user has not decided.
     pub value: OsString,
-    /// Variables by which a person decides; any of them set leaves everything as it is.
+    /// Other variables by which the user may decide. If any of them is set, the default does not apply.
     pub unless: &'static [&'static str],
 }
 
 impl Setting {
-    /// Lets OpenMP's threads, and so libtorch's, spin for some microseconds only before they yield the core.
+    /// Makes OpenMP's threads, which libtorch uses, yield the core after spinning for only some microseconds.
     ///
-    /// By default they spin for longer, and on a robot, where other processes want the same cores, each spinning
-    /// thread keeps off the one it waits for. Tiny checkpoint on two cores with two busy processes beside it, end to
-    /// end, median of six runs: p99 25 ms so, 201 ms by default (docs/benchmarks/2026-11-24-cpu.md).
+    /// By default they spin for longer. On a robot, other processes need the same cores, and a spinning thread can keep
+    /// the very thread that it waits for off the core. Measured with the tiny checkpoint on two cores with two busy
+    /// processes beside it, end to end, median of six runs: p99 is 25 ms with this setting and 201 ms without
+    /// (docs/benchmarks/2026-11-24-cpu.md).
     pub fn openmp_spins_briefly() -> Self {
         let unless = &["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
         Self { name: "GOMP_SPINCOUNT", value: "10000".into(), unless }
     }
 
-    fn is_open(&self) -> bool {
+    /// Whether the user has set neither the variable nor any other that decides the same.
+    fn is_undecided(&self) -> bool {
         !self.unless.iter().chain([&self.name]).any(|name| std::env::var_os(name).is_some())
     }
 }
 
-/// Starts this program over, as the same process, with those of `settings` that nobody has decided; returns at once
-/// where all are settled. To be called first thing in `main`. Should the system refuse, the program goes on as it is.
+/// Executes this program again, in the same process, with those of `settings` that the user has not decided. Returns at
+/// once if there are none. If the system refuses, it returns as well and the program continues unchanged. Call it first
+/// in `main`.
 pub fn start_with(settings: impl IntoIterator<Item = Setting>) {
-    let open: Vec<Setting> = settings.into_iter().filter(Setting::is_open).collect();
-    if open.is_empty() {
+    let undecided: Vec<Setting> = settings.into_iter().filter(Setting::is_undecided).collect();
+    if undecided.is_empty() {
         return;
     }
     let mut arguments = std::env::args_os();
-    let mut again = Command::new("/proc/self/exe");
+    let mut program = Command::new("/proc/self/exe");
     if let Some(name) = arguments.next() {
-        again.arg0(name);
+        program.arg0(name);
     }
-    again.args(arguments).envs(open.into_iter().map(|setting| (setting.name, setting.value)));
-    let refused = again.exec();
-    tracing::debug!("starting over: {refused}");
+    program.args(arguments).envs(undecided.into_iter().map(|setting| (setting.name, setting.value)));
+    let error = program.exec();
+    tracing::debug!("starting over: {error}");
 }

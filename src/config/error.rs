@@ -1,38 +1,38 @@
-//! Why parameters cannot be used.
+//! The error of parameters that cannot be used.
 
 use std::path::PathBuf;
 
-/// Why a set of parameters cannot be used.
+/// A set of parameters that cannot be used, with the reason.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("{}: cannot be read: {source}", path.display())]
     Io {
-        /// The file.
+        /// The parameter file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The file is not a parameter file.
     #[error("{}: {reason}", path.display())]
     Malformed {
-        /// The file.
+        /// The parameter file.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with its content.
         reason: String,
     },
     /// No parameter has this name.
     #[error("parameter `{name}` does not exist{hint}")]
     Unknown {
-        /// The name given.
+        /// The name that was given.
         name: String,
-        /// A similar name, if there is one.
+        /// The end of the message, which suggests a similar name; empty if there is none.
         hint: String,
     },
     /// A parameter's value is of the wrong type or out of range.
     #[error("parameter `{name}`: {reason}")]
     Invalid {
-        /// The parameter.
+        /// Dotted name of the parameter.
         name: String,
         /// What is wrong with its value.
         reason: String,
@@ -40,7 +40,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The parameter `name` has a value that it may not have.
+    /// The error for a parameter `name` whose value is not allowed.
     pub fn invalid(name: &str, reason: impl Into<String>) -> Self {
         Self::Invalid { name: name.to_owned(), reason: reason.into() }
     }

@@ -1,11 +1,11 @@
-//! Parameters from YAML, as `--params-file` takes them.
+//! Reads parameters from the YAML files that `--params-file` takes.
 
 use super::error::ConfigError;
 use super::value::{Parameters, Value};
 use serde_yaml::Value as Yaml;
 use std::path::Path;
 
-/// Reads a ROS 2 parameter file (`<node>: ros__parameters: …`), or the bare parameters.
+/// Reads a ROS 2 parameter file (`<node>: ros__parameters: …`), or a file with the bare parameters.
 ///
 /// # Errors
 /// A file that cannot be read, is not YAML, or holds a value no parameter can have.
@@ -58,7 +58,7 @@ fn value_of(tree: &Yaml) -> Option<Value> {
     }
 }
 
-/// A list of items that are all of one kind, as ROS 2 wants them; an empty one is taken for a list of texts.
+/// A list whose items all have one type, as ROS 2 requires; an empty list counts as a list of texts.
 fn list_of(items: &[Yaml]) -> Option<Value> {
     let texts = || items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<_>>();
     let integers = || items.iter().map(Yaml::as_i64).collect::<Option<_>>();

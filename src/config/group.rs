@@ -1,18 +1,18 @@
-//! Entries of the table that are several parameters: groups, and groups that are there as often as one of their own
-//! parameters says.
+//! Entries of the table that stand for several parameters: groups, and groups that are repeated as often as one of
+//! their own parameters says.
 
 use super::error::ConfigError;
 use super::rule::Rule;
 use super::schema::{Audience, Entry, Place, Rows, Table, join};
 use super::value::Parameters;
 
-/// The parameters of another struct.
+/// An entry that holds the parameters of another struct.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
     prefixed: bool,
 }
 
-/// A group of parameters whose names begin with the field's. The field's own comment describes the group.
+/// A group of parameters whose names begin with the field's name. The field's own comment describes the group.
 pub fn group() -> Group {
     Group { prefixed: true }
 }
@@ -42,7 +42,7 @@ impl<T: Table> Entry<T> for Group {
     }
 }
 
-/// A group that is there once for each index below a count.
+/// A group that is repeated for each index below a count.
 pub struct PerIndex {
     count: Rule<i64>,
 }
@@ -53,7 +53,7 @@ pub fn per_index(count: Rule<i64>) -> PerIndex {
 }
 
 impl PerIndex {
-    /// The prefixes of the groups that `given` asks for.
+    /// The prefixes of the groups, as many as the count in `given`.
     fn prefixes(&self, place: Place, given: &Parameters) -> Result<Vec<String>, ConfigError> {
         let name = place.full_name();
         let count = self.count.read(Place { prefix: &name, ..place }, given)?;

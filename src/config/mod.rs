@@ -1,18 +1,18 @@
-//! Deployment parameters: what this robot is, as opposed to what the checkpoint is.
+//! Deployment parameters: the facts about a robot, as opposed to those about a checkpoint.
 //!
-//! One [`table`] says of every parameter what it is. The node declares exactly it on ROS 2, and the command line reads
-//! the same YAML files through [`read_parameters_file`]; both end in [`Config::from_parameters`], so that a file that
-//! starts the node also drives the bench.
+//! One [`table`] describes every parameter. The node declares exactly this table on ROS 2, and the command line reads
+//! the same YAML files through [`read_parameters_file`]. Both call [`Config::from_parameters`], so a file that starts
+//! the node also drives the bench.
 //!
 //! | file | |
 //! |---|---|
 //! | [`table`] | every parameter, and the structs that hold their values |
-//! | [`rule`] | what one parameter may be |
+//! | [`rule`] | the type, default and allowed values of one parameter |
 //! | [`group`](mod@group) | several parameters as one entry of the table |
-//! | [`schema`] | from the table to structs, rows and readers |
-//! | `parameter`, `value`, `choice` | a row, what it can hold, and names that stand for something |
-//! | `file` | parameters from YAML |
-//! | [`environment`] | what libraries read before `main` |
+//! | [`schema`] | turns the table into structs, rows and readers |
+//! | `parameter`, `value`, `choice` | a row, the values it can hold, and enumerations by name |
+//! | `file` | reads parameters from YAML |
+//! | [`environment`] | environment variables that libraries read before `main` |
 
 mod choice;
 pub mod environment;
@@ -35,10 +35,10 @@ pub use value::{Parameters, Value};
 
 use schema::{Rows, Table};
 
-/// Every parameter, in the order of the table; what repeats per camera comes last.
+/// Every parameter, in the order of the table; those that repeat per camera come last.
 ///
 /// # Errors
-/// A node's number of cameras that cannot be.
+/// A number of cameras that is not allowed.
 pub fn declared(audience: Audience) -> Result<Vec<Parameter>, ConfigError> {
     let mut rows = Rows::default();
     Config::declare("", audience, &mut rows)?;
@@ -46,7 +46,7 @@ pub fn declared(audience: Audience) -> Result<Vec<Parameter>, ConfigError> {
 }
 
 impl Config {
-    /// Validates `given`; what is absent has its default.
+    /// Validates `given`; absent parameters have their defaults.
     ///
     /// # Errors
     /// The first parameter that does not exist, has another type, or is out of range.
@@ -56,7 +56,7 @@ impl Config {
             return Err(parameter::unknown(name, &rows));
         }
         let config = Self::read("", given)?;
-        // What no parameter can say for itself.
+        // This depends on two parameters, so the rule of neither can check it.
         if config.proprio.source == ProprioSource::JointStates && config.proprio.joint_names.is_empty() {
             let reason = "empty: name the joints in the order the checkpoint was trained with";
             return Err(ConfigError::invalid("proprio.joint_names", reason));

@@ -1,9 +1,9 @@
-//! One row of the table, as ROS 2 declares it and the README lists it.
+//! A row of the parameter table, as ROS 2 declares it and the README lists it.
 
 use super::error::ConfigError;
 use super::value::{Parameters, Value};
 
-/// What a parameter may be.
+/// The values that a parameter may have.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Domain {
     /// Any value of the default's type.
@@ -14,14 +14,14 @@ pub enum Domain {
     Choice(&'static [&'static str]),
 }
 
-/// One row of the table.
+/// One parameter as the table describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
-    /// Dotted name.
+    /// Dotted name, as in parameter files.
     pub name: String,
-    /// Default, which also fixes the type.
+    /// Default value, which also determines the type.
     pub default: Value,
-    /// What it may be.
+    /// The values that it may have.
     pub domain: Domain,
     /// Whether it may change while the node runs.
     pub live: bool,
@@ -30,7 +30,8 @@ pub struct Parameter {
 }
 
 impl Parameter {
-    /// `value` in this parameter's type, if it may have it. Whole numbers pass for numbers, an empty list for any list.
+    /// Converts `value` to this parameter's type and checks that it is allowed. Integers pass for numbers, an empty
+    /// list for any list.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`] saying what was expected.
@@ -51,7 +52,7 @@ impl Parameter {
         }
     }
 
-    /// The value that this parameter has among those `given`, else its default.
+    /// The checked value that this parameter has in `given`, or its default.
     ///
     /// # Errors
     /// As [`Parameter::check`].
@@ -60,7 +61,8 @@ impl Parameter {
     }
 }
 
-/// That no row is called `name`, pointing at one that shares the last part of it, if there is one.
+/// The error for a `name` that no row has. It suggests a row that shares the last part of the name or contains all of
+/// it, if there is one.
 pub(super) fn unknown(name: &str, rows: &[Parameter]) -> ConfigError {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let similar = rows.iter().find(|row| last(&row.name) == last(name) || row.name.contains(name));

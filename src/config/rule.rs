@@ -1,4 +1,4 @@
-//! What one parameter may be, from its default on: `integer(0).within(0..=1000).unless(0)`.
+//! Rules give one parameter its type, default and allowed values, for example `integer(0).within(0..=1000).unless(0)`.
 
 use super::choice::Choice;
 use super::error::ConfigError;
@@ -12,64 +12,64 @@ use std::str::FromStr;
 
 /// A parameter whose value becomes a `T`.
 pub struct Rule<T> {
-    /// The name, where it is not the field's.
+    /// The parameter's name, if it is not the field's.
     name: Option<&'static str>,
     default: Value,
     domain: Domain,
     live: bool,
-    /// What the default becomes.
+    /// The default as a `T`.
     typed_default: T,
     typed: Box<dyn Fn(Value) -> Result<T, String>>,
 }
 
-/// true or false.
+/// A parameter that is true or false.
 pub fn flag(default: bool) -> Rule<bool> {
     Rule::of(default)
 }
 
-/// A whole number.
+/// An integer parameter.
 pub fn integer(default: i64) -> Rule<i64> {
     Rule::of(default)
 }
 
-/// A number; a whole number passes for one.
+/// A floating-point parameter; an integer passes as well.
 pub fn number(default: f64) -> Rule<f64> {
     Rule::of(default)
 }
 
-/// Text.
+/// A text parameter.
 pub fn text(default: &str) -> Rule<String> {
     Rule::of(default.to_owned())
 }
 
-/// A list of whole numbers.
+/// A parameter that is a list of integers.
 pub fn integers(default: &[i64]) -> Rule<Vec<i64>> {
     Rule::of(default.to_vec())
 }
 
-/// A list of numbers.
+/// A parameter that is a list of floating-point numbers.
 pub fn numbers(default: &[f64]) -> Rule<Vec<f64>> {
     Rule::of(default.to_vec())
 }
 
-/// A list of texts.
+/// A parameter that is a list of texts.
 pub fn texts(default: &[&str]) -> Rule<Vec<String>> {
     Rule::of(default.iter().map(|text| (*text).to_owned()).collect())
 }
 
-/// A file or folder; empty for none.
+/// The path of a file or folder; empty text is `None`.
 pub fn path() -> Rule<Option<PathBuf>> {
     text("").unless_blank().map(|text| text.map(PathBuf::from))
 }
 
-/// One of the names of a [`Choice`].
+/// A text parameter that must be one of the names of a [`Choice`].
 pub fn choice<T: Choice>(default: T) -> Rule<T> {
     let typed =
         |name: String| T::parse(&name).ok_or_else(|| format!("`{name}`: expected one of {}", T::NAMES.join(", ")));
     Rule { domain: Domain::Choice(T::NAMES), ..Rule::parse_with(default.name().to_owned(), default, typed) }
 }
 
-/// Text that stands for something.
+/// A text parameter that parses to a `T`.
 pub fn parsed<T: FromStr<Err = String> + Display + 'static>(default: T) -> Rule<T> {
     Rule::parse_with(default.to_string(), default, |text: String| text.parse())
 }
@@ -95,7 +95,7 @@ impl<T: 'static> Rule<T> {
         }
     }
 
-    /// Under another name than the field's, for one that carries a unit.
+    /// Gives the parameter another name than the field's, for example one that carries a unit.
     pub fn named(self, name: &'static str) -> Self {
         Self { name: Some(name), ..self }
     }
@@ -105,7 +105,7 @@ impl<T: 'static> Rule<T> {
         Self { live: true, ..self }
     }
 
-    /// Makes something else of the value.
+    /// Converts the value with `map`.
     pub fn map<U: 'static>(self, map: impl Fn(T) -> U + 'static) -> Rule<U> {
         let typed = self.typed;
         Rule {
@@ -118,7 +118,7 @@ impl<T: 'static> Rule<T> {
         }
     }
 
-    /// Refuses a value for which `fault` has a reason. The default is not asked until it is used.
+    /// Refuses a value for which `fault` returns a reason. The default is checked only when it is used.
     fn refuse_if(self, fault: impl Fn(&T) -> Option<String> + 'static) -> Self {
         let typed = self.typed;
         let typed = move |value| {
@@ -139,12 +139,12 @@ impl<T: 'static> Rule<T> {
     }
 }
 
-/// What has bounds: a number, or each number of a list.
+/// A value that can have bounds: a number, or a list with the same bounds for each number.
 pub trait Bounded {
-    /// The numbers' type.
+    /// Type of the number or of the list's numbers.
     type Number;
 
-    /// A bound as the table keeps it.
+    /// The bound as the table stores it.
     fn bound(number: Self::Number) -> f64;
 }
 
@@ -173,7 +173,7 @@ impl<T: Bounded> Bounded for Vec<T> {
 }
 
 impl<T: Bounded> Rule<T> {
-    /// Bounds, both included; in a list, those of each number.
+    /// Sets inclusive bounds; in a list, they apply to each number.
     pub fn within(self, range: RangeInclusive<T::Number>) -> Self {
         let (min, max) = range.into_inner();
         Self { domain: Domain::Range(T::bound(min), T::bound(max)), ..self }
@@ -181,26 +181,27 @@ impl<T: Bounded> Rule<T> {
 }
 
 impl Rule<i64> {
-    /// `None` for `none`; the range should leave no other value that a `U` cannot hold, which would be `None` as well.
+    /// Turns the value `none` into `None`. The range should exclude every other value that a `U` cannot hold, because
+    /// it would become `None` as well.
     pub fn unless<U: TryFrom<i64> + 'static>(self, none: i64) -> Rule<Option<U>> {
         self.map(move |value| if value == none { None } else { U::try_from(value).ok() })
     }
 }
 
 impl Rule<String> {
-    /// `None` for text without a visible character.
+    /// Turns text without a visible character into `None`.
     pub fn unless_blank(self) -> Rule<Option<String>> {
         self.map(|text| Some(text).filter(|text| !text.trim().is_empty()))
     }
 
-    /// Refuses empty text, asking for `what` it has to name.
+    /// Refuses empty text; `what` tells the user what to enter.
     pub fn required(self, what: &'static str) -> Self {
         self.refuse_if(move |text| text.is_empty().then(|| format!("empty: {what}")))
     }
 }
 
 impl Rule<Vec<String>> {
-    /// Refuses a text that is there twice.
+    /// Refuses a list that holds a text twice.
     pub fn each_once(self) -> Self {
         self.refuse_if(|names| {
             let twice = names.iter().enumerate().find(|(index, name)| names.iter().take(*index).any(|n| n == *name));

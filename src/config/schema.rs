@@ -1,5 +1,5 @@
-//! How the table is written: the macro `parameters!` turns a struct whose fields say what they are as parameters into
-//! that struct, its rows and its reader.
+//! The notation of the table: the macro `parameters!` turns a struct whose fields are annotated as parameters into that
+//! struct, its rows and its reader.
 //!
 //! ```ignore
 //! parameters! {
@@ -11,27 +11,27 @@
 //! }
 //! ```
 //!
-//! The comment on a field is the parameter's description. Its name is the field's, unless `named` gives another, below
-//! the names of the groups around it. What stands behind `=` is an [`Entry`]: a [rule](super::rule) for one parameter,
-//! or a [group](super::group) of more.
+//! The comment on a field is the parameter's description. Its name is the field's, unless `named` gives another,
+//! preceded by the names of the groups around it. The expression after `=` is an [`Entry`]: a [rule](super::rule) for
+//! one parameter, or a [group](super::group) of several.
 
 use super::error::ConfigError;
 use super::parameter::Parameter;
 use super::value::Parameters;
 
-/// Where in the table an entry stands.
+/// The position of an entry in the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Place<'a> {
-    /// Dotted name of the group around it; empty at the top.
+    /// Dotted name of the group around it; empty at the top level.
     pub prefix: &'a str,
-    /// Its own name.
+    /// The last part of its name.
     pub name: &'static str,
-    /// One sentence on it.
+    /// One sentence that describes it.
     pub description: &'static str,
 }
 
 impl Place<'_> {
-    /// The dotted name.
+    /// The dotted name, prefix included.
     pub fn full_name(&self) -> String {
         join(self.prefix, self.name)
     }
@@ -42,16 +42,16 @@ pub fn join(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
 }
 
-/// For whom parameters are declared: groups that are repeated depend on it.
+/// For whom parameters are declared, which decides how often repeated groups appear.
 #[derive(Clone, Copy, Debug)]
 pub enum Audience<'a> {
     /// A node that was given these parameters: one group for each of its cameras.
     Node(&'a Parameters),
-    /// People: one group, with `<i>` in the place of the index.
+    /// People who read the table: one group, with `<i>` in place of the index.
     Readers,
 }
 
-/// Rows of the table.
+/// Rows of the table, collected entry by entry.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     /// Those that every deployment has.
@@ -60,18 +60,18 @@ pub struct Rows {
     pub repeated: Vec<Parameter>,
 }
 
-/// What a field of the table is: one parameter or several.
+/// An entry of the table: one parameter or several, whose values form a `T`.
 pub trait Entry<T> {
-    /// Adds its rows.
+    /// Adds the rows of the entry to `rows`.
     ///
     /// # Errors
-    /// A parameter that decides on other parameters and has a value that it may not have.
+    /// A parameter that decides how many others there are and has a value that is not allowed.
     fn declare(&self, place: Place, audience: Audience, rows: &mut Rows) -> Result<(), ConfigError>;
 
     /// The value that the field has with the parameters `given`.
     ///
     /// # Errors
-    /// The first parameter that has a value that it may not have.
+    /// The first parameter whose value is not allowed.
     fn read(&self, place: Place, given: &Parameters) -> Result<T, ConfigError>;
 
     /// The value that the field has with no parameters given.
@@ -86,13 +86,13 @@ pub trait Table: Sized {
     /// As [`Entry::declare`].
     fn declare(prefix: &str, audience: Audience, rows: &mut Rows) -> Result<(), ConfigError>;
 
-    /// The struct with the parameters `given`; what is absent has its default, names that do not exist are ignored.
+    /// The struct with the parameters `given`; absent parameters have their defaults, and unknown names are ignored.
     ///
     /// # Errors
-    /// The first parameter that has a value that it may not have.
+    /// The first parameter whose value is not allowed.
     fn read(prefix: &str, given: &Parameters) -> Result<Self, ConfigError>;
 
-    /// The struct with no parameters given, even if some are required.
+    /// The struct without any parameters given, even if some are required.
     fn defaults() -> Self;
 }
 

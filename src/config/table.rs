@@ -14,7 +14,7 @@ use std::time::Duration;
 pub const MAX_CAMERAS: i64 = 16;
 
 parameters! {
-    /// A validated deployment.
+    /// The parameters of a deployment, validated.
     #[derive(Clone, Debug, PartialEq)]
     pub struct Config {
         /// Folder of the checkpoint: config.json, model.safetensors, tokenizer.json. Required.
@@ -60,7 +60,7 @@ parameters! {
         engine: EngineConfig = group(),
     }
 
-    /// One camera.
+    /// The parameters of one camera.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct CameraConfig {
         /// How this camera's images travel.
@@ -69,7 +69,7 @@ parameters! {
         rotate_180: bool = flag(false),
     }
 
-    /// The robot's state.
+    /// How the robot's state is obtained.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct ProprioConfig {
         /// Where proprioception comes from.
@@ -90,8 +90,8 @@ parameters! {
             .named("deadline_ms"),
     }
 
-    /// Which engine is wanted, where it lies, and how it runs: the exported policy as a file that ONNX Runtime or
-    /// TensorRT executes.
+    /// Which engine is used, where its file lies, and how it runs. An engine is the exported policy as a file that ONNX
+    /// Runtime or TensorRT executes.
     #[derive(Clone, Debug, PartialEq, Eq)]
     pub struct EngineConfig {
         /// Engine file for the backends onnxruntime and tensorrt; empty to find one in the cache.
@@ -110,8 +110,8 @@ parameters! {
         cuda_graph: bool = flag(true),
     }
 
-    /// How an engine is built, beyond its precision and its inputs. Whoever names, makes or looks for an engine holds
-    /// one of these, so that a new option is a field here and an argument on the command line.
+    /// How an engine is built, beyond its precision and its inputs. Everything that names, builds or looks up an engine
+    /// takes this struct, so a new option is one field here and one argument on the command line.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct BuildOptions {
         /// Whether the engine's matrices are pruned to 2:4.

@@ -1,21 +1,21 @@
-//! Values in the types that ROS 2 parameters have.
+//! The values of parameters, in the types that ROS 2 parameters have.
 
 use std::collections::BTreeMap;
 
-/// A parameter's value.
+/// The value of a parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
-    /// true or false
+    /// True or false.
     Bool(bool),
-    /// A whole number.
+    /// A 64-bit integer.
     Integer(i64),
-    /// A number.
+    /// A double-precision number.
     Double(f64),
-    /// Text.
+    /// Text, UTF-8.
     String(String),
-    /// A list of whole numbers.
+    /// A list of integers.
     Integers(Vec<i64>),
-    /// A list of numbers.
+    /// A list of double-precision numbers.
     Doubles(Vec<f64>),
     /// A list of texts.
     Strings(Vec<String>),
@@ -25,7 +25,7 @@ pub enum Value {
 pub type Parameters = BTreeMap<String, Value>;
 
 impl Value {
-    /// The type, as people call it.
+    /// The name of the type for messages, with its article.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Bool(_) => "a boolean",
@@ -38,10 +38,10 @@ impl Value {
         }
     }
 
-    /// This value in the type that `like` has. Whole numbers pass for numbers, an empty list for any list.
+    /// Converts this value to the type of `like`. Integers pass for numbers, an empty list for any list.
     ///
     /// # Errors
-    /// Another type, saying which was expected.
+    /// A value of any other type; the message names the expected type and this one.
     pub fn in_type_of(self, like: &Self) -> Result<Self, String> {
         match (like, self) {
             (Self::Double(_), Self::Integer(whole)) => Ok(Self::Double(whole as f64)),
@@ -65,7 +65,7 @@ impl Value {
         }
     }
 
-    /// The number, or those of the list.
+    /// The number, or those of the list; empty for other types.
     pub fn numbers(&self) -> Vec<f64> {
         match self {
             Self::Integer(whole) => vec![*whole as f64],
@@ -77,7 +77,7 @@ impl Value {
     }
 }
 
-/// Lets a Rust type stand for a kind of value, in both directions.
+/// Implements the conversions between a Rust type and the variant that holds it, in both directions.
 macro_rules! stands_for {
     ($($type:ty => $variant:ident),+ $(,)?) => {$(
         impl From<$type> for Value {
