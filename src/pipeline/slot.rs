@@ -1,4 +1,4 @@
-//! A slot for one value where the latest wins: whoever puts never waits, whoever takes gets the newest.
+//! A slot for one value where the latest wins: `put` never blocks, and `take` waits for the newest value.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -33,7 +33,7 @@ impl<T> LatestSlot<T> {
         replaced
     }
 
-    /// Waits for a value; `None` once the slot is closed. A value put before closing is not handed out any more.
+    /// Waits for a value; `None` once the slot is closed, even if a value is still in it.
     pub fn take(&self) -> Option<T> {
         let mut state = self.lock();
         loop {
@@ -47,7 +47,7 @@ impl<T> LatestSlot<T> {
         }
     }
 
-    /// Ends the hand-over: every present and future [`LatestSlot::take`] returns `None`.
+    /// Closes the slot: every present and future [`LatestSlot::take`] returns `None`.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
@@ -63,7 +63,6 @@ impl<T> LatestSlot<T> {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::time::Duration;
 
     #[test]
     fn the_latest_value_wins_and_the_replaced_one_comes_back() {
@@ -75,17 +74,22 @@ mod tests {
 
     #[test]
     fn no_value_is_taken_twice() {
-        let slot = Arc::new(LatestSlot::default());
+        let slot = LatestSlot::default();
         slot.put(1);
         assert_eq!(slot.take(), Some(1));
+        assert_eq!(slot.put(2), None, "taking a value leaves nothing behind");
+        assert_eq!(slot.take(), Some(2));
+    }
+
+    #[test]
+    fn a_taker_of_an_empty_slot_gets_the_next_value() {
+        let slot = Arc::new(LatestSlot::default());
         let waiting = std::thread::spawn({
             let slot = slot.clone();
             move || slot.take()
         });
-        std::thread::sleep(Duration::from_millis(20));
-        assert!(!waiting.is_finished());
-        slot.put(2);
-        assert_eq!(waiting.join().unwrap(), Some(2));
+        slot.put(1);
+        assert_eq!(waiting.join().unwrap(), Some(1));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `/diagnostics`, once a second: what comes in, what goes out, and in one line what is wrong.
+//! Publishes `/diagnostics` once a second: counts of inputs and chunks, and the worst fault in one line.
 
 use super::clock::RosClock;
 use super::convert;
@@ -12,44 +12,43 @@ use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
 use r2r::{Node, Publisher, QosProfile};
 use std::time::{Duration, Instant};
 
-/// Between two reports.
+/// The time between two reports.
 const PERIOD: Duration = Duration::from_secs(1);
+
 /// Publishes the node's health.
 pub struct Diagnostics {
     publisher: Publisher<DiagnosticArray>,
     clock: RosClock,
     node_name: String,
     record: SharedRecord,
-    last: Option<Instant>,
-    /// Frames received at the last report, per camera.
-    frames: Vec<u64>,
+    last: LastReport,
 }
 
 impl Diagnostics {
     /// Advertises `/diagnostics`.
     ///
     /// # Errors
-    /// [`NodeError::Middleware`].
+    /// [`NodeError::Middleware`] if ROS 2 refuses the publisher.
     pub fn new(node: &mut Node, clock: RosClock, record: SharedRecord) -> Result<Self, NodeError> {
         let qos = QosProfile::default().keep_last(10).reliable();
         let publisher = node.create_publisher("/diagnostics", qos).map_err(NodeError::middleware("/diagnostics"))?;
         let node_name = node.fully_qualified_name().map_err(NodeError::middleware("the node's name"))?;
-        Ok(Self { publisher, clock, node_name, record, last: None, frames: Vec::new() })
+        Ok(Self { publisher, clock, node_name, record, last: LastReport::default() })
     }
 
-    /// Publishes, if a second has passed.
+    /// Publishes if the last report is a second old or there is none.
     pub fn publish_when_due(&mut self, inputs: &Inputs) {
-        if self.last.is_none_or(|last| last.elapsed() >= PERIOD) {
+        if self.last.is_over(Instant::now()) {
             self.publish(inputs, None);
         }
     }
 
-    /// Publishes at once, with `failure` as the node's last word.
+    /// Publishes at once. `failure` is the fault that ends the node, if it ends.
     pub fn publish(&mut self, inputs: &Inputs, failure: Option<&NodeError>) {
-        let elapsed_s = self.last.replace(Instant::now()).map(|last| last.elapsed().as_secs_f64());
+        let frames = inputs.cameras().iter().map(|camera| camera.topic.received).collect();
+        let rates_hz = self.last.replace(Instant::now(), frames);
         let now = self.clock.now();
-        let rates_hz = self.rates_hz(inputs, elapsed_s);
-        let seen = self.status("inputs", Health::of_inputs(inputs, now), inputs_values(inputs, &rates_hz));
+        let inputs_status = self.status("inputs", Health::of_inputs(inputs, now), inputs_values(inputs, &rates_hz));
 
         let record = self.record.lock();
         let health = match failure {
@@ -58,9 +57,9 @@ impl Diagnostics {
         };
         let values = inference_values(&record);
         drop(record);
-        let done = self.status("inference", health, values);
+        let inference_status = self.status("inference", health, values);
 
-        let array = DiagnosticArray { header: convert::header(now, ""), status: vec![seen, done] };
+        let array = DiagnosticArray { header: convert::header(now, ""), status: vec![inputs_status, inference_status] };
         if let Err(error) = self.publisher.publish(&array) {
             tracing::warn!("/diagnostics: {error}");
         }
@@ -75,13 +74,28 @@ impl Diagnostics {
             values,
         }
     }
+}
 
-    fn rates_hz(&mut self, inputs: &Inputs, elapsed_s: Option<f64>) -> Vec<f64> {
-        let received: Vec<u64> = inputs.cameras().iter().map(|camera| camera.topic.received).collect();
-        let mut before = std::mem::replace(&mut self.frames, received.clone());
-        before.resize(received.len(), 0);
-        let rate = |(now, before): (&u64, &u64)| elapsed_s.map_or(0.0, |s| (now - before) as f64 / s.max(1e-3));
-        received.iter().zip(&before).map(rate).collect()
+/// The moment of the last report, and the frames that each camera had delivered by then.
+#[derive(Debug, Default)]
+struct LastReport {
+    at: Option<Instant>,
+    frames: Vec<u64>,
+}
+
+impl LastReport {
+    /// Whether its period is over at `now`, so that the next report is due.
+    fn is_over(&self, now: Instant) -> bool {
+        self.at.is_none_or(|at| now.saturating_duration_since(at) >= PERIOD)
+    }
+
+    /// Makes `now` the last report. Returns each camera's frame rate since the report before, Hz; 0 if there was none.
+    fn replace(&mut self, now: Instant, frames: Vec<u64>) -> Vec<f64> {
+        let elapsed_s = self.at.replace(now).map(|before| now.saturating_duration_since(before).as_secs_f64());
+        let mut before = std::mem::replace(&mut self.frames, frames.clone());
+        before.resize(frames.len(), 0);
+        let rate_hz = |(now, before): (&u64, &u64)| elapsed_s.map_or(0.0, |s| (now - before) as f64 / s.max(1e-3));
+        frames.iter().zip(&before).map(rate_hz).collect()
     }
 }
 
@@ -117,7 +131,8 @@ fn inference_health(record: &Record, now: Stamp) -> Health {
     }
 }
 
-/// What runs is what computed the latest chunk, not what was configured.
+/// The values of the inference status. Backend, device and precision are those that computed the latest chunk, which
+/// may differ from the configured ones.
 fn inference_values(record: &Record) -> Vec<KeyValue> {
     let mut values = Vec::new();
     if let Some(runtime) = &record.runtime {
@@ -177,6 +192,34 @@ mod tests {
         values.iter().find(|pair| pair.key == key).map(|pair| pair.value.as_str())
     }
 
+    fn after_ms(start: Instant, ms: u64) -> Instant {
+        start + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn the_first_report_is_due_at_once() {
+        assert!(LastReport::default().is_over(Instant::now()));
+    }
+
+    #[test]
+    fn the_next_report_is_due_a_second_after_the_last() {
+        let (mut last, start) = (LastReport::default(), Instant::now());
+        for report in 0..3 {
+            let at = after_ms(start, 1000 * report);
+            last.replace(at, Vec::new());
+            let due = [0, 999, 1000, 1500].map(|ms| last.is_over(after_ms(at, ms)));
+            assert_eq!(due, [false, false, true, true], "after report {report}");
+        }
+    }
+
+    #[test]
+    fn a_frame_rate_counts_the_frames_since_the_last_report() {
+        let (mut last, start) = (LastReport::default(), Instant::now());
+        assert_eq!(last.replace(start, vec![7, 0]), [0.0, 0.0], "there is no rate before the second report");
+        assert_eq!(last.replace(after_ms(start, 1000), vec![37, 0]), [30.0, 0.0]);
+        assert_eq!(last.replace(after_ms(start, 3000), vec![57, 3]), [10.0, 1.5]);
+    }
+
     #[test]
     fn loading_is_no_error() {
         let health = inference_health(&Record::default(), at_s(1.0));
@@ -199,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_values_name_what_runs() {
+    fn the_values_name_the_backend_that_runs() {
         let values = inference_values(&running(Some(fallback())));
         let named = ["backend", "device", "dtype"].map(|key| value(&values, key));
         assert_eq!(named, [Some("libtorch"), Some("cpu"), Some("f32")]);
