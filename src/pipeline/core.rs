@@ -1,5 +1,5 @@
-//! What runs behind the pipeline's door: the checkpoint, the backends that were loaded from it, and the change from one to
-//! the next when something fails.
+//! The state behind [`super::Pipeline`]: the open checkpoint, the backends that were loaded from it, and the change to
+//! the fallback when they fail.
 
 use super::fallback::{self, Place};
 use super::inference::{Postprocess, Queued};
@@ -20,13 +20,13 @@ use crate::types::{ModelInputs, Observation};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// A loaded checkpoint on its backends.
+/// A loaded checkpoint with the backends that run it. [`super::Pipeline`] guards it with a mutex.
 pub(super) struct Core {
     pub(super) config: Arc<ModelConfig>,
     pub(super) processors: Arc<Processors>,
     pub(super) options: Options,
     pub(super) steps: usize,
-    /// Stays open: whatever takes over is loaded from the very files that were mapped at the start.
+    /// The weights stay open, so that a fallback is loaded from the same files even if their path has changed since.
     pub(super) checkpoint: Checkpoint,
     pub(super) backends: Backends,
     pub(super) runtime: Arc<Runtime>,
@@ -35,16 +35,16 @@ pub(super) struct Core {
     postprocess: Arc<Postprocess>,
     place: Place,
     device_lost: bool,
-    /// How often what runs has changed.
+    /// The number of times that a fallback has replaced the backends.
     generation: u64,
 }
 
-/// Access, for a moment. A panic elsewhere leaves nothing half-done that the next request would not overwrite.
+/// Locks the core. A poisoned lock is accepted: the next request overwrites anything that a panic left incomplete.
 pub(super) fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
     core.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What backends are loaded from.
+/// Everything that backends are loaded from.
 struct Loader<'a> {
     options: &'a Options,
     checkpoint: &'a Checkpoint,
@@ -53,7 +53,7 @@ struct Loader<'a> {
     steps: usize,
 }
 
-/// What was loaded in the end.
+/// The backends that could be loaded, and where they run.
 struct Loaded {
     backends: Backends,
     runtime: Arc<Runtime>,
@@ -61,7 +61,8 @@ struct Loaded {
 }
 
 impl Loader<'_> {
-    /// Loads `place`, or the first of its successors that can be loaded; `reason` is why not the place before it.
+    /// Loads backends at `place`, or at the first of its successors where loading succeeds. `reason` says why the place
+    /// before `place` is not used; it is `None` for the configured place.
     fn load(
         &self,
         mut place: Place,
@@ -106,7 +107,8 @@ impl Loader<'_> {
 }
 
 impl Core {
-    /// Loads configuration, processors, tokenizer, weights and backends; the fallback where the configured ones cannot run.
+    /// Loads configuration, processors, tokenizer, weights and backends. The fallback is loaded where the configured
+    /// backend cannot run.
     pub(super) fn load(options: &Options) -> Result<Self, PipelineError> {
         let folder = options.checkpoint.as_path();
         let config = Arc::new(ModelConfig::from_folder(folder)?);
@@ -137,19 +139,19 @@ impl Core {
         })
     }
 
-    /// Pretends to run at `place`, as `options` asked for.
+    /// Makes the core report `place` as the place where it runs and as the one that `options` asked for.
     #[cfg(test)]
     pub(super) fn pretend(&mut self, options: &Options, place: Place) {
         self.options = Options { backend: place.backend.clone(), device: place.device, ..options.clone() };
         self.place = place;
     }
 
-    /// Inputs like those that will come, all zero.
+    /// Inputs of the sizes that real ones will have, all zero.
     pub(super) fn zeros(&self) -> ModelInputs {
         self.preparer.zeros(self.target.sizes)
     }
 
-    /// Queues `request` on what runs, or on what takes over.
+    /// Queues `request` on the loaded backends, or on the fallback if they fail.
     pub(super) fn begin(&mut self, request: &Request) -> Result<Queued, PipelineError> {
         loop {
             match self.queue(request) {
@@ -159,7 +161,7 @@ impl Core {
         }
     }
 
-    /// Queues `request` once more after `failure` of what ran in `generation`.
+    /// Queues `request` again after the backends of `generation` ended it with `failure`.
     pub(super) fn begin_again(
         &mut self,
         request: &Request,
@@ -170,13 +172,13 @@ impl Core {
         self.begin(request)
     }
 
-    /// Replaces what runs after it failed; returns the failure where nothing else would help.
+    /// Replaces the backends of `generation` after they failed; returns the failure if there is no fallback for it.
     fn fall_back(&mut self, generation: u64, failure: PipelineError) -> Result<(), PipelineError> {
         if !fallback::may_help(&failure) {
             return Err(failure);
         }
         if generation != self.generation {
-            // Another request that was under way has seen to it already.
+            // Another request that failed with the same backends has replaced them already.
             return Ok(());
         }
         self.device_lost |= failure.loses_device();
@@ -237,8 +239,8 @@ impl Core {
         validate::noise(&noise_shape, &noise)?;
         let proprio = prepare::proprio(&self.config, &self.processors, inputs)?;
         let Backends { vlm, policy, stream, .. } = &mut self.backends;
-        let looks_later = stream.only_queues();
-        if !looks_later {
+        let checks_later = stream.only_queues();
+        if !checks_later {
             validate::images(images)?;
         }
         let _no_grad = tch::no_grad_guard();
@@ -257,8 +259,9 @@ impl Core {
             steps: self.steps,
         };
         let (tokens, pending) = queue(vlm.as_mut(), policy.as_mut(), stream.as_mut(), &batch)?;
-        if looks_later {
-            // While the device computes; what it makes of an image that is refused is never looked at.
+        if checks_later {
+            // The check costs no time here because the device computes meanwhile. If it refuses the images, nobody
+            // reads the device's answer.
             validate::images(images)?;
         }
         let provenance = Provenance {

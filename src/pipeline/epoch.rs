@@ -1,10 +1,10 @@
-//! Which answers still count. A stop, a reset or a new instruction begins a new epoch, and nothing that was asked in an
-//! earlier one is delivered after it.
+//! Epochs decide which answers still count. A stop, a reset or a new instruction begins a new epoch, and no answer to a
+//! request of an earlier epoch is delivered after that.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// The present epoch, shared by who begins a new one and who delivers.
+/// The present epoch, shared by the thread that begins a new one and the thread that delivers answers.
 #[derive(Debug, Default)]
 pub struct Epoch {
     /// Held while something is delivered, so that [`Epoch::advance`] returns only when no delivery is under way.
@@ -18,27 +18,27 @@ impl Epoch {
         *self.present.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a new epoch. When this returns, nothing of an earlier one will be delivered any more.
+    /// Begins a new epoch. Once this has returned, no answer of an earlier epoch is delivered.
     pub fn advance(&self) {
         *self.present.lock().unwrap_or_else(PoisonError::into_inner) += 1;
     }
 
-    /// Delivers what was asked in epoch `asked_in`, unless that is over.
-    pub fn deliver(&self, asked_in: u64, delivery: impl FnOnce()) {
+    /// Runs `delivery` for a request of epoch `requested_in`, or counts it as withdrawn if that epoch is over.
+    pub fn deliver(&self, requested_in: u64, delivery: impl FnOnce()) {
         let present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
-        if *present == asked_in {
+        if *present == requested_in {
             delivery();
         } else {
             self.withdraw();
         }
     }
 
-    /// Counts an observation of an earlier epoch that nobody will answer.
+    /// Counts an observation of an earlier epoch that will not be answered.
     pub fn withdraw(&self) {
         self.withdrawn.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Observations and answers that came to nothing because their epoch was over.
+    /// The number of observations and answers that were dropped because their epoch was over.
     pub fn withdrawn(&self) -> u64 {
         self.withdrawn.load(Ordering::Relaxed)
     }
@@ -50,7 +50,7 @@ mod tests {
     use std::sync::{Arc, mpsc};
 
     #[test]
-    fn what_was_asked_in_the_present_epoch_is_delivered() {
+    fn an_answer_of_the_present_epoch_is_delivered() {
         let epoch = Epoch::default();
         let mut delivered = false;
         epoch.deliver(epoch.present(), || delivered = true);
@@ -59,11 +59,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_before_is_withdrawn_and_counted() {
+    fn an_answer_of_an_earlier_epoch_is_withdrawn_and_counted() {
         let epoch = Epoch::default();
-        let asked_in = epoch.present();
+        let requested_in = epoch.present();
         epoch.advance();
-        epoch.deliver(asked_in, || panic!("delivered after its epoch"));
+        epoch.deliver(requested_in, || panic!("delivered after its epoch"));
         assert_eq!(epoch.withdrawn(), 1);
     }
 

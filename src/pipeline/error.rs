@@ -1,4 +1,4 @@
-//! Why the pipeline does not load or does not answer.
+//! The error of the pipeline: why a checkpoint does not load, or a request is not answered.
 
 use crate::backend::BackendError;
 use crate::error::{CheckpointError, InputError};
@@ -10,13 +10,13 @@ pub enum PipelineError {
     /// The checkpoint is at fault.
     #[error(transparent)]
     Checkpoint(CheckpointError),
-    /// The observation or batch is at fault; the next good one will do.
+    /// The observation or batch is at fault; the next valid one will be answered.
     #[error(transparent)]
     Input(#[from] InputError),
     /// Pre- or post-processing failed.
     #[error(transparent)]
     Transform(#[from] TransformError),
-    /// The model failed.
+    /// The backend failed, or cannot be loaded.
     #[error(transparent)]
     Backend(BackendError),
     /// The model answered with NaN or infinity; such actions are never handed on.
@@ -52,7 +52,7 @@ impl From<BackendError> for PipelineError {
 }
 
 impl PipelineError {
-    /// Whether the device can serve nobody any more, or not for now.
+    /// Whether the device cannot be used, at least for now: it is lost, out of memory or has missed its deadline.
     pub fn loses_device(&self) -> bool {
         matches!(self, Self::Backend(error) if error.loses_device())
     }

@@ -1,16 +1,16 @@
-//! What takes over when something cannot run, decided here for every backend and device: at start-up, when a request is
-//! queued and when it is waited for; for errors, lost devices, deadlines and values that are not finite alike.
+//! The one rule of what takes over when a backend fails. It holds at start-up, when a request is queued and when it is
+//! waited for, and for errors, lost devices, missed deadlines and values that are not finite.
 //!
-//! It is libtorch, in the same process: where the network was to run if that is still usable, else on the CPU in single
-//! precision, which is what libtorch is fast in there. It stays until a restart: what failed once is not trusted again
-//! without a person.
+//! The fallback is libtorch in the same process. It runs on the configured device if that is still usable, else on the
+//! CPU in single precision, in which libtorch is fast there. It stays until the process restarts, because a person
+//! should look at what failed before it runs again.
 
 use super::provenance::Degraded;
 use super::{Options, PipelineError};
 use crate::backend::{device, select};
 use crate::config::{Device, Dtype, Fallback};
 
-/// Who answers, where and how precisely.
+/// A backend, the device that it runs on and the precision that it computes in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) backend: String,
@@ -19,7 +19,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// What the options ask for.
+    /// The place that the options ask for.
     pub(super) fn configured(options: &Options) -> Self {
         Self { backend: options.backend.clone(), device: options.device, dtype: options.dtype }
     }
@@ -29,24 +29,25 @@ impl Place {
     }
 }
 
-/// Who takes over from `failed`, if anyone may: the next place that differs and whose device can be used.
+/// The place that takes over from `failed`: the next one that differs and whose device is usable. `None` if there is
+/// none or the options want no fallback.
 pub(super) fn successor(options: &Options, failed: &Place, device_lost: bool) -> Option<Place> {
     if options.fallback == Fallback::None || !select::is_known(&options.backend) {
         return None;
     }
     let places = [Place::libtorch(options.device, options.dtype), Place::libtorch(Device::Cpu, Dtype::F32)];
-    // Those before the one that failed have failed as well.
+    // The places before the failed one have been tried and have failed as well.
     let tried = places.iter().rposition(|place| place == failed).map_or(0, |position| position + 1);
     let usable = |place: &Place| place.device == Device::Cpu || (!device_lost && device::resolve(place.device).is_ok());
     places.into_iter().skip(tried).find(usable)
 }
 
-/// Whether another place might answer where this failure came from: not if the request or the checkpoint is at fault.
+/// Whether another place may succeed after `failure`. It cannot if the request or the checkpoint is at fault.
 pub(super) fn may_help(failure: &PipelineError) -> bool {
     matches!(failure, PipelineError::Backend(_) | PipelineError::NonFiniteAction { .. })
 }
 
-/// What to tell of it.
+/// What diagnostics and logs say of a fallback to backend `to` on `device`.
 pub(super) fn degraded(options: &Options, to: &'static str, device: Device, reason: String) -> Degraded {
     let from = match options.backend.as_str() {
         select::DEFAULT => format!("{} on {}", select::DEFAULT, options.device),
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_where_no_fallback_is_wanted_or_the_backend_does_not_exist() {
+    fn nothing_follows_if_no_fallback_is_wanted_or_the_backend_does_not_exist() {
         let strict = Options { fallback: Fallback::None, ..options(select::CUDA_GRAPH, Device::Cuda(0), Dtype::F16) };
         assert_eq!(successor(&strict, &Place::configured(&strict), true), None);
         let unknown = options("no_such_backend", Device::Cuda(0), Dtype::F16);
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn every_failure_of_a_backend_and_values_that_are_not_finite_are_reasons_but_a_bad_request_is_none() {
+    fn backend_failures_and_non_finite_actions_are_reasons_to_fall_back_and_a_bad_request_is_not() {
         let reasons = [
             BackendError::DeviceLost("gone".to_owned()).into(),
             BackendError::Capture("not permitted".to_owned()).into(),

@@ -1,5 +1,5 @@
-//! The parity check at start-up: a backend other than libtorch has to answer a seeded case as libtorch did, or it does not
-//! run. A broken engine, kernel or library never moves a robot.
+//! The parity check at start-up: a backend other than libtorch must reproduce libtorch's golden within its tolerance,
+//! or it does not run. So a broken engine, kernel or library never moves a robot.
 
 use super::PipelineError;
 use crate::backend::BackendError;
@@ -12,11 +12,11 @@ use crate::backend::select::{self, Backends, Target};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 
-/// Loads the backend called `name`, checked against libtorch unless it is libtorch.
+/// Loads the backend called `name` and, unless it is libtorch, checks it against libtorch.
 ///
-/// Engines bring the golden that libtorch answered when they were built. For other backends libtorch answers one at the
-/// first start with a checkpoint, where and as precisely as they will run, and is gone from the device again before they
-/// are loaded; the answer is kept in the cache.
+/// An engine brings the golden that libtorch computed when the engine was built. For other backends libtorch computes
+/// one at the first start with a checkpoint, on the same device and in the same precision, and frees the device's
+/// memory before they are loaded. The cache keeps that golden for later starts.
 pub(super) fn load(
     name: &str,
     checkpoint: &Checkpoint,
@@ -25,19 +25,20 @@ pub(super) fn load(
     steps: usize,
 ) -> Result<Backends, PipelineError> {
     select::check(name)?;
-    let made = if name == select::DEFAULT || select::brings_golden(name) {
+    let computed = if name == select::DEFAULT || select::brings_golden(name) {
         None
     } else {
-        Some(libtorchs_answer(checkpoint, config, target, steps)?)
+        Some(libtorch_golden(checkpoint, config, target, steps)?)
     };
     let mut backends = select::load(name, checkpoint, config, target)?;
-    match made.or_else(|| backends.golden.take()) {
+    match computed.or_else(|| backends.golden.take()) {
         Some(golden) => Ok(admit(name, backends, &golden, config, target.sizes)?),
         None => Ok(backends),
     }
 }
 
-/// Hands `backends` on if they pass the check. On a device that is lost during it they are not even dropped.
+/// Returns `backends` if they pass the check. If the device is lost or hangs during it, they are leaked, because
+/// destructors crash or wait for ever there.
 fn admit(
     name: &str,
     mut backends: Backends,
@@ -54,7 +55,8 @@ fn admit(
     }
 }
 
-fn libtorchs_answer(
+/// The golden of libtorch: from the cache, or computed now and kept there.
+fn libtorch_golden(
     checkpoint: &Checkpoint,
     config: &ModelConfig,
     target: &Target,
@@ -63,11 +65,11 @@ fn libtorchs_answer(
     let key = GoldenKey::new(checkpoint, target.dtype, target.sizes, steps)?;
     let cache = target.engine.cache.clone().or_else(|| cache::default_folder().ok());
     let count = (config.policy.chunk_length * config.policy.action_dim).unsigned_abs() as usize;
-    let kept = cache.as_deref().and_then(|cache| key.recall(cache));
-    let actions = match kept.filter(|actions| actions.len() == count) {
+    let cached = cache.as_deref().and_then(|cache| key.recall(cache));
+    let actions = match cached.filter(|actions| actions.len() == count) {
         Some(actions) => actions,
         None => {
-            let actions = ask_libtorch(checkpoint, config, target, steps)?;
+            let actions = libtorch_actions(checkpoint, config, target, steps)?;
             cache.iter().for_each(|cache| key.keep(cache, &actions));
             actions
         }
@@ -76,7 +78,8 @@ fn libtorchs_answer(
     Ok(golden::expect(golden::SEED, steps, actions, channels, precision_of(target.dtype)))
 }
 
-fn ask_libtorch(
+/// Loads libtorch at `target`, runs the golden's inputs and frees what libtorch took of the device.
+fn libtorch_actions(
     checkpoint: &Checkpoint,
     config: &ModelConfig,
     target: &Target,
@@ -97,7 +100,7 @@ fn ask_libtorch(
     }
 }
 
-/// Whether `backends` answer `case` as libtorch did.
+/// Compares the actions of `backends` for the golden's inputs with those of libtorch.
 fn check(
     name: &str,
     backends: &mut Backends,
@@ -111,6 +114,7 @@ fn check(
     Ok(())
 }
 
+/// The raw actions [1, T, A], flat, of `backends` for the golden's inputs drawn from `seed`.
 fn answer(
     backends: &mut Backends,
     seed: u64,
@@ -141,7 +145,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use tch::{Device, Kind, Tensor};
 
-    /// A runtime that loads every engine and computes nonsense: each action is this number.
+    /// An engine whose every action is this number.
     struct Nonsense(f64);
 
     impl StepEngine for Nonsense {
@@ -169,7 +173,7 @@ mod tests {
             select::load(select::DEFAULT, &self.checkpoint, &self.config, &self.target).unwrap()
         }
 
-        /// TensorRT in everything but its library.
+        /// The backend tensorrt, with `engine` in place of its library.
         fn with_engine(&self, engine: impl StepEngine + 'static) -> Backends {
             let _no_grad = tch::no_grad_guard();
             let root = self.checkpoint.root(Kind::Float, Device::Cpu);
@@ -187,8 +191,8 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let mut target = self.target.clone();
             target.engine.cache = Some(folder.path().to_owned());
-            let golden = libtorchs_answer(&self.checkpoint, &self.config, &target, 4).unwrap();
-            assert_eq!(libtorchs_answer(&self.checkpoint, &self.config, &target, 4).unwrap(), golden, "kept");
+            let golden = libtorch_golden(&self.checkpoint, &self.config, &target, 4).unwrap();
+            assert_eq!(libtorch_golden(&self.checkpoint, &self.config, &target, 4).unwrap(), golden, "kept");
             golden
         }
 
@@ -214,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_answers_with_what_is_not_a_number_is_refused() {
+    fn an_engine_whose_actions_are_not_finite_is_refused() {
         let fixture = fixture();
         for value in [f64::NAN, f64::INFINITY] {
             let error = fixture.admit(fixture.with_engine(Nonsense(value))).map(drop).unwrap_err().to_string();
@@ -223,12 +227,12 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_this_build_lacks_is_refused_before_libtorch_is_asked_anything() {
+    fn a_backend_that_this_build_lacks_is_refused_before_libtorch_computes_anything() {
         let Fixture { checkpoint, config, target } = fixture();
         assert!(load("no_such_backend", &checkpoint, &config, &target, 4).is_err());
     }
 
-    /// A policy on a device that fails, and that tells when it is dropped.
+    /// A policy that fails with this error and sets the flag when it is dropped.
     struct Lost(BackendError, Arc<AtomicBool>);
 
     impl PolicyBackend for Lost {

@@ -1,4 +1,4 @@
-//! A request on its way to an answer, whoever gives it in the end.
+//! A request that has begun and is not answered yet; the fallback answers it if the backend fails meanwhile.
 
 use super::PipelineError;
 use super::core::{Core, lock};
@@ -6,7 +6,7 @@ use super::inference::{Inference, Queued};
 use super::request::Request;
 use std::sync::{Arc, Mutex};
 
-/// An inference that has begun and whose actions are still to come.
+/// An inference that has begun and whose actions are not there yet.
 pub struct InFlight {
     pub(super) core: Arc<Mutex<Core>>,
     pub(super) request: Request,
@@ -14,10 +14,10 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// Waits for the actions. Should what computes them fail meanwhile, what takes over answers the same request.
+    /// Waits for the actions. If the backend fails meanwhile, the fallback answers the same request.
     ///
     /// # Errors
-    /// A failure that nothing can take over from.
+    /// A failure for which there is no fallback.
     pub fn wait(self) -> Result<Inference, PipelineError> {
         let mut queued = self.queued;
         loop {

@@ -1,4 +1,4 @@
-//! One inference from the moment it is queued to the answer that it ends in.
+//! One inference, from the moment it is queued to its answer: waiting, post-processing, times.
 
 use super::latency::milliseconds;
 use super::provenance::Provenance;
@@ -12,7 +12,7 @@ use crate::types::{Chunk, HostArray, StageTimes};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// How the network's output becomes what a robot executes.
+/// The checkpoint's conversion of the network's output to actions that a robot executes.
 #[derive(Debug)]
 pub(super) struct Postprocess {
     pub(super) space: ActionSpace,
@@ -20,7 +20,7 @@ pub(super) struct Postprocess {
 }
 
 impl Postprocess {
-    /// [B, T, A] → a chunk; refuses to hand on what is not a number.
+    /// Converts raw actions [B, T, A] to a chunk; fails if any action is not finite.
     fn apply(&self, actions_raw: HostArray) -> Result<Chunk, PipelineError> {
         let mut shape = actions_raw.shape.clone();
         if let Some(channels) = shape.last_mut() {
@@ -35,23 +35,23 @@ impl Postprocess {
     }
 }
 
-/// An inference that one place has begun.
+/// An inference that has begun on the backends of one generation.
 pub(super) struct Queued {
     pub(super) started: Instant,
-    /// Host work before the upload, ms.
+    /// Time of the host's work before the upload, ms.
     pub(super) prepared_ms: f64,
     pub(super) pending: Box<dyn Pending>,
     pub(super) tokens: VlmTokens,
     pub(super) provenance: Provenance,
     pub(super) postprocess: Arc<Postprocess>,
-    /// Until when it is waited for.
+    /// The moment at which waiting ends with an error; `None` to wait without limit.
     pub(super) deadline: Option<Instant>,
-    /// Of what runs it.
+    /// The generation of the backends that run it; see [`super::core::Core`].
     pub(super) generation: u64,
 }
 
 impl Queued {
-    /// Waits for the answer of the place that began it.
+    /// Waits for the answer of the backends that began it.
     pub(super) fn wait(self) -> Result<Inference, PipelineError> {
         let finished = match self.pending.wait(self.deadline) {
             Ok(finished) => finished,
@@ -64,7 +64,7 @@ impl Queued {
         let chunk = self.postprocess.apply(actions_raw)?;
         let e2e_ms = milliseconds(self.started.elapsed());
         let preprocess_ms = self.prepared_ms + upload_ms;
-        // What is left of the whole is the way back: download, action space, de-normalisation.
+        // The rest of the whole time is post-processing: download, action space, de-normalisation.
         let postprocess_ms = (e2e_ms - preprocess_ms - vlm_ms - policy_ms).max(0.0);
         let times = StageTimes { preprocess_ms, vlm_ms, policy_ms, postprocess_ms, e2e_ms };
         Ok(Inference { chunk, times, provenance: self.provenance, tokens: self.tokens })
@@ -74,28 +74,29 @@ impl Queued {
 /// One answer of the pipeline.
 #[derive(Debug)]
 pub struct Inference {
-    /// Actions, as executed and as predicted.
+    /// The actions, as the robot executes them and as the network predicted them.
     pub chunk: Chunk,
-    /// Where the time went.
+    /// The time of each stage.
     pub times: StageTimes,
-    /// What computed it, from which noise.
+    /// The backend, seed and denoising steps that it was computed with.
     pub provenance: Provenance,
     tokens: VlmTokens,
 }
 
 impl Inference {
-    /// `vlm_features` [B, N + L, D], downloaded now: to be called before the pipeline's next inference.
+    /// Downloads `vlm_features` [B, N + L, D]. Call it before the pipeline's next inference, which may overwrite them.
     ///
     /// # Errors
-    /// What the device refuses.
+    /// A failed download from the device.
     pub fn vlm_features(&self) -> Result<HostArray, PipelineError> {
         Ok(download(&self.tokens.vlm_features)?)
     }
 
-    /// `aux_visual_inputs` [B, (V − 1)·N, D], as [`Inference::vlm_features`].
+    /// Downloads `aux_visual_inputs` [B, (V − 1)·N, D]. Call it before the pipeline's next inference, which may
+    /// overwrite them.
     ///
     /// # Errors
-    /// What the device refuses.
+    /// A failed download from the device.
     pub fn aux_visual_inputs(&self) -> Result<HostArray, PipelineError> {
         Ok(download(&self.tokens.aux_visual_inputs)?)
     }

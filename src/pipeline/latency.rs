@@ -1,4 +1,4 @@
-//! Latencies as people read them: milliseconds, and summaries of many.
+//! Durations in milliseconds, and summaries of many of them.
 //!
 //! Percentiles are **nearest-rank**: the q-th percentile of n samples is the ⌈q·n/100⌉-th smallest. It is always
 //! a latency that really occurred, and with fewer than 100 samples the 99th is the maximum, which is honest.
@@ -6,7 +6,7 @@
 use serde::Serialize;
 use std::time::Duration;
 
-/// `duration` in milliseconds.
+/// Converts a duration to milliseconds.
 pub fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }

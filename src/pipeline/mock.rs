@@ -1,4 +1,4 @@
-//! A real pipeline on a tiny checkpoint, whose backends fail as a test decides.
+//! For tests: a real pipeline on a tiny checkpoint, whose backends fail when the test says so.
 
 use super::core::Core;
 use super::fallback::Place;
@@ -16,7 +16,7 @@ use crate::types::{Observation, RgbImage, Stamp, Stamped};
 use std::sync::{Arc, OnceLock};
 use tempfile::TempDir;
 
-/// A tiny checkpoint with a tokenizer, made once for the process.
+/// Options for a tiny checkpoint with a tokenizer, which is written once per process.
 pub fn options() -> Options {
     static FOLDER: OnceLock<TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -38,8 +38,9 @@ pub fn options() -> Options {
     Options { steps: Some(1), fallback: Fallback::Libtorch, ..Options::new(folder.path()) }
 }
 
-/// A pipeline of `options` that believes to run captured graphs on a GPU. `behave` is asked before each answer, `at_wait`
-/// for each inference.
+/// A pipeline on the CPU that reports the backend cuda_graph on a GPU. `behave` is called before each answer and
+/// decides what the policy does; `at_wait` is called once per inference and supplies what happens while it is waited
+/// for.
 pub fn pipeline(
     options: Options,
     behave: impl FnMut() -> Behaviour + Send + 'static,
@@ -60,12 +61,12 @@ pub fn pipeline(
     Pipeline::of(core)
 }
 
-/// Nothing that happens while an inference is waited for.
+/// For `at_wait`: the wait succeeds at once.
 pub fn nothing() -> AtWait {
     Box::new(|_| Ok(()))
 }
 
-/// An observation for that checkpoint, whose only view was taken at `ms`.
+/// An observation for the tiny checkpoint with a single view, stamped `ms` milliseconds.
 pub fn observation(ms: i64) -> Observation {
     let stamp = Stamp { nanos: ms * 1_000_000 };
     let image = RgbImage::new(32, 32, vec![90; 32 * 32 * 3]).map(Arc::new).unwrap();

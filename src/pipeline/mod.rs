@@ -1,15 +1,15 @@
 //! The one pipeline: an observation (or a batch) in, a chunk of actions out. The node runs it live and the command line
-//! offline; neither has a path of its own.
+//! runs it offline, through the same code.
 //!
-//! It has one door: [`Pipeline::begin`] queues a [`Request`], [`InFlight::wait`] waits for its [`Inference`].
+//! There is one way in: [`Pipeline::begin`] queues a [`Request`], and [`InFlight::wait`] waits for its [`Inference`].
 //!
 //! | what | file |
 //! |---|---|
-//! | what to load, what is asked | [`options`], [`request`], [`noise`] |
+//! | what to load, what a request holds | [`options`], [`request`], [`noise`] |
 //! | an inference from its request to its answer | [`core`], [`prepare`], [`validate`], [`inference`], [`in_flight`] |
 //! | what runs, and what takes over when it fails | [`gate`], [`fallback`], [`provenance`] |
 //! | the inference thread of a live pipeline | [`worker`], [`slot`], [`epoch`] |
-//! | times as people read them | [`latency`] |
+//! | milliseconds and percentiles | [`latency`] |
 
 mod core;
 pub mod epoch;
@@ -48,7 +48,7 @@ use crate::transform::processors::Processors;
 use crate::types::HostArray;
 use std::sync::{Arc, Mutex};
 
-/// A loaded checkpoint on its backends.
+/// A loaded checkpoint with the backends that run it. [`Pipeline::begin`] may be called from any thread.
 pub struct Pipeline {
     config: Arc<ModelConfig>,
     processors: Arc<Processors>,
@@ -67,7 +67,7 @@ impl Pipeline {
     /// Loads a checkpoint: configuration, processors, tokenizer, weights, backends.
     ///
     /// # Errors
-    /// Anything wrong with the checkpoint; a backend or device that is not available, where nothing takes over.
+    /// Anything that is wrong with the checkpoint; a backend or device that is not available and has no fallback.
     pub fn load(options: &Options) -> Result<Self, PipelineError> {
         Ok(Self::of(Core::load(options)?))
     }
@@ -82,21 +82,21 @@ impl Pipeline {
         }
     }
 
-    /// Queues one request. Should what runs fail, now or until the answer is there, what takes over answers it. The next
-    /// request may be queued before this one is waited for, if the pipeline [overlaps](Pipeline::overlaps).
+    /// Queues one request. If the backend fails, now or before the answer is ready, the fallback answers the request.
+    /// If the pipeline [overlaps](Pipeline::overlaps), the next request may begin before this one is waited for.
     ///
     /// # Errors
-    /// [`PipelineError::Input`] or [`PipelineError::Transform`] when the request is at fault; a failure that nothing can
-    /// take over from, as far as it shows before the device is done.
+    /// [`PipelineError::Input`] or [`PipelineError::Transform`] when the request is at fault; a failure for which there
+    /// is no fallback. Failures that show only once the device is done come from [`InFlight::wait`].
     pub fn begin(&self, request: Request) -> Result<InFlight, PipelineError> {
         let queued = lock(&self.core).begin(&request)?;
         Ok(InFlight { core: self.core.clone(), request, queued })
     }
 
-    /// Answers zeros once, so that the first real observation finds pages, threads and caches warm.
+    /// Runs one inference on zeros, so that the first real observation finds pages, threads and caches warm.
     ///
     /// # Errors
-    /// Whatever would also keep a real observation from being answered.
+    /// The same failures as of an inference on a real observation.
     pub fn warm_up(&self) -> Result<(), PipelineError> {
         let shape = self.noise_shape(1);
         let zeros = HostArray { data: vec![0.0; shape.iter().product()], shape: shape.to_vec() };
@@ -104,7 +104,7 @@ impl Pipeline {
         self.begin(Request::new(inputs, zeros))?.wait().map(drop)
     }
 
-    /// The checkpoint's sizes.
+    /// The checkpoint's configuration: the sizes of the network and of its inputs.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
@@ -114,17 +114,18 @@ impl Pipeline {
         &self.processors
     }
 
-    /// What runs at present. What computed an answer is in its [`Provenance`].
+    /// The backend that runs now. A fallback may replace it at any time, so an answer records its own in
+    /// [`Provenance`].
     pub fn runtime(&self) -> Arc<Runtime> {
         lock(&self.core).runtime.clone()
     }
 
-    /// Whether one request may begin while the answer to the one before is pending.
+    /// Whether a request may begin while the previous one is still being answered; a fallback never overlaps.
     pub fn overlaps(&self) -> bool {
         self.overlap && self.runtime().degraded.is_none()
     }
 
-    /// Peak memory of the device since the last call; `None` on the host.
+    /// Peak memory of the device since the last call; `None` when the network runs on the CPU.
     pub fn take_device_memory(&self) -> Option<DeviceMemory> {
         lock(&self.core).backends.stream.take_memory()
     }
@@ -139,13 +140,13 @@ impl Pipeline {
         core::noise_shape(&self.config, batch)
     }
 
-    /// Names of the channels of an executed action.
+    /// Names of the A' channels of an action as the robot executes it.
     pub fn action_names(&self) -> Vec<String> {
         self.config.action_space.channel_names()
     }
 
-    /// SHA-256 of the weight files, one after the other, in lowercase hex. Reads them whole: seconds for a full-size
-    /// checkpoint.
+    /// SHA-256 of the concatenated weight files, in lowercase hex. This reads every file and takes seconds for a
+    /// full-size checkpoint.
     ///
     /// # Errors
     /// A file that can no longer be read.

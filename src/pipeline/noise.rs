@@ -1,4 +1,4 @@
-//! The noise that denoising starts from. Always an input: drawn here from a seed, or read from a batch.
+//! The noise that denoising starts from. It is always an input: drawn here from a seed, or read from a batch.
 
 use crate::types::HostArray;
 use rand::SeedableRng;
@@ -10,14 +10,14 @@ use std::sync::Arc;
 /// Where the noise of an inference comes from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Noise {
-    /// Drawn from this seed.
+    /// The pipeline draws the noise from this seed.
     Seed(u64),
-    /// [B, T, A], brought along.
+    /// The caller supplies the noise [B, T, A].
     Given(Arc<HostArray>),
 }
 
 impl Noise {
-    /// The noise itself, of `shape` if it is drawn here.
+    /// The noise. `shape` is used only if it is drawn here; supplied noise keeps its own.
     pub fn values(&self, shape: &[usize]) -> Cow<'_, HostArray> {
         match self {
             Self::Seed(seed) => Cow::Owned(draw(*seed, shape)),
@@ -25,7 +25,7 @@ impl Noise {
         }
     }
 
-    /// The seed that it was drawn from; `None` for noise that was brought along.
+    /// The seed that the noise is drawn from; `None` for supplied noise.
     pub fn seed(&self) -> Option<u64> {
         match self {
             Self::Seed(seed) => Some(*seed),
@@ -46,7 +46,7 @@ impl From<HostArray> for Noise {
     }
 }
 
-/// Standard normal values of `shape`, the same on every machine for the same `seed`.
+/// Draws standard normal values of `shape`. The same `seed` gives the same values on every machine.
 pub fn draw(seed: u64, shape: &[usize]) -> HostArray {
     let mut generator = ChaCha8Rng::seed_from_u64(seed);
     let count = shape.iter().product();

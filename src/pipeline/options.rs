@@ -1,4 +1,4 @@
-//! What a pipeline loads and how it runs.
+//! The options of a pipeline: which checkpoint it loads, and where and how the network runs.
 
 use crate::backend::engine::golden::InputSpec;
 use crate::backend::select::{self, Target};
@@ -7,39 +7,39 @@ use crate::types::ModelInputs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What to load and how to run it.
+/// The checkpoint to load, and where and how to run it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
-    /// Checkpoint folder.
+    /// The checkpoint's folder, with config.json and the weights.
     pub checkpoint: PathBuf,
-    /// Policy backend by name, see [`select::names`].
+    /// Name of the policy backend, one of [`select::names`].
     pub backend: String,
-    /// What takes over when that backend cannot run or fails.
+    /// What takes over if that backend cannot run or fails.
     pub fallback: Fallback,
-    /// Where the network runs.
+    /// The device that the network runs on.
     pub device: Device,
-    /// The precision it computes in.
+    /// The precision that the network computes in.
     pub dtype: Dtype,
     /// Denoising steps; `None` for the checkpoint's own number.
     pub steps: Option<usize>,
-    /// Which cameras' images are turned by 180°; cameras beyond the list are not.
+    /// Per camera, whether its images are turned by 180°. Cameras beyond the end of the list are not turned.
     pub rotate_180: Vec<bool>,
     /// Where images are resized and normalised.
     pub preprocess: Preprocess,
-    /// Whether one frame's vision-language half may run beside the frame before's denoising.
+    /// Whether a frame's vision-language part may run while the previous frame is being denoised.
     pub overlap: bool,
-    /// Engines, for the backends that execute one.
+    /// Which engine to use and how to build it, for the backends that execute one.
     pub engine: EngineConfig,
-    /// How long an inference may take on a device before the fallback takes over; `None` to wait for ever.
+    /// How long an inference may take before the fallback takes over; `None` for no limit.
     pub deadline: Option<Duration>,
-    /// Embodiment that observations will have: engines and the parity check are for one.
+    /// The embodiment of the observations to come. An engine and the parity check are for one embodiment.
     pub domain: i64,
-    /// Inputs that will come; `None` for observations of the checkpoint's own sizes.
+    /// Sizes of the inputs to come; `None` for observations of the checkpoint's own sizes.
     pub inputs: Option<InputSpec>,
 }
 
 impl Options {
-    /// The default backend on the CPU in single precision; whatever fails is an error.
+    /// Options for the default backend on the CPU in single precision, without a fallback.
     pub fn new(checkpoint: impl Into<PathBuf>) -> Self {
         Self {
             checkpoint: checkpoint.into(),
@@ -58,12 +58,12 @@ impl Options {
         }
     }
 
-    /// The same for batches like `inputs`.
+    /// The same options for batches of the sizes of `inputs`.
     pub fn for_inputs(self, inputs: &ModelInputs) -> Self {
         Self { inputs: Some(InputSpec::of(inputs)), ..self }
     }
 
-    /// Where and how the network runs, for inputs of the checkpoint's `own` sizes unless others are set.
+    /// The target that backends are loaded for. `own` are the checkpoint's own input sizes, used unless others are set.
     pub(super) fn target(&self, own: InputSpec) -> Target {
         Target {
             device: self.device,

@@ -1,5 +1,5 @@
-//! From an observation to model inputs, on the host: images resized and normalised, the instruction tokenised,
-//! proprioception normalised and padded.
+//! Prepares an observation on the host: resizes and normalises images, tokenises the instruction, normalises and pads
+//! proprioception.
 
 use crate::backend::engine::golden::InputSpec;
 use crate::backend::stream::Frame;
@@ -20,13 +20,13 @@ use std::sync::Arc;
 /// The tokenizer's file within a checkpoint folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// Prepares observations, keeping buffers and the last instruction's ids between frames.
+/// Prepares observations one after the other. It keeps buffers and the last instruction's token ids between frames.
 pub struct Preparer {
     images: ImageTransform,
     mode: ResizeMode,
-    /// Tables for frames that are resized elsewhere, by their size.
+    /// Resampling tables for frames that the device resizes, one per frame size.
     resamplings: Vec<Arc<Resampling>>,
-    /// Batches bring their own ids, so a checkpoint without a tokenizer is only at fault once words arrive.
+    /// The tokenizer, or why there is none. Batches bring token ids, so only an instruction in words needs it.
     tokenizer: Result<Tokenizer, String>,
     last_instruction: Option<(String, Vec<i64>)>,
     rotate_180: Vec<bool>,
@@ -63,7 +63,7 @@ impl Preparer {
         })
     }
 
-    /// Prepares for the checkpoint in `folder` without loading its weights.
+    /// A preparer for the checkpoint in `folder`, whose weights are not loaded.
     ///
     /// # Errors
     /// A configuration, processors or a tokenizer that cannot be used.
@@ -71,7 +71,7 @@ impl Preparer {
         Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?, Vec::new())
     }
 
-    /// Inputs of such sizes, all zero, with every view valid, as live frames have them.
+    /// Inputs of `sizes`, all zero, with every view marked valid as for live frames.
     pub fn zeros(&self, sizes: InputSpec) -> ModelInputs {
         let InputSpec { domain, views, text_tokens, image_height: height, image_width: width } = sizes;
         ModelInputs {
@@ -87,8 +87,8 @@ impl Preparer {
         }
     }
 
-    /// Prepares one observation; its images only if `images`, as they may be resized elsewhere. Hand the result back
-    /// with [`Preparer::recycle`] to spare the next allocation.
+    /// Prepares one observation. Its images are resized only if `images` is set, because the device may do that
+    /// instead. Give the result back with [`Preparer::recycle`] to save the next call an allocation.
     ///
     /// # Errors
     /// More views than the checkpoint has, an empty instruction, an image that cannot be resized.
@@ -126,7 +126,7 @@ impl Preparer {
         })
     }
 
-    /// The frames of an observation with their tables, to be resized elsewhere.
+    /// The frames of an observation with their resampling tables, for a device that resizes them.
     ///
     /// # Errors
     /// An image that cannot be resized.
@@ -141,9 +141,9 @@ impl Preparer {
             .collect()
     }
 
-    /// Tables for images of size `from`, made at most once for each of the few sizes that cameras have.
+    /// The resampling tables for images of size `from` (width, height), pixels. They are made once per size.
     fn resampling(&mut self, from: (usize, usize)) -> Result<Arc<Resampling>, TransformError> {
-        /// Sizes that are remembered; a stream of ever new ones would otherwise fill the memory.
+        /// The number of sizes kept. The limit bounds the memory if every frame has another size.
         const SIZES: usize = 16;
         if let Some(known) = self.resamplings.iter().find(|known| known.from == from) {
             return Ok(known.clone());
@@ -167,7 +167,7 @@ impl Preparer {
         3 * self.height * self.width
     }
 
-    /// Token ids [L]; an instruction usually stays the same for thousands of frames.
+    /// Token ids [L]. The last result is kept, because an instruction usually stays the same for thousands of frames.
     fn tokens_of(&mut self, instruction: &str) -> Result<Vec<i64>, TransformError> {
         if let Some((last, ids)) = &self.last_instruction
             && last == instruction
@@ -196,7 +196,7 @@ fn read_tokenizer(
     Ok(Ok(Tokenizer::from_file(&path, length, BART_PAD_ID)?.with_padding_side(side)))
 }
 
-/// Proprioception as the network takes it: [B, P], normalised by the checkpoint's statistics, then zero-padded.
+/// Proprioception for the network: [B, P], normalised by the checkpoint's statistics, then padded with zeros to P.
 ///
 /// # Errors
 /// [`InputError::Shape`] when it is wider than P, or not as wide as the statistics.

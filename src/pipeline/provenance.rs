@@ -1,33 +1,34 @@
-//! Where an answer comes from: recorded for every inference, because what runs may change between two of them.
+//! The provenance of an answer. It is recorded for every inference, because a fallback may replace the backend between
+//! two.
 
 use crate::config::{Device, Dtype};
 use std::sync::Arc;
 
-/// What answers, and where.
+/// The backend that runs, its device and its precision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Runtime {
-    /// The policy backend.
+    /// Name of the policy backend.
     pub backend: &'static str,
-    /// Where it runs.
+    /// The device it runs on.
     pub device: Device,
-    /// The precision that it computes in.
+    /// The precision it computes in.
     pub dtype: Dtype,
-    /// SHA-256 of the engine file that it executes; `None` for backends without one.
+    /// SHA-256 of the engine file, in hex; `None` for backends that execute none.
     pub engine_sha256: Option<String>,
-    /// Why it runs instead of what was configured, if it does.
+    /// Set if this is a fallback that runs instead of the configured backend.
     pub degraded: Option<Degraded>,
 }
 
-/// What was configured could not run, and something else does.
+/// A fallback: the configured backend could not run or failed, and another one runs instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Degraded {
-    /// What was configured.
+    /// The configured backend; libtorch with its device, which is then the only difference.
     pub from: String,
     /// The backend that runs.
     pub to: &'static str,
-    /// Where it runs.
+    /// The device it runs on.
     pub device: Device,
-    /// Why.
+    /// Why the configured backend does not run.
     pub reason: String,
 }
 
@@ -37,15 +38,15 @@ impl std::fmt::Display for Degraded {
     }
 }
 
-/// Where one answer comes from.
+/// How one answer was computed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provenance {
-    /// What computed it.
+    /// The backend that computed it.
     pub runtime: Arc<Runtime>,
-    /// The seed of its noise; `None` if the noise was brought along.
+    /// The seed of its noise; `None` if the request supplied the noise.
     pub seed: Option<u64>,
-    /// Denoising steps.
+    /// The number of denoising steps.
     pub steps: usize,
-    /// The number of its request.
+    /// The sequence number of its request.
     pub sequence: u64,
 }

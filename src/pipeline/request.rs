@@ -1,38 +1,38 @@
-//! What the pipeline is asked.
+//! A request to the pipeline: an observation or a batch, and the noise to start from.
 
 use super::noise::Noise;
 use crate::types::{ModelInputs, Observation};
 use std::sync::Arc;
 
-/// One question to the policy. It is kept until it is answered, so that a fallback answers the very same one.
+/// One request for a chunk. It is kept until it is answered, so that a fallback can answer the same request.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// What the policy sees.
+    /// The observation or batch to answer.
     pub input: Input,
-    /// What denoising starts from.
+    /// The noise that denoising starts from.
     pub noise: Noise,
-    /// The caller's number for it, which its answer will carry.
+    /// The caller's sequence number, which the answer's provenance repeats.
     pub sequence: u64,
 }
 
-/// What the policy sees.
+/// The input of a request: raw sensor data or a preprocessed batch.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// As a robot sees it: one sample, to be resized, tokenised and normalised.
+    /// One sample as the robot's sensors gave it. The pipeline resizes, tokenises and normalises it.
     Observation(Arc<Observation>),
-    /// Already preprocessed, but for proprioception: that is as measured, and normalised and padded by the pipeline.
+    /// A preprocessed batch, except that proprioception is as measured: the pipeline normalises and pads it.
     Batch(Arc<ModelInputs>),
 }
 
 impl Request {
-    /// Asks about `input`, starting from `noise`; its number is 0.
+    /// A request with sequence number 0.
     pub fn new(input: impl Into<Input>, noise: impl Into<Noise>) -> Self {
         Self { input: input.into(), noise: noise.into(), sequence: 0 }
     }
 }
 
 impl Input {
-    /// B
+    /// The batch size B; 1 for an observation.
     pub fn batch(&self) -> usize {
         match self {
             Self::Observation(_) => 1,

@@ -1,4 +1,5 @@
-//! The one door, with real backends around which a test makes things fail: what is answered, by whom, and what is said of it.
+//! Tests of [`Pipeline::begin`] and [`InFlight::wait`] with failing backends: which backend answers, and what is
+//! reported.
 
 use super::mock::{nothing, observation, options, pipeline};
 use super::*;
@@ -15,7 +16,7 @@ fn answer(pipeline: &Pipeline) -> Result<Inference, PipelineError> {
     pipeline.begin(request()).and_then(InFlight::wait)
 }
 
-/// What libtorch answers to the request on the CPU in single precision.
+/// The chunk that libtorch computes for the request on the CPU in single precision.
 fn expected() -> crate::types::Chunk {
     answer(&Pipeline::load(&options()).unwrap()).unwrap().chunk
 }
@@ -47,7 +48,7 @@ fn a_request_that_fails_when_it_is_waited_for_is_answered_by_the_fallback() {
 }
 
 #[test]
-fn values_that_are_not_finite_are_answered_by_the_fallback_instead() {
+fn a_request_whose_actions_are_not_finite_is_answered_by_the_fallback() {
     for value in [f64::NAN, f64::INFINITY] {
         let pipeline = pipeline(options(), move || Behaviour::Fill(value), nothing);
         let inference = answer(&pipeline).unwrap();
@@ -71,7 +72,7 @@ fn every_kind_of_failure_is_answered_by_the_fallback() {
 }
 
 #[test]
-fn a_device_that_is_not_done_by_its_deadline_is_given_up() {
+fn a_device_that_misses_the_deadline_is_given_up() {
     let strict = Options { deadline: Some(Duration::from_secs(30)), ..options() };
     let begun = Instant::now();
     let at_wait = move || {
@@ -111,7 +112,7 @@ fn the_fallback_stays_and_its_reason_is_kept() {
 }
 
 #[test]
-fn the_fallback_is_loaded_from_the_very_weights_that_were_opened_at_the_start() {
+fn the_fallback_is_loaded_from_the_weights_that_were_opened_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let link = folder.path().join("checkpoint");
     std::os::unix::fs::symlink(options().checkpoint, &link).unwrap();
@@ -122,7 +123,7 @@ fn the_fallback_is_loaded_from_the_very_weights_that_were_opened_at_the_start() 
 }
 
 #[test]
-fn without_a_fallback_the_failure_is_the_answer() {
+fn without_a_fallback_the_failure_is_returned() {
     let strict = Options { fallback: Fallback::None, ..options() };
     let pipeline = failing(strict, lost);
     assert!(matches!(answer(&pipeline), Err(PipelineError::Backend(BackendError::DeviceLost(_)))));
@@ -139,7 +140,7 @@ fn a_request_at_fault_is_no_reason_to_fall_back() {
 }
 
 #[test]
-fn an_answer_says_what_computed_it_even_when_something_else_runs_by_then() {
+fn an_answer_names_the_backend_that_computed_it_even_after_a_fallback() {
     let mut left = 1;
     let first_only = move || {
         left -= 1;
@@ -153,7 +154,7 @@ fn an_answer_says_what_computed_it_even_when_something_else_runs_by_then() {
 }
 
 #[test]
-fn an_answer_names_its_seed_its_steps_and_its_number() {
+fn an_answer_names_its_seed_its_steps_and_its_sequence_number() {
     let pipeline = Pipeline::load(&options()).unwrap();
     let request = Request { sequence: 12, ..request() };
     let provenance = pipeline.begin(request).and_then(InFlight::wait).unwrap().provenance;
@@ -161,7 +162,7 @@ fn an_answer_names_its_seed_its_steps_and_its_number() {
 }
 
 #[test]
-fn a_machine_without_the_gpu_that_is_wanted_starts_on_the_cpu_and_says_so() {
+fn a_machine_without_the_configured_gpu_starts_on_the_cpu_and_says_so() {
     if crate::backend::device::gpus() > 0 {
         return;
     }
@@ -175,7 +176,7 @@ fn a_machine_without_the_gpu_that_is_wanted_starts_on_the_cpu_and_says_so() {
 }
 
 #[test]
-fn a_backend_that_nobody_has_heard_of_is_an_error_whatever_the_fallback() {
+fn an_unknown_backend_is_an_error_whatever_the_fallback() {
     let unknown = Options { backend: "no_such_backend".to_owned(), ..options() };
     assert!(Pipeline::load(&unknown).is_err());
 }

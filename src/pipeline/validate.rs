@@ -1,4 +1,4 @@
-//! What a batch must satisfy before it reaches the network, and actions before they leave it.
+//! Checks of a batch before it reaches the network, and of actions before they leave the pipeline.
 
 use crate::backend::engine::golden::InputSpec;
 use crate::backend::stream::HostImages;
@@ -10,8 +10,11 @@ use crate::transform::processors::Processors;
 use crate::types::{HostArray, ModelInputs};
 use std::path::Path;
 
-/// Sizes and ranges of a batch for this checkpoint, whose images are in it or still to be resized, and finiteness of
-/// everything but the images.
+/// Checks that a batch fits the checkpoint: sizes, ranges of ids, at least one view per sample, and finite
+/// proprioception. `images` are part of the batch or still to be resized; [`images`] checks whether they are finite.
+///
+/// # Errors
+/// The first field that does not fit.
 pub fn inputs(config: &ModelConfig, inputs: &ModelInputs, images: HostImages) -> Result<(), InputError> {
     inputs
         .check(matches!(images, HostImages::Normalised(_)))
@@ -27,7 +30,11 @@ pub fn inputs(config: &ModelConfig, inputs: &ModelInputs, images: HostImages) ->
     }
 }
 
-/// Finiteness of images, half a million values a frame.
+/// Checks that normalised images are finite. It is separate because it reads half a million values per frame, which can
+/// wait until the device computes.
+///
+/// # Errors
+/// [`InputError::NotFinite`] with the index of the first such value.
 pub fn images(images: HostImages) -> Result<(), InputError> {
     match images {
         HostImages::Normalised(values) => finite("image_input", values),
@@ -70,7 +77,10 @@ fn sizes(config: &ModelConfig, inputs: &ModelInputs) -> Result<(), InputError> {
     Ok(())
 }
 
-/// Noise of exactly `expected` [B, T, A], finite.
+/// Checks that noise has exactly the shape `expected` [B, T, A] and is finite.
+///
+/// # Errors
+/// [`InputError::Shape`] or [`InputError::NotFinite`].
 pub fn noise(expected: &[usize], noise: &HostArray) -> Result<(), InputError> {
     if noise.shape != expected || noise.data.len() != expected.iter().product::<usize>() {
         let expected = format!("{expected:?}");
@@ -79,7 +89,10 @@ pub fn noise(expected: &[usize], noise: &HostArray) -> Result<(), InputError> {
     finite("noise", &noise.data)
 }
 
-/// Actions [B, T, A'] that a robot may be told to execute.
+/// Checks that actions [B, T, A'] are finite, so that a robot may execute them.
+///
+/// # Errors
+/// [`PipelineError::NonFiniteAction`] for the first that is not.
 pub fn actions(actions: &HostArray) -> Result<(), PipelineError> {
     let Some(index) = actions.data.iter().position(|value| !value.is_finite()) else { return Ok(()) };
     let (length, channels) = match actions.shape.as_slice() {
@@ -106,13 +119,14 @@ fn range(field: &'static str, values: &[i64], max: i64) -> Result<(), InputError
 
 fn finite(field: &'static str, values: &[f32]) -> Result<(), InputError> {
     const BLOCK: usize = 4096;
-    /// Sums that the processor keeps side by side.
+    /// Independent sums, so that the compiler can use SIMD.
     const LANES: usize = 16;
-    // Half a million values a frame: zero times anything finite is zero, which takes no branch per value.
+    // A frame has half a million values, so the check avoids a branch per value: zero times a finite value is zero, and
+    // zero times any other value is NaN.
     let all_finite = |block: &[f32]| {
         let mut sums = [0.0f32; LANES];
-        for lanes in block.chunks(LANES) {
-            for (sum, value) in sums.iter_mut().zip(lanes) {
+        for values in block.chunks(LANES) {
+            for (sum, value) in sums.iter_mut().zip(values) {
                 *sum += value * 0.0;
             }
         }
@@ -124,14 +138,14 @@ fn finite(field: &'static str, values: &[f32]) -> Result<(), InputError> {
     Err(InputError::NotFinite { field, index: start + within })
 }
 
-/// Sizes of live observations.
+/// Input sizes of live observations: the checkpoint's own.
 pub(crate) fn own_input_spec(config: &ModelConfig, processors: &Processors, domain: i64) -> InputSpec {
     let inputs = &config.inputs;
     let (views, per_view) =
         (inputs.views as i64, config.tokens_per_view(inputs.image_height as i64, inputs.image_width as i64));
-    // Some checkpoints' positions end before their own padding of instructions does.
-    let policy = config.policy.max_len_seq - config.sequence_length(views, per_view, 0);
-    let room = usize::try_from(policy.min(config.text.max_positions - per_view)).unwrap_or(0);
+    // In some checkpoints the position tables are too short for a fully padded instruction.
+    let policy_room = config.policy.max_len_seq - config.sequence_length(views, per_view, 0);
+    let room = usize::try_from(policy_room.min(config.text.max_positions - per_view)).unwrap_or(0);
     InputSpec {
         domain,
         views: inputs.views,
@@ -141,7 +155,8 @@ pub(crate) fn own_input_spec(config: &ModelConfig, processors: &Processors, doma
     }
 }
 
-/// The statistics of a checkpoint must be as wide as what they apply to.
+/// Checks that the normalisation statistics of a checkpoint have as many channels as the state and actions they apply
+/// to.
 pub(crate) fn check_processors(
     folder: &Path,
     config: &ModelConfig,
@@ -167,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_value_that_is_not_finite_is_named_wherever_it_lies() {
+    fn the_first_value_that_is_not_finite_is_named() {
         for index in [0, 1, 15, 16, 4095, 4096, 9000, 9999] {
             for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut values = vec![f32::MAX; 10_000];

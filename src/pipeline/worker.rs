@@ -1,5 +1,5 @@
-//! The inference thread. Callbacks put observations into a latest-wins slot and go on; a slow model therefore
-//! skips observations instead of queueing them, and no observation is used twice.
+//! The inference thread of a live pipeline. Callbacks put observations into a latest-wins slot and return at once. So a
+//! slow model skips observations instead of queueing them, and no observation is used twice.
 
 use super::epoch::Epoch;
 use super::slot::LatestSlot;
@@ -9,21 +9,21 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How long the thread is waited for between looks whether it has ended.
+/// Interval between two checks whether the thread has ended.
 const JOIN_POLL: Duration = Duration::from_millis(5);
 
-/// What became of one observation.
+/// The result of one observation, as it is delivered.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What the model was shown.
+    /// The observation that the request was made from.
     pub observation: Arc<Observation>,
-    /// From the observation being offered to the start of inference.
+    /// The time from [`Worker::offer`] to the start of inference.
     pub queued: Duration,
-    /// The chunk, or why there is none.
+    /// The inference, or why it failed.
     pub result: Result<Inference, PipelineError>,
 }
 
-/// An observation that waits for the model.
+/// An observation in the slot, which no inference has begun on.
 #[derive(Debug)]
 struct Waiting {
     observation: Arc<Observation>,
@@ -31,7 +31,7 @@ struct Waiting {
     epoch: u64,
 }
 
-/// An observation that the model has begun to answer.
+/// An observation whose inference has begun, or could not begin.
 struct Begun {
     observation: Arc<Observation>,
     queued: Duration,
@@ -41,7 +41,7 @@ struct Begun {
 
 type Slot = LatestSlot<Waiting>;
 
-/// A running inference thread.
+/// A running inference thread, and a second one for delivery if the pipeline overlaps.
 #[derive(Debug)]
 pub struct Worker {
     slot: Arc<Slot>,
@@ -50,11 +50,12 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread. `seed` is that of every chunk's noise; without one each chunk has a fresh seed. `deliver` is called
-    /// with every outcome of the present epoch, on that thread or, for a pipeline that overlaps, on one of its own.
+    /// Starts the thread. Every chunk's noise is drawn from `seed`; without one, each chunk has a fresh seed. `deliver`
+    /// is called with every outcome of the present epoch, on the inference thread or, if the pipeline overlaps, on a
+    /// delivery thread.
     ///
     /// # Errors
-    /// When the operating system refuses a thread.
+    /// [`PipelineError::Thread`] if the operating system refuses a thread.
     pub fn spawn(
         pipeline: Pipeline,
         seed: Option<u64>,
@@ -62,22 +63,23 @@ impl Worker {
     ) -> Result<Self, PipelineError> {
         let (slot, epoch) = (Arc::new(Slot::default()), Arc::new(Epoch::default()));
         let mut delivery = Delivery { epoch: epoch.clone(), deliver };
-        let asking = Asking { pipeline, seed, source: slot.clone(), epoch: epoch.clone() };
-        let thread = if asking.pipeline.overlaps() {
-            // Without a queue: one inference is waited for, one more has begun, and no third begins.
+        let requests = RequestLoop { pipeline, seed, source: slot.clone(), epoch: epoch.clone() };
+        let thread = if requests.pipeline.overlaps() {
+            // The channel has no buffer, so at most two inferences have begun: one is waited for and the next is on its
+            // way into the channel.
             let (sender, receiver) = mpsc::sync_channel::<Begun>(0);
             let deliveries = thread("delivery", move || receiver.iter().for_each(|begun| delivery.finish(begun)))?;
             thread("inference", move || {
-                asking.run(|begun| sender.send(begun).is_ok());
+                requests.run(|begun| sender.send(begun).is_ok());
                 drop(sender);
-                // Whatever ended it there ends it here, so that the node notices.
+                // A panic of the delivery thread ends this thread too, because the node checks only this one.
                 if let Err(panic) = deliveries.join() {
                     std::panic::resume_unwind(panic);
                 }
             })?
         } else {
             thread("inference", move || {
-                asking.run(|begun| {
+                requests.run(|begun| {
                     delivery.finish(begun);
                     true
                 });
@@ -86,30 +88,30 @@ impl Worker {
         Ok(Self { slot, epoch, thread })
     }
 
-    /// Offers an observation; whether it replaced one that was never looked at.
+    /// Offers an observation. Returns whether it replaced one that no inference had begun on.
     pub fn offer(&self, observation: Observation) -> bool {
         let waiting =
             Waiting { observation: Arc::new(observation), offered: Instant::now(), epoch: self.epoch.present() };
         self.slot.put(waiting).is_some()
     }
 
-    /// Begins a new epoch: when this returns, nothing that was offered before is delivered any more.
+    /// Begins a new epoch. Once this has returned, nothing that was offered before is delivered.
     pub fn begin_epoch(&self) {
         self.epoch.advance();
     }
 
-    /// Observations and answers that came to nothing because their epoch was over.
+    /// The number of observations and answers that were dropped because their epoch was over.
     pub fn withdrawn(&self) -> u64 {
         self.epoch.withdrawn()
     }
 
-    /// Whether the thread still runs (it ends when stopped, or if the model panics).
+    /// Whether the thread still runs. It ends when it is stopped or when the model panics.
     pub fn is_running(&self) -> bool {
         !self.thread.is_finished()
     }
 
-    /// Ends the thread after the inference that it is in, whose chunk is not delivered any more; `false` if that took longer
-    /// than `patience`.
+    /// Ends the thread after its current inference, whose chunk is not delivered. Returns `false` if that takes longer
+    /// than `patience`; the thread is then left running.
     pub fn stop(self, patience: Duration) -> bool {
         self.epoch.advance();
         self.slot.close();
@@ -121,16 +123,16 @@ impl Worker {
     }
 }
 
-/// Who asks the pipeline.
-struct Asking {
+/// The loop that takes observations from the slot and begins an inference for each.
+struct RequestLoop {
     pipeline: Pipeline,
     seed: Option<u64>,
     source: Arc<Slot>,
     epoch: Arc<Epoch>,
 }
 
-impl Asking {
-    /// Begins to answer one observation after the other and passes each on, until the slot is closed or nobody takes them.
+impl RequestLoop {
+    /// Passes every inference that has begun to `pass_on`, until the slot is closed or `pass_on` returns `false`.
     fn run(self, mut pass_on: impl FnMut(Begun) -> bool) {
         let mut sequence = 0;
         while let Some(Waiting { observation, offered, epoch }) = self.source.take() {
@@ -150,7 +152,7 @@ impl Asking {
     }
 }
 
-/// Who waits for the answers and hands them on.
+/// Waits for inferences and hands their outcomes to the caller's `deliver`.
 struct Delivery<F> {
     epoch: Arc<Epoch>,
     deliver: F,
@@ -174,17 +176,17 @@ mod tests {
     use crate::backend::mock::{AtWait, Behaviour};
     use crate::pipeline::{Options, mock};
 
-    /// Far longer than anything here takes.
+    /// Much longer than any inference of the tiny checkpoint takes.
     const PATIENCE: Duration = Duration::from_secs(60);
 
     /// A worker whose inferences end when the test says so.
     struct Bench {
         worker: Worker,
-        /// One message for each inference that begins.
+        /// Receives one message for each inference that begins.
         begun: mpsc::Receiver<()>,
-        /// Ends the inference that is waited for.
+        /// Each message ends the wait of one inference.
         release: mpsc::Sender<()>,
-        /// The stamps, ms, of what is delivered.
+        /// Receives the stamp, ms, of each delivered observation.
         delivered: mpsc::Receiver<i64>,
     }
 
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn an_observation_that_waits_is_replaced_by_a_newer_one() {
+    fn an_observation_in_the_slot_is_replaced_by_a_newer_one() {
         let bench = Bench::new(false);
         bench.offer(1);
         bench.await_begun();

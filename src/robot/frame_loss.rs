@@ -1,23 +1,23 @@
-//! How many frames of a camera went missing on the way, judged from the stamps of those that arrived.
+//! Estimates how many frames of a camera were lost in transit, from the stamps of those that arrived.
 //!
 //! A sensor's stamps advance by its period. Where they advance by k periods, k − 1 frames are missing. The period is
-//! the lower quartile of the latest gaps: a plain median is wrong as soon as every other frame goes missing. With more
-//! than three quarters lost even the quartile is a multiple of the true period, and the estimate is too low; it
-//! is still far above what is worth a warning.
+//! taken as the lower quartile of the latest gaps, because the median is wrong as soon as every other frame is lost. If
+//! more than three quarters are lost, the quartile too is a multiple of the true period and the estimate is too low,
+//! but it is still far above the share that is worth a warning.
 
 use crate::types::Stamp;
 use std::collections::VecDeque;
 
-/// Gaps that are remembered: about two seconds at 30 Hz.
+/// The number of gaps kept: about two seconds at 30 Hz.
 const WINDOW: usize = 64;
-/// Gaps needed before a period is believed.
+/// The number of gaps needed to estimate the period.
 const ENOUGH: usize = 8;
-/// A longer silence is a camera that paused, not one that loses frames.
+/// A gap longer than this means that the camera paused, not that frames were lost.
 const PAUSE_NS: i64 = 2_000_000_000;
-/// Share of lost frames above which something is wrong.
+/// The share of lost frames, within 0..1, above which diagnostics warn.
 pub const TOO_MANY: f64 = 0.1;
 
-/// Watches the stamps of one camera.
+/// The estimate for one camera, updated with every stamp.
 #[derive(Clone, Debug, Default)]
 pub struct FrameLoss {
     last: Option<Stamp>,
@@ -26,7 +26,7 @@ pub struct FrameLoss {
 }
 
 impl FrameLoss {
-    /// A frame has arrived.
+    /// Counts a frame with this stamp.
     pub fn arrived(&mut self, stamp: Stamp) {
         let Some(last) = self.last.replace(stamp) else { return };
         let gap_ns = stamp.nanos.saturating_sub(last.nanos);
@@ -43,12 +43,12 @@ impl FrameLoss {
         }
     }
 
-    /// Frames that went missing since the start.
+    /// The estimated number of frames lost since the start.
     pub fn lost(&self) -> u64 {
         self.lost
     }
 
-    /// Share of the latest frames that went missing, within 0..1; 0 until there are enough to tell.
+    /// The estimated share of the latest frames that were lost, within 0..1; 0 until enough frames have arrived.
     pub fn recent_share(&self) -> f64 {
         let Some(period_ns) = self.period_ns() else { return 0.0 };
         let lost: u64 = self.gaps_ns.iter().map(|gap_ns| missing(*gap_ns, period_ns)).sum();
@@ -65,7 +65,7 @@ impl FrameLoss {
     }
 }
 
-/// Frames missing in a gap: k periods hold k − 1.
+/// Frames missing in a gap: k − 1 for k periods.
 fn missing(gap_ns: i64, period_ns: i64) -> u64 {
     let periods = (gap_ns as f64 / period_ns.max(1) as f64).round();
     (periods as u64).saturating_sub(1)
@@ -77,7 +77,7 @@ mod tests {
 
     const PERIOD_NS: i64 = 33_333_333;
 
-    /// Lets the frames arrive whose number `keep` accepts; with a little jitter.
+    /// The estimate after the frames whose number `keep` accepts have arrived, with a little jitter.
     fn watch(frames: i64, keep: impl Fn(i64) -> bool) -> FrameLoss {
         let mut loss = FrameLoss::default();
         for frame in (0..frames).filter(|frame| keep(*frame)) {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn losing_more_than_half_is_seen() {
+    fn a_loss_of_more_than_half_is_noticed() {
         let loss = watch(600, |frame| (frame * frame + frame / 3) % 5 < 2);
         assert!(loss.recent_share() > 0.4, "{}", loss.recent_share());
     }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_frames_are_not_enough_to_tell() {
+    fn a_few_frames_give_no_estimate() {
         assert_eq!(watch(40, |frame| frame % 10 == 0).recent_share(), 0.0);
     }
 }

@@ -1,41 +1,42 @@
-//! How bad it is, and in one line why: what diagnostics render.
+//! Health for diagnostics: a severity and its reason in one line.
 
 use super::frame_loss::TOO_MANY;
 use super::inputs::{Fault, Inputs, Topic};
 use crate::types::Stamp;
 
-/// How long a fault keeps the level up.
+/// How long a fault raises the level.
 const MEMORY_MS: f64 = 5_000.0;
-/// A camera that has been silent for longer has stopped.
+/// A camera without a frame for longer than this counts as stopped.
 const SILENCE_MS: f64 = 2_000.0;
 
-/// How bad it is, in the order and with the numbers of diagnostic_msgs/DiagnosticStatus.
+/// The severity, with the numbers of diagnostic_msgs/DiagnosticStatus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// All is well.
+    /// Nothing is wrong.
     Ok = 0,
-    /// It goes on, but a person should look.
+    /// The node goes on, but a person should look.
     Warn = 1,
-    /// It does not go on.
+    /// The node, or the latest inference, has failed.
     Error = 2,
 }
 
-/// A level and its reason.
+/// A severity and its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// How bad it is.
+    /// The severity.
     pub level: Level,
-    /// Why, in one line.
+    /// The reason in one line, for a person.
     pub reason: String,
 }
 
 impl Health {
-    /// `level`, because of `reason`.
+    /// Health of severity `level` for the given reason.
     pub fn new(level: Level, reason: impl Into<String>) -> Self {
         Self { level, reason: reason.into() }
     }
 
-    /// The worst that can be said of the inputs: a dropped message, then what is missing, then what got lost.
+    /// The health of the inputs at `now`. The first that applies is reported: a recently dropped message, an input
+    /// without a value, a camera that has stopped, frames that get lost.
     pub fn of_inputs(inputs: &Inputs, now: Stamp) -> Self {
         let faults = inputs.topics().filter_map(|topic| topic.last_fault.as_ref());
         if let Some(fault) = faults.filter(|fault| is_recent(fault, now)).max_by_key(|fault| fault.at) {
@@ -60,7 +61,7 @@ impl Health {
     }
 }
 
-/// Whether a fault is so fresh that it counts.
+/// Whether a fault is less than five seconds old at `now` and so still raises the level.
 pub fn is_recent(fault: &Fault, now: Stamp) -> bool {
     now.ms_since(fault.at) < MEMORY_MS
 }
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn inputs_without_a_value_are_named() {
         let inputs = Inputs::new(&["camera_0/image".to_owned()], &["joint_states"], None, 0);
         let expected = "waiting for camera_0/image, joint_states, instruction".to_owned();
         assert_eq!(health(&inputs, 1.0), (Level::Warn, expected));
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_frames_warn_with_the_way_out() {
+    fn lost_frames_warn_with_the_remedy() {
         let mut inputs = streaming();
         for frame in (0..90).filter(|frame| frame % 2 == 0 || frame % 3 == 0) {
             show(&mut inputs, 13.4 + f64::from(frame) / 30.0);

@@ -1,36 +1,36 @@
-//! The latest value of every configured input, and when they add up to an observation. Knows no middleware.
+//! The latest value of every configured input, and the rule for when they make an observation.
 //!
-//! An observation is complete when every camera has a frame that no observation has used before, and the state and
-//! an instruction have been seen. So nothing is computed twice from the same frames, and nothing before everything
-//! that was configured has been seen. Its stamp is the oldest of those used. What is dropped leaves the latest good
-//! value in place.
+//! An observation is complete when every camera has a frame that no observation has used before, and every state topic
+//! and the instruction have a value. So nothing is computed twice from the same frames, and nothing is computed before
+//! every configured input has arrived. The observation's stamp is the oldest of its inputs. An invalid message is
+//! dropped and leaves the latest valid value in place.
 
 use super::frame_loss::FrameLoss;
 use crate::error::InputError;
 use crate::types::{Observation, RgbImage, Stamp, Stamped};
 use std::sync::Arc;
 
-/// What happened on one topic.
+/// The message counts of one topic.
 #[derive(Clone, Debug)]
 pub struct Topic {
-    /// Name as configured, before remapping.
+    /// The topic's name before remapping.
     pub name: String,
-    /// Messages that came.
+    /// Messages received, valid or not.
     pub received: u64,
-    /// Messages that were not fit for use.
+    /// Messages dropped because they were invalid.
     pub dropped_invalid: u64,
-    /// The latest of those.
+    /// The latest dropped message.
     pub last_fault: Option<Fault>,
-    /// When the latest message came, good or not.
+    /// When the latest message, valid or not, was received.
     pub last_received: Option<Stamp>,
 }
 
-/// A message that was dropped.
+/// A dropped message or another failure, for diagnostics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fault {
-    /// Why.
+    /// The reason, in one line.
     pub reason: String,
-    /// When it came.
+    /// When it occurred, in ROS time.
     pub at: Stamp,
 }
 
@@ -39,7 +39,8 @@ impl Topic {
         Self { name: name.into(), received: 0, dropped_invalid: 0, last_fault: None, last_received: None }
     }
 
-    /// Counts a message; hands on what it holds, or the fault if it is new_faults.
+    /// Counts a message and returns its value. The error is the reason for dropping it, or `None` if the topic's
+    /// previous fault had the same reason.
     fn count<T>(&mut self, message: Result<T, InputError>, now: Stamp) -> Result<T, Option<String>> {
         self.received += 1;
         self.last_received = Some(now);
@@ -53,28 +54,28 @@ impl Topic {
     }
 }
 
-/// One camera.
+/// One camera with its latest frame.
 #[derive(Clone, Debug)]
 pub struct Camera {
-    /// Its topic.
+    /// The counts of its topic.
     pub topic: Topic,
-    /// Frames that the model looked at.
+    /// Frames that became part of an observation on which an inference began.
     pub used: u64,
-    /// Frames that never arrived.
+    /// The estimate of frames lost in transit.
     pub loss: FrameLoss,
     latest: Option<Stamped<Arc<RgbImage>>>,
     fresh: bool,
 }
 
-/// One source of state channels.
+/// One topic of state channels with its latest value.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// Its topic.
+    /// The counts of its topic.
     pub topic: Topic,
     latest: Option<Stamped<Vec<f32>>>,
 }
 
-/// All configured inputs.
+/// The latest values of all configured inputs.
 #[derive(Clone, Debug)]
 pub struct Inputs {
     cameras: Vec<Camera>,
@@ -87,8 +88,8 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Inputs of which nothing has been seen, but perhaps the `instruction`. The topics of the state are
-    /// concatenated in their order.
+    /// Inputs without any value, except `instruction` if it is configured. The channels of the state topics are
+    /// concatenated in the order given.
     pub fn new(cameras: &[String], state: &[&str], instruction: Option<String>, domain_id: i64) -> Self {
         let camera = |name: &String| Camera {
             topic: Topic::new(name),
@@ -108,7 +109,8 @@ impl Inputs {
         }
     }
 
-    /// A frame of camera `index`, or why it is none; `stamp` is the moment it shows.
+    /// Takes a frame of camera `index`, or the reason to drop it. `stamp` is the moment it shows, `now` the time of
+    /// receipt.
     pub fn frame(&mut self, index: usize, frame: Result<RgbImage, InputError>, stamp: Stamp, now: Stamp) {
         let Some(camera) = self.cameras.get_mut(index) else { return };
         camera.loss.arrived(stamp);
@@ -117,20 +119,20 @@ impl Inputs {
                 camera.latest = Some(Stamped { value: Arc::new(image), stamp });
                 camera.fresh = true;
             }
-            Err(new_faults) => self.new_faults.extend(new_faults),
+            Err(new_fault) => self.new_faults.extend(new_fault),
         }
     }
 
-    /// Channels of the state from its topic `index`.
+    /// Takes the channels of state topic `index`, or the reason to drop them.
     pub fn state(&mut self, index: usize, channels: Result<Vec<f32>, InputError>, stamp: Stamp, now: Stamp) {
         let Some(state) = self.state.get_mut(index) else { return };
         match state.topic.count(channels, now) {
             Ok(value) => state.latest = Some(Stamped { value, stamp }),
-            Err(new_faults) => self.new_faults.extend(new_faults),
+            Err(new_fault) => self.new_faults.extend(new_fault),
         }
     }
 
-    /// An instruction; one without words is refused.
+    /// Takes an instruction. A blank one is dropped.
     pub fn instruction(&mut self, text: String, now: Stamp) {
         let checked = if text.trim().is_empty() { Err(InputError::EmptyInstruction) } else { Ok(text) };
         match self.instruction_topic.count(checked, now) {
@@ -138,11 +140,11 @@ impl Inputs {
                 self.instruction_changed |= self.instruction.as_ref().is_some_and(|before| *before != text);
                 self.instruction = Some(text);
             }
-            Err(new_faults) => self.new_faults.extend(new_faults),
+            Err(new_fault) => self.new_faults.extend(new_fault),
         }
     }
 
-    /// The observation, once it is complete; its frames are then used.
+    /// The observation if it is complete, else `None`. Its frames then count as used.
     pub fn observe(&mut self) -> Option<Observation> {
         let instruction = self.instruction.clone()?;
         let state = self.state.iter().map(|state| state.latest.clone()).collect::<Option<_>>()?;
@@ -155,14 +157,14 @@ impl Inputs {
         Some(Observation { views, state, instruction, domain_id: self.domain_id })
     }
 
-    /// The model never looked at the observation before the latest.
+    /// Corrects the counts of used frames: no inference began on the observation before the latest.
     pub fn superseded(&mut self) {
         for camera in &mut self.cameras {
             camera.used = camera.used.saturating_sub(1);
         }
     }
 
-    /// Names of the inputs of which nothing good has been seen.
+    /// Names of the inputs that have no valid value yet.
     pub fn waiting_for(&self) -> Vec<&str> {
         let cameras = self.cameras.iter().filter(|camera| camera.latest.is_none()).map(|camera| &camera.topic);
         let state = self.state.iter().filter(|state| state.latest.is_none()).map(|state| &state.topic);
@@ -175,23 +177,23 @@ impl Inputs {
         &self.cameras
     }
 
-    /// Every topic: cameras, state, instruction.
+    /// Every topic: the cameras', the state's, then the instruction's.
     pub fn topics(&self) -> impl Iterator<Item = &Topic> {
         let cameras = self.cameras.iter().map(|camera| &camera.topic);
         cameras.chain(self.state_topics()).chain([&self.instruction_topic])
     }
 
-    /// Topics that are no cameras: state, instruction.
+    /// Every topic except the cameras': the state's, then the instruction's.
     pub fn other_topics(&self) -> impl Iterator<Item = &Topic> {
         self.state_topics().chain([&self.instruction_topic])
     }
 
-    /// Whether another instruction has replaced the one before since the last call.
+    /// Whether a different instruction has replaced the previous one since the last call.
     pub fn take_instruction_changed(&mut self) -> bool {
         std::mem::take(&mut self.instruction_changed)
     }
 
-    /// Reasons for dropping that a topic did not have before, each told once.
+    /// New faults since the last call: a reason is left out if the topic's previous fault had the same one.
     pub fn take_new_faults(&mut self) -> Vec<String> {
         std::mem::take(&mut self.new_faults)
     }
@@ -227,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_observed_before_every_configured_input_has_been_seen() {
+    fn there_is_no_observation_before_every_configured_input_has_a_value() {
         let mut inputs = inputs(2, None);
         assert_eq!(inputs.waiting_for(), ["camera_0/image", "camera_1/image", "joint_states", "instruction"]);
         inputs.frame(0, image(1), at(1), at(1));
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn another_instruction_is_a_change_and_the_same_one_again_or_the_first_is_none() {
+    fn a_different_instruction_is_a_change_and_the_first_or_a_repeated_one_is_not() {
         let mut inputs = inputs(1, None);
         inputs.instruction("go".to_owned(), at(1));
         inputs.instruction("go".to_owned(), at(2));
@@ -269,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn no_frame_is_used_twice_whatever_else_is_new() {
+    fn no_frame_is_used_twice() {
         let mut inputs = inputs(2, Some("go"));
         inputs.state(0, Ok(vec![]), at(0), at(0));
         inputs.frame(0, image(1), at(1), at(1));
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_is_counted_and_leaves_the_latest_good_value() {
+    fn a_dropped_message_is_counted_and_leaves_the_latest_valid_value() {
         let mut inputs = inputs(1, Some("go"));
         inputs.state(0, Ok(vec![0.25]), at(0), at(0));
         inputs.frame(0, Err(fault()), at(1), at(1));
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_instruction_without_words_is_dropped_and_the_previous_one_stays() {
+    fn a_blank_instruction_is_dropped_and_the_previous_one_stays() {
         let mut inputs = inputs(1, Some("go"));
         inputs.instruction("  ".to_owned(), at(1));
         inputs.state(0, Ok(vec![]), at(0), at(0));
@@ -331,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_fault_over_and_over_is_news_only_once() {
+    fn a_repeated_fault_is_a_new_fault_only_once() {
         let mut inputs = inputs(1, None);
         for ms in 0..5 {
             inputs.frame(0, Err(fault()), at(ms), at(ms));

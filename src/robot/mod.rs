@@ -1,10 +1,10 @@
-//! What makes a policy safe to run, without middleware and without tensors.
+//! The robot's side of the policy, without middleware and without tensors: its inputs and whether they can be trusted.
 //!
 //! | what | file |
 //! |---|---|
 //! | the latest value of every input, and when they make an observation | [`inputs`] |
 //! | frames that went missing on the way | [`frame_loss`] |
-//! | how bad it is, and why | [`health`] |
+//! | the severity of a fault, and its reason | [`health`] |
 
 pub mod frame_loss;
 pub mod health;

@@ -1,14 +1,14 @@
 //! The command line as ROS 2 defines it: `program [its own] --ros-args … [--] [its own]`.
 //!
-//! r2r hands the whole command line to rcl and panics on what rcl refuses, so it is checked here first; what remains
-//! (a file that rcl's YAML parser refuses) is caught in [`create_context`].
+//! r2r passes the whole command line to rcl and panics if rcl refuses it, so it is checked here first. What this check
+//! misses (a file that rcl's YAML parser refuses) is caught in [`create_context`].
 
 use super::error::{ArgumentError, NodeError};
 use crate::config::read_parameters_file;
 use std::ffi::OsString;
 use std::path::Path;
 
-/// Flags that take a value: both spellings, what must follow, and the characters it must hold.
+/// Flags that take a value: both spellings, what the value must be, and the characters it must contain.
 const WITH_VALUE: &[(&str, &str, &str, &str)] = &[
     ("-r", "--remap", "a rule `from:=to`", ":="),
     ("-p", "--param", "an assignment `name:=value`", ":="),
@@ -19,7 +19,7 @@ const WITH_VALUE: &[(&str, &str, &str, &str)] = &[
     ("--log-file-name", "--log-file-name", "a name", ""),
 ];
 
-/// Flags that stand alone, each with an `--enable-` and a `--disable-` form.
+/// Flags without a value, each with an `--enable-` and a `--disable-` form.
 const SWITCHES: &[&str] = &["rosout-logs", "stdout-logs", "external-lib-logs"];
 
 /// A command line that ROS 2 will accept.
@@ -27,12 +27,12 @@ const SWITCHES: &[&str] = &["rosout-logs", "stdout-logs", "external-lib-logs"];
 pub struct Arguments {
     /// The program's name and its own arguments, without those of ROS 2.
     pub own: Vec<String>,
-    /// Values of `--params-file`, in order.
+    /// The values of `--params-file`, in the order given; later files win.
     pub params_files: Vec<String>,
 }
 
 impl Arguments {
-    /// Takes a command line apart, the program's name first.
+    /// Parses a command line, whose first element is the program's name.
     ///
     /// # Errors
     /// The first argument that ROS 2 would refuse.
@@ -75,10 +75,10 @@ impl Arguments {
         Ok(())
     }
 
-    /// Reads the parameter files, so that a missing or damaged one is named in words of ours.
+    /// Reads the parameter files, so that a missing or malformed one gives a clearer error than rcl's.
     ///
     /// # Errors
-    /// [`NodeError::Config`].
+    /// [`NodeError::Config`] for the first file that cannot be read.
     pub fn check_files(&self) -> Result<(), NodeError> {
         for file in &self.params_files {
             read_parameters_file(Path::new(file))?;
@@ -101,9 +101,9 @@ fn is_switch(argument: &str) -> bool {
 /// Starts ROS 2 with this process's command line.
 ///
 /// # Errors
-/// [`NodeError::Start`] with what rcl said.
+/// [`NodeError::Start`] with rcl's message.
 pub fn create_context() -> Result<r2r::Context, NodeError> {
-    // rcl's complaint comes as a panic's message; it is returned rather than printed.
+    // r2r panics with rcl's message. It is returned as an error, so the panic hook must not print it.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let outcome = std::panic::catch_unwind(r2r::Context::create);
@@ -111,8 +111,8 @@ pub fn create_context() -> Result<r2r::Context, NodeError> {
     match outcome {
         Ok(context) => context.map_err(NodeError::middleware("starting")),
         Err(panic) => {
-            let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            let line = said.unwrap_or("no reason given").split_whitespace().collect::<Vec<_>>().join(" ");
+            let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            let line = message.unwrap_or("no reason given").split_whitespace().collect::<Vec<_>>().join(" ");
             Err(NodeError::Start { reason: line })
         }
     }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_only_a_file_can_hold_is_refused_with_the_way_out() {
+    fn a_name_that_only_a_file_can_hold_is_refused_with_the_remedy() {
         let message = parse("xvla_node --ros-args -p cameras.0.transport:=raw").unwrap_err().to_string();
         assert!(message.ends_with("use --params-file"), "{message}");
         assert!(parse("xvla_node --ros-args -p xvla:cameras.count:=2 -p seed:=0.5").is_ok());

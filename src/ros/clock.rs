@@ -1,9 +1,9 @@
-//! ROS time: the system's, or that of `/clock` when `use_sim_time` is set.
+//! ROS time: system time, or the time of `/clock` when `use_sim_time` is set.
 
 use crate::types::Stamp;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The node's clock, for any thread.
+/// The node's clock. Clones share it and may be used on any thread.
 #[derive(Clone)]
 pub struct RosClock(Arc<Mutex<r2r::Clock>>);
 
@@ -13,7 +13,7 @@ impl RosClock {
         Self(node.get_ros_clock())
     }
 
-    /// Now; zero where ROS has no time (simulated, before the first `/clock`).
+    /// The present ROS time; zero if there is none yet (simulated time before the first `/clock`).
     pub fn now(&self) -> Stamp {
         let now = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_now().unwrap_or_default();
         Stamp { nanos: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX) }

@@ -1,4 +1,5 @@
-//! Messages to values and back; what cannot be converted is an [`InputError`] that names topic and field.
+//! Converts ROS messages to values and back. A message that cannot be converted gives an [`InputError`] that names its
+//! topic or field.
 
 use crate::error::InputError;
 use crate::transform::compressed::rgb_from_compressed;
@@ -10,29 +11,41 @@ use r2r::geometry_msgs::msg::PoseStamped;
 use r2r::sensor_msgs::msg::{CompressedImage, Image, JointState};
 use r2r::std_msgs::msg::{Float32, Float32MultiArray, Header};
 
-/// The moment a message describes: its header's, or `now` for a driver that leaves the stamp at zero.
+/// The stamp of a message's header, or `now` if the driver left it at zero.
 pub fn stamp_of(header: &Header, now: Stamp) -> Stamp {
     let stamp = Stamp::from_sec_nanosec(header.stamp.sec, header.stamp.nanosec);
     if stamp == Stamp::default() { now } else { stamp }
 }
 
-/// `topic` names the camera in errors.
+/// Converts a raw image to RGB. `topic` names the camera in errors.
+///
+/// # Errors
+/// [`InputError::Image`] for an unknown encoding or data that does not match the image's size.
 pub fn image(topic: &str, message: &Image) -> Result<RgbImage, InputError> {
     let Image { encoding, width, height, step, is_bigendian, data, .. } = message;
     rgb_from_raw(topic, encoding, *width, *height, *step, *is_bigendian != 0, data)
 }
 
-/// `topic` names the camera in errors.
+/// Decodes a compressed image to RGB. `topic` names the camera in errors.
+///
+/// # Errors
+/// [`InputError::Image`] for data that cannot be decoded.
 pub fn compressed_image(topic: &str, message: &CompressedImage) -> Result<RgbImage, InputError> {
     rgb_from_compressed(topic, &message.data)
 }
 
 /// Positions (rad or m) of the joints `wanted`, in that order.
+///
+/// # Errors
+/// A joint that the message lacks, or a position that is not finite.
 pub fn joint_state(wanted: &[String], message: &JointState) -> Result<Vec<f32>, InputError> {
     joints_by_name(wanted, &message.name, &message.position)
 }
 
-/// The ee6d channels of a pose: position (m), 6-D rotation; the gripper comes from a topic of its own.
+/// The nine ee6d channels of a pose: position (m), then 6-D rotation. The gripper has a topic of its own.
+///
+/// # Errors
+/// A position or quaternion that is not finite, or a quaternion of length zero.
 pub fn ee_pose(message: &PoseStamped) -> Result<Vec<f32>, InputError> {
     let (p, q) = (&message.pose.position, &message.pose.orientation);
     let arm = ee6d_arm([p.x, p.y, p.z], &[q.x, q.y, q.z, q.w], 0.0)?;
@@ -40,15 +53,21 @@ pub fn ee_pose(message: &PoseStamped) -> Result<Vec<f32>, InputError> {
     Ok(pose.to_vec())
 }
 
-/// Gripper opening, in the checkpoint's unit.
+/// The gripper's opening, in the checkpoint's unit.
+///
+/// # Errors
+/// [`InputError::NotFinite`].
 pub fn gripper(message: &Float32) -> Result<Vec<f32>, InputError> {
     let channels = vec![message.data];
     check_finite("gripper", &channels)?;
     Ok(channels)
 }
 
-/// Channels as the checkpoint wants them. The layout says nothing that a plain list does not, so only its offset
-/// is looked at.
+/// State channels that the sender has already put into the checkpoint's order. The message is read as a flat list from
+/// the layout's offset on; its dimensions are ignored.
+///
+/// # Errors
+/// An empty list or a value that is not finite.
 pub fn proprio(message: &Float32MultiArray) -> Result<Vec<f32>, InputError> {
     let offset = message.layout.data_offset as usize;
     let channels = message.data.get(offset..).unwrap_or_default().to_vec();
@@ -63,13 +82,14 @@ pub fn proprio(message: &Float32MultiArray) -> Result<Vec<f32>, InputError> {
     Ok(channels)
 }
 
-/// A header with the stamp of an observation.
+/// A header with `stamp` and `frame_id`.
 pub fn header(stamp: Stamp, frame_id: &str) -> Header {
     let (sec, nanosec) = stamp.to_sec_nanosec();
     Header { stamp: Time { sec, nanosec }, frame_id: frame_id.to_owned() }
 }
 
-/// A span of time, which may be negative: its seconds are rounded down then. Beyond 68 years it saturates.
+/// Converts a span of time in ms, which may be negative, to a message. Seconds are rounded down, because nanoseconds
+/// are never negative. Spans beyond 68 years saturate.
 pub fn duration_ms(span_ms: f64) -> DurationMessage {
     let (sec, nanosec) = Stamp { nanos: (span_ms * 1e6).round() as i64 }.to_sec_nanosec();
     DurationMessage { sec, nanosec }
@@ -80,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_all_zero_stamp_falls_back_to_the_time_of_receipt() {
+    fn a_stamp_of_zero_is_replaced_by_the_time_of_receipt() {
         let now = Stamp { nanos: 5 };
         assert_eq!(stamp_of(&Header::default(), now), now);
         assert_eq!(stamp_of(&header(Stamp { nanos: 1_500_000_000 }, ""), now), Stamp { nanos: 1_500_000_000 });

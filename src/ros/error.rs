@@ -1,4 +1,4 @@
-//! Why the node cannot start or go on.
+//! The errors of the node: a command line that it cannot take, and failures that end it.
 
 use crate::config::ConfigError;
 use crate::pipeline::PipelineError;
@@ -6,44 +6,44 @@ use crate::pipeline::PipelineError;
 /// A command line that ROS 2 cannot take.
 #[derive(Debug, thiserror::Error)]
 pub enum ArgumentError {
-    /// An argument is not UTF-8.
+    /// An argument is not valid UTF-8.
     #[error("argument {argument:?} is not UTF-8")]
     NotUtf8 {
-        /// The argument, made printable.
+        /// The argument, with replacement characters for what is not UTF-8.
         argument: String,
     },
-    /// A flag at the end, without what belongs to it.
+    /// A flag that takes a value is the last argument.
     #[error("{flag}: expected {expected} after it")]
     NothingAfter {
-        /// The flag.
+        /// The flag as given.
         flag: String,
-        /// What belongs to it.
+        /// What its value must be.
         expected: &'static str,
     },
-    /// A rule that is none.
+    /// The value of a flag is not well-formed.
     #[error("{flag} {value:?}: expected {expected}")]
     Rule {
-        /// The flag.
+        /// The flag as given.
         flag: String,
-        /// What follows it.
+        /// Its value.
         value: String,
-        /// What should.
+        /// What its value must be.
         expected: &'static str,
     },
-    /// An assignment to a name that rcl's grammar for the command line does not have.
+    /// An assignment to a name that rcl's grammar for the command line does not allow.
     #[error(
         "{flag} {value:?}: ROS 2 takes a name with a number after a dot from parameter files only: use --params-file"
     )]
     NumberInName {
-        /// The flag.
+        /// The flag as given.
         flag: String,
-        /// What follows it.
+        /// Its value.
         value: String,
     },
     /// A flag that ROS 2 does not know.
     #[error("{argument:?} is not an argument of ROS 2: those of the program come before --ros-args or after --")]
     Unknown {
-        /// The argument.
+        /// The argument as given.
         argument: String,
     },
 }
@@ -63,38 +63,38 @@ pub enum NodeError {
     /// The checkpoint loads but cannot serve this deployment: other cameras, another state, another embodiment.
     #[error("the checkpoint does not fit the parameters: {source}")]
     Deployment {
-        /// What the pipeline said about an observation of this deployment's shape.
+        /// The pipeline's error for an observation of this deployment's shape.
         source: PipelineError,
     },
     /// ROS 2 did not start.
     #[error("ROS 2 did not start: {reason}")]
     Start {
-        /// What rcl said.
+        /// rcl's message.
         reason: String,
     },
     /// ROS 2 refused an operation.
     #[error("ROS 2: {doing}: {source}")]
     Middleware {
-        /// What was being done.
+        /// The operation, or the topic that it was for.
         doing: String,
-        /// What it said.
+        /// r2r's error.
         source: r2r::Error,
     },
     /// A thread could not be started.
     #[error("a thread could not be started: {0}")]
     Thread(#[source] std::io::Error),
-    /// A thread of the node ended by a panic, which is a defect of this program.
+    /// The named thread panicked, which is a defect of this program.
     #[error("the {0} thread ended unexpectedly: this is a defect, please report it with the lines above")]
     Died(&'static str),
 }
 
 impl NodeError {
-    /// 2 for bad usage, 1 for everything else.
+    /// The program's exit code: 2 for bad usage, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Self::Arguments(_)) { 2 } else { 1 }
     }
 
-    /// Names what was being done when ROS 2 refused.
+    /// For `map_err`: makes an r2r error into [`NodeError::Middleware`] that names the operation.
     pub fn middleware(doing: impl Into<String>) -> impl FnOnce(r2r::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Middleware { doing, source }

@@ -1,11 +1,12 @@
-//! ROS 2 adapters: messages to values and back, nothing else. [`node`] holds the life of a message in one screen.
+//! The ROS 2 adapter: it converts messages to values and back, and decides nothing. [`node`] shows the whole path of a
+//! message on one screen.
 //!
 //! | what | file |
 //! |---|---|
 //! | the command line as ROS 2 defines it | [`arguments`] |
 //! | parameters and the services that show them | [`params`], [`parameter_services`] |
 //! | messages ↔ values | [`convert`] |
-//! | subscriptions, drained at once | [`subscriptions`] |
+//! | subscriptions, drained every turn | [`subscriptions`] |
 //! | loading, the inference thread | [`model`] |
 //! | chunks and latencies, health, log lines, time | [`outputs`], [`diagnostics`], [`rosout`], [`clock`] |
 

@@ -1,5 +1,4 @@
-//! The model's life beside the spinning thread: loaded and tried out on a thread of its own, then run on the
-//! inference thread.
+//! The model beside the spinning thread: a loading thread loads and rehearses it, then the inference thread runs it.
 
 use super::error::NodeError;
 use super::outputs::{ModelFacts, Outputs, SharedRecord};
@@ -14,7 +13,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Where the model is in its life.
+/// The model while it is loading, running or has ended.
 pub struct Model {
     phase: Phase,
     record: SharedRecord,
@@ -27,10 +26,10 @@ enum Phase {
 }
 
 impl Model {
-    /// Starts loading; chunks will go to `outputs`.
+    /// Starts loading on another thread. Chunks will be published through `outputs`.
     ///
     /// # Errors
-    /// [`NodeError::Thread`].
+    /// [`NodeError::Thread`] if the operating system refuses a thread.
     pub fn start(config: Config, outputs: Outputs, record: SharedRecord) -> Result<Self, NodeError> {
         let shared = record.clone();
         let thread = std::thread::Builder::new()
@@ -40,10 +39,10 @@ impl Model {
         Ok(Self { phase: Phase::Loading(thread), record })
     }
 
-    /// Goes on from loading to running; whether it just did.
+    /// Moves on from loading to running once loading is done. Returns whether it did so in this call.
     ///
     /// # Errors
-    /// What kept the model from loading, or the end of a thread that should not have ended.
+    /// The failure to load; [`NodeError::Died`] if a thread has panicked.
     pub fn advance(&mut self) -> Result<bool, NodeError> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Loading(thread) if thread.is_finished() => {
@@ -65,12 +64,12 @@ impl Model {
         }
     }
 
-    /// Whether observations can be offered.
+    /// Whether the model is loaded and observations can be offered.
     pub fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running(_))
     }
 
-    /// Offers an observation; whether it replaced one that the model never looked at.
+    /// Offers an observation. Returns whether it replaced one that no inference had begun on.
     pub fn offer(&self, observation: Observation) -> bool {
         let Phase::Running(worker) = &self.phase else { return false };
         let replaced = worker.offer(observation);
@@ -80,17 +79,17 @@ impl Model {
         replaced
     }
 
-    /// Begins a new epoch: nothing that was offered before is published any more when this returns.
+    /// Begins a new epoch. Once this has returned, nothing that was offered before is published.
     pub fn begin_epoch(&self) {
         if let Phase::Running(worker) = &self.phase {
             worker.begin_epoch();
         }
     }
 
-    /// Ends the threads; `false` if one was still busy after `patience`.
+    /// Ends the threads. Returns `false` if one is still busy after `patience`.
     pub fn stop(self, patience: Duration) -> bool {
         match self.phase {
-            // Loading cannot be interrupted.
+            // Loading cannot be interrupted, so waiting for it would only delay the end of the node.
             Phase::Loading(thread) => thread.is_finished(),
             Phase::Running(worker) => worker.stop(patience),
             Phase::Over => true,
@@ -105,12 +104,12 @@ fn load(config: &Config, outputs: Outputs, record: &SharedRecord) -> Result<Work
     let pipeline = Pipeline::load(&Options::from(config))?;
     let facts = facts(config, &pipeline)?;
     rehearse(config, &pipeline)?;
-    note(record, &facts, &pipeline);
+    record_loaded(record, &facts, &pipeline);
     Ok(Worker::spawn(pipeline, config.seed, move |outcome| outputs.deliver(&facts, &outcome))?)
 }
 
-/// Tells diagnostics what has been loaded.
-fn note(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline) {
+/// Records what has been loaded, for diagnostics.
+fn record_loaded(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline) {
     let mut record = record.lock();
     record.facts = Some(facts.clone());
     record.runtime = Some(pipeline.runtime());
@@ -136,18 +135,18 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
     })
 }
 
-/// Answers one dark observation of this deployment's shape: warms everything up, and finds out before the robot
-/// moves whether cameras, state and embodiment fit the checkpoint.
+/// Runs one inference on a black observation of this deployment's shape. It warms everything up, and it shows before
+/// the robot moves whether cameras, state and embodiment fit the checkpoint.
 fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
-    let dark = RgbImage::new(64, 48, vec![0; 64 * 48 * 3]).map(Arc::new);
-    let dark = dark.map(|value| Stamped { value, stamp: Stamp::default() });
+    let black = RgbImage::new(64, 48, vec![0; 64 * 48 * 3]).map(Arc::new);
+    let black = black.map(|value| Stamped { value, stamp: Stamp::default() });
     let channels = match config.proprio.source {
         ProprioSource::JointStates => config.proprio.joint_names.len(),
         ProprioSource::EePose => EE6D_ARM,
         ProprioSource::Proprio => proprio_channels(pipeline),
     };
     let observation = Observation {
-        views: vec![dark; config.cameras.len()],
+        views: vec![black; config.cameras.len()],
         state: vec![Stamped { value: vec![0.0; channels], stamp: Stamp::default() }],
         instruction: config.instruction.clone().unwrap_or_else(|| "warm up".to_owned()),
         domain_id: config.domain_id,
@@ -161,7 +160,7 @@ fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
     })
 }
 
-/// Channels that the checkpoint itself asks for.
+/// Channels of proprioception that the checkpoint expects: those of its statistics, or else P.
 fn proprio_channels(pipeline: &Pipeline) -> usize {
     let widest = usize::try_from(pipeline.config().policy.proprio_dim).unwrap_or(0);
     pipeline.processors().state.as_ref().map_or(widest, |statistics| statistics.dim())

@@ -1,4 +1,4 @@
-//! The node: the life of a message from its topic to the chunk that follows from it.
+//! The node's main loop: the path of a message from its topic to the chunk that it leads to.
 
 use super::arguments::create_context;
 use super::clock::RosClock;
@@ -15,36 +15,36 @@ use r2r::Node;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// The node's name, unless it is remapped.
+/// The node's name unless the command line remaps it.
 const NAME: &str = "xvla";
-/// Longest wait for a message, and so the longest delay in noticing anything else.
+/// The longest wait for a message. It bounds how late the loop notices a signal or a finished load.
 const TURN: Duration = Duration::from_millis(10);
-/// How long an inference under way is waited for at the end.
+/// How long the node waits at its end for an inference that has begun.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// How the node came to its end.
+/// The state of the node's threads when it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
     /// Every thread has ended.
     Quiet,
-    /// The model is still loading or computing, and nothing may be torn down under it.
+    /// The model is still loading or computing, so nothing that it uses may be destroyed.
     Busy,
 }
 
-/// Runs the node on this thread until `stop` is set. Messages, parameters and diagnostics are handled here;
-/// the model loads and computes on other threads, and its chunks are published from there.
+/// Runs the node on this thread until `stop` is set. This thread handles messages, parameters and diagnostics; the
+/// model loads and computes on other threads, which also publish its chunks.
 ///
 /// # Errors
-/// Whatever keeps the node from starting or going on; bad messages do not.
+/// Any failure that keeps the node from starting or going on. An invalid message does not.
 pub fn run(stop: &AtomicBool) -> Result<Ended, NodeError> {
     let mut node = Node::create(create_context()?, NAME, "").map_err(NodeError::middleware("creating the node"))?;
-    let ended = live(&mut node, stop);
-    // After the last of the streams and publishers that `live` owned.
+    let ended = spin(&mut node, stop);
+    // The node must outlive the streams and publishers that `spin` owned.
     drop(node);
     ended
 }
 
-fn live(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
+fn spin(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
     let overrides = std::mem::take(&mut *node.params.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     let values = overrides.iter().map(|(name, parameter)| (name, &parameter.value));
     let NodeParameters { config, use_sim_time, table } = NodeParameters::from_overrides(values)?;

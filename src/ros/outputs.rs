@@ -1,4 +1,4 @@
-//! Chunks and stage latencies, published from the inference thread, and the record of it that diagnostics read.
+//! Publishes chunks and stage latencies from the inference thread, and keeps the record of inference for diagnostics.
 
 use super::clock::RosClock;
 use super::convert;
@@ -14,42 +14,42 @@ use r2r::{Node, Publisher, QosProfile};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Chunks over which diagnostics state percentiles.
+/// The number of latest chunks whose latency percentiles diagnostics report.
 const LATENCIES: usize = 100;
 
 /// Facts about the loaded model that every chunk carries.
 #[derive(Clone, Debug)]
 pub struct ModelFacts {
-    /// One per channel.
+    /// Names of the action's channels, A' of them.
     pub action_names: Vec<String>,
     /// Name of the action space.
     pub action_mode: String,
-    /// Denoising steps.
+    /// The number of denoising steps.
     pub steps: usize,
-    /// Of the weights.
+    /// SHA-256 of the weight files, in hex.
     pub checkpoint_sha256: String,
 }
 
-/// What inference has done so far.
+/// Counts and latest values of inference since the node started.
 #[derive(Debug, Default)]
 pub struct Record {
-    /// The model, once loaded.
+    /// Facts about the model; `None` while it is loading.
     pub facts: Option<ModelFacts>,
-    /// What computed the latest chunk, or what was loaded.
+    /// The backend that computed the latest chunk; before the first chunk, the loaded one. `None` while loading.
     pub runtime: Option<Arc<Runtime>>,
-    /// Chunks that went out.
+    /// Chunks published.
     pub chunks_published: u64,
-    /// Observations that the model could not answer.
+    /// Observations whose inference or publication failed.
     pub failed: u64,
-    /// Observations replaced before the model looked at them.
+    /// Observations that were replaced before an inference began on them.
     pub superseded: u64,
-    /// Observations and answers that a stop or another instruction withdrew.
+    /// Observations and answers that were dropped because a stop or a new instruction ended their epoch.
     pub withdrawn: u64,
-    /// The latest failure.
+    /// The latest failure of an inference or a publication.
     pub last_failure: Option<Fault>,
-    /// e2e_ms of the latest chunks.
+    /// End-to-end latency of the latest chunks, ms, newest first.
     pub e2e_ms: VecDeque<f64>,
-    /// Oldest stamp to publication, of the latest chunk; negative for stamps that lie ahead.
+    /// Age of the latest chunk's oldest input when the chunk was published, ms; negative for stamps in the future.
     pub observation_age_ms: Option<f64>,
 }
 
@@ -58,13 +58,13 @@ pub struct Record {
 pub struct SharedRecord(Arc<Mutex<Record>>);
 
 impl SharedRecord {
-    /// Access, for a moment.
+    /// Locks the record. Hold it only for a moment, because the inference thread waits for it.
     pub fn lock(&self) -> MutexGuard<'_, Record> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The two topics of inference.
+/// The publishers of action chunks and stage latencies.
 pub struct Outputs {
     chunks: Publisher<ActionChunk>,
     latencies: Publisher<StageLatency>,
@@ -75,10 +75,10 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Advertises both topics.
+    /// Advertises `~/action_chunk` and `~/stage_latency`.
     ///
     /// # Errors
-    /// [`NodeError::Middleware`].
+    /// [`NodeError::Middleware`], naming the topic.
     pub fn new(node: &mut Node, clock: RosClock, config: &Config, record: SharedRecord) -> Result<Self, NodeError> {
         let qos = QosProfile::default().keep_last(10).reliable();
         let chunks =
@@ -89,7 +89,7 @@ impl Outputs {
         Ok(Self { chunks, latencies, clock, frame_id, step_dt_s, record })
     }
 
-    /// Publishes what became of an observation, or records why nothing can be published.
+    /// Publishes the chunk of an outcome, or records why there is none.
     pub fn deliver(&self, facts: &ModelFacts, outcome: &Outcome) {
         match &outcome.result {
             Ok(inference) => self.publish(facts, outcome, inference),
@@ -110,7 +110,7 @@ impl Outputs {
         record.e2e_ms.truncate(LATENCIES - 1);
         record.e2e_ms.push_front(inference.times.e2e_ms);
         drop(record);
-        // The chunk is out, whatever becomes of this message.
+        // The chunk is published already, so a failure here is only logged.
         if let Err(error) = self.latencies.publish(&self.latency(outcome, inference, age_ms)) {
             tracing::warn!("~/stage_latency: {error}");
         }

@@ -1,7 +1,7 @@
-//! The parameter services of a ROS 2 node, over a table that does not change: what the node was told at its start
-//! holds until its end, so every request to set something is refused with the reason.
+//! The parameter services of the node. Parameters are fixed at start-up, so every request to set one is refused with
+//! the reason.
 //!
-//! r2r's own handler knows no ranges, no lists and no refusals.
+//! r2r's own handler is not used because it supports neither ranges nor lists nor refusals.
 
 use super::error::NodeError;
 use super::params::Declared;
@@ -16,7 +16,8 @@ use r2r::rcl_interfaces::srv::{
 };
 use r2r::{Node, QosProfile, ServiceRequest, WrappedServiceTypeSupport};
 
-/// `rcl_interfaces/ParameterType`; r2r makes these an enumeration of bindgen's, whose name and type differ by release.
+/// The constants of `rcl_interfaces/ParameterType`. r2r has them as bindgen constants whose names and types differ
+/// between ROS releases.
 mod kind {
     pub const NOT_SET: u8 = 0;
     pub const BOOL: u8 = 1;
@@ -28,10 +29,10 @@ mod kind {
     pub const STRING_ARRAY: u8 = 9;
 }
 
-/// Requests of one service that wait for an answer.
+/// Requests of one service that have arrived and are not answered yet.
 type Requests<S> = Box<dyn Stream<Item = ServiceRequest<S>> + Unpin>;
 
-/// The six services and what they answer from.
+/// The six parameter services and the parameters that they show.
 pub struct ParameterServices {
     table: Vec<Declared>,
     list: Requests<ListParameters::Service>,
@@ -46,7 +47,7 @@ impl ParameterServices {
     /// Offers the services under the node's name.
     ///
     /// # Errors
-    /// [`NodeError::Middleware`].
+    /// [`NodeError::Middleware`], naming the service.
     pub fn new(node: &mut Node, table: Vec<Declared>) -> Result<Self, NodeError> {
         Ok(Self {
             table,
@@ -59,7 +60,7 @@ impl ParameterServices {
         })
     }
 
-    /// Answers whatever has come in since the last call.
+    /// Answers every request that has arrived since the last call.
     pub fn answer(&mut self) {
         let table = &self.table;
         answer(&mut self.list, |request: ListParameters::Request| ListParameters::Response {
@@ -98,7 +99,7 @@ fn answer<S: WrappedServiceTypeSupport + 'static>(
 ) {
     while let Some(Some(request)) = requests.next().now_or_never() {
         let response = respond(request.message.clone());
-        // Whoever asked may be gone by now.
+        // A client may have left without waiting for its answer, which is no fault of the node.
         if let Err(error) = request.respond(response) {
             tracing::debug!("a parameter request was not answered: {error}");
         }
@@ -109,7 +110,7 @@ fn find<'t>(table: &'t [Declared], name: &str) -> Option<&'t Declared> {
     table.iter().find(|declared| declared.row.name == name)
 }
 
-/// The value as the services carry it.
+/// Converts a value to a message; a parameter that does not exist has type `NOT_SET`.
 fn to_message(declared: Option<&Declared>) -> ParameterValue {
     let mut message = ParameterValue { type_: type_of(declared), ..ParameterValue::default() };
     match declared.map(|declared| declared.value.clone()) {
@@ -125,7 +126,7 @@ fn to_message(declared: Option<&Declared>) -> ParameterValue {
     message
 }
 
-/// The reverse; `None` for a type that no parameter of this node has.
+/// Converts a message to a value; `None` for a type that no parameter of this node has.
 fn from_message(message: &ParameterValue) -> Option<Value> {
     Some(match message.type_ {
         kind::BOOL => Value::Bool(message.bool_value),
@@ -152,7 +153,8 @@ fn type_of(declared: Option<&Declared>) -> u8 {
     }
 }
 
-/// Names below any of `prefixes` (below the root if there are none), at most `depth` levels down; 0 for all levels.
+/// Names below any of `prefixes` (or below the root if there are none), at most `depth` levels down. A depth of 0 means
+/// all levels.
 fn list(table: &[Declared], prefixes: &[String], depth: u64) -> ListParametersResult {
     let within = |rest: &str| depth == 0 || (rest.matches('.').count() as u64) < depth;
     let selected = |name: &str| {
@@ -181,7 +183,7 @@ fn describe(name: &str, declared: Option<&Declared>) -> ParameterDescriptor {
             let range = IntegerRange { from_value: *from as i64, to_value: *to as i64, step: 1 };
             descriptor.integer_range = vec![range];
         }
-        // A range in a description is for one number.
+        // The range fields of a descriptor are defined for a single number only.
         (Domain::Range(from, to), Value::Integers(_) | Value::Doubles(_)) => {
             descriptor.additional_constraints = format!("each within {from}..={to}");
         }
@@ -195,7 +197,7 @@ fn describe(name: &str, declared: Option<&Declared>) -> ParameterDescriptor {
     descriptor
 }
 
-/// Why `parameter` cannot be set: it does not exist, may not have the value, or is read-only like all of them.
+/// Refuses to set `parameter`. The reason is the most specific one: no such parameter, an invalid value, or read-only.
 fn refuse(table: &[Declared], parameter: &Parameter) -> SetParametersResult {
     let name = &parameter.name;
     let reason = match (find(table, name), from_message(&parameter.value)) {
@@ -222,7 +224,7 @@ mod tests {
             .collect()
     }
 
-    /// A row that is not in the table.
+    /// A parameter that the node does not have.
     fn row(domain: Domain, live: bool) -> crate::config::Parameter {
         let default = Value::Doubles(vec![0.5]);
         crate::config::Parameter { name: "speeds".to_owned(), default, domain, live, description: "How fast." }
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_numbers_travel_as_such() {
+    fn lists_keep_their_type_in_messages() {
         for (value, kind) in [
             (Value::Integers(vec![1, -2]), kind::INTEGER_ARRAY),
             (Value::Doubles(vec![0.5]), kind::DOUBLE_ARRAY),
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_range_of_a_list_is_described_in_words() {
+    fn the_range_of_a_list_is_in_the_additional_constraints() {
         let row = row(Domain::Range(0.0, 1.5), false);
         let described = describe("speeds", Some(&Declared { value: row.default.clone(), row }));
         assert_eq!(described.additional_constraints, "each within 0..=1.5");
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_change_live_is_not_read_only() {
+    fn every_parameter_but_a_live_one_is_read_only() {
         for live in [false, true] {
             let row = row(Domain::Any, live);
             let described = describe("speeds", Some(&Declared { value: row.default.clone(), row }));
@@ -293,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn setting_is_refused_with_the_reason_that_helps_most() {
+    fn setting_is_refused_with_the_most_specific_reason() {
         assert_eq!(set("nothing", Value::Bool(true)), "parameter `nothing` does not exist");
         let out_of_range = set("steps", Value::Integer(1001));
         assert_eq!(out_of_range, "parameter `steps`: 1001 is out of range: expected 0..=1000");

@@ -1,37 +1,37 @@
-//! ROS 2 parameters to a validated [`Config`], and the table that the parameter services show.
+//! Validates ROS 2 parameters into a [`Config`], and lists every parameter for the parameter services.
 
 use super::error::NodeError;
 use crate::config::{Audience, Config, ConfigError, Domain, Parameter, Parameters, Value, declared};
 use r2r::ParameterValue;
 
-/// The parameter every ROS 2 node has.
+/// The parameter that every ROS 2 node has.
 const USE_SIM_TIME: &str = "use_sim_time";
 
-/// A declared parameter and the value it has.
+/// A declared parameter with its value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Declared {
-    /// Name, type, domain, description.
+    /// Its name, default, domain and description.
     pub row: Parameter,
     /// Its value for the life of the node.
     pub value: Value,
 }
 
-/// Everything the node was told.
+/// All parameters of the node, validated.
 #[derive(Clone, Debug)]
 pub struct NodeParameters {
-    /// The deployment.
+    /// Every parameter but `use_sim_time`.
     pub config: Config,
     /// Whether time comes from `/clock`.
     pub use_sim_time: bool,
-    /// Every parameter, in the order of the table.
+    /// Every parameter in the order of declaration, `use_sim_time` last.
     pub table: Vec<Declared>,
 }
 
 impl NodeParameters {
-    /// Validates the overrides that rcl took from the command line and parameter files.
+    /// Validates the overrides that rcl read from the command line and parameter files.
     ///
     /// # Errors
-    /// The first parameter that does not exist, has another type, or is out of range.
+    /// The first parameter that does not exist, has the wrong type, or is out of range.
     pub fn from_overrides<'a>(
         overrides: impl IntoIterator<Item = (&'a String, &'a ParameterValue)>,
     ) -> Result<Self, NodeError> {
@@ -66,10 +66,10 @@ fn sim_time_row() -> Parameter {
     }
 }
 
-/// A value in the types of the table; `None` for one that is not set (as rcl reads an empty list).
+/// Converts an rcl value; `None` for one that is not set, which is how rcl reads an empty list.
 ///
 /// # Errors
-/// A type that no parameter of this node has.
+/// [`ConfigError::Invalid`] for a type that no parameter of this node has.
 pub fn from_ros(name: &str, value: &ParameterValue) -> Result<Option<Value>, ConfigError> {
     Ok(Some(match value {
         ParameterValue::NotSet => return Ok(None),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_another_type_is_refused_by_name() {
+    fn a_list_of_the_wrong_type_is_refused_by_name() {
         let refusal = |value| overrides(&[("action_names", value)]).unwrap_err().to_string();
         assert_eq!(
             refusal(ParameterValue::IntegerArray(vec![1])),

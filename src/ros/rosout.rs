@@ -1,6 +1,6 @@
-//! Log lines of the node's life: to stderr through `tracing`, and to `/rosout` for whoever watches from afar.
+//! The node's log lines: to stderr through `tracing`, and to `/rosout` for tools on other machines.
 //!
-//! r2r's own logging does not reach `/rosout`, so the message is published here. Lines of the library below go to
+//! r2r's own logging does not reach `/rosout`, so the messages are published here. Log lines of the layers below go to
 //! stderr only.
 
 use super::clock::RosClock;
@@ -10,18 +10,18 @@ use crate::config::environment::Setting;
 use r2r::rcl_interfaces::msg::Log;
 use r2r::{Node, Publisher, QosProfile};
 
-/// Levels of `rcl_interfaces/Log`.
+/// Severity levels of `rcl_interfaces/Log`.
 const INFO: u8 = 20;
 const WARN: u8 = 30;
 const ERROR: u8 = 40;
 
-/// Where the middleware's log files go when there is no home folder to hold them; it refuses to start otherwise.
+/// The middleware's log folder for a process without a home folder. Without one the middleware refuses to start.
 pub fn log_folder() -> Setting {
     let value = std::env::temp_dir().join("xvla_ros_log").into_os_string();
     Setting { name: "ROS_LOG_DIR", value, unless: &["ROS_HOME", "HOME"] }
 }
 
-/// Says things in both places.
+/// Writes log lines to stderr and to `/rosout`.
 pub struct Rosout {
     publisher: Publisher<Log>,
     clock: RosClock,
@@ -29,10 +29,10 @@ pub struct Rosout {
 }
 
 impl Rosout {
-    /// Joins `/rosout`, with the QoS every ROS 2 node has there.
+    /// Advertises `/rosout` with the QoS that every ROS 2 node uses there.
     ///
     /// # Errors
-    /// [`NodeError::Middleware`].
+    /// [`NodeError::Middleware`] if ROS 2 refuses the publisher.
     pub fn new(node: &mut Node, clock: RosClock) -> Result<Self, NodeError> {
         let qos = QosProfile::default().keep_last(1000).reliable().transient_local();
         let publisher = node.create_publisher("/rosout", qos).map_err(NodeError::middleware("publishing /rosout"))?;
@@ -40,19 +40,20 @@ impl Rosout {
         Ok(Self { publisher, clock, name })
     }
 
-    /// What happens as planned.
+    /// Logs an event of normal operation.
     pub fn info(&self, text: &str) {
         tracing::info!("{text}");
         self.publish(INFO, text);
     }
 
-    /// What goes on all the same.
+    /// Logs a fault that the node survives.
     pub fn warn(&self, text: &str) {
         tracing::warn!("{text}");
         self.publish(WARN, text);
     }
 
-    /// What ends the node; whoever ends it writes the line on stderr.
+    /// Publishes the fault that ends the node. It goes to `/rosout` only, because the program prints it on stderr
+    /// itself.
     pub fn error(&self, text: &str) {
         self.publish(ERROR, text);
     }

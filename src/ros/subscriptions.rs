@@ -1,8 +1,8 @@
-//! The topics that are listened to. r2r keeps ten messages of each and drops the newest beyond that, so they are drained
-//! after every turn of the spinning thread; the latest-value slots of [`Inputs`] do the rest.
+//! The node's subscriptions. r2r keeps ten messages per topic and drops the newest beyond that, so every topic is
+//! drained after every turn of the spinning thread; [`Inputs`] then keeps the latest value of each.
 //!
-//! Images are decoded here, on the spinning thread: packing a 640×480 frame takes a tenth of a millisecond, a JPEG of
-//! that size some milliseconds, and the middleware keeps only the newest frame meanwhile.
+//! Images are decoded here, on the spinning thread. Packing a 640×480 frame takes a tenth of a millisecond, decoding a
+//! JPEG of that size some milliseconds, and the middleware keeps only the newest frame meanwhile.
 
 use super::convert;
 use super::error::NodeError;
@@ -15,26 +15,27 @@ use r2r::sensor_msgs::msg::{CompressedImage, Image, JointState};
 use r2r::std_msgs::msg::{Float32, Float32MultiArray};
 use r2r::{Node, QosProfile, WrappedTypesupport};
 
-/// What drivers publish with: losing a frame is better than waiting for one.
+/// The QoS that sensor drivers publish with: losing a frame is better than waiting for it.
 const SENSOR: QosProfile = QosProfile::sensor_data().keep_last(1);
-/// An instruction that was given before the node came up still counts. Publishers must be transient local too.
+/// The QoS of the instruction: one that was published before the node started still arrives, if its publisher is
+/// transient local too.
 const LATCHED: QosProfile = QosProfile::default().keep_last(1).reliable().transient_local();
 
 type Messages<T> = Box<dyn Stream<Item = T> + Unpin>;
 
-/// One topic's messages and what they mean.
+/// Moves the messages of one topic into the inputs; the stamp is the time of receipt.
 type Drain = Box<dyn FnMut(&mut Inputs, Stamp)>;
 
-/// All subscriptions of a deployment.
+/// Every subscription that the configuration asks for.
 pub struct Subscriptions {
     drains: Vec<Drain>,
 }
 
 impl Subscriptions {
-    /// Subscribes to what `config` calls for.
+    /// Subscribes to the cameras, the state's topics and the instruction.
     ///
     /// # Errors
-    /// [`NodeError::Middleware`] naming the topic.
+    /// [`NodeError::Middleware`], naming the topic.
     pub fn new(node: &mut Node, config: &Config) -> Result<Self, NodeError> {
         let mut drains = Vec::new();
         for (index, (topic, camera)) in camera_topics(config).into_iter().zip(&config.cameras).enumerate() {
@@ -79,7 +80,7 @@ impl Subscriptions {
         Ok(Self { drains })
     }
 
-    /// Moves everything that has come into `inputs`.
+    /// Moves every message that has arrived into `inputs`. `now` is the time of receipt, in ROS time.
     pub fn drain(&mut self, inputs: &mut Inputs, now: Stamp) {
         for drain in &mut self.drains {
             drain(inputs, now);
@@ -87,7 +88,7 @@ impl Subscriptions {
     }
 }
 
-/// The topic of each camera, relative to the node's namespace.
+/// The topic of each camera in the order of views, relative to the node's namespace.
 pub fn camera_topics(config: &Config) -> Vec<String> {
     let topic = |(index, transport)| match transport {
         Transport::Raw => format!("camera_{index}/image"),
@@ -96,7 +97,7 @@ pub fn camera_topics(config: &Config) -> Vec<String> {
     config.cameras.iter().map(|camera| camera.transport).enumerate().map(topic).collect()
 }
 
-/// The topics of the state, in the order of their channels.
+/// The topics of the robot's state, in the order in which their channels are concatenated.
 pub fn state_topics(source: ProprioSource) -> &'static [&'static str] {
     match source {
         ProprioSource::JointStates => &["joint_states"],
@@ -105,7 +106,7 @@ pub fn state_topics(source: ProprioSource) -> &'static [&'static str] {
     }
 }
 
-/// Subscribes to `topic`; `apply` gets each message.
+/// Subscribes to `topic`. The returned function passes each message that has arrived to `apply`.
 fn on<T: WrappedTypesupport + 'static>(
     node: &mut Node,
     qos: QosProfile,
