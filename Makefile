@@ -1,11 +1,11 @@
-# The commands of this project; `make` alone lists them. Each installs what is missing first (scripts/setup.sh).
+# The commands of this project. `make` lists them. Each one first installs what is missing (scripts/setup.sh).
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
 
-# One profile everywhere, so that nothing is built twice.
+# Every command uses the same profile, so that nothing is built twice.
 CARGO_FLAGS := --release --locked
 FEATURES := ros,onnxruntime,tensorrt
 
@@ -13,7 +13,8 @@ CUDA ?= $(XVLA_CUDA)
 export XVLA_CUDA := $(CUDA)
 ifeq ($(CUDA),1)
   FEATURES := ros,cuda,onnxruntime,tensorrt
-  # The other libtorch means another torch-sys and all that uses it; in one folder each switch would rebuild them.
+  # The other libtorch needs another torch-sys and so another build of everything that depends on it. A target folder of
+  # its own keeps a switch between the two from rebuilding them.
   export CARGO_TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/cuda
 endif
 ENVIRONMENT := source scripts/env.sh
@@ -48,7 +49,7 @@ demo: build ## watch the node answer two cameras over real ROS 2 topics
 lint: setup ## check formatting and run clippy, warnings being errors
 	@$(ENVIRONMENT)
 	cargo fmt --check
-	# The GPU's code is checked everywhere: that takes CUDA's headers, neither its libraries nor a GPU.
+	# The code for GPUs is checked on every machine, because that needs only CUDA's headers.
 	for features in ros,onnxruntime,tensorrt ros,cuda,onnxruntime,tensorrt; do
 	  cargo clippy $(CARGO_FLAGS) --features "$$features" --all-targets -- -D warnings
 	done

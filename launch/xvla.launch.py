@@ -2,7 +2,7 @@
 
 ros2 launch xvla_ros xvla.launch.py checkpoint:=DIR params_file:=FILE camera_0_image:=/agentview/image_raw
 
-What is not given on the command line comes from the parameters file, and what that leaves out from the node's defaults.
+A value that is not given on the command line comes from the parameters file, or else from the node's defaults.
 """
 
 import os
@@ -13,17 +13,17 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironment
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-# The same in the source tree and in an installed share/xvla_ros.
+# This relative path holds in the source tree and in an installed share/xvla_ros.
 CONFIG = Path(__file__).resolve().parent.parent / "config"
 
-# Arguments that set the parameter of the same name, with their meaning.
+# Arguments that set the parameter of the same name, with their descriptions.
 PARAMETERS = {
     "backend": "policy backend, for instance libtorch",
     "device": "where the network runs: cpu, cuda or cuda:N",
     "instruction": "instruction until one arrives on the topic",
 }
 
-# Arguments that give the topic to use in place of one of the node's, and that one.
+# Arguments that remap a topic, with the node's own name of that topic.
 TOPICS = {
     "camera_0_image": "camera_0/image",
     "camera_1_image": "camera_1/image",
@@ -35,19 +35,19 @@ TOPICS = {
     "proprio_topic": "proprio",
 }
 
-# Fast DDS reads the second name too, and prefers it.
+# Fast DDS reads both variables and prefers the second.
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
 def profile_actions() -> list[SetEnvironmentVariable]:
-    """Points Fast DDS at the profile that carries images without loss, unless the person chose one."""
+    """Selects the Fast DDS profile that carries images without loss, unless the environment names a profile."""
     if any(os.environ.get(name) for name in PROFILE_VARIABLES):
         return []
     return [SetEnvironmentVariable(PROFILE_VARIABLES[0], str(CONFIG / "fastdds_shm.xml"))]
 
 
 def topic_remappings(context: LaunchContext) -> list[tuple[str, str]]:
-    """The remappings of the topics that were named, for both transports of a camera."""
+    """Returns the remappings of the topics that were given, for both transports of a camera."""
     remappings = []
     for argument, topic in TOPICS.items():
         chosen = LaunchConfiguration(argument).perform(context)
@@ -60,7 +60,7 @@ def topic_remappings(context: LaunchContext) -> list[tuple[str, str]]:
 
 
 def node_parameters(context: LaunchContext) -> list[str | dict[str, str]]:
-    """The parameters file, if any, then what the command line sets over it."""
+    """Returns the parameters file, if any, then the parameters of the command line, which override it."""
     parameters: list[str | dict[str, str]] = []
     params_file = LaunchConfiguration("params_file").perform(context)
     if params_file:
@@ -82,7 +82,7 @@ def node_parameters(context: LaunchContext) -> list[str | dict[str, str]]:
 
 
 def node_actions(context: LaunchContext) -> list[Node]:
-    """The node, once the arguments are known."""
+    """Returns the node; called once the values of the arguments are known."""
     return [
         Node(
             package="xvla_ros",
@@ -98,7 +98,7 @@ def node_actions(context: LaunchContext) -> list[Node]:
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Called by `ros2 launch`."""
+    """Describes the arguments and the node; `ros2 launch` calls it."""
     arguments = [
         DeclareLaunchArgument(
             "checkpoint", default_value="", description="folder of the checkpoint; needed unless params_file names it"

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Where everything that gets installed lies, and under which names. Sourced by setup.sh and env.sh, by bash and by zsh:
-# functions only, nothing that either shell understands differently, every name starting with _xvla_.
+# Names the folders of everything that setup.sh installs. setup.sh and env.sh source this file, in bash and in zsh. So it
+# holds only functions, uses only what both shells understand alike, and starts every name with _xvla_.
 
-# Removes from the list variable NAME each element that an earlier env.sh added (_XVLA_ROS_ADDED).
+# _xvla_forget NAME: removes from the list variable NAME each element that an earlier env.sh added (_XVLA_ROS_ADDED).
 _xvla_forget() {
   local rest kept="" element
   eval "rest=\"\${$1:-}:\""
@@ -17,7 +17,7 @@ _xvla_forget() {
   if [ -n "$kept" ]; then eval "export $1=\"\$kept\""; else unset "$1"; fi
 }
 
-# Forgets everything an earlier env.sh added, so that what remains is what the person's own shell had.
+# Removes everything that an earlier env.sh added, so that only the person's own environment remains.
 _xvla_forget_all() {
   local name
   for name in PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH LIBTORCH XVLA_CUDA_INCLUDE \
@@ -32,7 +32,7 @@ _xvla_hash() {
   cat -- "$@" | grep -v -e '^[[:space:]]*#' -e '^[[:space:]]*$' | sha256sum | cut -c 1-12
 }
 
-# Prints the prefix of a ROS 2 that was sourced by the person, or nothing.
+# Prints the prefix of a ROS 2 that the person has sourced, or nothing.
 _xvla_sourced_ros() {
   local rest="${AMENT_PREFIX_PATH:-}${AMENT_PREFIX_PATH:+:}" element
   [ -n "${ROS_DISTRO:-}" ] || return 0
@@ -47,11 +47,11 @@ _xvla_sourced_ros() {
 }
 
 # Sets, for the project in folder $1 (call _xvla_forget_all first; XVLA_CUDA=1 chooses the libtorch for NVIDIA GPUs):
-#   _xvla_cache                         the folder of everything installed
-#   _xvla_libtorch, _xvla_own_libtorch  LIBTORCH, and whether it is ours to install (yes or no)
-#   _xvla_libtorch_part                 the folder to install it into, if it is ours
+#   _xvla_cache                         the folder that holds everything installed
+#   _xvla_libtorch, _xvla_own_libtorch  LIBTORCH, and whether setup.sh installs it (yes or no)
+#   _xvla_libtorch_part                 the folder that setup.sh installs libtorch into, or empty
 #   _xvla_cuda_headers                  the folder of CUDA's headers, or empty where the person's own toolkit has them
-#   _xvla_ros, _xvla_own_ros            the ROS 2 prefix, and the same
+#   _xvla_ros, _xvla_own_ros            the ROS 2 prefix, and whether setup.sh installs it (yes or no)
 #   _xvla_messages, _xvla_photos        our messages; the demo's photographs
 #   _xvla_onnxruntime, _xvla_tensorrt   the libraries that engines run in, or empty where the person names them
 #                                       or no wheel is for this machine
@@ -77,7 +77,7 @@ _xvla_locate() {
   _xvla_locate_engines "$scripts"
 }
 
-# Whoever has ONNX Runtime or TensorRT names its folder. Of the wheels only ONNX Runtime's is for aarch64 too.
+# Locates the engines' libraries, unless the person names their folders. Only ONNX Runtime has a wheel for aarch64 too.
 _xvla_locate_engines() {
   _xvla_onnxruntime="" _xvla_tensorrt="" _xvla_onnx=""
   case "$(uname -m)" in
@@ -93,7 +93,7 @@ _xvla_locate_engines() {
     _xvla_tensorrt="$_xvla_cache/tensorrt-$(_xvla_hash \
       "$1/requirements-tensorrt.txt" "$1/install/library.sh" "$1/install/wheels.sh")"
   fi
-  # Made for the Python of our ROS 2.
+  # ONNX's checker is installed for the Python of our ROS 2.
   if [ "$_xvla_own_ros" = yes ]; then
     _xvla_onnx="$_xvla_cache/onnx-$(_xvla_hash "$1/requirements-onnx.txt" "$1/install/onnx.sh" "$1/install/wheels.sh")"
   fi
@@ -116,7 +116,7 @@ _xvla_locate_libtorch() {
   fi
 }
 
-# Our libtorch for GPUs comes with the headers; the wheels are for x86_64.
+# Locates CUDA's headers. Our libtorch for GPUs comes with them, and their wheels are for x86_64 only.
 _xvla_locate_cuda_headers() {
   _xvla_cuda_headers=""
   if [ -n "${CUDA_HOME:-}${CUDA_PATH:-}" ] || [ "$(uname -m)" != x86_64 ]; then
@@ -138,7 +138,7 @@ _xvla_libclang() {
     return 0
   fi
   find /usr/lib -maxdepth 1 -name 'llvm-*' | sort -t - -k 2 -n -r | while read -r folder; do
-    # Headers of its own (stddef.h) come with it; a libclang without them cannot parse anything.
+    # A libclang without its own headers (stddef.h) cannot parse anything.
     if [ "${folder##*-}" -lt 22 ] && [ -n "$(find "$folder/lib" -maxdepth 1 -name 'libclang*.so*' \
       ! -name 'libclang-cpp*' 2> /dev/null)" ] && [ -d "$folder/lib/clang" ]; then
       printf '%s\n' "$folder/lib"

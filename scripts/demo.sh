@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The node at work: a tiny checkpoint, xvla_node, and a separate process that plays the robot over real ROS 2 topics.
-# `make demo` builds first. Ends by itself; exit 1 says what was missing.
+# Shows the node at work: a tiny checkpoint, xvla_node, and a separate process that plays the robot over real ROS 2
+# topics. `make demo` builds the programs first. The demo ends by itself. It exits with 1 and says why if something is
+# missing.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -20,16 +21,16 @@ for program in xvla xvla_node; do
   fi
 done
 
-# A ROS domain of its own, on this machine alone: a demo must neither hear nor drive a robot nearby.
+# The demo uses a ROS domain of its own on this machine alone, so that it neither hears nor drives a robot nearby.
 export ROS_DOMAIN_ID=$(($$ % 100 + 1)) ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
 if [[ "$ROS_DISTRO" == humble ]]; then
-  export ROS_LOCALHOST_ONLY=1  # what Humble has instead
+  export ROS_LOCALHOST_ONLY=1  # Humble has this variable instead.
 fi
 scratch="$(mktemp -d)"
 export ROS_LOG_DIR="$scratch/log"
 node="" robot=""
 
-# Ends a child of ours: asks, waits two seconds, insists.
+# end PID: interrupts a child process, and kills it if it still runs after two seconds.
 end() {
   [[ -n "$1" ]] && kill -0 "$1" 2> /dev/null || return 0
   kill -INT "$1" 2> /dev/null || true

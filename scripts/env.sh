@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Source this file (bash or zsh, from any folder) to get what a ROS 2 workspace's setup.bash would give: rclpy, our
+# Source this file from bash or zsh, in any folder, to set up what a ROS 2 workspace's setup.bash would: rclpy, our
 # messages, the programs on PATH, and what cargo needs to build them. Sourcing it again changes nothing.
 #
-# A ROS 2 that was sourced before is used instead of ours, and so are a libtorch that LIBTORCH names, a CUDA toolkit that
+# A ROS 2 that was sourced before is used instead of ours. So are a libtorch that LIBTORCH names, a CUDA toolkit that
 # CUDA_HOME or CUDA_PATH names, and the folders of ONNX Runtime's and TensorRT's libraries in XVLA_ONNXRUNTIME_LIB and
-# XVLA_TENSORRT_LIB. With XVLA_CUDA=1 it is the environment of `make build CUDA=1`.
+# XVLA_TENSORRT_LIB. XVLA_CUDA=1 selects the environment of `make build CUDA=1`.
 
 if [ -n "${BASH_VERSION:-}" ]; then
   _xvla_root="${BASH_SOURCE[0]}"
@@ -19,7 +19,7 @@ _xvla_root="$(cd "$(dirname "$_xvla_root")/.." > /dev/null && pwd)"
 # shellcheck source=scripts/common.sh
 . "$_xvla_root/scripts/common.sh"
 
-# _xvla_prepend NAME LIST: puts the elements of LIST first on the list variable NAME, and remembers them.
+# _xvla_prepend NAME LIST: puts the elements of LIST first in the list variable NAME, and remembers them for removal.
 _xvla_prepend() {
   eval "export $1=\"\$2\${$1:+:\$$1}\""
   _XVLA_ROS_ADDED="${_XVLA_ROS_ADDED:-}${_XVLA_ROS_ADDED:+:}$2"
@@ -39,7 +39,7 @@ _xvla_environment() {
   done
   if [ "$_xvla_own_ros" = yes ]; then
     export ROS_DISTRO=jazzy ROS_VERSION=2 ROS_PYTHON_VERSION=3 RMW_IMPLEMENTATION=rmw_fastrtps_cpp
-    # Keeps the wheels' start-up hook from running Python a second time.
+    # This keeps the wheels' start-up hook from running Python a second time.
     export _ROS_WHEELS_BOOTSTRAP_COMPLETE=1
     _xvla_prepend AMENT_PREFIX_PATH "$_xvla_ros"
     _xvla_prepend CMAKE_PREFIX_PATH "$_xvla_ros"
@@ -85,5 +85,5 @@ unset -f _xvla_forget _xvla_forget_all _xvla_hash _xvla_sourced_ros _xvla_locate
   _xvla_locate_cuda_headers _xvla_locate_engines _xvla_libclang _xvla_prepend _xvla_environment
 unset _xvla_root _xvla_cache _xvla_libtorch _xvla_own_libtorch _xvla_libtorch_part _xvla_cuda_headers _xvla_ros \
   _xvla_own_ros _xvla_messages _xvla_photos _xvla_onnxruntime _xvla_tensorrt _xvla_onnx
-# The last command gives the status of sourcing, without leaving a variable behind.
+# The last command sets the exit status of sourcing without leaving a variable behind.
 eval "unset _xvla_status; [ $_xvla_status -eq 0 ]"

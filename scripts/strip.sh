@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Takes the line tables out of the built programs and puts them beside, where backtraces and debuggers find them: a program
-# of 14 MB and PROGRAM.debug instead of one of 175 MB.
+# Moves the line tables of the built programs into PROGRAM.debug beside them, where backtraces and debuggers find them.
+# A program then has 14 MB instead of 175 MB.
 #
 # usage: scripts/strip.sh FOLDER
 set -euo pipefail
@@ -13,7 +13,7 @@ fi
 cd "$folder"
 for program in xvla xvla_node; do
   [[ -f "$program" ]] || continue
-  # Cargo links the program to a file of its own, which stays whole: the link is replaced, not the file.
+  # The program is a hard link to cargo's own file. Only the link is replaced, so cargo's file keeps its line tables.
   objcopy --only-keep-debug "$program" "$program.debug.partial"
   mv "$program.debug.partial" "$program.debug"
   objcopy --strip-debug --remove-section=.gnu_debuglink --add-gnu-debuglink="$program.debug" "$program" "$program.partial"

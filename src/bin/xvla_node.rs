@@ -1,4 +1,5 @@
-//! `xvla_node`: X-VLA live, as a ROS 2 node. Arguments, signals, exit code; the work is the library's.
+//! `xvla_node`: X-VLA live, as a ROS 2 node. This file owns arguments, signals and exit code; the library does the
+//! work.
 //!
 //! Exit code 0 after SIGINT or SIGTERM, 2 on bad usage, 1 on failure with exactly one line on stderr.
 
@@ -34,7 +35,8 @@ fn main() -> ExitCode {
     environment::start_with([Setting::openmp_spins_briefly(), rosout::log_folder()]);
     match run() {
         Ok(Ended::Quiet) => ExitCode::SUCCESS,
-        // The inference thread cannot be interrupted, and running destructors under it would not be safe.
+        // The inference thread cannot be interrupted, and destructors must not free what it still uses, so the process
+        // ends without running them.
         Ok(Ended::Busy) => signal_hook::low_level::exit(0),
         Err(error) => {
             let line = format!("{error}").split_whitespace().collect::<Vec<_>>().join(" ");
@@ -58,7 +60,7 @@ fn run() -> anyhow::Result<Ended> {
     Ok(node::run(&stop)?)
 }
 
-/// A flag that SIGINT and SIGTERM set, from now on.
+/// Starts a thread that waits for SIGINT and SIGTERM, and returns the flag that it sets on the first of them.
 fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let registering = runtime.enter();

@@ -1,4 +1,4 @@
-//! Runs every backend over the same batches and writes down how long each stage took, each time.
+//! Measures backends: each one answers the same batches, and the times of every stage are recorded for every inference.
 
 use super::infer::{answer, max_abs_delta};
 use super::memory::{Peak, Segment, process_age};
@@ -16,86 +16,86 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// What to measure.
+/// A measurement to make.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Checkpoint, device, dtype and steps; its `backend` is replaced by each of `backends`.
+    /// Options of every pipeline, except that `backend` is replaced by each of `backends`.
     pub options: Options,
-    /// Policy backends in order; the first is what the others are compared with.
+    /// Names of the policy backends, in the order of measurement. The others are compared with the first.
     pub backends: Vec<String>,
-    /// Batches, taken in turn.
+    /// Files of the batches, which are answered in turn.
     pub batches: Vec<PathBuf>,
-    /// Inferences that count, per backend.
+    /// Measured inferences per backend.
     pub iterations: usize,
-    /// Inferences before those.
+    /// Inferences per backend before the measured ones.
     pub warmup: usize,
-    /// Of the noise of batches that bring none.
+    /// Seed of the noise, for batches without noise.
     pub seed: u64,
 }
 
-/// What one backend did.
+/// The results of one backend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
-    /// Its name.
+    /// The backend's name.
     pub backend: String,
-    /// From the checkpoint folder to a pipeline.
+    /// Time to load the pipeline from the checkpoint folder, ms.
     pub load_ms: f64,
-    /// The first inference, on zeros, which looks at every weight.
+    /// Time of the first inference, ms. It is on zeros and reads every weight from disk.
     pub first_inference_ms: f64,
     /// Denoising steps per inference.
     pub steps: usize,
-    /// Per inference that counted.
+    /// One sample per measured inference.
     pub samples: Vec<Sample>,
     /// Peak memory of the host process.
     pub memory: Memory,
-    /// Memory of the device after loading and warm-up, and of the inferences that counted; `None` on the host.
+    /// Memory of the device during warm-up and the measured inferences; `None` on the CPU.
     pub gpu_memory: Option<GpuMemory>,
-    /// From the start of the process to the first chunk; `None` for backends after the first.
+    /// Time from the start of the process to the first chunk, ms; `None` for backends after the first.
     pub first_action_ms: Option<f64>,
-    /// Frame after frame without a pause.
+    /// Results with the next frame always waiting.
     pub throughput: Throughput,
-    /// max |Δ| of the actions against the first backend over all batches; `None` for the first.
+    /// The largest absolute difference of the actions from the first backend's, over all batches; `None` for the first.
     pub max_abs_delta: Option<f32>,
 }
 
-/// What the pipeline gives when frames are always waiting.
+/// The pipeline's throughput when the next frame is always waiting.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Throughput {
-    /// Frames that are under way at a time: two with `overlap`.
+    /// Inferences that have begun at a time: two with `overlap`, else one.
     pub depth: usize,
     /// Chunks per second.
     pub chunks_per_s: f64,
-    /// From the batch in memory to the actions, per frame.
+    /// Latency of each frame from the batch in memory to the actions, ms.
     pub e2e_ms: Vec<f64>,
 }
 
-/// One inference.
+/// The times of one measured inference.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Sample {
-    /// Index into the batches.
+    /// Index into [`Plan::batches`].
     pub batch: usize,
-    /// Samples in that batch.
+    /// The batch size B.
     pub batch_size: usize,
-    /// Checks and upload; batches are already resized and tokenised.
+    /// Time of checks and upload, ms. Batches are already resized and tokenised.
     pub preprocess_ms: f64,
-    /// Vision tower, projector and text encoder.
+    /// Time of vision tower, projector and text encoder, ms.
     pub vlm_ms: f64,
-    /// All denoising steps.
+    /// Time of all denoising steps, ms.
     pub policy_ms: f64,
-    /// Action space, de-normalisation, download.
+    /// Time of download, action space and de-normalisation, ms.
     pub postprocess_ms: f64,
-    /// From the batch in memory to the actions.
+    /// Time from the batch in memory to the actions, ms.
     pub e2e_ms: f64,
 }
 
-/// Peak memory per segment of a run.
+/// Peak memory of the host process in each part of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Memory {
-    /// Reading headers, mapping weights, converting them if they are stored in another dtype.
+    /// While loading: reading headers, mapping weights, converting them if they are stored in another dtype.
     pub load: Peak,
-    /// The first inference and those that do not count.
+    /// During the first inference and the warm-up.
     pub warm_up: Peak,
-    /// Those that count.
+    /// During the measured inferences.
     pub run: Peak,
 }
 
@@ -109,18 +109,18 @@ impl Memory {
 /// Device memory of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct GpuMemory {
-    /// In tensors at most, bytes.
+    /// Peak memory in tensors, bytes.
     pub peak_allocated_bytes: u64,
-    /// Held by libtorch's allocator at most, bytes.
+    /// Peak memory held by libtorch's allocator, bytes.
     pub peak_reserved_bytes: u64,
-    /// Taken from the device by this process, beyond the driver's own context, bytes.
+    /// Device memory of this process beyond the driver's own context, bytes.
     pub process_bytes: u64,
-    /// Requests to the allocator during the inferences that counted.
+    /// Allocations during the measured inferences.
     pub steady_allocations: u64,
 }
 
 impl GpuMemory {
-    /// Of a warm-up and what followed it.
+    /// Combines the memory of the warm-up with that of the measured inferences.
     fn of(warm_up: DeviceMemory, run: DeviceMemory) -> Self {
         Self {
             peak_allocated_bytes: warm_up.peak_allocated_bytes.max(run.peak_allocated_bytes),
@@ -131,32 +131,33 @@ impl GpuMemory {
     }
 }
 
-/// What is going on, for whoever watches.
+/// Progress of a measurement, as reported to the observer of [`measure`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The checkpoint is being loaded for this backend.
+    /// Loading begins for the backend of this name.
     Loading(&'a str),
-    /// One more inference is done; `total` with warm-up.
+    /// One more inference of the present backend is done.
     Inferred {
-        /// So far for this backend.
+        /// Inferences done, warm-up included.
         done: usize,
-        /// Altogether for this backend.
+        /// Inferences to do, warm-up included.
         total: usize,
     },
 }
 
-/// Measures every backend of `plan`, one after the other, each alone in memory.
+/// Measures the backends of `plan` one after the other, with only one in memory at a time. `observer` is told of
+/// progress.
 ///
 /// # Errors
-/// A backend that does not exist (before any is loaded), a checkpoint or a batch that cannot be used.
-pub fn measure(plan: &Plan, mut watch: impl FnMut(Event)) -> Result<Vec<Run>, OfflineError> {
+/// An unknown backend, before any is loaded; a checkpoint or batch that cannot be used; a failed inference.
+pub fn measure(plan: &Plan, mut observer: impl FnMut(Event)) -> Result<Vec<Run>, OfflineError> {
     for backend in &plan.backends {
         select::check(backend).map_err(PipelineError::from)?;
     }
     let mut reference = Vec::new();
     let mut runs = Vec::with_capacity(plan.backends.len());
     for backend in &plan.backends {
-        let (run, actions) = one(plan, backend, &reference, &mut watch)?;
+        let (run, actions) = one(plan, backend, &reference, &mut observer)?;
         if reference.is_empty() {
             reference = actions;
         }
@@ -165,14 +166,14 @@ pub fn measure(plan: &Plan, mut watch: impl FnMut(Event)) -> Result<Vec<Run>, Of
     Ok(runs)
 }
 
-/// Measures one backend; with its last actions for each batch.
+/// Measures one backend. Also returns its last actions for each batch.
 fn one(
     plan: &Plan,
     backend: &str,
     reference: &[Option<HostArray>],
-    watch: &mut impl FnMut(Event),
+    observer: &mut impl FnMut(Event),
 ) -> Result<(Run, Vec<Option<HostArray>>), OfflineError> {
-    watch(Event::Loading(backend));
+    observer(Event::Loading(backend));
     let (segment, start) = (Segment::start(), Instant::now());
     let pipeline = Pipeline::load(&Options { backend: backend.to_owned(), ..plan.options.clone() })?;
     let (load_ms, load) = (milliseconds(start.elapsed()), segment.finish());
@@ -193,7 +194,8 @@ fn one(
             gpu_warm_up = pipeline.take_device_memory();
             segment = Segment::start();
         }
-        // Read again each time: a thousand batches in memory would be measured along with the model.
+        // Every batch is read again each time, because keeping a thousand of them would falsify the memory that is
+        // measured.
         let Batch { inputs, noise, .. } = read_batch(path, Limits::default())?;
         let batch_size = inputs.batch;
         let inference = answer(&pipeline, path, inputs, noise, plan.seed)?;
@@ -203,7 +205,7 @@ fn one(
         if let Some(slot) = actions.get_mut(index) {
             *slot = Some(inference.chunk.actions);
         }
-        watch(Event::Inferred { done: done + 1, total });
+        observer(Event::Inferred { done: done + 1, total });
     }
     let memory = Memory { load, warm_up, run: segment.finish() };
     let max_abs_delta = (!reference.is_empty()).then(|| largest_delta(reference, &actions));
@@ -224,9 +226,9 @@ fn one(
     Ok((run, actions))
 }
 
-/// Answers batches without a pause, from memory: reading them would take longer than answering.
+/// Measures throughput with batches that are kept in memory, because reading a batch takes longer than answering it.
 fn throughput(plan: &Plan, pipeline: &Pipeline) -> Result<Throughput, OfflineError> {
-    /// Batches that are kept in memory and taken in turn.
+    /// The number of batches kept in memory.
     const KEPT: usize = 8;
     let depth = if pipeline.overlaps() { 2 } else { 1 };
     let noise = Noise::from(noise::draw(plan.seed, &pipeline.noise_shape(1)));
@@ -235,18 +237,18 @@ fn throughput(plan: &Plan, pipeline: &Pipeline) -> Result<Throughput, OfflineErr
     let inputs = batches.into_iter().map(|batch| Arc::new(batch.inputs));
     let single: Vec<_> = inputs.filter(|inputs| inputs.batch == 1).collect();
     let mut e2e_ms = Vec::with_capacity(plan.iterations);
-    let mut flights = VecDeque::with_capacity(depth);
+    let mut in_flight = VecDeque::with_capacity(depth);
     let start = Instant::now();
     for inputs in single.iter().cycle().take(plan.iterations) {
-        flights.push_back(pipeline.begin(Request::new(inputs.clone(), noise.clone()))?);
-        if flights.len() == depth
-            && let Some(flight) = flights.pop_front()
+        in_flight.push_back(pipeline.begin(Request::new(inputs.clone(), noise.clone()))?);
+        if in_flight.len() == depth
+            && let Some(inference) = in_flight.pop_front()
         {
-            e2e_ms.push(flight.wait()?.times.e2e_ms);
+            e2e_ms.push(inference.wait()?.times.e2e_ms);
         }
     }
-    for flight in flights {
-        e2e_ms.push(flight.wait()?.times.e2e_ms);
+    for inference in in_flight {
+        e2e_ms.push(inference.wait()?.times.e2e_ms);
     }
     let chunks_per_s = e2e_ms.len() as f64 / start.elapsed().as_secs_f64();
     Ok(Throughput { depth, chunks_per_s, e2e_ms })

@@ -1,5 +1,5 @@
-//! Engines made on request: the policy of one domain as an ONNX graph or as a TensorRT engine, in a file of the caller's
-//! choice or in the cache.
+//! Makes engines on request: the policy of one domain as an ONNX graph or a TensorRT engine, in a named file or in the
+//! cache.
 
 use crate::backend::BackendError;
 use crate::backend::engine::golden::InputSpec;
@@ -17,37 +17,38 @@ use crate::transform::processors::Processors;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// Which engine to make.
+/// A request for an engine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineRequest {
-    /// Checkpoint folder.
+    /// The checkpoint's folder, with config.json and the weights.
     pub checkpoint: PathBuf,
-    /// Where the engine goes; `None` for the cache.
+    /// The engine's file; `None` for its place in the cache.
     pub out: Option<PathBuf>,
-    /// Whether a file that is there already is replaced.
+    /// Whether to replace an existing file.
     pub force: bool,
-    /// Embodiment.
+    /// The embodiment whose parameters become constants.
     pub domain: i64,
-    /// V; `None` for the checkpoint's own.
+    /// Camera views V; `None` for the checkpoint's own.
     pub views: Option<usize>,
-    /// L; `None` for the checkpoint's own.
+    /// Text tokens L; `None` for the checkpoint's own.
     pub text_tokens: Option<usize>,
-    /// H and W of the model's images, pixels; `None` for the checkpoint's own.
+    /// Height and width of the model's images, pixels; `None` for the checkpoint's own.
     pub image_size: Option<(usize, usize)>,
-    /// What it computes in.
+    /// The precision that it computes in.
     pub precision: Precision,
-    /// ONNX opset; `None` for the flavour's own.
+    /// ONNX opset; `None` for the default of the flavour and precision.
     pub opset: Option<i64>,
-    /// Everything else that can be chosen about it.
+    /// Pruning, sparsity and the builder's workspace.
     pub build: BuildOptions,
-    /// TensorRT's timings or kernels from one build to the next.
+    /// The file in which TensorRT keeps timings or kernels from one build to the next; `None` to keep none.
     pub timing_cache: Option<PathBuf>,
     /// Folder or file of TensorRT's library; `None` to search for it.
     pub library: Option<PathBuf>,
 }
 
 impl EngineRequest {
-    /// The dense policy of `domain` in single precision, for the checkpoint's own inputs, in the cache.
+    /// A request for the dense policy of `domain` in single precision, for the checkpoint's own input sizes, in the
+    /// cache.
     pub fn new(checkpoint: impl Into<PathBuf>, domain: i64) -> Self {
         Self {
             checkpoint: checkpoint.into(),
@@ -66,31 +67,31 @@ impl EngineRequest {
     }
 }
 
-/// An engine that is there now.
+/// An engine file that exists now.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineMade {
-    /// Its file.
+    /// The engine's file.
     pub path: PathBuf,
-    /// What it was built for.
+    /// The sidecar that says what it was built for.
     pub sidecar: Sidecar,
-    /// Whether it had been there before.
+    /// Whether the file existed already and was kept.
     pub reused: bool,
 }
 
 /// Writes the policy as an ONNX graph.
 ///
 /// # Errors
-/// The checkpoint's faults, a graph that cannot be, a file that is there already and is another one.
+/// A faulty checkpoint, a combination of options that no graph can have, or an existing file that is something else.
 pub fn export_onnx(request: &EngineRequest) -> Result<EngineMade, PipelineError> {
     produce(request, Flavour::Onnx, "", |source, spec, identity, place| {
         make::make(source, spec, identity, place, |_, _| Ok(Built::default()))
     })
 }
 
-/// Builds a TensorRT engine. TensorRT for RTX takes no GPU for it.
+/// Builds a TensorRT engine. TensorRT for RTX needs no GPU for this.
 ///
 /// # Errors
-/// No TensorRT in this build or on this machine, what it refuses, and as [`export_onnx`].
+/// A machine without TensorRT, a failed build, and the errors of [`export_onnx`].
 #[cfg(feature = "tensorrt")]
 pub fn build_engine(request: &EngineRequest) -> Result<EngineMade, PipelineError> {
     let library = tensorrt::library::open(request.library.as_deref())?;
@@ -99,46 +100,46 @@ pub fn build_engine(request: &EngineRequest) -> Result<EngineMade, PipelineError
     })
 }
 
-/// Builds a TensorRT engine, in a build that has TensorRT.
+/// Builds a TensorRT engine in a build with feature `tensorrt`.
 ///
 /// # Errors
-/// This one has not.
+/// Always [`BackendError::Unavailable`], because this build lacks the feature.
 #[cfg(not(feature = "tensorrt"))]
 pub fn build_engine(_: &EngineRequest) -> Result<EngineMade, PipelineError> {
     Err(no_tensorrt().into())
 }
 
-/// What the library that executes an engine says of it.
+/// The description of an engine by the library that executes it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Insight {
-    /// Everything that can be known here.
+    /// The full description; `None` for ONNX graphs and where the library is missing.
     pub inspection: Option<serde_json::Value>,
-    /// The same in words, layers only counted.
+    /// A summary in words, which counts the layers instead of listing them; or why there is no description.
     pub lines: Vec<String>,
 }
 
-/// Asks TensorRT about the engine at `path`; of graphs there is nothing to ask. A library that is missing is one of the
-/// answers.
+/// Has TensorRT describe the engine at `path`. An ONNX graph has no such description. A missing library is no error:
+/// the result says so.
 ///
 /// # Errors
-/// An engine that is not the one of its sidecar.
+/// An engine file that does not match its sidecar.
 pub fn inspect_engine(path: &Path, sidecar: &Sidecar, library: Option<&Path>) -> Result<Insight, PipelineError> {
     if sidecar.identity.flavour == Flavour::Onnx {
         return Ok(Insight::default());
     }
     let bytes = sidecar.read_engine(path)?;
     let unavailable = |error: BackendError| Insight { inspection: None, lines: vec![error.to_string()] };
-    Ok(ask_tensorrt(&bytes, library).unwrap_or_else(unavailable))
+    Ok(describe(&bytes, library).unwrap_or_else(unavailable))
 }
 
 #[cfg(feature = "tensorrt")]
-fn ask_tensorrt(engine: &[u8], library: Option<&Path>) -> Result<Insight, BackendError> {
+fn describe(engine: &[u8], library: Option<&Path>) -> Result<Insight, BackendError> {
     let inspection = tensorrt::inspect::inspect(&tensorrt::library::open(library)?, engine)?;
     Ok(Insight { inspection: serde_json::to_value(&inspection).ok(), lines: inspection.lines() })
 }
 
 #[cfg(not(feature = "tensorrt"))]
-fn ask_tensorrt(_: &[u8], _: Option<&Path>) -> Result<Insight, BackendError> {
+fn describe(_: &[u8], _: Option<&Path>) -> Result<Insight, BackendError> {
     Err(no_tensorrt())
 }
 
@@ -151,6 +152,7 @@ fn no_tensorrt() -> BackendError {
     }
 }
 
+/// Makes the requested engine with `make`, or keeps an existing file that is the same engine.
 fn produce(
     request: &EngineRequest,
     flavour: Flavour,
@@ -160,9 +162,9 @@ fn produce(
     let folder = request.checkpoint.as_path();
     let config = ModelConfig::from_folder(folder)?;
     let processors = Processors::load(folder)?;
-    let weights = Checkpoint::open(folder)?;
+    let checkpoint = Checkpoint::open(folder)?;
     let spec = spec(request, flavour, &config, &processors);
-    let source = Source { weights: &weights, config: &config };
+    let source = Source { weights: &checkpoint, config: &config };
     let wanted = source.identity(&spec, flavour, library_version)?;
     let path = match &request.out {
         Some(path) => path.clone(),

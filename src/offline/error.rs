@@ -1,4 +1,4 @@
-//! Why a batch cannot be answered offline, or a measurement cannot be made.
+//! The error of offline work: why a batch is not answered, or a measurement fails.
 
 use crate::data::DatasetError;
 use crate::error::InputError;
@@ -8,15 +8,15 @@ use std::path::PathBuf;
 /// Anything that keeps a batch from being answered offline, or a measurement from being made.
 #[derive(Debug, thiserror::Error)]
 pub enum OfflineError {
-    /// A file of inputs or outputs.
+    /// A file of inputs or outputs cannot be read or written.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
-    /// A batch that is well-formed but does not fit the checkpoint.
+    /// A batch is well-formed but does not fit the checkpoint.
     #[error("{}: {source}", path.display())]
     Batch {
-        /// The batch.
+        /// The batch's file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The field that does not fit.
         source: InputError,
     },
     /// The pipeline does not load or does not answer.

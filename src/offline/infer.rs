@@ -1,4 +1,4 @@
-//! One batch from a file, answered by the pipeline that also runs live.
+//! Inference on one batch from a file, and the comparison of its actions with expected ones.
 
 use crate::data::DatasetError;
 use crate::offline::OfflineError;
@@ -8,11 +8,11 @@ use crate::transform::TransformError;
 use crate::types::{HostArray, ModelInputs};
 use std::path::Path;
 
-/// Answers `inputs`, which were read from `path`. Noise that the file does not bring is drawn from `seed`; its first
-/// sample is that of a batch of one.
+/// Runs one inference on `inputs`, which were read from `path`. If the file has no noise, it is drawn from `seed`. The
+/// first sample of a batch then has the same noise as a batch of one.
 ///
 /// # Errors
-/// A batch that does not fit the checkpoint, named by its file; whatever the pipeline fails on.
+/// [`OfflineError::Batch`] with the path if the batch does not fit the checkpoint; any other failure of the pipeline.
 pub fn answer(
     pipeline: &Pipeline,
     path: &Path,
@@ -21,11 +21,11 @@ pub fn answer(
     seed: u64,
 ) -> Result<Inference, OfflineError> {
     let noise = noise.map_or(Noise::Seed(seed), Noise::from);
-    pipeline.begin(Request::new(inputs, noise)).and_then(InFlight::wait).map_err(|error| blame(path, error))
+    pipeline.begin(Request::new(inputs, noise)).and_then(InFlight::wait).map_err(|error| with_path(path, error))
 }
 
-/// Puts the file's name to an error that its content caused.
-fn blame(path: &Path, error: PipelineError) -> OfflineError {
+/// Adds the file's path to an error that its content caused.
+fn with_path(path: &Path, error: PipelineError) -> OfflineError {
     match error {
         PipelineError::Input(source) | PipelineError::Transform(TransformError::Input(source)) => {
             OfflineError::Batch { path: path.to_owned(), source }
@@ -34,10 +34,11 @@ fn blame(path: &Path, error: PipelineError) -> OfflineError {
     }
 }
 
-/// max |Δ| between the `expected` actions of the batch at `path` and those that came; `None` if it expects nothing.
+/// The largest absolute difference between `actions` and the `expected` ones of the batch at `path`; `None` if the
+/// batch has no expected actions.
 ///
 /// # Errors
-/// [`DatasetError::Shape`] when what it expects has another shape.
+/// [`DatasetError::Shape`] if the shapes differ.
 pub fn deviation(path: &Path, expected: Option<&HostArray>, actions: &HostArray) -> Result<Option<f32>, DatasetError> {
     let Some(expected) = expected else { return Ok(None) };
     match max_abs_delta(expected, actions) {
@@ -51,7 +52,7 @@ pub fn deviation(path: &Path, expected: Option<&HostArray>, actions: &HostArray)
     }
 }
 
-/// max |Δ| of two arrays; `None` if their shapes differ.
+/// The largest absolute difference of two arrays; `None` if their shapes differ.
 pub fn max_abs_delta(a: &HostArray, b: &HostArray) -> Option<f32> {
     let deltas = a.data.iter().zip(&b.data).map(|(a, b)| (a - b).abs());
     (a.shape == b.shape).then(|| deltas.fold(0.0, f32::max))

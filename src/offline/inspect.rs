@@ -1,4 +1,4 @@
-//! A checkpoint described for people and programs, and everything that would keep it from loading.
+//! Describes a checkpoint for people and programs, and lists everything that would keep it from loading.
 
 use crate::error::CheckpointError;
 use crate::model::action_space::ActionSpace;
@@ -13,49 +13,49 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What is in a checkpoint folder. Letters as in [`crate::types`].
+/// The description of a checkpoint folder. Letters for sizes are those of [`crate::types`].
 #[derive(Clone, Debug, Serialize)]
 pub struct Inspection {
-    /// The folder.
+    /// The checkpoint's folder.
     pub checkpoint: PathBuf,
-    /// How tensors are named.
+    /// The naming scheme of the tensors.
     pub layout: &'static str,
     /// The weight files with their sizes.
     pub files: Vec<WeightFile>,
     /// Number of tensors per stored dtype.
     pub tensors_by_dtype: BTreeMap<String, usize>,
-    /// Tensors that serve training only and are passed over.
+    /// The number of tensors that only training needs and that loading skips.
     pub training_only_tensors: usize,
-    /// Numbers of parameters.
+    /// Numbers of parameters by part of the network.
     pub parameters: ParameterCounts,
-    /// Sizes of the network.
+    /// Widths, depths and table sizes of the network.
     pub sizes: Sizes,
-    /// What goes in.
+    /// Sizes of the network's inputs.
     pub inputs: Inputs,
-    /// What comes out.
+    /// The actions that it predicts.
     pub actions: Actions,
-    /// Denoising steps per chunk, unless asked for otherwise.
+    /// Denoising steps per chunk, unless other options are given.
     pub denoising_steps: usize,
-    /// LeRobot's processors, if there are any.
+    /// Contents of LeRobot's processor files; `None` without such files.
     pub processors: Option<ProcessorFacts>,
-    /// Number of token ids, if there is a tokenizer.
+    /// Number of token ids of the tokenizer; `None` without a usable one.
     pub tokenizer_ids: Option<usize>,
-    /// What does not stop batches from being answered, but is worth knowing.
+    /// Limitations that do not keep the checkpoint from loading, one per line.
     pub notes: Vec<String>,
-    /// What keeps this checkpoint from loading; empty if it loads.
+    /// Faults that keep the checkpoint from loading, one per line; empty if it loads.
     pub problems: Vec<String>,
 }
 
 /// One weight file.
 #[derive(Clone, Debug, Serialize)]
 pub struct WeightFile {
-    /// Its path.
+    /// The file's path.
     pub path: PathBuf,
-    /// Its size.
+    /// The file's size.
     pub bytes: u64,
 }
 
-/// Numbers of parameters.
+/// Numbers of parameters by part of the network.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ParameterCounts {
     /// Vision tower and projector.
@@ -64,11 +64,11 @@ pub struct ParameterCounts {
     pub text: u64,
     /// Soft-prompted transformer with its domain tables.
     pub policy: u64,
-    /// All of them.
+    /// The sum of the three.
     pub total: u64,
 }
 
-/// Sizes of the network.
+/// Widths, depths and table sizes of the network.
 #[derive(Clone, Debug, Serialize)]
 pub struct Sizes {
     /// Channels of each vision stage.
@@ -77,13 +77,13 @@ pub struct Sizes {
     pub vision_depths: Vec<usize>,
     /// Side of an attention window, tokens.
     pub vision_window: i64,
-    /// D
+    /// Width D of image and text tokens.
     pub projection_dim: i64,
     /// Layers of the text encoder.
     pub text_layers: usize,
     /// Rows of the token table.
     pub vocabulary: i64,
-    /// H
+    /// Width H of the policy.
     pub policy_hidden: i64,
     /// Blocks of the policy.
     pub policy_depth: usize,
@@ -97,60 +97,60 @@ pub struct Sizes {
     pub max_len_seq: i64,
 }
 
-/// What goes in.
+/// Sizes of the network's inputs.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Inputs {
-    /// V
+    /// Camera views V.
     pub views: usize,
-    /// H of an image, pixels.
+    /// Height of an image, pixels.
     pub image_height: usize,
-    /// W of an image, pixels.
+    /// Width of an image, pixels.
     pub image_width: usize,
-    /// How images get to that size.
+    /// How images are resized to that size.
     pub resize: &'static str,
-    /// N: tokens per view.
+    /// Image tokens N per view.
     pub tokens_per_view: i64,
-    /// L
+    /// Text tokens L of an instruction.
     pub text_tokens: usize,
-    /// P
+    /// Channels P of proprioception.
     pub proprio_dim: i64,
-    /// Embodiments with parameters of their own.
+    /// Number of embodiments that have parameters of their own.
     pub domains: i64,
 }
 
-/// What comes out.
+/// The actions that the network predicts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Actions {
     /// Name of the action space.
     pub mode: &'static str,
-    /// T
+    /// Steps T of a chunk.
     pub chunk_length: i64,
-    /// A: channels of the network.
+    /// Channels A of an action as the network predicts it.
     pub model_dim: i64,
-    /// A': channels of the robot.
+    /// Channels A' of an action as the robot executes it.
     pub real_dim: i64,
     /// Names of the robot's channels.
     pub names: Vec<String>,
-    /// Which of them are grippers squashed by a sigmoid.
+    /// Indices of the gripper channels, which pass through a sigmoid.
     pub grippers: Vec<i64>,
 }
 
-/// What LeRobot's processor files prescribe.
+/// Contents of LeRobot's processor files.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProcessorFacts {
-    /// Channels of proprioception that are normalised.
+    /// Channels of proprioception that are normalised; `None` without statistics.
     pub state_channels: Option<usize>,
-    /// Channels of actions that are de-normalised.
+    /// Channels of actions that are de-normalised; `None` without statistics.
     pub action_channels: Option<usize>,
-    /// The embodiment the checkpoint was tuned for.
+    /// The embodiment that the checkpoint was fine-tuned for.
     pub domain_id: Option<i64>,
 }
 
-/// Describes the checkpoint in `folder`. Reads headers only: milliseconds for any size.
+/// Describes the checkpoint in `folder`. It reads headers only, which takes milliseconds for any size.
 ///
 /// # Errors
-/// What makes a description impossible: a configuration or a header that cannot be read. Everything else that
-/// [`super::Pipeline::load`] would trip over is in [`Inspection::problems`].
+/// A configuration or a header that cannot be read. Any other fault that would make `Pipeline::load` fail is in
+/// [`Inspection::problems`].
 pub fn inspect(folder: &Path) -> Result<Inspection, CheckpointError> {
     let Audit { config, layout, files, dtypes, parameters, training_only, problems } = audit(folder)?;
     let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();

@@ -1,11 +1,11 @@
-//! Offline work on files, through the pipeline that the node runs live.
+//! Work on files from the command line, through the same pipeline that the node runs live.
 //!
 //! | what | file |
 //! |---|---|
-//! | one batch answered | [`infer`] |
+//! | inference on one batch | [`infer`] |
 //! | latency and memory over a folder of batches | [`bench`], [`memory`], [`machine`] |
-//! | what was measured, as JSON and as a page | [`report`], [`html`] |
-//! | what a checkpoint is, and what is wrong with it | [`inspect`] |
+//! | results of a measurement, as JSON and as a page | [`report`], [`html`] |
+//! | the description of a checkpoint, and its faults | [`inspect`] |
 //! | exported graphs and engines | [`engines`] |
 //! | random batches for a checkpoint without a robot | [`synthetic_batches`] |
 

@@ -1,8 +1,8 @@
-//! Calibration batches for a checkpoint without a robot: random scenes, seen by every camera, prepared exactly as
-//! live images are, with instructions in words.
+//! Writes synthetic calibration batches: random scenes for every camera and instructions in words, prepared exactly as
+//! live observations are.
 //!
 //! They have the right shapes and plausible statistics, which is enough to measure time and memory and to compare
-//! backends with each other. They say nothing about how well a policy acts.
+//! backends. They say nothing about how well a policy acts.
 
 use crate::data::batch::{Batch, write_batch};
 use crate::error::CheckpointError;
@@ -16,11 +16,11 @@ use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Size of the cameras' images, pixels: the usual one of a robot's USB camera.
+/// Width and height of the cameras' images, pixels, as robots' USB cameras usually have them.
 const CAMERA: (usize, usize) = (640, 480);
-/// Things that lie around in a scene.
-const THINGS: usize = 12;
-/// Sensor noise, in steps of 8-bit brightness to each side.
+/// The number of rectangles in a scene.
+const RECTANGLES: usize = 12;
+/// Amplitude of the sensor noise, in steps of 8-bit brightness.
 const GRAIN: i16 = 6;
 
 const INSTRUCTIONS: [&str; 6] = [
@@ -35,21 +35,21 @@ const INSTRUCTIONS: [&str; 6] = [
 /// Which batches to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batches {
-    /// How many.
+    /// The number of batches.
     pub count: usize,
-    /// Samples in each.
+    /// The batch size B of each.
     pub size: usize,
-    /// The embodiment of all samples; `None` for another one each time.
+    /// The embodiment of all samples; `None` for a random one per sample.
     pub domain: Option<i64>,
-    /// Of everything random.
+    /// The seed of everything random.
     pub seed: u64,
 }
 
-/// Writes batches for the checkpoint in `folder` to `target`, which must exist, as `calib_00000.npz` and so on. The same
-/// seed gives the same bytes.
+/// Writes batches for the checkpoint in `folder` to the existing folder `target`, as `calib_00000.npz` and so on. The
+/// same seed gives the same bytes.
 ///
 /// # Errors
-/// A checkpoint without a tokenizer or otherwise unusable; a file that cannot be written.
+/// A checkpoint that is unusable or has no tokenizer; a file that cannot be written.
 pub fn write_calibration(folder: &Path, target: &Path, batches: Batches) -> Result<(), OfflineError> {
     let Batches { count, size, domain, seed } = batches;
     let facts = inspect(folder).map_err(PipelineError::from)?;
@@ -68,7 +68,7 @@ pub fn write_calibration(folder: &Path, target: &Path, batches: Batches) -> Resu
     Ok(())
 }
 
-/// Adds the sample `next` to a batch of the same sizes.
+/// Appends the sample `next`, which has the same sizes, to `batch`; an empty `batch` becomes the sample.
 fn append(batch: &mut ModelInputs, next: ModelInputs) {
     let ModelInputs { input_ids, image_input, image_mask, domain_id, proprio, batch: count, .. } = next;
     if batch.batch == 0 {
@@ -95,22 +95,23 @@ fn observation(facts: &Inspection, random: &mut ChaCha8Rng) -> Observation {
     }
 }
 
-/// A scene has no clock.
+/// Wraps a value with stamp zero, because a scene has no time.
 fn unstamped<T>(value: T) -> Stamped<T> {
     Stamped { value, stamp: Stamp::default() }
 }
 
-/// A shaded background with rectangles on it, and grain.
+/// An image of rectangles on a shaded background, with grain.
 fn scene(random: &mut ChaCha8Rng) -> Option<RgbImage> {
     let (width, height) = CAMERA;
     let (top, bottom): ([u8; 3], [u8; 3]) = (random.random(), random.random());
-    let things: Vec<Thing> = (0..THINGS).map(|_| Thing::random(random)).collect();
+    let rectangles: Vec<Rectangle> = (0..RECTANGLES).map(|_| Rectangle::random(random)).collect();
     let mut data = Vec::with_capacity(width * height * 3);
     for y in 0..height {
         for x in 0..width {
-            let thing = things.iter().rev().find(|thing| thing.covers(x, y));
+            let rectangle = rectangles.iter().rev().find(|rectangle| rectangle.covers(x, y));
             for channel in 0..3 {
-                let colour = thing.map_or_else(|| shade(top, bottom, channel, y), |thing| pick(thing.colour, channel));
+                let colour = rectangle
+                    .map_or_else(|| shade(top, bottom, channel, y), |rectangle| pick(rectangle.colour, channel));
                 let value = i16::from(colour) + random.random_range(-GRAIN..=GRAIN);
                 data.push(value.clamp(0, 255) as u8);
             }
@@ -119,7 +120,8 @@ fn scene(random: &mut ChaCha8Rng) -> Option<RgbImage> {
     RgbImage::new(width, height, data)
 }
 
-struct Thing {
+/// An axis-parallel rectangle in pixels, of one colour.
+struct Rectangle {
     left: usize,
     right: usize,
     top: usize,
@@ -127,7 +129,7 @@ struct Thing {
     colour: [u8; 3],
 }
 
-impl Thing {
+impl Rectangle {
     fn random(random: &mut ChaCha8Rng) -> Self {
         let (left, top) = (random.random_range(0..CAMERA.0), random.random_range(0..CAMERA.1));
         let (width, height) = (random.random_range(20..200), random.random_range(20..200));

@@ -1,4 +1,4 @@
-//! `xvla bench`
+//! `xvla bench`: measures latency and memory, and prints a table.
 
 use crate::engine_args::EngineArgs;
 use crate::output;
@@ -50,7 +50,7 @@ pub struct Args {
     /// Precision the network computes in: f32, f16 or bf16 [default: f32].
     #[arg(long)]
     dtype: Option<Dtype>,
-    /// Let a frame's vision-language half run beside the denoising of the frame before, where throughput is measured;
+    /// Let a frame's vision-language part run beside the denoising of the frame before, where throughput is measured;
     /// needs backend cuda_graph [default: that of the params file].
     #[arg(long)]
     overlap: bool,
@@ -70,7 +70,7 @@ pub struct Args {
     engine: EngineArgs,
 }
 
-/// Measures, prints, writes.
+/// Measures the backends, writes the reports and prints the table.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let plan = plan(args)?;
     let weights = inspect(&plan.options.checkpoint)?.files.iter().map(|file| file.bytes).sum();
@@ -113,12 +113,12 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
     options.steps = args.steps.map(usize::from).or(options.steps);
     options.overlap |= args.overlap;
     options.engine = args.engine.over(options.engine);
-    // A measurement of another backend than the one that was asked for would mislead.
+    // A fallback would report the times of another backend than the one that was named.
     options.fallback = Fallback::None;
     let backends = if args.backend.is_empty() { vec![options.backend.clone()] } else { args.backend.clone() };
     backends.iter().try_for_each(|backend| select::check(backend))?;
     let batches = calibration_files(&args.calib)?;
-    // Engines are for inputs of one kind: those of the first batch.
+    // An engine is for inputs of one size, so the first batch decides it.
     if let Some(first) = batches.first() {
         options = options.for_inputs(&read_batch(first, Limits::default())?.inputs);
     }
@@ -127,13 +127,13 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
         batches,
         iterations: args.iters as usize,
         warmup: args.warmup as usize,
-        // Fresh noise, as a node may ask for, would leave nothing to compare.
+        // The node's file may ask for fresh noise, but actions are comparable only if their noise is the same.
         seed: args.seed.or(config.and_then(|config| config.seed)).unwrap_or(0),
         options,
     })
 }
 
-/// The node's file, with the checkpoint of the command line if there is one.
+/// The configuration in the node's parameter file, with the checkpoint of the command line if one is given.
 fn parameters(path: &Path, args: &Args) -> anyhow::Result<Config> {
     let mut parameters = read_parameters_file(path)?;
     if let Some(checkpoint) = &args.checkpoint {
@@ -159,7 +159,7 @@ fn text(report: &Report) -> String {
     format!("{table}\n{lines}")
 }
 
-/// What does not fit a table of latencies.
+/// The line below the table for one backend: load time, memory, throughput and difference of actions.
 fn notes(backend: &BackendReport) -> String {
     let peaks = backend.memory.named().map(|(segment, peak)| {
         let bound = if peak.exact { "" } else { "at most " };

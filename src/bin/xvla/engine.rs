@@ -1,4 +1,4 @@
-//! `xvla engine`
+//! `xvla engine`: builds TensorRT engines and describes them.
 
 use crate::engine_args::{BuildFlags, PolicyFileArgs};
 use crate::output;
@@ -14,8 +14,8 @@ use xvla_ros::offline::engines::{self, EngineMade, EngineRequest, Insight};
 
 /// Build a TensorRT engine of the policy of one domain.
 ///
-/// Takes no GPU with TensorRT for RTX, whose engines run on any GPU it supports. Beside the engine lies a JSON file that
-/// says what it was built for and what libtorch answers to seeded inputs; the backend tensorrt wants both.
+/// Takes no GPU with TensorRT for RTX, whose engines run on any GPU it supports. Beside the engine lies a JSON file
+/// that says what it was built for and what libtorch answers to seeded inputs; the backend tensorrt wants both.
 #[derive(Debug, Parser)]
 #[command(
     after_help = "Example:\n  xvla engine build --checkpoint X-VLA-Libero --domain 3 --fp16 --out policy.engine\n  \
@@ -64,7 +64,7 @@ pub struct InspectArgs {
     json: bool,
 }
 
-/// Builds and says what was built.
+/// Builds the engine and prints one line about it.
 pub fn build(args: &BuildArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     let precision = match (args.fp16, args.bf16, args.fp8) {
@@ -82,7 +82,7 @@ pub fn build(args: &BuildArgs) -> anyhow::Result<()> {
     output::print(&described(&made, start.elapsed()))
 }
 
-/// One line about an engine that is there now.
+/// One line about an engine file; `took` is the time that the command needed.
 pub fn described(made: &EngineMade, took: Duration) -> String {
     let EngineMade { path, sidecar, reused } = made;
     let verb = if *reused { "is there already" } else { "written" };
@@ -107,11 +107,11 @@ pub fn described(made: &EngineMade, took: Duration) -> String {
 #[derive(Serialize)]
 struct Report {
     sidecar: Sidecar,
-    /// What TensorRT says of the file.
+    /// TensorRT's description of the engine.
     engine: Insight,
 }
 
-/// Checks and describes an engine.
+/// Checks that an engine matches its sidecar, and prints the description of both.
 pub fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
     let sidecar = Sidecar::read(&args.engine)?;
     sidecar.verify_files(&args.engine)?;

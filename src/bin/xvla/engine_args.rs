@@ -1,11 +1,11 @@
-//! Arguments that commands share which make an engine or run one.
+//! Arguments shared by the commands that make an engine and those that run one.
 
 use std::path::PathBuf;
 use xvla_ros::backend::engine::Precision;
 use xvla_ros::config::{BuildOptions, EngineConfig};
 use xvla_ros::offline::engines::EngineRequest;
 
-/// What of a policy goes into a file, and where that lies.
+/// Arguments for a file of one domain's policy: what goes into it, and its path.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PolicyFileArgs {
     /// Folder with config.json and model.safetensors.
@@ -29,7 +29,7 @@ pub struct PolicyFileArgs {
 }
 
 impl PolicyFileArgs {
-    /// The request for a file that computes in `precision` and is built with the options `build`.
+    /// The request for an engine that computes in `precision` and is built with `build`.
     pub fn request(&self, precision: Precision, build: BuildOptions) -> EngineRequest {
         EngineRequest {
             out: self.out.clone(),
@@ -43,39 +43,39 @@ impl PolicyFileArgs {
     }
 }
 
-/// Options of every graph.
+/// Flags for exported graphs and engines alike.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct GraphFlags {
-    /// With the transformer's matrices pruned to 2:4.
+    /// Prune the transformer's matrices to 2:4.
     #[arg(long = "prune-2to4")]
     prune_2to4: bool,
 }
 
 impl GraphFlags {
-    /// `options` with what was given here.
+    /// Adds these flags to `options`.
     pub fn over(self, options: BuildOptions) -> BuildOptions {
         BuildOptions { prune_2to4: self.prune_2to4 || options.prune_2to4, ..options }
     }
 }
 
-/// Options of every engine.
+/// Flags for engines.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct BuildFlags {
     #[command(flatten)]
     graph: GraphFlags,
-    /// With kernels for sparse weights, where TensorRT chooses them.
+    /// Allow kernels for sparse weights, where TensorRT chooses them.
     #[arg(long)]
     sparse: bool,
 }
 
 impl BuildFlags {
-    /// `options` with what was given here.
+    /// Adds these flags to `options`.
     pub fn over(self, options: BuildOptions) -> BuildOptions {
         BuildOptions { sparse: self.sparse || options.sparse, ..self.graph.over(options) }
     }
 }
 
-/// Which engine the backends onnxruntime and tensorrt execute.
+/// Arguments for the engine that the backends onnxruntime and tensorrt execute.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Engines (backends onnxruntime and tensorrt)")]
 pub struct EngineArgs {
@@ -88,7 +88,7 @@ pub struct EngineArgs {
     /// Build an engine that is missing or does not fit.
     #[arg(long)]
     rebuild_engine: bool,
-    /// One that computes its matrix products in FP8; needs --dtype f16.
+    /// Use an engine that computes its matrix products in FP8; needs --dtype f16.
     #[arg(long)]
     fp8: bool,
     #[command(flatten)]
@@ -102,7 +102,7 @@ pub struct EngineArgs {
 }
 
 impl EngineArgs {
-    /// `config` with what was given here.
+    /// Overrides `config` with the arguments that were given.
     pub fn over(&self, config: EngineConfig) -> EngineConfig {
         EngineConfig {
             path: self.engine.clone().or(config.path),

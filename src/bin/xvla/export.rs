@@ -1,4 +1,4 @@
-//! `xvla export`
+//! `xvla export`: writes the policy in other formats.
 
 use crate::engine::described;
 use crate::engine_args::{GraphFlags, PolicyFileArgs};
@@ -11,9 +11,9 @@ use xvla_ros::offline::engines::{EngineRequest, export_onnx};
 
 /// Write the policy of one domain as an ONNX graph of one denoising step.
 ///
-/// Inputs are `vlm_tokens` [1,N+L,H] and `aux_tokens` [1,(V-1)·N,H], projected once per frame, `x_t` [1,T,A],
-/// `proprio` [1,P] and `t` [1]; the output is `action` [1,T,A]. Beside the graph lies a JSON file that says what it was
-/// made from and how libtorch answers a seeded case; the backend onnxruntime wants it there. Weights beyond 2 GB go to a
+/// Inputs are `vlm_tokens` [1,N+L,H] and `aux_tokens` [1,(V-1)·N,H], projected once per frame, `x_t` [1,T,A], `proprio`
+/// [1,P] and `t` [1]; the output is `action` [1,T,A]. Beside the graph lies a JSON file that says what it was made from
+/// and what libtorch answers to seeded inputs; the backend onnxruntime wants it there. Weights beyond 2 GB go to a
 /// third file, F.data. The same checkpoint gives the same bytes.
 #[derive(Debug, Parser)]
 #[command(after_help = "Example:\n  xvla export onnx --checkpoint X-VLA-Libero --domain 3 --out policy.onnx\n  \
@@ -31,7 +31,7 @@ pub struct Args {
     opset: Option<i64>,
 }
 
-/// Exports and says what was written.
+/// Writes the graph and prints one line about it.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let start = Instant::now();
     let build = args.graph.over(BuildOptions::default());

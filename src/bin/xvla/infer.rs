@@ -1,4 +1,4 @@
-//! `xvla infer`
+//! `xvla infer`: answers one batch from a file.
 
 use crate::engine_args::EngineArgs;
 use crate::output;
@@ -57,7 +57,7 @@ pub struct Args {
     engine: EngineArgs,
 }
 
-/// Loads, answers, writes.
+/// Loads the pipeline, answers the batch, writes the actions and prints one line about them.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let batch = read_batch(&args.input, Limits::default())?;
     select::check(&args.backend)?;

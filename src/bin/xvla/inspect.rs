@@ -1,4 +1,4 @@
-//! `xvla checkpoint inspect`
+//! `xvla checkpoint inspect`: prints the description of a checkpoint.
 
 use crate::output;
 use anyhow::bail;
@@ -20,7 +20,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Looks and prints.
+/// Prints the description; fails if the checkpoint would not load.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let found = inspect(&args.checkpoint)?;
     if args.json {

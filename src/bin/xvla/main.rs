@@ -1,4 +1,4 @@
-//! `xvla`: X-VLA offline. Arguments, dispatch, exit code; the work is the library's.
+//! `xvla`: X-VLA offline. This file owns arguments, dispatch and exit code; the library does the work.
 //!
 //! Exit code 0 on success, 2 on bad usage, 1 on failure with exactly one line on stderr.
 

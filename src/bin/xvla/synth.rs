@@ -1,4 +1,4 @@
-//! `xvla checkpoint synth`
+//! `xvla checkpoint synth`: writes synthetic checkpoints and calibration batches.
 
 use crate::output;
 use anyhow::{Context, bail};
@@ -14,12 +14,12 @@ use xvla_ros::offline::synthetic_batches::{Batches, write_calibration};
 use xvla_ros::pipeline::prepare::TOKENIZER_FILE;
 use xvla_ros::transform::train_tokenizer::train_small;
 
-/// Token ids of the tokenizers made here: the sentences they are trained on hold few more pairs to merge.
+/// The number of token ids of the tokenizer. The sentences that it is trained on have few more pairs to merge.
 const TOKENIZER_IDS: usize = 512;
 
 /// Write a valid checkpoint with random weights and a working tokenizer.
 ///
-/// The same seed gives the same weights in every layout, dtype (but for rounding) and number of shards. Checkpoint are
+/// The same seed gives the same weights in every layout, dtype (but for rounding) and number of shards. Weights are
 /// scaled so that activations stay of size one; the actions mean nothing.
 #[derive(Debug, Parser)]
 #[command(after_help = "Examples:\n  xvla checkpoint synth --preset tiny --out tiny\n  \
@@ -31,7 +31,7 @@ pub struct Args {
     /// Folder to make; must not exist or be empty. Appears whole or not at all.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Of all random values.
+    /// Seed of all random values.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Names of tensors and configuration keys.
@@ -108,7 +108,7 @@ impl Args {
     }
 }
 
-/// Makes both folders under other names first.
+/// Writes both folders under temporary names and renames them once both are complete.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let start = Instant::now();
     let checkpoint = NewFolder::beside(&args.out)?;
@@ -147,14 +147,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     output::print(&line)
 }
 
-/// A folder that gets its name when it is complete, and vanishes if that never happens.
+/// A folder under a temporary name, which is renamed when it is complete and removed if that never happens.
 struct NewFolder {
     target: PathBuf,
     partial: PathBuf,
 }
 
 impl NewFolder {
-    /// Begins a folder that will be called `target`.
+    /// Makes the temporary folder for `target`, which must not exist or be empty.
     fn beside(target: &Path) -> anyhow::Result<Self> {
         let named = || target.display().to_string();
         if target.exists() && std::fs::read_dir(target).with_context(named)?.next().is_some() {
@@ -171,7 +171,7 @@ impl NewFolder {
         &self.partial
     }
 
-    /// Gives the folder its name; replaces an empty one, and nothing else.
+    /// Renames the folder to its target. An empty folder of that name is replaced; any other makes this fail.
     fn keep(self) -> anyhow::Result<()> {
         std::fs::rename(&self.partial, &self.target).with_context(|| self.target.display().to_string())
     }
@@ -179,7 +179,8 @@ impl NewFolder {
 
 impl Drop for NewFolder {
     fn drop(&mut self) {
-        // Gone already if it was kept; and a failure to tidy up must not hide the one that led here.
+        // The folder no longer exists if it was kept. If it was not, a failure to remove it must not hide the first
+        // failure.
         let _ = std::fs::remove_dir_all(&self.partial);
     }
 }
