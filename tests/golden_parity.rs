@@ -90,7 +90,7 @@ fn the_robots_actions_equal_the_oracles() {
 /// Tensors that a network showed while it computed, with the names it gave them.
 type Seen = Vec<(String, HostArray)>;
 
-/// Intermediates of the vision-language half, by the names of the oracle's tensors.
+/// Intermediates of the vision-language part, by the names of the oracle's tensors.
 static INTERMEDIATES: LazyLock<Vec<(Golden, Seen)>> = LazyLock::new(|| {
     let intermediates = |golden: &Golden| {
         let config = ModelConfig::from_folder(&golden.checkpoint).unwrap();

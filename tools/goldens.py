@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/fixtures: tiny checkpoints and expected outputs from implementations this crate does not share.
 
-The vision-language half is transformers' `Florence2Model`; the policy half, the action spaces and the
+The vision-language part is transformers' `Florence2Model`; the policy part, the action spaces and the
 processors are lerobot 0.4.4's, loaded file by file from its wheel. `tools/oracle/` holds the parts, and
 `tools/oracle/verify.py` what is proven on every run.
 

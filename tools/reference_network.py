@@ -1,6 +1,6 @@
 """X-VLA's network in plain PyTorch and transformers, for measuring PyTorch's own speed; no code of this project.
 
-The vision-language half is transformers' Florence2Model without its decoder, the policy half is the transformer
+The vision-language part is transformers' Florence2Model without its decoder, the policy part is the transformer
 written out below. Wherever PyTorch leaves a choice, the faster one is taken:
 
 - transformers' BART layer ends with a check for overflow in f16 that waits for the GPU once per layer and breaks a

@@ -30,7 +30,7 @@ parameters! {
         dtype: Dtype = choice(Dtype::F32),
         /// Where images are resized and normalised; device needs backend cuda_graph.
         preprocess: Preprocess = choice(Preprocess::Host),
-        /// Whether a frame's vision-language half runs beside the denoising of the frame before; needs backend
+        /// Whether a frame's vision-language part runs beside the denoising of the frame before; needs backend
         /// cuda_graph.
         overlap: bool = flag(false),
         /// Denoising steps; 0 for the checkpoint's own number.

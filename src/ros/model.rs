@@ -2,12 +2,12 @@
 
 use super::error::NodeError;
 use super::outputs::{ModelFacts, Outputs, SharedRecord};
-use crate::config::{Config, ConfigError, ProprioSource};
+use super::subscriptions::state_channels;
+use crate::config::{Config, ConfigError};
 use crate::pipeline::PipelineError;
 use crate::pipeline::worker::Worker;
 use crate::pipeline::{InFlight, Options, Pipeline, Request};
 use crate::transform::TransformError;
-use crate::transform::state::EE6D_ARM;
 use crate::types::{Observation, RgbImage, Stamp, Stamped};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -140,11 +140,7 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
 fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
     let black = RgbImage::new(64, 48, vec![0; 64 * 48 * 3]).map(Arc::new);
     let black = black.map(|value| Stamped { value, stamp: Stamp::default() });
-    let channels = match config.proprio.source {
-        ProprioSource::JointStates => config.proprio.joint_names.len(),
-        ProprioSource::EePose => EE6D_ARM,
-        ProprioSource::Proprio => proprio_channels(pipeline),
-    };
+    let channels = state_channels(&config.proprio).unwrap_or_else(|| proprio_channels(pipeline));
     let observation = Observation {
         views: vec![black; config.cameras.len()],
         state: vec![Stamped { value: vec![0.0; channels], stamp: Stamp::default() }],

@@ -6,8 +6,9 @@
 
 use super::convert;
 use super::error::NodeError;
-use crate::config::{Config, ProprioSource, Transport};
+use crate::config::{Config, ProprioConfig, ProprioSource, Transport};
 use crate::robot::inputs::Inputs;
+use crate::transform::state::EE6D_ARM;
 use crate::types::Stamp;
 use futures::{FutureExt, Stream, StreamExt};
 use r2r::geometry_msgs::msg::PoseStamped;
@@ -103,6 +104,15 @@ pub fn state_topics(source: ProprioSource) -> &'static [&'static str] {
         ProprioSource::JointStates => &["joint_states"],
         ProprioSource::EePose => &["ee_pose", "gripper"],
         ProprioSource::Proprio => &["proprio"],
+    }
+}
+
+/// Channels that the robot's state has; `None` where the source leaves them to the checkpoint.
+pub fn state_channels(proprio: &ProprioConfig) -> Option<usize> {
+    match proprio.source {
+        ProprioSource::JointStates => Some(proprio.joint_names.len()),
+        ProprioSource::EePose => Some(EE6D_ARM),
+        ProprioSource::Proprio => None,
     }
 }
 
