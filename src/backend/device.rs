@@ -46,19 +46,6 @@ pub fn wait(device: tch::Device) -> Result<(), BackendError> {
     Ok(())
 }
 
-/// Gives a GPU's memory that libtorch keeps for later back to the driver.
-///
-/// # Errors
-/// What the driver reports.
-pub fn release_unused(device: tch::Device) -> Result<(), BackendError> {
-    #[cfg(feature = "cuda")]
-    if device.is_cuda() {
-        return super::cuda::shim::release_unused_memory();
-    }
-    let _ = device;
-    Ok(())
-}
-
 /// Threads that libtorch's operators use.
 pub fn threads() -> usize {
     usize::try_from(tch::get_num_threads()).unwrap_or(1)

@@ -1,8 +1,8 @@
 //! The stream of libtorch's own devices: operators run, or are queued by libtorch, in the order in which they are
 //! called.
 
-use super::device;
 use super::stream::{DeviceBatch, Finished, HostBatch, HostImages, Pending, Stream};
+use super::{device, libtorch_gpu};
 use crate::backend::BackendError;
 use crate::types::HostArray;
 use std::time::Instant;
@@ -44,6 +44,7 @@ impl Stream for HostStream {
         };
         self.last = Instant::now();
         let device = self.device;
+        libtorch_gpu::use_default_stream(device)?;
         let floats = |data: &[f32], shape: &[i64]| Tensor::f_from_slice(data)?.f_view(shape)?.f_to(device);
         let integers = |data: &[i64], shape: &[i64]| Tensor::f_from_slice(data)?.f_view(shape)?.f_to(device);
         let upload = || -> Result<DeviceBatch, TchError> {

@@ -3,7 +3,7 @@
 use super::engine::golden::InputSpec;
 use super::engine::sidecar::Golden;
 use super::stream::Stream;
-use super::{PolicyBackend, VlmBackend};
+use super::{BackendError, PolicyBackend, VlmBackend};
 use crate::config::{Device, Dtype, EngineConfig};
 
 /// Where and how a network is to run.
@@ -31,4 +31,21 @@ pub struct Backends {
     pub stream: Box<dyn Stream>,
     /// The golden that the engine brings, which these must answer as libtorch did.
     pub golden: Option<Golden>,
+}
+
+impl Backends {
+    /// Waits until everything that loading has queued on the device is done. On a device that is lost meanwhile, the backends
+    /// are leaked.
+    ///
+    /// # Errors
+    /// The failure of anything that was queued.
+    pub fn once_loaded(mut self) -> Result<Self, BackendError> {
+        match self.stream.drain() {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                error.abandon(self);
+                Err(error)
+            }
+        }
+    }
 }

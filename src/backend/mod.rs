@@ -12,6 +12,7 @@ pub mod engine;
 mod error;
 pub mod host_stream;
 pub mod libtorch;
+pub mod libtorch_gpu;
 pub mod loaded;
 #[cfg(test)]
 pub mod mock;

@@ -3,13 +3,13 @@
 
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::device;
 use super::host_stream::HostStream;
 use super::libtorch::{LibtorchPolicy, LibtorchVlm};
 #[cfg(feature = "onnxruntime")]
 use super::onnxruntime;
 #[cfg(all(feature = "tensorrt", feature = "cuda"))]
 use super::tensorrt;
+use super::{device, libtorch_gpu};
 use crate::backend::BackendError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
@@ -41,15 +41,28 @@ pub fn load(
     Ok(backends)
 }
 
+/// Whether the backend called `name` can run one frame's vision-language part beside the denoising of the frame before.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] if it cannot.
+pub fn check_overlap(name: &str) -> Result<(), BackendError> {
+    if name != DEFAULT {
+        return Ok(());
+    }
+    Err(BackendError::Unavailable {
+        backend: "overlap with libtorch".to_owned(),
+        reason: "libtorch runs one frame after the other".to_owned(),
+        remedy: "set overlap to false, or choose backend cuda_graph".to_owned(),
+    })
+}
+
 fn load_libtorch(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     if target.overlap {
-        return Err(BackendError::Unavailable {
-            backend: "overlap with libtorch".to_owned(),
-            reason: "libtorch runs one frame after the other".to_owned(),
-            remedy: "set overlap to false, or choose backend cuda_graph".to_owned(),
-        });
+        check_overlap(DEFAULT)?;
     }
     let device = device::resolve(target.device)?;
+    // Weights are converted on the stream on which they are used.
+    libtorch_gpu::use_default_stream(device)?;
     let root = checkpoint.root(device::kind(target.dtype), device);
     Ok(Backends {
         vlm: Box::new(LibtorchVlm::new(&root, config)?),

@@ -132,6 +132,14 @@ pub trait Stream: Send {
     /// What the device refuses.
     fn generated(&mut self, actions: &Tensor) -> Result<Box<dyn Pending>, BackendError>;
 
+    /// Waits until the device has finished everything that is queued, so that it can be freed.
+    ///
+    /// # Errors
+    /// The failure of anything queued before.
+    fn drain(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// Whether [`HostImages::Frames`] can be uploaded: resizing and normalising happen on the device.
     fn resizes(&self) -> bool {
         false

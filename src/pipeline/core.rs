@@ -9,9 +9,9 @@ use super::provenance::{Provenance, Runtime};
 use super::request::{Input, Request};
 use super::validate::{self, check_processors, own_input_spec};
 use super::{Options, PipelineError, gate};
-use crate::backend::queue;
-use crate::backend::select::{Backends, Target};
+use crate::backend::select::{self, Backends, Target};
 use crate::backend::stream::{HostBatch, HostImages};
+use crate::backend::{BackendError, queue};
 use crate::config::Preprocess;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
@@ -19,6 +19,9 @@ use crate::transform::processors::Processors;
 use crate::types::{ModelInputs, Observation};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+/// What runs at present, readable while the core is busy.
+pub(super) type SharedRuntime = Arc<Mutex<Arc<Runtime>>>;
 
 /// A loaded checkpoint with the backends that run it. [`super::Pipeline`] guards it with a mutex.
 pub(super) struct Core {
@@ -28,14 +31,20 @@ pub(super) struct Core {
     pub(super) steps: usize,
     /// The weights stay open, so that a fallback is loaded from the same files even if their path has changed since.
     pub(super) checkpoint: Checkpoint,
-    pub(super) backends: Backends,
-    pub(super) runtime: Arc<Runtime>,
+    pub(super) runtime: SharedRuntime,
+    /// `None` once a device was lost and nothing could take over.
+    pub(super) active: Option<Loaded>,
+    /// What answered with values that are not finite, until its successor's answer shows who is at fault.
+    suspended: Option<Loaded>,
+    /// Whether a fallback has confirmed before that such values come from the request or the checkpoint.
+    non_finite_confirmed: bool,
+    /// Why nothing runs any more.
+    ended: String,
     target: Target,
     preparer: Preparer,
     postprocess: Arc<Postprocess>,
-    place: Place,
     device_lost: bool,
-    /// The number of times that a fallback has replaced the backends.
+    /// The number of times that the backends have been replaced.
     generation: u64,
 }
 
@@ -54,10 +63,24 @@ struct Loader<'a> {
 }
 
 /// The backends that could be loaded, and where they run.
-struct Loaded {
-    backends: Backends,
+pub(super) struct Loaded {
+    pub(super) backends: Backends,
     runtime: Arc<Runtime>,
     place: Place,
+}
+
+impl Loaded {
+    /// Frees the backends once the device has finished what is queued there, or leaks them where `failure` forbids it.
+    fn dispose(mut self, failure: &PipelineError) {
+        match failure {
+            PipelineError::Backend(error) if error.forbids_cleaning_up() => error.abandon(self),
+            _ => {
+                if let Err(error) = self.backends.stream.drain() {
+                    error.abandon(self);
+                }
+            }
+        }
+    }
 }
 
 impl Loader<'_> {
@@ -79,7 +102,10 @@ impl Loader<'_> {
                 Some(next) if fallback::may_help(&failure) => place = next,
                 _ => return Err(failure),
             }
-            reason = Some(failure.to_string());
+            reason = Some(match reason {
+                Some(before) => format!("{before}; then {failure}"),
+                None => failure.to_string(),
+            });
         }
     }
 
@@ -110,6 +136,9 @@ impl Core {
     /// Loads configuration, processors, tokenizer, weights and backends. The fallback is loaded where the configured
     /// backend cannot run.
     pub(super) fn load(options: &Options) -> Result<Self, PipelineError> {
+        if options.overlap {
+            select::check_overlap(&options.backend)?;
+        }
         let folder = options.checkpoint.as_path();
         let config = Arc::new(ModelConfig::from_folder(folder)?);
         let processors = Arc::new(Processors::load(folder)?);
@@ -120,21 +149,23 @@ impl Core {
         let target = options.target(own_input_spec(&config, &processors, options.domain));
         let loader = Loader { options, checkpoint: &checkpoint, config: &config, target: &target, steps };
         let mut device_lost = false;
-        let Loaded { backends, runtime, place } = loader.load(Place::configured(options), None, &mut device_lost)?;
+        let active = loader.load(Place::configured(options), None, &mut device_lost)?;
         let postprocess = Postprocess { space: config.action_space.clone(), statistics: processors.action.clone() };
         Ok(Self {
             options: options.clone(),
             postprocess: Arc::new(postprocess),
+            runtime: Arc::new(Mutex::new(active.runtime.clone())),
+            active: Some(active),
+            suspended: None,
+            non_finite_confirmed: false,
+            ended: String::new(),
             generation: 0,
             config,
             processors,
             steps,
             checkpoint,
-            backends,
-            runtime,
             target,
             preparer,
-            place,
             device_lost,
         })
     }
@@ -143,7 +174,9 @@ impl Core {
     #[cfg(test)]
     pub(super) fn pretend(&mut self, options: &Options, place: Place) {
         self.options = Options { backend: place.backend.clone(), device: place.device, ..options.clone() };
-        self.place = place;
+        if let Some(active) = &mut self.active {
+            active.place = place;
+        }
     }
 
     /// Inputs of the sizes that real ones will have, all zero.
@@ -152,76 +185,141 @@ impl Core {
     }
 
     /// Queues `request` on the loaded backends, or on the fallback if they fail.
-    pub(super) fn begin(&mut self, request: &Request) -> Result<Queued, PipelineError> {
+    pub(super) fn begin(&mut self, request: &Request, started: Instant) -> Result<Queued, PipelineError> {
         loop {
-            match self.queue(request) {
+            match self.queue(request, started) {
                 Ok(queued) => return Ok(queued),
                 Err(failure) => self.fall_back(self.generation, failure)?,
             }
         }
     }
 
-    /// Queues `request` again after the backends of `generation` ended it with `failure`.
+    /// Queues `request`, which was first asked at `started`, again after the backends of `generation` ended it with
+    /// `failure`.
     pub(super) fn begin_again(
         &mut self,
         request: &Request,
+        started: Instant,
         generation: u64,
         failure: PipelineError,
     ) -> Result<Queued, PipelineError> {
         self.fall_back(generation, failure)?;
-        self.begin(request)
+        self.begin(request, started)
+    }
+
+    /// Notes that a fallback has answered a request which failed before: the backends that failed are not needed again.
+    pub(super) fn confirm_fallback(&mut self) {
+        if let Some(suspended) = self.suspended.take() {
+            suspended.dispose(&PipelineError::NonFiniteAction { sample: 0, step: 0, channel: 0 });
+        }
     }
 
     /// Replaces the backends of `generation` after they failed; returns the failure if there is no fallback for it.
     fn fall_back(&mut self, generation: u64, failure: PipelineError) -> Result<(), PipelineError> {
-        if !fallback::may_help(&failure) {
+        let is_non_finite = matches!(failure, PipelineError::NonFiniteAction { .. });
+        if !fallback::is_the_backends_fault(&failure) || (is_non_finite && self.non_finite_confirmed) {
             return Err(failure);
         }
         if generation != self.generation {
             // Another request that failed with the same backends has replaced them already.
             return Ok(());
         }
+        let Some(failed) = self.active.take() else { return Err(failure) };
         self.device_lost |= failure.loses_device();
-        let Some(next) = fallback::successor(&self.options, &self.place, self.device_lost) else {
-            return Err(failure);
+        let Some(next) = fallback::successor(&self.options, &failed.place, self.device_lost) else {
+            return Err(self.give_up(failed, failure));
         };
-        tracing::error!("backend {} on {}: {failure}", self.place.backend, self.place.device);
+        tracing::error!("backend {} on {}: {failure}", failed.place.backend, failed.place.device);
+        let reason = match &failed.runtime.degraded {
+            Some(before) => format!("{}; then {failure}", before.reason),
+            None => failure.to_string(),
+        };
+        if is_non_finite && self.suspended.is_none() {
+            self.suspended = Some(failed);
+        } else {
+            // Freed before anything is loaded: on a small GPU its memory is what the fallback needs.
+            self.dispose(failed, &failure);
+        }
         let Self { options, checkpoint, config, target, steps, .. } = &*self;
         let loader = Loader { options, checkpoint, config, target, steps: *steps };
         let mut device_lost = self.device_lost;
-        let loaded = loader.load(next, Some(failure.to_string()), &mut device_lost)?;
+        let loaded = loader.load(next, Some(reason), &mut device_lost);
         self.device_lost = device_lost;
-        let failed = std::mem::replace(&mut self.backends, loaded.backends);
-        if let PipelineError::Backend(error) = &failure {
-            error.abandon(failed);
+        match loaded {
+            Ok(loaded) => self.activate(loaded),
+            Err(error) => {
+                self.ended = error.to_string();
+                return Err(error);
+            }
         }
-        self.runtime = loaded.runtime;
-        self.place = loaded.place;
-        self.generation += 1;
         Ok(())
     }
 
-    fn queue(&mut self, request: &Request) -> Result<Queued, PipelineError> {
-        let started = Instant::now();
-        match &request.input {
-            Input::Batch(inputs) => {
-                self.queue_inputs(request, inputs, HostImages::Normalised(&inputs.image_input), started)
-            }
-            Input::Observation(observation) => self.queue_observation(request, observation, started),
+    fn activate(&mut self, loaded: Loaded) {
+        *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = loaded.runtime.clone();
+        self.active = Some(loaded);
+        self.generation += 1;
+    }
+
+    /// Frees backends that failed, and with them what is suspended if it lies on a device that is lost.
+    fn dispose(&mut self, failed: Loaded, failure: &PipelineError) {
+        failed.dispose(failure);
+        let forbids = matches!(failure, PipelineError::Backend(error) if error.forbids_cleaning_up());
+        if let Some(suspended) = self.suspended.take_if(|_| forbids) {
+            suspended.dispose(failure);
         }
+    }
+
+    /// Ends a request for which nothing is left that could take over. Backends on a device that still works stay in use;
+    /// those that were suspended return, since their successors have answered no better.
+    fn give_up(&mut self, failed: Loaded, failure: PipelineError) -> PipelineError {
+        let is_non_finite = matches!(failure, PipelineError::NonFiniteAction { .. });
+        let forbids = matches!(&failure, PipelineError::Backend(error) if error.forbids_cleaning_up());
+        match self.suspended.take() {
+            Some(suspended) if is_non_finite => {
+                self.non_finite_confirmed = true;
+                failed.dispose(&failure);
+                self.activate(suspended);
+            }
+            suspended if forbids => {
+                self.ended = failure.to_string();
+                failed.dispose(&failure);
+                if let Some(suspended) = suspended {
+                    suspended.dispose(&failure);
+                }
+            }
+            suspended => {
+                self.suspended = suspended;
+                self.active = Some(failed);
+            }
+        }
+        failure
+    }
+
+    fn queue(&mut self, request: &Request, started: Instant) -> Result<Queued, PipelineError> {
+        let attempt = Instant::now();
+        let mut queued = match &request.input {
+            Input::Batch(inputs) => {
+                self.queue_inputs(request, inputs, HostImages::Normalised(&inputs.image_input), attempt)
+            }
+            Input::Observation(observation) => self.queue_observation(request, observation, attempt),
+        }?;
+        queued.started = started;
+        Ok(queued)
     }
 
     fn queue_observation(
         &mut self,
         request: &Request,
         observation: &Observation,
-        started: Instant,
+        attempt: Instant,
     ) -> Result<Queued, PipelineError> {
-        let on_device = self.options.preprocess == Preprocess::Device && self.backends.stream.resizes();
+        let resizes = self.active.as_ref().is_some_and(|active| active.backends.stream.resizes());
+        let on_device = self.options.preprocess == Preprocess::Device && resizes;
         let inputs = self.preparer.prepare(observation, !on_device)?;
         let frames = if on_device { self.preparer.frames(observation)? } else { Vec::new() };
         let images = if on_device { HostImages::Frames(&frames) } else { HostImages::Normalised(&inputs.image_input) };
-        let queued = self.queue_inputs(request, &inputs, images, started);
+        let queued = self.queue_inputs(request, &inputs, images, attempt);
         self.preparer.recycle(inputs);
         queued
     }
@@ -231,20 +329,23 @@ impl Core {
         request: &Request,
         inputs: &ModelInputs,
         images: HostImages,
-        started: Instant,
+        attempt: Instant,
     ) -> Result<Queued, PipelineError> {
         validate::inputs(&self.config, inputs, images)?;
         let noise_shape = noise_shape(&self.config, inputs.batch);
         let noise = request.noise.values(&noise_shape);
         validate::noise(&noise_shape, &noise)?;
         let proprio = prepare::proprio(&self.config, &self.processors, inputs)?;
-        let Backends { vlm, policy, stream, .. } = &mut self.backends;
+        let Some(active) = &mut self.active else {
+            return Err(BackendError::DeviceLost(self.ended.clone()).into());
+        };
+        let Backends { vlm, policy, stream, .. } = &mut active.backends;
         let checks_later = stream.only_queues();
         if !checks_later {
             validate::images(images)?;
         }
         let _no_grad = tch::no_grad_guard();
-        let prepared_ms = milliseconds(started.elapsed());
+        let prepared_ms = milliseconds(attempt.elapsed());
         let batch = HostBatch {
             batch: inputs.batch,
             views: inputs.views,
@@ -265,19 +366,21 @@ impl Core {
             validate::images(images)?;
         }
         let provenance = Provenance {
-            runtime: self.runtime.clone(),
+            runtime: active.runtime.clone(),
             seed: request.noise.seed(),
             steps: self.steps,
             sequence: request.sequence,
         };
         Ok(Queued {
-            started,
+            started: attempt,
+            attempt,
             prepared_ms,
             pending,
             tokens,
             provenance,
             postprocess: self.postprocess.clone(),
-            deadline: self.options.deadline.map(|deadline| started + deadline),
+            // From here on: what was compiled or recorded for this request is not the device's delay.
+            deadline: self.options.deadline.map(|deadline| Instant::now() + deadline),
             generation: self.generation,
         })
     }

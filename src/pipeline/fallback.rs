@@ -7,7 +7,7 @@
 
 use super::provenance::Degraded;
 use super::{Options, PipelineError};
-use crate::backend::{device, select};
+use crate::backend::{BackendError, device, select};
 use crate::config::{Device, Dtype, Fallback};
 
 /// A backend, the device that it runs on and the precision that it computes in.
@@ -47,6 +47,17 @@ pub(super) fn may_help(failure: &PipelineError) -> bool {
     matches!(failure, PipelineError::Backend(_) | PipelineError::NonFiniteAction { .. })
 }
 
+/// Whether `failure` of a request is the backend's, so that another one may answer it. A backend that refuses what it was
+/// not made for (another domain, another size) is right to do so.
+pub(super) fn is_the_backends_fault(failure: &PipelineError) -> bool {
+    match failure {
+        PipelineError::Backend(error) => {
+            !matches!(error, BackendError::EngineMismatch { .. } | BackendError::Unavailable { .. })
+        }
+        other => may_help(other),
+    }
+}
+
 /// What diagnostics and logs say of a fallback to backend `to` on `device`.
 pub(super) fn degraded(options: &Options, to: &'static str, device: Device, reason: String) -> Degraded {
     let from = match options.backend.as_str() {
@@ -59,7 +70,6 @@ pub(super) fn degraded(options: &Options, to: &'static str, device: Device, reas
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::BackendError;
 
     fn options(backend: &str, device: Device, dtype: Dtype) -> Options {
         Options { backend: backend.to_owned(), device, dtype, fallback: Fallback::Libtorch, ..Options::new("model") }
@@ -117,6 +127,19 @@ mod tests {
             PipelineError::NonFiniteAction { sample: 0, step: 0, channel: 0 },
         ];
         assert!(reasons.iter().all(may_help));
+        assert!(reasons.iter().all(is_the_backends_fault));
         assert!(!may_help(&crate::error::InputError::EmptyInstruction.into()));
+    }
+
+    #[test]
+    fn a_request_of_another_domain_than_the_backend_was_made_for_is_no_reason() {
+        let mismatch = BackendError::EngineMismatch {
+            path: "policy.engine".into(),
+            field: "domain".to_owned(),
+            expected: "1".to_owned(),
+            found: "3".to_owned(),
+            remedy: "build another".to_owned(),
+        };
+        assert!(!is_the_backends_fault(&mismatch.into()));
     }
 }

@@ -3,12 +3,12 @@
 
 use super::PipelineError;
 use crate::backend::BackendError;
-use crate::backend::device;
 use crate::backend::engine::golden::{self, GoldenInputs, InputSpec};
 use crate::backend::engine::golden_cache::GoldenKey;
 use crate::backend::engine::sidecar::Golden;
 use crate::backend::engine::{cache, precision_of};
 use crate::backend::select::{self, Backends, Target};
+use crate::backend::{device, libtorch_gpu};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 
@@ -90,7 +90,7 @@ fn libtorch_actions(
     match answer(&mut reference, golden::SEED, steps, config, target.sizes) {
         Ok(actions) => {
             drop(reference);
-            device::release_unused(device::resolve(target.device)?)?;
+            libtorch_gpu::release_unused(device::resolve(target.device)?)?;
             Ok(actions)
         }
         Err(error) => {

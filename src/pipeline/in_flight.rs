@@ -19,12 +19,22 @@ impl InFlight {
     /// # Errors
     /// A failure for which there is no fallback.
     pub fn wait(self) -> Result<Inference, PipelineError> {
-        let mut queued = self.queued;
+        let (started, generation) = (self.queued.started, self.queued.generation);
+        let failure = match self.queued.wait() {
+            Ok(inference) => return Ok(inference),
+            Err(failure) => failure,
+        };
+        let mut queued = lock(&self.core).begin_again(&self.request, started, generation, failure)?;
         loop {
             let generation = queued.generation;
             match queued.wait() {
-                Ok(inference) => return Ok(inference),
-                Err(failure) => queued = lock(&self.core).begin_again(&self.request, generation, failure)?,
+                Ok(inference) => {
+                    lock(&self.core).confirm_fallback();
+                    return Ok(inference);
+                }
+                Err(failure) => {
+                    queued = lock(&self.core).begin_again(&self.request, started, generation, failure)?;
+                }
             }
         }
     }

@@ -37,7 +37,10 @@ impl Postprocess {
 
 /// An inference that has begun on the backends of one generation.
 pub(super) struct Queued {
+    /// When the request was first asked.
     pub(super) started: Instant,
+    /// When these backends began with it: later, if others failed before.
+    pub(super) attempt: Instant,
     /// Time of the host's work before the upload, ms.
     pub(super) prepared_ms: f64,
     pub(super) pending: Box<dyn Pending>,
@@ -64,8 +67,8 @@ impl Queued {
         let chunk = self.postprocess.apply(actions_raw)?;
         let e2e_ms = milliseconds(self.started.elapsed());
         let preprocess_ms = self.prepared_ms + upload_ms;
-        // The rest of the whole time is post-processing: download, action space, de-normalisation.
-        let postprocess_ms = (e2e_ms - preprocess_ms - vlm_ms - policy_ms).max(0.0);
+        // The rest of the attempt is post-processing: download, action space, de-normalisation.
+        let postprocess_ms = (milliseconds(self.attempt.elapsed()) - preprocess_ms - vlm_ms - policy_ms).max(0.0);
         let times = StageTimes { preprocess_ms, vlm_ms, policy_ms, postprocess_ms, e2e_ms };
         Ok(Inference { chunk, times, provenance: self.provenance, tokens: self.tokens })
     }

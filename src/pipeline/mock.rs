@@ -51,13 +51,16 @@ pub fn pipeline(
         &options,
         Place { backend: select::CUDA_GRAPH.to_owned(), device: Device::Cuda(0), dtype: options.dtype },
     );
-    let Backends { vlm, policy, stream, golden } = core.backends;
-    core.backends = Backends {
-        vlm,
-        policy: Box::new(MockPolicy { name: select::CUDA_GRAPH, inner: policy, behave: Box::new(behave) }),
-        stream: Box::new(MockStream { inner: stream, at_wait: Box::new(at_wait) }),
-        golden,
-    };
+    core.active = core.active.take().map(|mut active| {
+        let Backends { vlm, policy, stream, golden } = active.backends;
+        active.backends = Backends {
+            vlm,
+            policy: Box::new(MockPolicy { name: select::CUDA_GRAPH, inner: policy, behave: Box::new(behave) }),
+            stream: Box::new(MockStream { inner: stream, at_wait: Box::new(at_wait) }),
+            golden,
+        };
+        active
+    });
     Pipeline::of(core)
 }
 

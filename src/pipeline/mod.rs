@@ -40,20 +40,23 @@ pub use options::Options;
 pub use provenance::{Degraded, Provenance, Runtime};
 pub use request::{Input, Request};
 
-use self::core::{Core, lock};
+use self::core::{Core, SharedRuntime, lock};
 use crate::backend::stream::DeviceMemory;
 use crate::error::CheckpointError;
 use crate::model::config::ModelConfig;
 use crate::transform::processors::Processors;
 use crate::types::HostArray;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// A loaded checkpoint with the backends that run it. [`Pipeline::begin`] may be called from any thread.
+#[derive(Clone)]
 pub struct Pipeline {
     config: Arc<ModelConfig>,
     processors: Arc<Processors>,
     steps: usize,
     overlap: bool,
+    runtime: SharedRuntime,
     core: Arc<Mutex<Core>>,
 }
 
@@ -78,6 +81,7 @@ impl Pipeline {
             processors: core.processors.clone(),
             steps: core.steps,
             overlap: core.options.overlap,
+            runtime: core.runtime.clone(),
             core: Arc::new(Mutex::new(core)),
         }
     }
@@ -89,7 +93,7 @@ impl Pipeline {
     /// [`PipelineError::Input`] or [`PipelineError::Transform`] when the request is at fault; a failure for which there
     /// is no fallback. Failures that show only once the device is done come from [`InFlight::wait`].
     pub fn begin(&self, request: Request) -> Result<InFlight, PipelineError> {
-        let queued = lock(&self.core).begin(&request)?;
+        let queued = lock(&self.core).begin(&request, Instant::now())?;
         Ok(InFlight { core: self.core.clone(), request, queued })
     }
 
@@ -117,7 +121,7 @@ impl Pipeline {
     /// The backend that runs now. A fallback may replace it at any time, so an answer records its own in
     /// [`Provenance`].
     pub fn runtime(&self) -> Arc<Runtime> {
-        lock(&self.core).runtime.clone()
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether a request may begin while the previous one is still being answered; a fallback never overlaps.
@@ -127,7 +131,7 @@ impl Pipeline {
 
     /// Peak memory of the device since the last call; `None` when the network runs on the CPU.
     pub fn take_device_memory(&self) -> Option<DeviceMemory> {
-        lock(&self.core).backends.stream.take_memory()
+        lock(&self.core).active.as_mut()?.backends.stream.take_memory()
     }
 
     /// Denoising steps per chunk.

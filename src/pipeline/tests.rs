@@ -6,6 +6,7 @@ use super::*;
 use crate::backend::BackendError;
 use crate::backend::mock::{AtWait, Behaviour};
 use crate::config::{Device, Dtype, Fallback};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 fn request() -> Request {
@@ -179,4 +180,92 @@ fn a_machine_without_the_configured_gpu_starts_on_the_cpu_and_says_so() {
 fn an_unknown_backend_is_an_error_whatever_the_fallback() {
     let unknown = Options { backend: "no_such_backend".to_owned(), ..options() };
     assert!(Pipeline::load(&unknown).is_err());
+}
+
+#[test]
+fn the_deadline_begins_once_a_request_is_queued_whatever_was_compiled_for_it_before() {
+    let deadline = Duration::from_millis(1_000);
+    let slow = || {
+        std::thread::sleep(Duration::from_millis(1_200));
+        Behaviour::Answer
+    };
+    let queued_in_time = || {
+        Box::new(|deadline: Option<Instant>| {
+            assert!(deadline > Some(Instant::now()), "the deadline passed before the wait began");
+            Ok(())
+        }) as AtWait
+    };
+    let pipeline = pipeline(Options { deadline: Some(deadline), ..options() }, slow, queued_in_time);
+    assert_eq!(answer(&pipeline).unwrap().provenance.runtime.degraded, None);
+}
+
+#[test]
+fn a_lost_device_that_nothing_replaces_is_not_asked_again() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let behave = move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Behaviour::Fail(lost())
+    };
+    let pipeline = pipeline(Options { fallback: Fallback::None, ..options() }, behave, nothing);
+    for _ in 0..3 {
+        let error = answer(&pipeline).unwrap_err().to_string();
+        assert!(error.contains("an illegal memory access was encountered"), "{error}");
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+/// A request from which no backend computes finite actions.
+fn overflowing(pipeline: &Pipeline) -> Request {
+    let shape = pipeline.noise_shape(1);
+    let noise = HostArray { data: vec![f32::MAX; shape.iter().product()], shape: shape.to_vec() };
+    Request::new(observation(1), noise)
+}
+
+#[test]
+fn values_that_the_fallback_finds_not_finite_either_are_the_requests_fault_and_change_nothing() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let behave = move || {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Behaviour::Answer
+    };
+    let pipeline = pipeline(options(), behave, nothing);
+    for _ in 0..2 {
+        let error = pipeline.begin(overflowing(&pipeline)).and_then(InFlight::wait).unwrap_err();
+        assert!(matches!(error, PipelineError::NonFiniteAction { .. }), "{error}");
+    }
+    assert_eq!(pipeline.runtime().degraded, None);
+    answer(&pipeline).unwrap();
+    assert_eq!(asked.load(Ordering::Relaxed), 3, "the first backend answers again");
+}
+
+#[test]
+fn a_request_that_a_backend_was_not_made_for_changes_nothing() {
+    let mismatch = || BackendError::EngineMismatch {
+        path: "policy.engine".into(),
+        field: "domain".to_owned(),
+        expected: "1".to_owned(),
+        found: "0".to_owned(),
+        remedy: "build another".to_owned(),
+    };
+    let pipeline = failing(options(), mismatch);
+    assert!(answer(&pipeline).is_err());
+    assert_eq!(pipeline.runtime().degraded, None);
+}
+
+#[test]
+fn overlap_with_libtorch_is_refused_whatever_the_fallback() {
+    let error = Pipeline::load(&Options { overlap: true, ..options() }).unwrap_err().to_string();
+    assert!(error.contains("libtorch runs one frame after the other"), "{error}");
+}
+
+#[test]
+fn the_time_of_a_request_includes_the_attempt_that_failed() {
+    let slow = || {
+        std::thread::sleep(Duration::from_millis(50));
+        Behaviour::Fail(lost())
+    };
+    let times = answer(&pipeline(options(), slow, nothing)).unwrap().times;
+    assert!(times.e2e_ms >= 50.0, "{times:?}");
 }

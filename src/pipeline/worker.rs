@@ -3,7 +3,7 @@
 
 use super::epoch::Epoch;
 use super::slot::LatestSlot;
-use super::{InFlight, Inference, Noise, Pipeline, PipelineError, Request};
+use super::{InFlight, Inference, Noise, Pipeline, PipelineError, Request, Runtime};
 use crate::types::Observation;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -44,6 +44,7 @@ type Slot = LatestSlot<Waiting>;
 /// A running inference thread, and a second one for delivery if the pipeline overlaps.
 #[derive(Debug)]
 pub struct Worker {
+    pipeline: Pipeline,
     slot: Arc<Slot>,
     epoch: Arc<Epoch>,
     thread: JoinHandle<()>,
@@ -63,7 +64,7 @@ impl Worker {
     ) -> Result<Self, PipelineError> {
         let (slot, epoch) = (Arc::new(Slot::default()), Arc::new(Epoch::default()));
         let mut delivery = Delivery { epoch: epoch.clone(), deliver };
-        let requests = RequestLoop { pipeline, seed, source: slot.clone(), epoch: epoch.clone() };
+        let requests = RequestLoop { pipeline: pipeline.clone(), seed, source: slot.clone(), epoch: epoch.clone() };
         let thread = if requests.pipeline.overlaps() {
             // The channel has no buffer, so at most two inferences have begun: one is waited for and the next is on its
             // way into the channel.
@@ -85,7 +86,7 @@ impl Worker {
                 });
             })?
         };
-        Ok(Self { slot, epoch, thread })
+        Ok(Self { pipeline, slot, epoch, thread })
     }
 
     /// Offers an observation. Returns whether it replaced one that no inference had begun on.
@@ -103,6 +104,11 @@ impl Worker {
     /// The number of observations and answers that were dropped because their epoch was over.
     pub fn withdrawn(&self) -> u64 {
         self.epoch.withdrawn()
+    }
+
+    /// What runs at present.
+    pub fn runtime(&self) -> Arc<Runtime> {
+        self.pipeline.runtime()
     }
 
     /// Whether the thread still runs. It ends when it is stopped or when the model panics.

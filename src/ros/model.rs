@@ -53,7 +53,10 @@ impl Model {
             Phase::Running(worker) if !worker.is_running() => Err(NodeError::Died("inference")),
             Phase::Over => Err(NodeError::Died("inference")),
             Phase::Running(worker) => {
-                self.record.lock().withdrawn = worker.withdrawn();
+                let mut record = self.record.lock();
+                record.withdrawn = worker.withdrawn();
+                record.runtime = Some(worker.runtime());
+                drop(record);
                 self.phase = Phase::Running(worker);
                 Ok(false)
             }
@@ -90,7 +93,12 @@ impl Model {
     pub fn stop(self, patience: Duration) -> bool {
         match self.phase {
             // Loading cannot be interrupted, so waiting for it would only delay the end of the node.
-            Phase::Loading(thread) => thread.is_finished(),
+            Phase::Loading(thread) if !thread.is_finished() => false,
+            // A worker that loading has just started has to end as well.
+            Phase::Loading(thread) => match thread.join() {
+                Ok(Ok(worker)) => worker.stop(patience),
+                _ => true,
+            },
             Phase::Running(worker) => worker.stop(patience),
             Phase::Over => true,
         }

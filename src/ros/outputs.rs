@@ -35,7 +35,7 @@ pub struct ModelFacts {
 pub struct Record {
     /// Facts about the model; `None` while it is loading.
     pub facts: Option<ModelFacts>,
-    /// The backend that computed the latest chunk; before the first chunk, the loaded one. `None` while loading.
+    /// What runs at present; `None` while the checkpoint is being loaded.
     pub runtime: Option<Arc<Runtime>>,
     /// Chunks published.
     pub chunks_published: u64,
@@ -105,7 +105,6 @@ impl Outputs {
         }
         let mut record = self.record.lock();
         record.chunks_published += 1;
-        record.runtime = Some(inference.provenance.runtime.clone());
         record.observation_age_ms = Some(age_ms);
         record.e2e_ms.truncate(LATENCIES - 1);
         record.e2e_ms.push_front(inference.times.e2e_ms);

@@ -95,8 +95,8 @@ fn load_onto(
     let policy = Policy::new(&root, &config.policy, config.projection_dim)?;
     let policy = CapturedPolicy::new(policy, &config.action_space, session.clone(), fused)?;
     // Weights were converted and joined on one part's stream; both parts may use them from here on.
-    session.context().synchronize().map_err(BackendError::from)?;
-    Ok(Backends { vlm: Box::new(vlm), policy: Box::new(policy), stream: Box::new(stream), golden: None })
+    let backends = Backends { vlm: Box::new(vlm), policy: Box::new(policy), stream: Box::new(stream), golden: None };
+    backends.once_loaded()
 }
 
 /// The target's GPU, on whose stream this thread's work goes from here on, for the backend called `name`.

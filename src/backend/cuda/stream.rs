@@ -265,6 +265,10 @@ impl Stream for GpuStream {
         Ok(Box::new(Download { flight: Some(flight), shape, spare: self.spare.clone() }))
     }
 
+    fn drain(&mut self) -> Result<(), BackendError> {
+        Ok(self.session.context().synchronize()?)
+    }
+
     fn resizes(&self) -> bool {
         true
     }
@@ -304,21 +308,25 @@ impl Drop for Download {
     }
 }
 
+/// Waits for `event`, until `deadline` at the latest.
+fn wait_for(event: &CudaEvent, deadline: Option<Instant>) -> Result<(), BackendError> {
+    let Some(deadline) = deadline else { return Ok(event.synchronize()?) };
+    while !event.try_is_complete()? {
+        if Instant::now() >= deadline {
+            return Err(BackendError::Deadline);
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
 impl Pending for Download {
     fn wait(mut self: Box<Self>, deadline: Option<Instant>) -> Result<Finished, BackendError> {
         let flight = self.flight.take().ok_or_else(|| mismatch("a download waited for twice"))?;
-        match deadline {
-            None => flight.downloaded.synchronize()?,
-            Some(deadline) => {
-                while !flight.downloaded.try_is_complete()? {
-                    if Instant::now() >= deadline {
-                        // The device may still write there, and freeing pinned memory would wait for it.
-                        std::mem::forget(flight);
-                        return Err(BackendError::Deadline);
-                    }
-                    std::thread::sleep(POLL);
-                }
-            }
+        if let Err(error) = wait_for(&flight.downloaded, deadline) {
+            // A device that hangs may still write there, and freeing pinned memory would wait for it.
+            error.abandon(flight);
+            return Err(error);
         }
         let between = |from: &CudaEvent, to: &CudaEvent| from.elapsed_ms(to).map(f64::from);
         let mut finished = Finished {

@@ -65,8 +65,8 @@ fn load_onto(
     let engine = open(&library, &path, &bytes, &wanted.tensors, session)?;
     let network = EngineNetwork::new(Box::new(engine), projections, wanted.tensors, domain, path);
     let policy = TensorRtPolicy::new(sidecar.engine_sha256, network, session, target.engine.cuda_graph);
-    session.context().synchronize().map_err(BackendError::from)?;
-    Ok(Backends { vlm, policy: Box::new(policy), stream: Box::new(stream), golden: Some(sidecar.golden) })
+    let backends = Backends { vlm, policy: Box::new(policy), stream: Box::new(stream), golden: Some(sidecar.golden) };
+    backends.once_loaded()
 }
 
 fn open(
