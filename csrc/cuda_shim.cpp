@@ -1,7 +1,7 @@
-// What tch lacks of libtorch's CUDA half: the current stream, graph capture with its private memory pool, and the
-// caching allocator's counters. Plain functions, no C++ type crosses the border.
+// What tch lacks of libtorch's CUDA interface: the current stream, graph capture with its private memory pool, and the
+// caching allocator's counters. These are plain functions, and no C++ type crosses the boundary.
 //
-// Each function returns null on success, else a message that lives until the thread's next call. No exception leaves.
+// Each function returns null on success, else a message that lives until the thread's next call. No exception escapes.
 
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -58,7 +58,7 @@ const char* xvla_use_stream(int device, void* stream) {
   });
 }
 
-// Makes the default stream that one again.
+// Makes libtorch's operators of this thread run on the default stream again.
 const char* xvla_use_default_stream(int device) {
   return guarded([&] {
     c10::cuda::setCurrentCUDAStream(c10::cuda::getDefaultCUDAStream(static_cast<c10::DeviceIndex>(device)));
@@ -74,8 +74,8 @@ void xvla_graph_free(void* graph) {
   guarded([&] { delete as_graph(graph); });
 }
 
-// Begins to record what this thread queues on its current stream; memory comes from a pool of the graph's own.
-// Other threads may go on using the device.
+// Begins to record what this thread queues on its current stream; memory comes from a pool of the graph's own. Other
+// threads may keep using the device.
 const char* xvla_graph_begin(void* graph) {
   return guarded([&] { as_graph(graph)->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal); });
 }
@@ -105,7 +105,7 @@ const char* xvla_memory_reset_peak(int device) {
   return guarded([&] { c10::cuda::CUDACachingAllocator::resetPeakStats(static_cast<c10::DeviceIndex>(device)); });
 }
 
-// Gives memory that no tensor uses back to the driver.
+// Returns memory that no tensor uses to the driver.
 const char* xvla_memory_release() {
   return guarded([] { c10::cuda::CUDACachingAllocator::emptyCache(); });
 }

@@ -1,5 +1,5 @@
-//! The backend of captured graphs against libtorch on the CPU, on a real GPU; skipped, with a word, where there is
-//! none.
+//! The backend of captured graphs on a real GPU against libtorch on the CPU. Skipped, with a message, where there is no
+//! GPU.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,13 +22,13 @@ use xvla_ros::data::batch::Batch;
 use xvla_ros::pipeline::{InFlight, Inference, Options, Pipeline, Request, noise};
 use xvla_ros::types::{HostArray, Observation, RgbImage, Stamp, Stamped};
 
-/// Of f32 on a GPU, whose convolutions round to TF32.
+/// Tolerance for f32 on a GPU, whose convolutions round to TF32.
 const SINGLE: f32 = 5e-3;
-/// Relative norm per channel, half precision and bfloat16.
+/// Tolerances of the relative norm per channel, for half precision and bfloat16.
 const HALF: f64 = 2e-2;
 const BFLOAT16: f64 = 5e-2;
 
-/// The first answer to a golden from recordings of libtorch's operators, and that of the second replay.
+/// The answers of the first and of the second replay of libtorch's recorded operators to a golden.
 fn recorded_and_replayed(golden: &Golden) -> [Inference; 2] {
     let options = captured(&golden.checkpoint, Dtype::F32, golden.steps).for_inputs(&golden.batch.inputs);
     let pipeline = Pipeline::load(&options).unwrap();
@@ -71,7 +71,7 @@ fn half_precision_at_full_size_stays_close_to_single_precision_on_the_cpu_in_eve
     }
 }
 
-/// Device memory after three inferences at full size, and after twenty more.
+/// Device memory after three inferences of a full-size checkpoint, and after twenty more.
 fn memory_of_a_steady_state() -> &'static [DeviceMemory; 2] {
     static MEMORY: OnceLock<[DeviceMemory; 2]> = OnceLock::new();
     MEMORY.get_or_init(|| {
@@ -144,20 +144,20 @@ fn overlapping_frames_get_the_answers_they_get_one_by_one() {
     let one_by_one = answers(&captured(&base.checkpoint(), Dtype::F16, 4), &batches);
     let options = Options { overlap: true, ..captured(&base.checkpoint(), Dtype::F16, 4) };
     let pipeline = Pipeline::load(&options).unwrap();
-    let mut flights = std::collections::VecDeque::new();
+    let mut in_flight = std::collections::VecDeque::new();
     let mut found = Vec::new();
     for _ in 0..3 {
         found.clear();
         for (seed, batch) in (0..).zip(&batches) {
             let noise = noise::draw(seed, &pipeline.noise_shape(1));
-            flights.push_back(pipeline.begin(Request::new(batch.inputs.clone(), noise.clone())).unwrap());
-            if flights.len() == 2 {
-                found.push(flights.pop_front().unwrap().wait().unwrap().chunk.actions_raw);
+            in_flight.push_back(pipeline.begin(Request::new(batch.inputs.clone(), noise.clone())).unwrap());
+            if in_flight.len() == 2 {
+                found.push(in_flight.pop_front().unwrap().wait().unwrap().chunk.actions_raw);
             }
         }
-        found.extend(flights.drain(..).map(|flight| flight.wait().unwrap().chunk.actions_raw));
+        found.extend(in_flight.drain(..).map(|inference| inference.wait().unwrap().chunk.actions_raw));
     }
-    // Other streams may make cuBLASLt's search end in other algorithms: the same to rounding, not to the bit.
+    // On other streams the search may choose other algorithms, so the answers are equal up to rounding, not bit by bit.
     assert!(worst_channel("overlap", &found, &one_by_one) <= HALF);
 }
 

@@ -1,5 +1,5 @@
-//! What happens when a GPU has no memory left, or dies: libtorch takes over, in the same process. One test, since a dead
-//! GPU stays dead for its process; skipped, with a word, where there is no GPU.
+//! When a GPU has no memory left, or fails, libtorch takes over in the same process. There is only one test, because a
+//! failed GPU stays unusable for its process. Skipped, with a message, where there is no GPU.
 
 #![allow(
     clippy::unwrap_used,
@@ -62,7 +62,7 @@ fn the_gpu_dies() {
 
     let healthy = Pipeline::load(&on_cpu(&golden.checkpoint, golden.steps)).unwrap();
     assert_eq!(after.chunk, ask(&healthy, &golden.batch.inputs, &noise).chunk);
-    // And it stays so.
+    // Later inferences stay on libtorch.
     assert_eq!(ask(&pipeline, &golden.batch.inputs, &noise).provenance.runtime.backend, "libtorch");
 }
 
@@ -73,7 +73,7 @@ fn kill() {
     let function = context.load_module(ptx).unwrap().load_function("die").unwrap();
     let stream = context.default_stream();
     let one = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (1, 1, 1), shared_mem_bytes: 0 };
-    // SAFETY: it takes no arguments and touches no memory.
+    // SAFETY: the kernel takes no arguments and accesses no memory.
     unsafe { stream.launch_builder(&function).launch(one) }.unwrap();
     assert!(stream.synchronize().is_err());
 }

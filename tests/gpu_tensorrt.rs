@@ -1,5 +1,6 @@
 //! TensorRT engines on the GPU at hand: where the library supports it, the engine answers as libtorch does, captured or
-//! launch by launch; where it does not, the error names both sides and libtorch runs in its place.
+//! launched step by step. Where it does not, the error names the GPU and the supported ones, and libtorch runs in its
+//! place.
 
 #![allow(
     clippy::unwrap_used,
@@ -105,7 +106,7 @@ fn libtorch_answers_in_its_place(error: &BackendError, strict: &Options, batch: 
     assert!(actions.data.iter().all(|value| value.is_finite()));
 }
 
-/// In the place of an engine, on any GPU: arithmetic on the same tensors, written to the same addresses.
+/// Stands in for an engine on any GPU: it computes with the same tensors and writes to the same addresses.
 struct Arithmetic;
 
 impl StepEngine for Arithmetic {
@@ -123,12 +124,12 @@ impl StepEngine for Arithmetic {
 fn steps_with_an_engine_inside_give_the_same_actions_captured_replayed_launched_and_on_the_host() {
     let Some(_gpu) = gpu("captured steps") else { return };
     let golden = common::goldens().into_iter().find(|golden| golden.batch.inputs.batch == 1).unwrap();
-    let (weights, config) =
+    let (checkpoint, config) =
         (Checkpoint::open(&golden.checkpoint).unwrap(), ModelConfig::from_folder(&golden.checkpoint).unwrap());
     let sizes = InputSpec::of(&golden.batch.inputs);
     let counts = sizes.tokens(&config);
     let network = |device| {
-        let root = weights.root(Kind::Float, device);
+        let root = checkpoint.root(Kind::Float, device);
         let projections = TokenProjections::new(&root, &config.policy, config.projection_dim).unwrap();
         let boundary = tensors(&config.policy, counts, Precision::F32);
         let projections = projections.specialise(sizes.domain).unwrap();

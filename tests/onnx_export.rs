@@ -1,4 +1,4 @@
-//! The exported graph as a file: valid ONNX, the same bytes each time, its matrices as pruned as was asked for. That it
+//! The exported graph as a file: valid ONNX, the same bytes each time, its matrices pruned as requested. That it
 //! computes what libtorch computes is shown in `onnxruntime_parity.rs`.
 
 #![allow(
@@ -19,9 +19,10 @@ use std::process::Command;
 use xvla_ros::backend::engine::{BuildSpec, Precision};
 use xvla_ros::config::BuildOptions;
 
-/// Runs ONNX's own checker, with shape inference, on files.
+/// Runs ONNX's own checker, with shape inference, on the files of `graphs`.
 fn check(graphs: &[PathBuf]) {
-    // Made for the Python of the ROS 2 that the set-up installs; a person's own may have another.
+    // The checker is installed for the Python of the ROS 2 that the set-up installs; another ROS 2 may have another
+    // Python.
     let Some(packages) = std::env::var_os("XVLA_ONNX_PYTHONPATH") else {
         eprintln!("skipped: no ONNX checker for this Python (XVLA_ONNX_PYTHONPATH is not set)");
         return;
@@ -38,7 +39,7 @@ fn graphs(precision: Precision, opset: i64) -> Vec<Exported> {
     goldens.iter().map(|golden| Exported::new(&golden.checkpoint, &spec(golden, precision, opset))).collect()
 }
 
-/// The checker takes the graphs of every kind of checkpoint.
+/// Checks the graphs of every kind of checkpoint.
 fn checker_accepts(precision: Precision, opset: i64) {
     let graphs = graphs(precision, opset);
     check(&graphs.iter().map(|graph| graph.path.clone()).collect::<Vec<_>>());

@@ -1,5 +1,5 @@
 //! The exported policy in ONNX Runtime against libtorch, step by step, and against the independent oracle, action by
-//! action; and that a graph which computes something else never gets to run.
+//! action. A graph that computes something else is never run.
 
 #![allow(
     clippy::unwrap_used,
@@ -37,21 +37,22 @@ use xvla_ros::offline::engines::{EngineRequest, export_onnx};
 use xvla_ros::pipeline::PipelineError;
 use xvla_ros::pipeline::{Options, Pipeline};
 
-/// In single precision, at every step.
+/// Tolerance in single precision, at every step.
 const STEP: f32 = 1e-5;
-/// Against the oracle, as the rest of the network.
+/// Tolerance against the oracle, as for the rest of the network.
 const ACTION: f32 = 2e-5;
 
 fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.contiguous().view([-1]).try_into().unwrap()
 }
 
-/// Runs ten denoising steps in libtorch, and at each of them the exported graph on the same x_t; the largest difference.
+/// Runs ten denoising steps in libtorch, and the exported graph on the same x_t at each of them. Returns the largest
+/// difference.
 fn largest_difference_of_ten_steps(checkpoint: &Path, spec: &BuildSpec) -> f32 {
     let _no_grad = tch::no_grad_guard();
     let graph = Exported::new(checkpoint, spec);
-    let (weights, config) = (Checkpoint::open(checkpoint).unwrap(), ModelConfig::from_folder(checkpoint).unwrap());
-    let policy = LibtorchPolicy::new(&weights.root(Kind::Float, Device::Cpu), &config).unwrap();
+    let (checkpoint, config) = (Checkpoint::open(checkpoint).unwrap(), ModelConfig::from_folder(checkpoint).unwrap());
+    let policy = LibtorchPolicy::new(&checkpoint.root(Kind::Float, Device::Cpu), &config).unwrap();
     let policy = policy.specialise(spec.sizes.domain, spec.build.prune_2to4).unwrap();
     let network = policy.network();
 
@@ -153,7 +154,7 @@ fn options(golden: &Golden, engine: EngineConfig) -> Options {
     options.for_inputs(&golden.batch.inputs)
 }
 
-/// An engine has one domain; some of the goldens' batches have several.
+/// Whether all samples have one domain, as an engine does; some of the goldens' batches have several.
 fn has_one_domain(golden: &Golden) -> bool {
     let domains = &golden.batch.inputs.domain_id;
     domains.iter().all(|domain| *domain == domains[0])
@@ -229,7 +230,7 @@ fn an_engine_for_the_inputs_at_hand_is_loaded() {
     assert_eq!(pipeline.runtime().backend, select::ONNXRUNTIME);
 }
 
-/// Why an engine is not loaded by a pipeline that `change` asks for something else.
+/// Why a pipeline does not load the engine after `change` to its options.
 fn refusal(change: impl FnOnce(&mut Options)) -> String {
     let (golden, _folder, path) = exported_golden();
     let mut options = options(&golden, engine(&path));
@@ -249,12 +250,12 @@ fn an_engine_for_another_length_of_text_is_refused_by_the_shape_of_its_tokens() 
 }
 
 #[test]
-fn an_engine_that_is_not_pruned_as_asked_is_refused_by_that_flag() {
+fn an_engine_that_is_not_pruned_as_requested_is_refused_by_that_flag() {
     let refusal = refusal(|options| options.engine.build.prune_2to4 = true);
     assert!(refusal.contains("`flags.prune_2to4` is false, expected true"), "{refusal}");
 }
 
-/// A graph of which one bit was changed after its export.
+/// A graph with one bit changed after its export.
 fn changed_engine() -> (Golden, tempfile::TempDir, PathBuf) {
     let (golden, folder, path) = exported_golden();
     let mut bytes = std::fs::read(&path).unwrap();
@@ -279,7 +280,8 @@ fn an_engine_that_was_changed_and_may_be_rebuilt_is_made_anew() {
     golden.compare("actions", &inference.chunk.actions, ACTION);
 }
 
-/// Puts another policy's graph of the same shapes in the place of the golden's, with a sidecar that vouches for it.
+/// Replaces the golden's graph by that of another policy with the same shapes, and gives it a sidecar with its own
+/// hash.
 fn broken_engine() -> (Golden, tempfile::TempDir, PathBuf) {
     let (golden, folder, path) = exported_golden();
     let other = tempfile::tempdir().unwrap();
@@ -287,7 +289,7 @@ fn broken_engine() -> (Golden, tempfile::TempDir, PathBuf) {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), other.path().join(entry.file_name())).unwrap();
     }
-    // One matrix of the policy is another one: the kind of fault that still looks like actions.
+    // One matrix of the policy differs, a fault whose answers still look like actions.
     let weights = other.path().join("model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     let (start, end) = exported::place_of(&bytes, "transformer.blocks.0.attn.qkv.weight");

@@ -1,5 +1,5 @@
-//! Engines as the real builder makes them, which takes no GPU: what their sidecars say, what inspection tells, when one is
-//! reused or replaced, and what is not built at all.
+//! Engines from the real builder, which needs no GPU: what their sidecars and inspections say, when one is reused or
+//! replaced, and what is not built at all.
 
 #![allow(
     clippy::unwrap_used,
@@ -31,17 +31,17 @@ fn build_arguments(bench: &Bench, out: &Path, extra: &[&str]) -> Vec<String> {
     fixed.iter().chain(extra).map(ToString::to_string).collect()
 }
 
-/// Builds an engine of `bench`'s checkpoint for domain 3 at `out` with `extra` arguments; what the program says.
+/// Builds an engine of `bench`'s checkpoint for domain 3 at `out` with `extra` arguments. Returns the program's output.
 fn build(bench: &Bench, out: &Path, extra: &[&str]) -> String {
     succeeds(build_arguments(bench, out, &[&["--domain", "3"], extra].concat()))
 }
 
-/// An engine of the tiny checkpoint, and what was asked for.
+/// An engine of the tiny checkpoint, with the arguments that it was built with.
 struct Built {
     arguments: &'static [&'static str],
     precision: Precision,
     path: PathBuf,
-    /// What the program said.
+    /// The program's output.
     said: String,
     sidecar: Sidecar,
 }
@@ -64,12 +64,12 @@ static BUILT: LazyLock<[Built; 5]> = LazyLock::new(|| {
     })
 });
 
-/// One of them in half precision, for a test that only reads it.
+/// The engine in half precision, for a test that only reads it.
 fn half_precision() -> &'static Built {
     &BUILT[1]
 }
 
-/// The same in a folder of the test's own, under the name `policy.engine`.
+/// A copy of that engine in a folder of the test's own, under the name `policy.engine`.
 fn copy_of_half_precision(bench: &Bench) -> PathBuf {
     let engine = bench.path("policy.engine");
     std::fs::copy(&half_precision().path, &engine).unwrap();
@@ -93,7 +93,7 @@ fn a_sidecar_names_the_library_the_domain_and_the_precision() {
 }
 
 #[test]
-fn a_sidecar_names_the_options_that_were_asked_for_and_no_others() {
+fn a_sidecar_names_the_options_that_were_requested_and_no_others() {
     for Built { sidecar, arguments, .. } in &*BUILT {
         let flags = &sidecar.identity.flags;
         assert_eq!(flags.prune_2to4, arguments.contains(&"--prune-2to4"), "{arguments:?}");
@@ -105,7 +105,7 @@ fn a_sidecar_names_the_options_that_were_asked_for_and_no_others() {
 #[test]
 fn a_sidecar_lists_the_gpus_that_have_the_precision() {
     for Built { sidecar, precision, .. } in &*BUILT {
-        // FP8 came with Ada.
+        // Ada is the first architecture with FP8.
         let capabilities = &sidecar.compute_capabilities;
         assert_eq!(capabilities.contains(&"8.6".to_owned()), *precision != Precision::Fp8, "{capabilities:?}");
         assert!(capabilities.contains(&"12.0".to_owned()), "{capabilities:?}");
@@ -124,7 +124,7 @@ fn a_sidecar_vouches_for_the_files_beside_it() {
     }
 }
 
-/// The engine of a policy of the released size behind a tiny vision-language half, in a folder with its checkpoint.
+/// The engine of a policy of the released size behind a tiny vision-language part, in a folder with its checkpoint.
 static RELEASED_SIZE: LazyLock<(PathBuf, EngineMade)> = LazyLock::new(|| {
     let checkpoint = folder().join("released_size");
     std::fs::rename(base_policy_checkpoint().keep(), &checkpoint).unwrap();
@@ -159,7 +159,7 @@ fn an_engine_that_was_not_there_is_not_said_to_be_reused() {
 }
 
 #[test]
-fn nothing_of_the_way_to_an_engine_is_left() {
+fn no_partial_file_and_no_graph_is_left() {
     let left = std::fs::read_dir(&RELEASED_SIZE.0).unwrap().map(|entry| entry.unwrap().file_name());
     let left: Vec<String> = left.map(|name| name.to_string_lossy().into_owned()).collect();
     assert!(!left.iter().any(|name| name.contains("partial") || name.ends_with(".onnx")), "{left:?}");
@@ -238,7 +238,7 @@ fn another_engine_in_its_place_is_replaced_by_force() {
     assert_eq!(Sidecar::read(&engine).unwrap().identity.precision, Precision::Bf16);
 }
 
-/// The program with a cache of its own.
+/// Starts the program with a cache of its own.
 fn start_building(bench: &Bench, cache: &Path) -> Child {
     let mut program = Command::new(env!("CARGO_BIN_EXE_xvla"));
     let checkpoint = bench.checkpoint();
@@ -259,7 +259,7 @@ fn two_processes_that_need_the_same_engine_build_it_once() {
     assert_eq!(engines.filter(|path| path.extension().is_some_and(|ending| ending == "engine")).count(), 1);
 }
 
-/// With these arguments nothing is built, and one line says why.
+/// Checks that nothing is built with these arguments, and that one line says why.
 fn build_is_refused(extra: &[&str], parts: &[&str]) {
     let bench = Bench::tiny();
     let out = bench.path("policy.engine");

@@ -1,9 +1,8 @@
-//! Recordings of device work, kept by what they depend on: recorded once for a set of sizes, replayed for every frame
-//! after that.
+//! Recordings of device work. Each is made once for a set of sizes and replayed for every later frame of those sizes.
 //!
-//! Nothing in here knows CUDA. A [`Recorder`] is a stream that can record; a [`Work`] owns the buffers that a recording
-//! reads and writes, whose addresses therefore never change. What changes from frame to frame is copied into them
-//! before a replay.
+//! Nothing in here depends on CUDA. A [`Recorder`] is a stream that can record; a [`Work`] owns the buffers that a
+//! recording reads and writes, whose addresses therefore never change. The inputs of a frame are copied into them
+//! before each replay.
 
 use super::{PolicyInputs, VlmInputs};
 use crate::backend::BackendError;
@@ -11,24 +10,24 @@ use crate::model::vlm::VlmTokens;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::Tensor;
 
-/// Runs of a work before it is recorded: libraries choose algorithms and take workspaces in them.
+/// Runs of a work before it is recorded, in which libraries choose algorithms and allocate workspaces.
 const WARM_UP_RUNS: usize = 2;
 
 /// A stream whose work can be recorded.
 pub trait Recorder {
-    /// A recording.
+    /// A recording, such as a CUDA graph.
     type Graph;
 
-    /// Records what `work` queues. Nothing of it is executed.
+    /// Records the operations that `work` queues, without executing them.
     ///
     /// # Errors
-    /// What `work` returns, or a recording that the device refuses; the stream is usable afterwards.
+    /// The error of `work`, or a recording that the device refuses. The stream is usable afterwards.
     fn record(&mut self, work: &mut dyn FnMut() -> Result<(), BackendError>) -> Result<Self::Graph, BackendError>;
 
     /// Queues a recording.
     ///
     /// # Errors
-    /// What the device reports.
+    /// An error that the device reports.
     fn replay(&mut self, graph: &Self::Graph) -> Result<(), BackendError>;
 
     /// Waits until everything queued is done.
@@ -38,50 +37,51 @@ pub trait Recorder {
     fn synchronize(&mut self) -> Result<(), BackendError>;
 }
 
-/// Work on buffers of its own.
+/// A part of the network with the buffers that it reads and writes.
 pub trait Work {
-    /// Queues everything, from static inputs to static outputs: no host synchronisation, no memory from outside.
+    /// Queues all operations from the static inputs to the static outputs. It must not synchronise with the host, nor
+    /// use memory that the work does not own.
     ///
     /// # Errors
-    /// What a library underneath refuses.
+    /// An operation that a library underneath refuses.
     fn run(&mut self) -> Result<(), BackendError>;
 
-    /// Called once after the warm-up runs, to settle what they found out.
+    /// Called once after the warm-up runs, for choices that need them, such as the fastest algorithms.
     ///
     /// # Errors
-    /// What the device reports.
+    /// An error that the device reports.
     fn settle(&mut self) -> Result<(), BackendError> {
         Ok(())
     }
 }
 
-/// A recorded vision-language half.
+/// The vision-language part as work to record.
 pub trait VlmWork: Work + Send {
-    /// Copies a frame to where the recording reads.
+    /// Copies a frame's inputs into the buffers that the recording reads.
     ///
     /// # Errors
-    /// What the device refuses.
+    /// An operation that the device refuses.
     fn load(&mut self, inputs: &VlmInputs) -> Result<(), BackendError>;
 
-    /// Where the recording leaves its tokens.
+    /// The tokens that the recording writes, as views of its buffers.
     ///
     /// # Errors
-    /// None in practice: views only.
+    /// None in practice, since it only makes views.
     fn tokens(&self) -> Result<VlmTokens, BackendError>;
 }
 
-/// A recorded policy half.
+/// The policy part as work to record.
 pub trait PolicyWork: Work + Send {
-    /// Copies a frame to where the recording reads.
+    /// Copies a frame's inputs into the buffers that the recording reads.
     ///
     /// # Errors
-    /// What the device refuses.
+    /// An operation that the device refuses.
     fn load(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<(), BackendError>;
 
-    /// Where the recording leaves its actions [B, T, A].
+    /// The actions [B, T, A] that the recording writes, as a view of its buffer.
     ///
     /// # Errors
-    /// None in practice: a view only.
+    /// None in practice, since it only makes a view.
     fn actions(&self) -> Result<Tensor, BackendError>;
 }
 
@@ -105,26 +105,26 @@ impl Work for Box<dyn PolicyWork> {
     }
 }
 
-/// A network that several recordings share. One thread uses it at a time.
+/// Locks a network that several recordings share. A panic in another thread does not make it unusable.
 pub fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A tensor of the same shape and dtype at an address of its own.
+/// A copy of `tensor` in memory of its own.
 ///
 /// # Errors
-/// No memory.
+/// Not enough memory.
 pub fn copy_of(tensor: &Tensor) -> Result<Tensor, BackendError> {
     let mut copy = tensor.f_empty_like()?;
     copy.f_copy_(tensor)?;
     Ok(copy)
 }
 
-/// A work together with its recording.
+/// A recording with its work and the key that it was made for.
 #[derive(Debug)]
 struct Entry<K, W, G> {
     key: K,
-    // Dropped before the work whose buffers it names.
+    // Fields drop in this order: the graph refers to the buffers of the work.
     graph: G,
     work: W,
 }
@@ -133,7 +133,7 @@ struct Entry<K, W, G> {
 #[derive(Debug)]
 pub struct Recordings<K, W, R: Recorder> {
     recorder: R,
-    /// Most recently used last.
+    /// In the order of use, the most recently used last.
     entries: Vec<Entry<K, W, R::Graph>>,
     capacity: usize,
 }
@@ -144,11 +144,12 @@ impl<K: PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
         Self { recorder, entries: Vec::new(), capacity: capacity.max(1) }
     }
 
-    /// Replays the recording for `key` after `load` has filled its work's inputs; makes it first, from the work that
-    /// `prepare` returns, if there is none. Returns the work, whose outputs are valid once the stream gets there.
+    /// Replays the recording for `key` after `load` has filled the inputs of its work. If there is none, it is made
+    /// first, from the work that `prepare` returns. Returns the work, whose outputs are valid once the stream has
+    /// executed the replay.
     ///
     /// # Errors
-    /// What preparing, recording, loading or replaying fails with. A recording that fails is not kept.
+    /// The error of preparing, recording, loading or replaying. A recording that fails is not kept.
     pub fn replay(
         &mut self,
         key: K,
@@ -180,7 +181,7 @@ impl<K: PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
         key: K,
         prepare: impl FnOnce() -> Result<W, BackendError>,
     ) -> Result<Entry<K, W, R::Graph>, BackendError> {
-        // Room first: on a small GPU the old recording's memory is what the new one needs.
+        // The old recording goes first, because on a small GPU the new one needs its memory.
         if self.entries.len() >= self.capacity {
             self.recorder.synchronize()?;
             self.entries.remove(0);
@@ -205,7 +206,7 @@ mod tests {
     /// What happened on the stream, in order.
     type Log = Rc<RefCell<Vec<String>>>;
 
-    /// A stream that writes down what it is asked for; work that runs while it records is not executed.
+    /// A stream that logs its calls. Work that runs while it records is logged as recorded.
     struct MockStream {
         log: Log,
         recording: Rc<RefCell<bool>>,
@@ -276,7 +277,7 @@ mod tests {
             Self { log, recording, recordings: Recordings::new(stream, capacity), prepared: 0 }
         }
 
-        /// Answers with `input` for `key`; the address of the static input.
+        /// Replays the recording for `key` with `input`. Returns the address of the static input.
         fn answer(&mut self, key: u32, input: f32, fails: bool) -> Result<*const f32, BackendError> {
             let (log, recording, prepared) = (self.log.clone(), self.recording.clone(), &mut self.prepared);
             let prepare = || {

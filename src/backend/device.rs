@@ -1,10 +1,10 @@
-//! From the names people use to libtorch's devices and kinds.
+//! Maps configured devices and dtypes to libtorch's, and asks libtorch about its devices.
 
 use crate::backend::BackendError;
 use crate::config::{Device, Dtype};
 use tch::{Cuda, Kind, Tensor};
 
-/// libtorch's device for `device`, if it is there.
+/// libtorch's device for `device`, if this machine has it.
 ///
 /// # Errors
 /// [`BackendError::Unavailable`] when this build or this machine has no such GPU.
@@ -40,7 +40,7 @@ pub fn kind(dtype: Dtype) -> Kind {
 /// The failure of anything queued before.
 pub fn wait(device: tch::Device) -> Result<(), BackendError> {
     if device.is_cuda() {
-        // A value that is fetched waits as well as tch's `synchronize`, which panics when the GPU is gone.
+        // Fetching a value waits as tch's `synchronize` does, but that one panics when the GPU is lost.
         let _ = Tensor::f_zeros([1], (Kind::Float, device))?.f_to(tch::Device::Cpu)?;
     }
     Ok(())
@@ -61,10 +61,10 @@ pub fn gpus() -> usize {
     if Cuda::is_available() { usize::try_from(Cuda::device_count()).unwrap_or(0) } else { 0 }
 }
 
-/// Multiplies two small matrices on `device`: whether libtorch works there at all.
+/// Multiplies two small matrices on `device`, to see whether libtorch works there.
 ///
 /// # Errors
-/// What [`resolve`] or libtorch says, or a wrong product.
+/// The errors of [`resolve`] and of libtorch, or a wrong product.
 pub fn self_test(device: Device) -> Result<(), BackendError> {
     let ones = tch::Tensor::f_ones([8, 8], (Kind::Float, resolve(device)?))?;
     let product = ones.f_matmul(&ones)?.f_to(tch::Device::Cpu)?.f_contiguous()?;

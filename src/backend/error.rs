@@ -1,4 +1,4 @@
-//! Why a backend cannot load or answer, and what its messages say about the device.
+//! Errors of the backends, and the sorting of device messages into lost, exhausted and other failures.
 
 use crate::error::{CheckpointError, LibtorchError};
 use crate::model::onnx::ExportError;
@@ -11,23 +11,23 @@ pub enum BackendError {
     /// The backend needs a feature, library or device that is not there.
     #[error("backend `{backend}` is not available: {reason}; {remedy}")]
     Unavailable {
-        /// The backend asked for.
+        /// The backend that was requested.
         backend: String,
         /// What is missing.
         reason: String,
-        /// How to get it.
+        /// What the user can do about it.
         remedy: String,
     },
     /// libtorch refused an operation (shape, device).
     #[error("libtorch: {0}")]
     Libtorch(#[source] LibtorchError),
-    /// The device has no memory left for what was asked.
+    /// The device has too little free memory.
     #[error("out of device memory: {0}")]
     OutOfMemory(String),
     /// The device failed or is gone; this process cannot use it any more.
     #[error("GPU failed: {0}")]
     DeviceLost(String),
-    /// The device was not done when its time was up; this process does not wait for it any more.
+    /// The device did not finish before its deadline. This process does not wait for it any more.
     #[error("the device did not answer within its deadline (policy.deadline_ms)")]
     Deadline,
     /// Work that could not be recorded as a graph.
@@ -36,65 +36,65 @@ pub enum BackendError {
     /// An engine file that cannot be used.
     #[error("engine {}: {reason}; {remedy}", path.display())]
     Engine {
-        /// The file.
+        /// The engine file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
-        /// The way out.
+        /// What the user can do about it.
         remedy: String,
     },
     /// An engine that was made for something else.
     #[error("engine {}: `{field}` is {found}, expected {expected}: it was built for something else; {remedy}", path.display())]
     EngineMismatch {
-        /// The file.
+        /// The engine file.
         path: PathBuf,
         /// Dotted name of the first field that differs.
         field: String,
-        /// What is wanted here.
+        /// The value that this pipeline needs.
         expected: String,
-        /// What the engine has.
+        /// The value that the engine was built with.
         found: String,
-        /// The way out.
+        /// What the user can do about it.
         remedy: String,
     },
     /// A GPU that a library has no code for.
     #[error("backend `{backend}`: this GPU has compute capability {found}; {library} supports {supported}; {remedy}")]
     UnsupportedGpu {
-        /// The backend asked for.
+        /// The backend that was requested.
         backend: &'static str,
         /// The library, with its version.
         library: String,
         /// Compute capability of this GPU.
         found: String,
-        /// Those that are supported.
+        /// Compute capabilities that the library supports, separated by commas.
         supported: String,
-        /// The way out.
+        /// What the user can do about it.
         remedy: String,
     },
-    /// TensorRT or ONNX Runtime refused.
+    /// TensorRT or ONNX Runtime refused an operation.
     #[error("{library}: {reason}")]
     Library {
-        /// Which.
+        /// Name and version of the library.
         library: String,
-        /// What it said.
+        /// The library's own message.
         reason: String,
     },
-    /// A backend whose answers are not those of libtorch: it must not move a robot.
+    /// The backend's answer to the golden is too far from libtorch's, so it must not move a robot.
     #[error(
         "backend `{backend}` failed the parity check: action channel {channel} is {deviation:.3e} from libtorch's answer \
          to the same case, at most {tolerance:.3e} is allowed"
     )]
     Parity {
-        /// The backend.
+        /// Name of the backend.
         backend: String,
         /// Index of the first channel that deviates too much.
         channel: usize,
-        /// How much; infinite if the answer is not a number.
+        /// Largest deviation in this channel; infinite if the answer is not a number.
         deviation: f32,
-        /// How much is allowed.
+        /// Largest deviation that this channel may have.
         tolerance: f32,
     },
-    /// The checkpoint is at fault.
+    /// The checkpoint cannot be read or does not fit the model.
     #[error(transparent)]
     Checkpoint(CheckpointError),
     /// The policy could not be written as a graph.
@@ -103,7 +103,7 @@ pub enum BackendError {
     /// A kernel of this project did not compile, load or start.
     #[error("kernel `{kernel}`: {reason}")]
     Kernel {
-        /// Its name.
+        /// Name of the kernel, or of the buffer that it was given.
         kernel: String,
         /// What the compiler or the driver said.
         reason: String,
@@ -111,8 +111,8 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// Sorts what libtorch or the driver says: its messages are all there is to tell an exhausted or lost device from
-    /// a wrong shape.
+    /// Sorts a message of libtorch or the driver. Only its wording tells an exhausted or lost device from a wrong
+    /// shape.
     pub fn from_device_message(message: String) -> Self {
         let text = message.to_lowercase();
         let lost = [
@@ -139,12 +139,13 @@ impl BackendError {
         Self::Libtorch(LibtorchError(message))
     }
 
-    /// Whether the device can serve nobody any more, or not for now: another backend has to run elsewhere.
+    /// Whether the device cannot be used any more, or not at the moment, so that another backend has to run elsewhere.
     pub fn loses_device(&self) -> bool {
         matches!(self, Self::DeviceLost(_) | Self::OutOfMemory(_) | Self::Deadline)
     }
 
-    /// Whether what lies on the device cannot be freed any more: destructors of libraries crash or wait for ever there.
+    /// Whether memory on the device cannot be freed any more, because libraries' destructors would crash or wait for
+    /// ever.
     pub fn forbids_cleaning_up(&self) -> bool {
         matches!(self, Self::DeviceLost(_) | Self::Deadline)
     }
@@ -164,7 +165,7 @@ impl From<TchError> for BackendError {
 }
 
 impl From<CheckpointError> for BackendError {
-    /// While weights are on their way to a GPU, it may be the GPU that is at fault.
+    /// While weights are copied to a GPU, the fault may be the GPU's and not the checkpoint's.
     fn from(error: CheckpointError) -> Self {
         if let CheckpointError::Libtorch { source, .. } = &error {
             let device = Self::from_device_message(source.0.clone());

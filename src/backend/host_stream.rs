@@ -1,5 +1,5 @@
-//! The stream of libtorch's own devices: operators run, or are queued by libtorch, in the order in which they are
-//! called.
+//! The stream of libtorch's own devices. Operators run in the order of the calls, at once on the CPU and queued by
+//! libtorch on a GPU.
 
 use super::stream::{DeviceBatch, Finished, HostBatch, HostImages, Pending, Stream};
 use super::{device, libtorch_gpu};
@@ -8,7 +8,7 @@ use crate::types::HostArray;
 use std::time::Instant;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// A stream that computes as it is called.
+/// A stream whose stages have finished when their calls return.
 #[derive(Debug)]
 pub struct HostStream {
     device: Device,
@@ -17,14 +17,15 @@ pub struct HostStream {
 }
 
 impl HostStream {
-    /// A stream on `device`.
+    /// A stream that uploads to `device` and downloads from it.
     pub fn new(device: Device) -> Self {
         Self { device, last: Instant::now(), finished: Finished::default() }
     }
 
-    /// Milliseconds since the last call.
+    /// Milliseconds since the last call, including work that was queued meanwhile.
     fn lap(&mut self) -> Result<f64, BackendError> {
-        // Work on a GPU is only queued when the host gets here; wait, so that it counts where it belongs.
+        // On a GPU the work is only queued at this point. Waiting for it counts its time to the stage that it belongs
+        // to.
         device::wait(self.device)?;
         let now = Instant::now();
         let lap = now.duration_since(self.last);
@@ -76,7 +77,7 @@ impl Stream for HostStream {
     }
 }
 
-/// Actions that are there already.
+/// Actions that have been downloaded already.
 struct Done(Finished);
 
 impl Pending for Done {
@@ -88,7 +89,7 @@ impl Pending for Done {
 /// Copies a tensor to the host as f32.
 ///
 /// # Errors
-/// What libtorch refuses, or the failure of what was queued before.
+/// An operation that libtorch refuses, or the failure of work that was queued before.
 pub fn download(tensor: &Tensor) -> Result<HostArray, BackendError> {
     let shape: Vec<usize> = tensor.size().iter().map(|extent| extent.unsigned_abs() as usize).collect();
     let mut data = vec![0.0f32; shape.iter().product()];

@@ -1,5 +1,5 @@
-//! Both parts of the network in libtorch, operator by operator. Runs wherever libtorch does and is what every other
-//! backend is compared with.
+//! Both parts of the network in libtorch, operator by operator. It runs wherever libtorch does, and every other backend
+//! is compared with it.
 
 use super::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs};
 use crate::backend::BackendError;
@@ -13,7 +13,7 @@ use crate::model::vlm::{Views, Vlm, VlmTokens};
 use crate::model::{Hook, ignore};
 use tch::{TchError, Tensor};
 
-/// Name of this backend.
+/// The name under which this backend is selected.
 pub const NAME: &str = super::names::LIBTORCH;
 
 /// Florence-2 in libtorch.
@@ -31,15 +31,15 @@ impl LibtorchVlm {
         Ok(Self::of(Vlm::new(root, config)?))
     }
 
-    /// A network that is loaded already.
+    /// Wraps a network that is loaded already.
     pub fn of(vlm: Vlm) -> Self {
         Self { vlm }
     }
 
-    /// Ids [B, L] i64, images [B, V, 3, H, W] f32 and the views that are there → tokens.
+    /// Ids [B, L] i64, images [B, V, 3, H, W] f32 and the views that are present → tokens.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// An operation that libtorch refuses.
     pub fn forward(&self, input_ids: &Tensor, images: &Tensor, views: &Views) -> Result<VlmTokens, BackendError> {
         Ok(self.vlm.forward(input_ids, &images.f_to_kind(self.vlm.kind())?, views, &mut ignore)?)
     }
@@ -77,10 +77,10 @@ impl LibtorchPolicy {
         root.torch(Self::of(policy, &config.action_space))
     }
 
-    /// A network that is loaded already, in the action space that hides channels from it.
+    /// Wraps a network that is loaded already. The action space says which channels are hidden from it.
     ///
     /// # Errors
-    /// No memory.
+    /// Not enough memory.
     pub fn of(policy: Policy, space: &ActionSpace) -> Result<Self, TchError> {
         let (kind, device) = policy.options();
         Ok(Self {
@@ -91,10 +91,10 @@ impl LibtorchPolicy {
         })
     }
 
-    /// The same for one domain only, with plain matrices that may be pruned to 2:4.
+    /// This policy for one domain only, with plain matrices, which are pruned to 2:4 if `prune`.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// An operation that libtorch refuses.
     pub fn specialise(self, domain: i64, prune: bool) -> Result<Self, BackendError> {
         let mut policy = self.policy.specialise(domain)?;
         if prune {
@@ -103,15 +103,15 @@ impl LibtorchPolicy {
         Ok(Self { policy, ..self })
     }
 
-    /// The network.
+    /// The network with its weights.
     pub fn network(&self) -> &Policy {
         &self.policy
     }
 
-    /// As [`PolicyBackend::generate`], watched.
+    /// As [`PolicyBackend::generate`], with `hook` called on the intermediate tensors of every step.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// An operation that libtorch refuses.
     pub fn generate_with_hook(
         &mut self,
         tokens: &VlmTokens,
@@ -142,13 +142,13 @@ impl LibtorchPolicy {
     }
 }
 
-/// A policy that was specialised to domain `only` has no other to answer for.
+/// Checks that a policy that was specialised to domain `only` is used for that domain alone.
 ///
 /// # Errors
-/// [`BackendError::Unavailable`] naming the first domain `asked` for that is not there.
-pub fn check_domain(only: Option<i64>, asked: &[i64]) -> Result<(), BackendError> {
+/// [`BackendError::Unavailable`] naming the first of the `requested` domains that it does not have.
+pub fn check_domain(only: Option<i64>, requested: &[i64]) -> Result<(), BackendError> {
     let Some(only) = only else { return Ok(()) };
-    match asked.iter().find(|domain| **domain != only) {
+    match requested.iter().find(|domain| **domain != only) {
         None => Ok(()),
         Some(other) => Err(BackendError::Unavailable {
             backend: format!("a policy for domain {other}"),

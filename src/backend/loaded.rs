@@ -1,4 +1,4 @@
-//! What every backend is loaded for and what comes of it.
+//! The target that a backend is loaded for, and the parts that loading returns.
 
 use super::engine::golden::InputSpec;
 use super::engine::sidecar::Golden;
@@ -6,7 +6,7 @@ use super::stream::Stream;
 use super::{BackendError, PolicyBackend, VlmBackend};
 use crate::config::{Device, Dtype, EngineConfig};
 
-/// Where and how a network is to run.
+/// Where and how a network runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// The device that it runs on.
@@ -15,9 +15,9 @@ pub struct Target {
     pub dtype: Dtype,
     /// Whether one frame's vision-language part may run beside the denoising of the frame before.
     pub overlap: bool,
-    /// Engines, for the backends that execute one.
+    /// Where engines are and how they are built, for the backends that execute one.
     pub engine: EngineConfig,
-    /// Inputs that it is to run for.
+    /// The inputs that it runs for; an engine is fixed to their sizes.
     pub sizes: InputSpec,
 }
 
@@ -29,7 +29,7 @@ pub struct Backends {
     pub policy: Box<dyn PolicyBackend>,
     /// Uploads, downloads, timing.
     pub stream: Box<dyn Stream>,
-    /// The golden that the engine brings, which these must answer as libtorch did.
+    /// The golden from the engine's sidecar, which the backend has to reproduce; `None` for backends without an engine.
     pub golden: Option<Golden>,
 }
 

@@ -1,4 +1,4 @@
-//! Backends whose failures a test decides, around real ones.
+//! Backends for tests. They wrap real ones, and answer or fail as the test decides.
 
 use super::stream::{DeviceBatch, Finished, HostBatch, Pending, Stream};
 use super::{BackendError, PolicyBackend, PolicyInputs};
@@ -9,21 +9,21 @@ use tch::Tensor;
 /// What a mocked policy does with one inference.
 #[derive(Debug)]
 pub enum Behaviour {
-    /// It answers as the policy inside does.
+    /// It answers with the actions of the wrapped policy.
     Answer,
     /// It answers this number for every action.
     Fill(f64),
-    /// It fails.
+    /// It fails with this error.
     Fail(BackendError),
 }
 
-/// A policy that asks a test before each answer.
+/// A policy whose answers a test decides, one by one.
 pub struct MockPolicy {
-    /// The name that it claims.
+    /// The backend that it claims to be.
     pub name: &'static str,
-    /// What answers when it is to answer.
+    /// The policy that computes the answer for [`Behaviour::Answer`].
     pub inner: Box<dyn PolicyBackend>,
-    /// Asked before each inference.
+    /// Called before each inference to decide what it does.
     pub behave: Box<dyn FnMut() -> Behaviour + Send>,
 }
 
@@ -43,14 +43,14 @@ impl PolicyBackend for MockPolicy {
     }
 }
 
-/// What a test does while an inference is waited for.
+/// A test's step that runs when the pipeline waits for an inference; its argument is the deadline of the wait.
 pub type AtWait = Box<dyn FnOnce(Option<Instant>) -> Result<(), BackendError> + Send>;
 
-/// A stream that only queues, as a GPU's does: what goes wrong shows when the actions are waited for.
+/// A stream that only queues, as a GPU's does. Failures show when the pipeline waits for the actions.
 pub struct MockStream {
-    /// What computes.
+    /// The stream that moves the data.
     pub inner: Box<dyn Stream>,
-    /// Asked once for each inference.
+    /// Called once per inference for the step that runs at its wait.
     pub at_wait: Box<dyn FnMut() -> AtWait + Send>,
 }
 

@@ -1,8 +1,8 @@
-//! Who runs the network. Two seams of the same size, so that either part can be swapped alone: a
-//! [`VlmBackend`] turns images and words into tokens, a [`PolicyBackend`] turns tokens and noise into actions.
+//! The backends, which run the network. Two traits let either part be replaced alone: a [`VlmBackend`] turns images and
+//! words into tokens, a [`PolicyBackend`] turns tokens and noise into actions.
 //!
-//! Tensors cross on the device they live on; noise is an input, never drawn inside. [`select`] alone names
-//! every backend there is.
+//! Tensors pass between the parts on the device where they lie. Noise is an input and is never drawn inside. Only
+//! [`select`] imports every backend.
 
 pub mod capture;
 #[cfg(feature = "cuda")]
@@ -33,39 +33,39 @@ use capture::copy_of;
 use stream::{HostBatch, Pending, Stream};
 use tch::Tensor;
 
-/// What the vision-language part looks at.
+/// Inputs of the vision-language part.
 #[derive(Debug)]
 pub struct VlmInputs<'a> {
     /// [B, L] i64
     pub input_ids: &'a Tensor,
-    /// The same on the host: an instruction that stays needs no new embeddings.
+    /// The same ids on the host, where an unchanged instruction is recognised: it needs no new embeddings.
     pub host_ids: &'a [i64],
     /// [B, V, 3, H, W] f32
     pub images: &'a Tensor,
-    /// [B·V], on the host so that choosing views never waits for the device.
+    /// [B·V], true for views that are present; on the host so that choosing views never waits for the device.
     pub mask: &'a [bool],
 }
 
-/// What the policy part starts from, besides the tokens.
+/// Inputs of the policy part besides the tokens.
 #[derive(Debug)]
 pub struct PolicyInputs<'a> {
     /// [B] i64
     pub domain: &'a Tensor,
-    /// The same on the host, where recordings are chosen by it.
+    /// The same domains on the host, where they select the recording.
     pub host_domain: &'a [i64],
     /// [B, P] f32
     pub proprio: &'a Tensor,
     /// x₁ [B, T, A] f32
     pub noise: &'a Tensor,
-    /// N, at least 1.
+    /// N: denoising steps, at least 1.
     pub steps: usize,
 }
 
 impl PolicyInputs<'_> {
-    /// Answers the samples of a batch one after the other, with a backend that knows single samples only.
+    /// Answers the samples of a batch one after the other, for a backend that takes single samples only.
     ///
     /// # Errors
-    /// Those of `answer`.
+    /// The errors of `answer`.
     pub fn one_by_one(
         &self,
         tokens: &VlmTokens,
@@ -91,7 +91,7 @@ impl PolicyInputs<'_> {
                     steps: self.steps,
                 },
             )?;
-            // The next sample may overwrite what this one left.
+            // The next sample may overwrite the buffer that these actions lie in.
             copy_of(&actions)
         });
         let samples: Vec<Tensor> = samples.collect::<Result<_, BackendError>>()?;
@@ -99,7 +99,7 @@ impl PolicyInputs<'_> {
     }
 }
 
-/// Sample `index` of values that belong to `batch` samples.
+/// The values of sample `index`, out of the values of `batch` samples.
 fn part<T>(values: &[T], batch: i64, index: i64) -> &[T] {
     let [batch, index] = [batch, index].map(|value| usize::try_from(value).unwrap_or(0));
     let width = values.len() / batch.max(1);
@@ -111,11 +111,11 @@ pub trait VlmBackend: Send {
     /// Images and ids → tokens.
     ///
     /// # Errors
-    /// Whatever the library underneath refuses.
+    /// An operation that the library underneath refuses.
     fn encode(&mut self, inputs: &VlmInputs) -> Result<VlmTokens, BackendError>;
 }
 
-/// Runs the policy part: all denoising steps (`generate_actions` after the tokens are there).
+/// Runs the policy part: all denoising steps, as X-VLA's `generate_actions` does once it has the tokens.
 pub trait PolicyBackend: Send {
     /// The name under which it was selected.
     fn name(&self) -> &'static str;
@@ -128,14 +128,14 @@ pub trait PolicyBackend: Send {
     /// Tokens and noise → actions [B, T, A], before the action space's post-processing.
     ///
     /// # Errors
-    /// Whatever the library underneath refuses.
+    /// An operation that the library underneath refuses.
     fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError>;
 }
 
 /// Queues both parts of the network on their stream; the tokens between them are valid until the stream's next upload.
 ///
 /// # Errors
-/// Whatever shows before the device is done.
+/// A failure that shows while the work is queued. Later ones are reported by [`Pending::wait`].
 pub fn queue(
     vlm: &mut dyn VlmBackend,
     policy: &mut dyn PolicyBackend,

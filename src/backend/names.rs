@@ -1,4 +1,4 @@
-//! Names of the backends, and which of them this build has. Names only: [`super::select`] loads what they stand for.
+//! Names of the backends, and which of them this build has. [`super::select`] loads the backends themselves.
 
 use crate::backend::BackendError;
 
@@ -14,7 +14,7 @@ pub const ONNXRUNTIME: &str = "onnxruntime";
 /// The backend of TensorRT engines; only builds with the features `tensorrt` and `cuda` have it.
 pub const TENSORRT: &str = "tensorrt";
 
-/// Every backend there is, the default first, and whether this build has it.
+/// All backends, the default first, and whether this build has each.
 const ALL: [(&str, bool); 4] = [
     (LIBTORCH, true),
     (CUDA_GRAPH, cfg!(feature = "cuda")),
@@ -32,10 +32,10 @@ pub fn is_known(name: &str) -> bool {
     ALL.iter().any(|(known, _)| *known == name)
 }
 
-/// Whether this build has a backend called `name`, before anything is loaded for it.
+/// Checks that this build has a backend called `name`, before anything is loaded for it.
 ///
 /// # Errors
-/// [`BackendError::Unavailable`] if it has not.
+/// [`BackendError::Unavailable`] if it does not.
 pub fn check(name: &str) -> Result<(), BackendError> {
     if names().any(|known| known == name) { Ok(()) } else { Err(absent(name)) }
 }

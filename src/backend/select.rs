@@ -1,5 +1,5 @@
-//! The one place that imports every backend. Nothing in `backend/` imports it: what backends have in common is below
-//! them, in [`super::loaded`] and [`super::names`], and is handed on from here.
+//! The one place that imports every backend. Nothing in `backend/` imports it: what backends share lies below them, in
+//! [`super::loaded`] and [`super::names`], and is re-exported here.
 
 #[cfg(feature = "cuda")]
 use super::cuda;
@@ -17,10 +17,11 @@ use crate::model::config::ModelConfig;
 pub use super::loaded::{Backends, Target};
 pub use super::names::{CUDA_GRAPH, LIBTORCH as DEFAULT, ONNXRUNTIME, TENSORRT, brings_golden, check, is_known, names};
 
-/// Loads the backend called `name` from `checkpoint`, every tensor of which must have found its place.
+/// Loads the backend called `name` from `checkpoint`, every tensor of which the model must have taken.
 ///
 /// # Errors
-/// [`BackendError::Unavailable`] for a name that this build does not have; whatever keeps it from loading.
+/// [`BackendError::Unavailable`] for a name that this build does not have; otherwise the error of that backend's own
+/// loading.
 pub fn load(
     name: &str,
     checkpoint: &Checkpoint,

@@ -1,8 +1,8 @@
-//! The way of one inference through a device: inputs go there, both halves are queued, actions come back, and the time
-//! of each stage is taken where the work happens.
+//! The boundary between a pipeline and the device that an inference runs on: inputs are uploaded, both parts of the
+//! network are queued, actions are downloaded, and each stage is timed on the device.
 //!
-//! The pipeline calls [`Stream::upload`], the VLM, [`Stream::encoded`], the policy and
-//! [`Stream::generated`] in this order. On a GPU all of these only queue work; [`Pending::wait`] is where the host waits.
+//! The pipeline calls [`Stream::upload`], the VLM, [`Stream::encoded`], the policy and [`Stream::generated`] in this
+//! order. On a GPU these calls only queue work, and the host waits in [`Pending::wait`].
 
 use crate::backend::BackendError;
 use crate::transform::resampling::Resampling;
@@ -16,52 +16,52 @@ use tch::Tensor;
 pub enum HostImages<'a> {
     /// [B, V, 3, H, W], resized and normalised.
     Normalised(&'a [f32]),
-    /// The views of one sample that are there, as the cameras sent them, for lanes that resize on the device
-    /// ([`Stream::resizes`]). In the order of the views.
+    /// The present views of one sample in their order, as the cameras sent them, for streams that resize on the device
+    /// ([`Stream::resizes`]).
     Frames(&'a [Frame]),
 }
 
-/// An image as a camera sent it, and how it becomes the model's.
+/// An image as a camera sent it, with what turns it into the model's input.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Index of the view.
+    /// Index of the model's view that it fills.
     pub view: usize,
-    /// The image.
+    /// The pixels, 8-bit RGB.
     pub image: Arc<RgbImage>,
     /// Whether it is turned by 180°.
     pub rotate_180: bool,
-    /// Tables for its size.
+    /// Resampling tables from its size to the model's.
     pub resampling: Arc<Resampling>,
 }
 
 /// One inference on the host; lengths have been checked against the sizes.
 #[derive(Clone, Copy, Debug)]
 pub struct HostBatch<'a> {
-    /// B
+    /// B: samples.
     pub batch: usize,
-    /// V
+    /// V: camera views of each sample.
     pub views: usize,
     /// H of the model's images, pixels.
     pub height: usize,
     /// W of the model's images, pixels.
     pub width: usize,
-    /// [B, L]
+    /// [B, L] token ids of the instructions.
     pub input_ids: &'a [i64],
-    /// The views.
+    /// Images of the views, as floats or as the cameras sent them.
     pub images: HostImages<'a>,
-    /// [B·V], which views are there.
+    /// [B·V], true for views that are present.
     pub mask: &'a [bool],
-    /// [B]
+    /// [B] domain of each sample.
     pub domain_id: &'a [i64],
     /// [B, P], normalised and padded.
     pub proprio: &'a [f32],
     /// x₁ [B, T, A]
     pub noise: &'a HostArray,
-    /// N, at least 1.
+    /// N: denoising steps, at least 1.
     pub steps: usize,
 }
 
-/// The same where the network runs. Valid until the stream's next upload.
+/// A [`HostBatch`] on the device that the network runs on. Its tensors are valid until the stream's next upload.
 #[derive(Debug)]
 pub struct DeviceBatch {
     /// [B, L] i64
@@ -76,12 +76,12 @@ pub struct DeviceBatch {
     pub noise: Tensor,
 }
 
-/// What came back.
+/// The result of an inference, with the time of each stage.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Finished {
-    /// [B, T, A], the network's output.
+    /// [B, T, A], the network's output before post-processing.
     pub actions_raw: HostArray,
-    /// From the begin of the upload to its end, ms.
+    /// From the start of the upload to its end, ms.
     pub upload_ms: f64,
     /// Vision tower, projector and text encoder, ms.
     pub vlm_ms: f64,
@@ -89,47 +89,47 @@ pub struct Finished {
     pub policy_ms: f64,
 }
 
-/// Actions on their way back.
+/// An inference that is queued and has not been waited for.
 pub trait Pending: Send {
-    /// Waits for them, until `deadline` at the latest where the device can be asked how far it is.
+    /// Waits for the actions. Where the device can be polled, the wait ends at `deadline` at the latest.
     ///
     /// # Errors
-    /// The failure of anything queued for this inference; [`BackendError::Deadline`] if the device is not done in time. What
-    /// it may still write to is then kept for as long as the process lives.
+    /// The failure of anything queued for this inference; [`BackendError::Deadline`] if the device is not done in time.
+    /// Memory that it may still write to is then leaked.
     fn wait(self: Box<Self>, deadline: Option<Instant>) -> Result<Finished, BackendError>;
 }
 
 /// Device memory of this process, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct DeviceMemory {
-    /// In tensors at most since the last reset.
+    /// Peak of the memory in tensors since the last reset.
     pub peak_allocated_bytes: u64,
-    /// Held by libtorch's allocator at most since the last reset.
+    /// Peak of the memory held by libtorch's allocator since the last reset.
     pub peak_reserved_bytes: u64,
-    /// Taken from the device since the stream was made, by whatever library (and by other processes meanwhile).
+    /// Memory taken from the device since the stream was made, by all libraries (and by other processes meanwhile).
     pub process_bytes: u64,
-    /// Requests to libtorch's allocator so far.
+    /// Requests to libtorch's allocator so far, a count.
     pub allocations: u64,
 }
 
-/// Where a pipeline's work is queued.
+/// The device side of a pipeline: it uploads inputs, orders and times the work, and downloads actions.
 pub trait Stream: Send {
-    /// Begins an inference on this thread: brings the inputs to the device.
+    /// Begins an inference on this thread by copying the inputs to the device.
     ///
     /// # Errors
-    /// What the device refuses.
+    /// An operation that the device refuses.
     fn upload(&mut self, batch: &HostBatch) -> Result<DeviceBatch, BackendError>;
 
-    /// The vision-language half has been queued.
+    /// Marks the point at which the vision-language part has been queued.
     ///
     /// # Errors
-    /// What the device refuses.
+    /// An operation that the device refuses.
     fn encoded(&mut self) -> Result<(), BackendError>;
 
-    /// The policy half has been queued and will leave its actions [B, T, A] in `actions`.
+    /// Marks the point at which the policy part has been queued, whose result will be in `actions` [B, T, A].
     ///
     /// # Errors
-    /// What the device refuses.
+    /// An operation that the device refuses.
     fn generated(&mut self, actions: &Tensor) -> Result<Box<dyn Pending>, BackendError>;
 
     /// Waits until the device has finished everything that is queued, so that it can be freed.
@@ -150,7 +150,7 @@ pub trait Stream: Send {
         false
     }
 
-    /// Memory of the device; `None` on the host. Peaks begin anew.
+    /// Memory of the device; `None` on the host. Resets the peaks.
     fn take_memory(&mut self) -> Option<DeviceMemory> {
         None
     }

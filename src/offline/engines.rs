@@ -164,7 +164,7 @@ fn produce(
     let processors = Processors::load(folder)?;
     let checkpoint = Checkpoint::open(folder)?;
     let spec = spec(request, flavour, &config, &processors);
-    let source = Source { weights: &checkpoint, config: &config };
+    let source = Source { checkpoint: &checkpoint, config: &config };
     let wanted = source.identity(&spec, flavour, library_version)?;
     let path = match &request.out {
         Some(path) => path.clone(),

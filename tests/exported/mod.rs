@@ -44,7 +44,7 @@ pub fn depth(checkpoint: &Path) -> usize {
     ModelConfig::from_folder(checkpoint).unwrap().policy.depth
 }
 
-/// A graph in a folder of its own.
+/// A graph in a temporary folder of its own.
 #[derive(Debug)]
 pub struct Exported {
     folder: TempDir,
@@ -70,13 +70,14 @@ pub fn ask(checkpoint: &Path, spec: &BuildSpec) -> Result<Exported, PipelineErro
 fn export(checkpoint: &Path, spec: &BuildSpec, inline_limit_bytes: u64) -> Result<Exported, PipelineError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("policy.onnx");
-    let (weights, config) = (Checkpoint::open(checkpoint)?, ModelConfig::from_folder(checkpoint)?);
-    let source = Source { weights: &weights, config: &config };
+    let (checkpoint, config) = (Checkpoint::open(checkpoint)?, ModelConfig::from_folder(checkpoint)?);
+    let source = Source { checkpoint: &checkpoint, config: &config };
     let (_, data) = export_with_limit(&source, spec, &path, inline_limit_bytes)?;
     Ok(Exported { folder, path, data })
 }
 
-/// A checkpoint with a tiny vision-language half and the policy's sizes of `policy`, by their names in config.json.
+/// A checkpoint with a tiny vision-language part. The policy's sizes are those of `policy`, by their names in
+/// config.json.
 pub fn checkpoint_with_policy(dtype: StoredDtype, seed: u64, policy: &[(&str, Value)]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let recipe = Recipe {
@@ -101,12 +102,12 @@ pub fn checkpoint_with_policy(dtype: StoredDtype, seed: u64, policy: &[(&str, Va
     folder
 }
 
-/// The released depth, narrow.
+/// A policy of the released depth but small width.
 pub fn deep_checkpoint() -> TempDir {
     checkpoint_with_policy(StoredDtype::F32, 0, &[("depth", json!(24))])
 }
 
-/// The released policy behind a tiny vision-language half.
+/// A policy of the released sizes behind a tiny vision-language part.
 pub fn base_policy_checkpoint() -> TempDir {
     let sizes =
         [("hidden_size", 1024), ("depth", 24), ("num_heads", 16), ("len_soft_prompts", 32), ("max_len_seq", 512)];

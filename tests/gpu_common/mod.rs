@@ -1,4 +1,4 @@
-//! What the GPU tests share: whether there is a GPU, and a full-size checkpoint.
+//! What the GPU tests share: the check for a GPU, a full-size checkpoint, and the comparison of answers.
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
@@ -21,12 +21,12 @@ use xvla_ros::pipeline::{InFlight, Inference, Options, Pipeline, Request, noise}
 use xvla_ros::transform::train_tokenizer::train_small;
 use xvla_ros::types::{HostArray, ModelInputs};
 
-/// Says something that the test harness does not swallow.
+/// Prints a line that the test harness does not capture.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The GPU, for one test at a time; `None`, and a word about it, without one.
+/// The GPU, for one test at a time; `None`, with a message, where there is none.
 pub fn gpu(test: &str) -> Option<MutexGuard<'static, ()>> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     if device::gpus() == 0 {
@@ -46,7 +46,7 @@ impl Base {
     pub fn get() -> &'static Self {
         static BASE: OnceLock<Base> = OnceLock::new();
         BASE.get_or_init(|| {
-            // Gigabytes: they must not stay behind.
+            // The files take gigabytes and must not stay behind.
             let folder = scratch::folder().to_owned();
             let (checkpoint, calib) = (folder.join("base"), folder.join("calib"));
             std::fs::create_dir_all(&checkpoint).unwrap();
@@ -68,32 +68,32 @@ impl Base {
         })
     }
 
-    /// The checkpoint.
+    /// The folder of the checkpoint.
     pub fn checkpoint(&self) -> PathBuf {
         self.folder.join("base")
     }
 
-    /// Its batches.
+    /// The batches, of one sample each.
     pub fn batches(&self) -> Vec<Batch> {
         let files = calibration_files(&self.folder.join("calib")).unwrap();
         files.iter().map(|file| read_batch(file, Limits::default()).unwrap()).collect()
     }
 }
 
-/// Captured graphs on the first GPU.
+/// Options for captured graphs on the first GPU.
 pub fn captured(checkpoint: &Path, dtype: Dtype, steps: usize) -> Options {
     Options {
         backend: select::CUDA_GRAPH.to_owned(),
         device: Device::Cuda(0),
         dtype,
         steps: Some(steps),
-        // Answers about checkpoints that vanish with the test are not for the person's cache.
+        // Goldens of checkpoints that vanish with the test do not belong in the user's cache.
         engine: EngineConfig { cache: Some(std::env::temp_dir().join("xvla-test-cache")), ..EngineConfig::default() },
         ..Options::new(checkpoint)
     }
 }
 
-/// libtorch on the CPU in single precision.
+/// Options for libtorch on the CPU in single precision.
 pub fn on_cpu(checkpoint: &Path, steps: usize) -> Options {
     Options { steps: Some(steps), ..Options::new(checkpoint) }
 }
@@ -124,7 +124,7 @@ pub fn channel_errors(found: &[HostArray], expected: &[HostArray]) -> Vec<f64> {
     sums.iter().map(|(difference, norm)| (difference / norm).sqrt()).collect()
 }
 
-/// The largest of them, with a word about it.
+/// The largest of the channels' errors, which is also printed.
 pub fn worst_channel(what: &str, found: &[HostArray], expected: &[HostArray]) -> f64 {
     let errors = channel_errors(found, expected);
     let worst = errors.iter().copied().fold(0.0, f64::max);

@@ -1,5 +1,5 @@
-//! Sources of our kernels (`kernels/*.cu`) to machine code, by NVRTC, for the GPU and for the sizes of the checkpoint at
-//! hand.
+//! Compiles this project's kernels (`kernels/*.cu`) to machine code with NVRTC, for the GPU and for the sizes of the
+//! checkpoint in use.
 
 #![allow(unsafe_code, reason = "calls NVRTC")]
 
@@ -12,7 +12,7 @@ use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 use tch::Kind;
 
-/// What every source begins with.
+/// Text that is put before every source.
 const PRELUDE: &str = include_str!("kernels/prelude.cuh");
 /// Name and text of each header that sources include.
 const HEADERS: [(&str, &str); 3] = [
@@ -44,16 +44,16 @@ macro_rules! source {
 }
 pub(super) use source;
 
-/// Machine code of each different one of `sources` for `kind` (half or bfloat16) on GPUs of this compute capability.
+/// Machine code of each distinct source in `sources` for `kind` (half or bfloat16) on GPUs of this compute capability.
 ///
 /// # Errors
-/// [`BackendError::Kernel`] with the compiler's first complaint.
+/// [`BackendError::Kernel`] with the compiler's first error.
 pub fn compile(
     sources: Vec<Source>,
     kind: Kind,
     (major, minor): (i32, i32),
 ) -> Result<Vec<(Source, Vec<u8>)>, BackendError> {
-    // Hopper's own instructions are named by the `a`.
+    // The suffix `a` enables instructions that only Hopper has.
     let variant = if (major, minor) == (9, 0) { "a" } else { "" };
     let architecture = format!("--gpu-architecture=sm_{major}{minor}{variant}");
     let mut seen = HashSet::new();
@@ -62,7 +62,7 @@ pub fn compile(
     compiled.into_iter().map(|(source, binary)| Ok((source, binary?))).collect()
 }
 
-/// Every item with what `work` makes of it, in any order, on as many threads as the machine runs at a time.
+/// Every item with its result of `work`, in any order, computed on as many threads as the machine runs at a time.
 fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(&T) -> R + Sync) -> Vec<(T, R)> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(items.len());
     let items = Mutex::new(items.into_iter());
@@ -98,7 +98,7 @@ fn compile_one(source: &Source, kind: Kind, architecture: &str) -> Result<Vec<u8
     program.machine_code().map_err(refused)
 }
 
-/// A source and the headers, as NVRTC takes them.
+/// A source and the headers as C strings for NVRTC.
 struct Texts {
     source: CString,
     headers: Vec<CString>,
@@ -143,7 +143,7 @@ impl<'texts> Program<'texts> {
         unsafe { result::compile_program(self.program, options) }
     }
 
-    /// What the compiler has said, if anything.
+    /// The compiler's log; `None` if it is empty.
     fn log(&self) -> Option<String> {
         // SAFETY: the program is alive.
         let log = unsafe { result::get_program_log(self.program) }.unwrap_or_default();
@@ -165,7 +165,7 @@ impl<'texts> Program<'texts> {
 
 impl Drop for Program<'_> {
     fn drop(&mut self) {
-        // SAFETY: made by NVRTC, freed once. An error leaves nothing to do.
+        // SAFETY: made by NVRTC, freed once. An error cannot be handled here and is ignored.
         let _ = unsafe { result::destroy_program(self.program) };
     }
 }

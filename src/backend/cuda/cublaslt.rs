@@ -14,10 +14,10 @@ use tch::{Kind, Tensor};
 
 /// Scratch memory that an algorithm may use, bytes.
 const WORKSPACE_BYTES: usize = 32 << 20;
-/// How many of the library's suggestions are asked for, per shape.
+/// Suggestions that are requested from the library for each shape.
 const SUGGESTIONS: usize = 16;
-/// Parts into which the sum over `in` is split, tried with each suggestion: the library hardly suggests it, and a few
-/// hundred rows by a thousand outputs make fewer tiles than there are multiprocessors.
+/// Numbers of parts into which the sum over `in` is split, tried with each suggestion. The library rarely suggests a
+/// split, although a few hundred rows by a thousand outputs make fewer tiles than there are multiprocessors.
 const SPLITS: [u32; 3] = [2, 3, 4];
 
 /// The library's `CUBLAS_OP_T`.
@@ -36,7 +36,7 @@ pub struct CublasLtPlan {
     weight: MatrixLayout,
     input: MatrixLayout,
     output: MatrixLayout,
-    /// What the library suggests, best guess first.
+    /// Algorithms that the library suggests, its best guess first, then their variants with a split sum.
     algorithms: Vec<Algorithm>,
 }
 
@@ -46,7 +46,7 @@ impl CublasLt {
     /// Products of `kind` (half or bfloat16) on `device`.
     ///
     /// # Errors
-    /// What the library refuses, or no memory for the workspace.
+    /// An operation that the library refuses, or not enough memory for the workspace.
     pub fn new(device: usize, kind: Kind) -> Result<Self, BackendError> {
         let element = match kind {
             Kind::BFloat16 => sys::cudaDataType_t::CUDA_R_16BF,
@@ -56,10 +56,10 @@ impl CublasLt {
         Ok(Self { handle: Handle(result::create_handle().map_err(refused)?), workspace, element })
     }
 
-    /// Describes `shape` to the library and asks for algorithms; there is at least one.
+    /// Describes `shape` to the library and requests algorithms; there is at least one.
     ///
     /// # Errors
-    /// What the library refuses.
+    /// An operation that the library refuses.
     pub fn plan(&self, shape: &Shape) -> Result<CublasLtPlan, BackendError> {
         let mut plan = CublasLtPlan::without_algorithms(self.element, shape)?;
         plan.algorithms = plan.suggestions(&self.handle, shape)?;
@@ -71,7 +71,7 @@ impl CublasLt {
     /// Queues one product with the algorithm at `algorithm` in the plan of its shape.
     ///
     /// # Errors
-    /// An algorithm that the plan does not have; what the library refuses.
+    /// An algorithm that the plan does not have, or an operation that the library refuses.
     pub fn run(
         &self,
         stream: &CudaStream,
@@ -120,12 +120,13 @@ impl CublasLtPlan {
         self.algorithms.len()
     }
 
-    /// Into how many parts the algorithm at `algorithm` splits its sum.
+    /// Number of parts into which the algorithm at `algorithm` splits its sum; `None` if there is no such algorithm.
     pub fn parts(&self, algorithm: usize) -> Option<i32> {
         self.algorithms.get(algorithm).map(parts_of)
     }
 
-    /// The library thinks in columns: a row-major [rows, width] is its width × rows. So yᵀ = W·xᵀ with W transposed.
+    /// The library's matrices are column-major, so a row-major [rows, width] is width × rows to it. The product is
+    /// therefore described as yᵀ = W·xᵀ with W transposed.
     fn without_algorithms(element: sys::cudaDataType_t, shape: &Shape) -> Result<Self, BackendError> {
         use sys::cublasLtEpilogue_t as Epilogue;
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
@@ -144,7 +145,7 @@ impl CublasLtPlan {
         Ok(Self { matmul, weight, input, output, algorithms: Vec::new() })
     }
 
-    /// What the library suggests.
+    /// The algorithms that the library suggests, at least one.
     fn suggestions(&self, handle: &Handle, shape: &Shape) -> Result<Vec<Algorithm>, BackendError> {
         let preference = Preference::new(shape)?;
         let mut found: Vec<Algorithm> = Vec::with_capacity(SUGGESTIONS);
@@ -171,7 +172,7 @@ impl CublasLtPlan {
         if found.is_empty() { Err(unsupported()) } else { Ok(found) }
     }
 
-    /// `suggestion` with its sum split, as far as the library agrees.
+    /// Variants of `suggestion` with a split sum, as far as the library supports them.
     fn splits(&self, handle: &Handle, suggestion: &Algorithm) -> Vec<Algorithm> {
         use sys::cublasLtMatmulAlgoConfigAttributes_t as Attribute;
         if parts_of(suggestion) > 1 {
@@ -205,7 +206,7 @@ impl CublasLtPlan {
     }
 }
 
-/// Into how many parts an algorithm splits its sum.
+/// Number of parts into which an algorithm splits its sum.
 fn parts_of(algorithm: &Algorithm) -> i32 {
     let attribute = sys::cublasLtMatmulAlgoConfigAttributes_t::CUBLASLT_ALGO_CONFIG_SPLITK_NUM;
     let (mut parts, mut written) = (1i32, 0);
@@ -261,7 +262,7 @@ impl MatmulDescriptor {
 }
 
 impl MatrixLayout {
-    /// `height`×`width` by columns, without gaps.
+    /// A column-major matrix of `height`×`width` without gaps.
     fn new(element: sys::cudaDataType_t, height: usize, width: usize) -> Result<Self, BackendError> {
         let layout = result::create_matrix_layout(element, height as u64, width as u64, height as i64);
         Ok(Self(layout.map_err(refused)?))
@@ -269,8 +270,8 @@ impl MatrixLayout {
 }
 
 impl Preference {
-    /// Algorithms that the workspace is enough for, and the addresses of `shape`'s products: unless told, the library
-    /// takes all of them for multiples of 256.
+    /// Limits algorithms to the workspace and to the alignment of `shape`'s addresses. By default the library assumes
+    /// that every address is a multiple of 256.
     fn new(shape: &Shape) -> Result<Self, BackendError> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         let preference = Self(result::create_matmul_pref().map_err(refused)?);
@@ -293,7 +294,7 @@ impl Preference {
     }
 }
 
-/// Each descriptor is freed once; an error at that leaves nothing to do.
+/// Frees each descriptor once. An error cannot be handled there and is ignored.
 macro_rules! freed_by {
     ($($descriptor:ident: $free:path),*) => {$(
         impl Drop for $descriptor {

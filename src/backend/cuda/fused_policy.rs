@@ -1,5 +1,5 @@
-//! The policy part on this project's kernels, for one sample of one domain: the domain's matrices become plain ones,
-//! what depends on the step alone is computed when the work is made, what depends on the frame alone once per frame.
+//! The policy part on this project's kernels, for one sample of one domain. The domain's matrices become plain ones.
+//! What depends only on the step is computed when the work is made, what depends only on the frame once per frame.
 
 use super::gemm::{Activation, Gemm, Linear};
 use super::kernels::Kernels;
@@ -22,7 +22,7 @@ use crate::model::vlm::VlmTokens;
 use std::sync::{Arc, Mutex};
 use tch::{Kind, Tensor};
 
-/// What keeps this part from running on the kernels; `None` if nothing does.
+/// Why this part cannot run on the kernels; `None` if it can.
 pub fn unsupported(config: &ModelConfig) -> Option<String> {
     let policy = &config.policy;
     let head_dim = length(policy.hidden / policy.heads.max(1));
@@ -34,7 +34,7 @@ pub fn unsupported(config: &ModelConfig) -> Option<String> {
         .then(|| format!("policy: heads of {head_dim}, width {}", policy.hidden))
 }
 
-/// The transformer with its weights as the kernels want them.
+/// The transformer with its weights in the layout that the kernels need.
 pub struct FusedPolicy {
     gemm: Gemm,
     network: Network,
@@ -82,11 +82,11 @@ impl Block {
 
 impl FusedPolicy {
     /// The network of `policy`, whose weights lie on the session's GPU, in the action space that hides channels from
-    /// it. Weights are shared where the kernels take them as they are. Those of a domain are taken from their tables
+    /// it. Weights are shared where the kernels can use them unchanged. Those of a domain are taken from their tables
     /// when a recording is made, unless `policy` was specialised to one.
     ///
     /// # Errors
-    /// The kernels' faults, no memory.
+    /// A kernel that does not compile or load, or not enough memory.
     pub fn new(policy: Policy, space: &ActionSpace, session: Arc<Session>) -> Result<Self, BackendError> {
         let (kind, device) = policy.options();
         let config = policy.config;
@@ -120,7 +120,7 @@ impl FusedPolicy {
 }
 
 impl Network {
-    /// The action encoder and decoder of one domain, with everything that depends on the steps alone.
+    /// The action encoder and decoder of one domain, with everything that depends only on the steps.
     fn action_weights(&self, domain: i64, times: &[f32]) -> Result<ActionWeights, BackendError> {
         let PolicyConfig { action_dim, proprio_dim, time_dim, hidden, chunk_length, .. } = self.config;
         let (encoder, decoder) = (self.action_encoder.of(domain)?, self.action_decoder.of(domain)?);
@@ -147,7 +147,7 @@ impl Network {
     }
 }
 
-/// What one block reads and writes.
+/// The rows that one block reads and writes.
 struct Rows {
     /// [rows, H]
     input: Span,
@@ -155,20 +155,22 @@ struct Rows {
     output: Span,
     /// [rows, 3·H]
     qkv: Span,
-    /// Queries, keys and values are computed anew for that many rows, the others are those of the step before.
+    /// Number of first rows whose queries, keys and values are computed; the other rows keep those of the previous
+    /// step.
     fresh: usize,
-    /// Rows of the result that anyone looks at.
+    /// Number of first rows of the result that are needed.
     kept: usize,
 }
 
-/// One set of sizes, one domain, one number of steps.
+/// The buffers and weights for one set of sizes, one domain and one number of steps.
 pub struct FusedPolicyWork {
     shared: Arc<Mutex<FusedPolicy>>,
     weights: ActionWeights,
     projections: [Linear; 2],
     times: Vec<f32>,
-    /// Rows of the sequence; of those, tokens of the two sources.
+    /// Rows of the sequence: actions, the tokens of both sources, soft prompts.
     rows: usize,
+    /// Tokens of `features` and of `others`.
     sources: [usize; 2],
     features: Tensor, // [N + L, D]
     others: Tensor,   // [(V − 1)·N, D]
@@ -188,7 +190,7 @@ impl FusedPolicyWork {
     /// Buffers for `tokens` of one sample.
     ///
     /// # Errors
-    /// No memory.
+    /// Not enough memory.
     pub fn new(
         shared: Arc<Mutex<FusedPolicy>>,
         tokens: &VlmTokens,
@@ -214,7 +216,7 @@ impl FusedPolicyWork {
         let rows = tokens_before + prompts;
         let sequence = tensor(&[rows, width])?;
         if let Some(soft_prompts) = &network.soft_prompts {
-            let own = soft_prompts.of(domain)?; // no positions
+            let own = soft_prompts.of(domain)?; // Prompts get no positions.
             sequence.f_narrow(0, tokens_before as i64, prompts as i64)?.f_copy_(&own)?;
         }
         let wide = tensor(&[rows, length(network.config.mlp_width())])?;
@@ -241,7 +243,7 @@ impl FusedPolicyWork {
         })
     }
 
-    /// Tokens of the vision-language part with their positions: the part of the sequence that all steps share.
+    /// Projects the vision-language tokens and adds their positions: the part of the sequence that all steps share.
     fn project(&self, network: &Network, gemm: &mut Gemm) -> Result<(), BackendError> {
         let width = self.weights.width;
         let (sequence, positions) = (Span::of(&self.sequence), Span::of(&network.positions));
@@ -267,7 +269,7 @@ impl FusedPolicyWork {
         for (index, block) in network.blocks.iter().enumerate() {
             // The first block's keys and values of all tokens but the actions stay the same from step to step.
             let fresh = if index == 0 && step > 0 { self.weights.length } else { self.rows };
-            // Only actions leave the last block.
+            // Only the rows of the actions are needed after the last block.
             let kept = if index + 1 == network.blocks.len() { self.weights.length } else { self.rows };
             let input = if index == 0 { sequence } else { hidden };
             let qkv = Span::of(if index == 0 { &self.first_qkv } else { &self.qkv });

@@ -18,7 +18,7 @@ use crate::model::vlm::{Vlm, VlmTokens};
 use std::sync::{Arc, Mutex};
 use tch::{Kind, Tensor};
 
-/// What keeps this part from running on the kernels; `None` if nothing does.
+/// Why this part cannot run on the kernels; `None` if it can.
 pub fn unsupported(config: &ModelConfig) -> Option<String> {
     let width = config.projection_dim;
     vision::unsupported(config)
@@ -26,7 +26,7 @@ pub fn unsupported(config: &ModelConfig) -> Option<String> {
         .or_else(|| (width % 8 != 0 || width > 8192).then(|| format!("tokens of {width}")))
 }
 
-/// Florence-2 with its weights as the kernels want them.
+/// Florence-2 with its weights in the layout that the kernels need.
 pub struct FusedVlm {
     gemm: Gemm,
     network: Network,
@@ -45,11 +45,11 @@ struct Network {
 }
 
 impl FusedVlm {
-    /// The network of `vlm`, whose weights lie on the session's GPU. They are shared where the kernels take them as they
-    /// are; an original that is not needed any more is freed on the way.
+    /// The network of `vlm`, whose weights lie on the session's GPU. They are shared where the kernels can use them
+    /// unchanged. An original that is not needed any more is freed before the next layer is copied.
     ///
     /// # Errors
-    /// The kernels' faults, no memory.
+    /// A kernel that does not compile or load, or not enough memory.
     pub fn new(vlm: Vlm, config: &ModelConfig, session: Arc<Session>) -> Result<Self, BackendError> {
         let kind = vlm.kind();
         let mut sources: Vec<Source> = vision::sources(config);
@@ -74,14 +74,14 @@ impl FusedVlm {
     }
 }
 
-/// One set of sizes: buffers and which views are valid.
+/// The buffers for one set of sizes and one set of valid views.
 pub struct FusedVlmWork {
     shared: Arc<Mutex<FusedVlm>>,
     views: Vec<usize>,
     image_size: [usize; 2],
     images: Tensor,    // [V, 3, H, W] f32
     words: Tensor,     // [L, D]
-    ids: Vec<i64>,     // those that `words` embeds
+    ids: Vec<i64>,     // whose embeddings `words` holds
     positions: Tensor, // [h·w, C]
     tokens: Tensor,    // [V, N, D], zeros for views that are not valid
     features: Tensor,  // [1, N + L, D]
@@ -90,10 +90,10 @@ pub struct FusedVlmWork {
 }
 
 impl FusedVlmWork {
-    /// Buffers for one sample of `images` [1, V, 3, H, W], `mask` [V] and `tokens` words.
+    /// Buffers for one sample with the images [1, V, 3, H, W], the mask [V] and the ids [1, L] of `inputs`.
     ///
     /// # Errors
-    /// No memory.
+    /// Not enough memory.
     pub fn new(shared: Arc<Mutex<FusedVlm>>, inputs: &VlmInputs) -> Result<Self, BackendError> {
         let mut guard = lock(&shared);
         guard.gemm.forget_untuned();
@@ -130,8 +130,8 @@ impl FusedVlmWork {
 }
 
 impl FusedVlmWork {
-    /// The tower and the projector: fills the tokens of the views that are there.
-    fn look(&self, network: &Network, gemm: &mut Gemm) -> Result<(), BackendError> {
+    /// Runs the tower and the projector, which fill the tokens of the valid views.
+    fn encode_images(&self, network: &Network, gemm: &mut Gemm) -> Result<(), BackendError> {
         let (views, buffers) = (&self.views, &self.tower);
         let [height, width] = network.vision.run(gemm, (&self.images, self.image_size), views, buffers)?;
         let stream = &gemm.stream().clone();
@@ -153,8 +153,8 @@ impl FusedVlmWork {
         Ok(())
     }
 
-    /// The text encoder over the first view's tokens, zeros if there is no first view, and the words.
-    fn read(&self, network: &Network, gemm: &mut Gemm) -> Result<(), BackendError> {
+    /// Runs the text encoder over the words and the first view's tokens, which are zeros if that view is missing.
+    fn encode_text(&self, network: &Network, gemm: &mut Gemm) -> Result<(), BackendError> {
         let extent = |tensor: &Tensor, dimension: usize| length(tensor.size().get(dimension).copied().unwrap_or(0));
         let image = (Span::of(&self.tokens), extent(&self.tokens, 1));
         let words = (Span::of(&self.words), extent(&self.words, 0));
@@ -165,8 +165,8 @@ impl FusedVlmWork {
 impl Work for FusedVlmWork {
     fn run(&mut self) -> Result<(), BackendError> {
         let FusedVlm { gemm, network } = &mut *lock(&self.shared);
-        self.look(network, gemm)?;
-        self.read(network, gemm)
+        self.encode_images(network, gemm)?;
+        self.encode_text(network, gemm)
     }
 
     fn settle(&mut self) -> Result<(), BackendError> {

@@ -1,8 +1,9 @@
-//! Matrix products on one stream, by cuBLASLt or by our own kernel, whichever is found to be faster for a shape.
+//! Matrix products on one stream, by cuBLASLt or by this project's kernel, whichever is measured to be faster for a
+//! shape.
 //!
-//! The network is run with the library's first suggestions while every product it makes is written down; then
-//! [`Gemm::tune`] times all candidates on those very products, in turn over all layers of a shape so that weights come
-//! from memory as they will, and keeps the fastest.
+//! The network first runs with the library's first suggestions, and every product is noted. [`Gemm::tune`] then times
+//! all candidates on those products and keeps the fastest. It cycles through all layers of a shape, so that weights
+//! come from device memory as they do in an inference.
 
 use super::cublaslt::{CublasLt, CublasLtPlan};
 use super::kernels::Kernels;
@@ -17,26 +18,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tch::Kind;
 
-/// Products between two looks at the clock.
+/// Products that are timed together.
 const PRODUCTS_PER_TRIAL: usize = 24;
-/// Candidates that are timed again after a first look.
+/// Candidates that are timed again after a first trial.
 const FINALISTS: usize = 6;
 /// How often a finalist is timed; the fastest time counts.
 const TRIALS: usize = 4;
 
-/// Who computes the products of a shape.
+/// The implementation that computes the products of a shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Choice {
     /// cuBLASLt, with one algorithm of [`Plan::library`].
     Library(usize),
-    /// Our own kernel, one of [`Plan::kernels`].
+    /// This project's kernel, one of [`Plan::kernels`].
     Own(usize),
 }
 
-/// Who can compute the products of a shape, and who does.
+/// The implementations for the products of a shape, and the one that is used.
 struct Plan {
     library: CublasLtPlan,
-    /// Our own kernels, once compiled.
+    /// This project's kernels for the shape; empty until they are compiled.
     kernels: Vec<MatMul>,
     chosen: Choice,
     tuned: bool,
@@ -57,18 +58,18 @@ impl Gemm {
     /// Products of `kind` (half or bfloat16) on `stream`.
     ///
     /// # Errors
-    /// What the library refuses, or no memory for its workspace.
+    /// An operation that the library refuses, or not enough memory for its workspace.
     pub fn new(session: Arc<Session>, stream: Arc<CudaStream>, kind: Kind) -> Result<Self, BackendError> {
         let library = CublasLt::new(session.device(), kind)?;
         Ok(Self { session, stream, library, kind, plans: HashMap::new(), products: HashMap::new() })
     }
 
-    /// Forgets products that were written down and never tuned: a recording that failed has freed their buffers.
+    /// Forgets products that were noted and never tuned, because a recording that failed has freed their buffers.
     pub fn forget_untuned(&mut self) {
         self.products.clear();
     }
 
-    /// Where the products are queued.
+    /// The stream that the products are queued on.
     pub fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
@@ -78,7 +79,7 @@ impl Gemm {
     /// `residual` may be `output` itself. With an activation there is no residual.
     ///
     /// # Errors
-    /// Buffers that are too small; what the library refuses.
+    /// Buffers that are too small, or an operation that the library refuses.
     pub fn linear(
         &mut self,
         layer: &Linear,
@@ -102,10 +103,10 @@ impl Gemm {
         self.multiply(&shape, plan, plan.chosen, &product)
     }
 
-    /// Chooses who computes the products of every new shape that has occurred, by trying. Overwrites outputs.
+    /// Chooses the fastest implementation for every new shape by timing the candidates. Overwrites outputs.
     ///
     /// # Errors
-    /// What the driver or the compiler reports.
+    /// An error that the driver or the compiler reports.
     pub fn tune(&mut self) -> Result<(), BackendError> {
         let new = std::mem::take(&mut self.products);
         self.compile_own(new.keys())?;
@@ -120,7 +121,7 @@ impl Gemm {
         Ok(())
     }
 
-    /// Makes our own kernels for those of `shapes` that they may be faster for.
+    /// Compiles this project's kernels for those of `shapes` that they may be faster for.
     fn compile_own<'a>(&mut self, shapes: impl Iterator<Item = &'a Shape>) -> Result<(), BackendError> {
         let capability = self.session.context().compute_capability()?;
         let candidates: Vec<(Shape, Vec<Tiling>)> =
@@ -137,7 +138,7 @@ impl Gemm {
         Ok(())
     }
 
-    /// The fastest choice for a shape. What is suggested and then refused is no candidate.
+    /// The fastest choice for a shape; `None` if none could be timed. A suggestion that fails to run is skipped.
     fn fastest(&self, shape: &Shape, plan: &Plan, products: &[Product]) -> Option<Choice> {
         let time = |choice: Choice, trials: usize| {
             self.time(shape, plan, choice, products, trials).ok().map(|ms| (ms, choice))
@@ -158,8 +159,8 @@ impl Gemm {
         Some(choice)
     }
 
-    /// Milliseconds that `PRODUCTS_PER_TRIAL` products take with one choice, as they will run: from a graph. The
-    /// fastest of `trials`.
+    /// Milliseconds that `PRODUCTS_PER_TRIAL` products take with one choice, replayed from a graph as in an inference.
+    /// The fastest of `trials` counts.
     fn time(
         &self,
         shape: &Shape,

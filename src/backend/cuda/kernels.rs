@@ -1,4 +1,4 @@
-//! The CUDA kernels of this project, compiled and loaded at run time, and how they are started.
+//! The CUDA kernels of this project, compiled and loaded at run time, and their launch.
 
 #![allow(unsafe_code, reason = "loads machine code and starts kernels")]
 
@@ -34,7 +34,7 @@ pub enum Argument {
     Tensor(TensorMap),
 }
 
-/// A description that the driver has made of a matrix.
+/// The driver's description of a matrix for the tensor copy engine.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorMap(pub driver::CUtensorMap);
 
@@ -52,7 +52,7 @@ pub struct Launch {
 }
 
 impl Argument {
-    /// Where the driver copies it from.
+    /// The address that the driver copies the argument from.
     fn pointer(&self) -> *mut c_void {
         match self {
             Self::Address(address) => (&raw const *address).cast_mut().cast(),
@@ -64,21 +64,21 @@ impl Argument {
     }
 }
 
-/// A kernel, ready to be started.
+/// A kernel that is ready to launch.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     function: Function,
     /// Keeps the machine code loaded.
     _module: Arc<Module>,
     name: &'static str,
-    /// Whether it may begin while its predecessor ends.
+    /// Whether it may start before the previous kernel has ended.
     overlaps: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Function(driver::CUfunction);
 
-// SAFETY: a function is a handle that any thread may start.
+// SAFETY: a function is a handle that any thread may launch.
 unsafe impl Send for Function {}
 // SAFETY: as above.
 unsafe impl Sync for Function {}
@@ -110,7 +110,7 @@ impl Kernel {
         shared_bytes: usize,
         arguments: &[Argument],
     ) -> Result<(), BackendError> {
-        // SAFETY: the caller vouches for it.
+        // SAFETY: the caller vouches for the arguments.
         unsafe { self.launch_as(stream, &Launch { grid, block, shared_bytes, cluster: None }, arguments) }
     }
 
@@ -182,7 +182,8 @@ unsafe impl Sync for Module {}
 
 impl Drop for Module {
     fn drop(&mut self) {
-        // SAFETY: loaded once, unloaded once; an error, say of a device that is gone, leaves nothing to do.
+        // SAFETY: loaded once, unloaded once. An error, such as that of a lost device, cannot be handled here and is
+        // ignored.
         let _ = unsafe { module::unload(self.0) };
     }
 }
@@ -194,7 +195,7 @@ pub struct Kernels {
 }
 
 impl Kernels {
-    /// The same kernels, each of which begins when its predecessor has ended.
+    /// The same kernels, each of which starts only when the previous kernel has ended.
     pub fn one_after_the_other(self) -> Self {
         Self { overlaps: false, ..self }
     }
@@ -202,23 +203,23 @@ impl Kernels {
     /// Compiles `sources` for `kind` (half or bfloat16) and the session's GPU, and loads them.
     ///
     /// # Errors
-    /// [`BackendError::Kernel`] with the compiler's first complaint.
+    /// [`BackendError::Kernel`] with the compiler's first error.
     pub fn compile(session: &Session, kind: Kind, sources: Vec<Source>) -> Result<Self, BackendError> {
         let capability = session.context().compute_capability()?;
         let mut modules = HashMap::new();
         for (source, binary) in compiler::compile(sources, kind, capability)? {
-            // SAFETY: the compiler's output, whole.
+            // SAFETY: the image is the compiler's complete output.
             let module = unsafe { module::load_data(binary.as_ptr().cast()) }?;
             modules.insert(source, Arc::new(Module(module)));
         }
-        // Kernels wait for their predecessors by themselves from Hopper on (`wait_for_predecessor`).
+        // From Hopper on, the kernels themselves wait for the previous one (`wait_for_predecessor`).
         Ok(Self { modules, overlaps: capability.0 >= 9 })
     }
 
     /// The kernel `name` of a source that was compiled.
     ///
     /// # Errors
-    /// [`BackendError::Kernel`] if it was not.
+    /// [`BackendError::Kernel`] if it was not compiled.
     pub fn get(&self, source: &Source, name: &'static str) -> Result<Kernel, BackendError> {
         let absent = || BackendError::Kernel { kernel: name.to_owned(), reason: format!("not in {source:?}") };
         let module = self.modules.get(source).ok_or_else(|| BackendError::Kernel {

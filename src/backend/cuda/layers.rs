@@ -1,5 +1,6 @@
-//! The model's layers as kernels want them: contiguous, on the device that they were loaded to. Whatever lies like that
-//! already stays where it is and is shared; the rest is copied, and its original is freed with the layer it came from.
+//! The model's layers in the form that the kernels need: contiguous, on the device that they were loaded to. A tensor
+//! that is contiguous already is shared. Any other is copied, and the original is freed with the layer that it came
+//! from.
 
 use super::gemm::Linear;
 use super::kernels::Kernels;
@@ -9,7 +10,7 @@ use crate::backend::BackendError;
 use crate::model::layers;
 use tch::Tensor;
 
-/// A size of the configuration as a length.
+/// A size of the configuration as a `usize`; 0 if it is negative.
 pub fn length(value: i64) -> usize {
     usize::try_from(value).unwrap_or(0)
 }
@@ -17,15 +18,15 @@ pub fn length(value: i64) -> usize {
 /// A layer for matrix products.
 ///
 /// # Errors
-/// No memory.
+/// Not enough memory.
 pub fn linear(layer: &layers::Linear) -> Result<Linear, BackendError> {
     Linear::new(layer.weight.dense(), layer.bias.as_ref())
 }
 
-/// Layers of one input as one product as wide as all of them: row after row of their matrices [out, in].
+/// Layers with the same input as a single layer, whose matrix has the rows of all their matrices [out, in] in order.
 ///
 /// # Errors
-/// Layers of different inputs, no memory.
+/// Layers with inputs of different widths, or not enough memory.
 pub fn joined(layers: &[layers::Linear]) -> Result<Linear, BackendError> {
     let weights: Vec<&Tensor> = layers.iter().map(|layer| layer.weight.dense()).collect();
     let biases: Vec<Tensor> = layers.iter().map(bias).collect::<Result<_, _>>()?;
@@ -35,7 +36,7 @@ pub fn joined(layers: &[layers::Linear]) -> Result<Linear, BackendError> {
 /// The bias [out] of a layer, zeros if it has none.
 ///
 /// # Errors
-/// No memory.
+/// Not enough memory.
 pub fn bias(layer: &layers::Linear) -> Result<Tensor, BackendError> {
     if let Some(bias) = &layer.bias {
         return Ok(bias.shallow_clone());
@@ -44,12 +45,12 @@ pub fn bias(layer: &layers::Linear) -> Result<Tensor, BackendError> {
     Ok(Tensor::f_zeros([layer.weight.shape()?.0], (matrix.kind(), matrix.device()))?)
 }
 
-/// A norm for kernels that do something else beside it.
+/// The parameters of a norm, for kernels that combine it with other work.
 pub fn norm_weights(norm: &layers::LayerNorm) -> NormWeights {
     NormWeights { weight: norm.weight.shallow_clone(), bias: norm.bias.shallow_clone() }
 }
 
-/// A norm over rows.
+/// A norm over rows as a kernel of its own.
 ///
 /// # Errors
 /// A kernel that was not compiled for rows of this width.

@@ -1,5 +1,5 @@
-//! Our own matrix product on Hopper (`kernels/matmul.cu`), for a few hundred rows: which tilings are worth trying for a
-//! shape, and how the kernel is launched.
+//! This project's matrix product on Hopper (`kernels/matmul.cu`), for a few hundred rows: which tilings are worth
+//! trying for a shape, and how the kernel is launched.
 
 #![allow(unsafe_code, reason = "describes tensors to the driver and starts a kernel whose buffers have been checked")]
 
@@ -13,22 +13,22 @@ use tch::Kind;
 
 /// Shared memory that a block may have, bytes.
 const SHARED_BYTES: usize = 227 << 10;
-/// Width of a step over `in`: one row of the 128-byte swizzle.
+/// Elements of a step over `in`: one row of the 128-byte swizzle.
 const STEP: usize = 64;
-/// Features that a warpgroup multiplies.
+/// Output features that a warpgroup computes.
 const FEATURES: usize = 64;
-/// What the tensor copy engine wants addresses to be multiples of, bytes.
+/// The tensor copy engine requires addresses that are multiples of this, bytes.
 const TENSOR_COPY_BYTES: u32 = 16;
 /// Bytes of bias, residual and output that a thread loads or stores at once.
 const STORE_BYTES: u32 = 8;
-/// Multiprocessors of the GPUs that this kernel runs on, more or less; only what is tried depends on it.
+/// Multiprocessors of the GPUs that this kernel runs on, roughly. Only the choice of candidates depends on it.
 const MULTIPROCESSORS: usize = 132;
-/// Beyond so many rows the library fills the GPU as well and its larger tiles win.
+/// Beyond this many rows the library fills the GPU as well, and its larger tiles are faster.
 const MOST_ROWS: usize = 320;
 /// Tilings that are tried for a shape, at most.
 const CANDIDATES: usize = 5;
 
-/// How a product is divided among blocks and warpgroups; the kernel's file says more.
+/// How a product is divided among blocks and warpgroups; `kernels/matmul.cu` explains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tiling {
     /// Rows of a warpgroup.
@@ -37,7 +37,7 @@ pub struct Tiling {
     row_groups: usize,
     /// Blocks that share the sum over `in`.
     split: usize,
-    /// Tiles that are on their way at a time.
+    /// Tiles that are being loaded at a time.
     stages: usize,
 }
 
@@ -62,7 +62,8 @@ impl Tiling {
 
     fn is_possible(self, shape: &Shape) -> bool {
         let staged = self.kept() * self.row_groups * 8 * (FEATURES + 4) * 4;
-        // A quarter of the register file holds 512 for each stream; one more warp loads.
+        // A quarter of the register file holds 512 registers for each lane. One warp of each warpgroup and one more
+        // warp, which loads, may share them.
         let registers = (512 / (self.row_groups + 1) / 8 * 8).min(255);
         (8..=256).contains(&self.group_rows)
             && self.tile_rows() <= 256
@@ -77,11 +78,11 @@ impl Tiling {
         self.split * (shape.outputs / FEATURES) * shape.rows.div_ceil(self.tile_rows())
     }
 
-    /// How much work the busiest multiprocessor has, and how much of the rows is padding: less is better.
+    /// An estimate of the work of the busiest multiprocessor, with the padding of the rows; less is better.
     fn cost(self, shape: &Shape) -> usize {
         let rounds = self.blocks(shape).div_ceil(MULTIPROCESSORS);
         let steps = (shape.inputs / STEP).div_ceil(self.split);
-        // Every block also starts, and exchanges its part of a split sum.
+        // Each block also pays for its start and for the exchange of its part of a split sum.
         rounds * (steps * (FEATURES + self.tile_rows()) + 600 + 100 * self.split)
     }
 
@@ -135,13 +136,13 @@ pub struct MatMul {
     tiling: Tiling,
 }
 
-/// What has to be compiled for `tilings`.
+/// The sources that have to be compiled for `tilings`.
 pub fn sources(shape: &Shape, tilings: &[Tiling]) -> Vec<Source> {
     tilings.iter().map(|tiling| tiling.source(shape)).collect()
 }
 
 impl MatMul {
-    /// A kernel that was compiled.
+    /// Takes the kernel for `shape` and `tiling` from those that were compiled.
     ///
     /// # Errors
     /// A source that was not compiled; shared memory that the GPU does not have.
@@ -159,7 +160,7 @@ impl MatMul {
     /// Queues one product; its addresses have been checked against `shape`.
     ///
     /// # Errors
-    /// What the driver reports.
+    /// An error that the driver reports.
     pub fn run(&self, stream: &CudaStream, shape: &Shape, kind: Kind, product: &Product) -> Result<(), BackendError> {
         let Tiling { row_groups, split, .. } = self.tiling;
         let weight = tensor_map(product.weight, [shape.outputs, shape.inputs], FEATURES, kind)?;

@@ -1,4 +1,4 @@
-//! Stretches of device memory with their lengths, so that what a kernel is given can be checked before it starts.
+//! Ranges of device memory with their lengths, so that a kernel's arguments can be checked before it starts.
 
 use crate::backend::BackendError;
 use tch::{Device, Kind, Tensor};
@@ -46,7 +46,7 @@ impl Span {
 /// A static buffer: zeroed, contiguous, at an address that stays.
 ///
 /// # Errors
-/// Memory that is not there.
+/// Not enough memory.
 pub fn buffer(shape: &[usize], kind: Kind, device: usize) -> Result<Tensor, BackendError> {
     let shape: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
     Ok(Tensor::f_zeros(shape.as_slice(), (kind, Device::Cuda(device)))?)

@@ -8,11 +8,11 @@
 //! | [`stream`] | pinned uploads and downloads, timing by events |
 //! | [`resize`] | camera images to the network's input, on the GPU |
 //! | [`compiler`], [`kernels`], [`operators`] | our own kernels: compiled at run time, started, as operators |
-//! | [`product`] | what a matrix product is: layer, sizes, addresses |
+//! | [`product`] | a matrix product: layer, sizes, addresses |
 //! | [`cublaslt`], [`matmul`], [`gemm`] | products by cuBLASLt, by our own kernel on Hopper, by the fastest for each shape |
-//! | [`layers`] | weights of the model as those want them |
-//! | [`vision`], [`text`], [`fused_vlm`], [`fused_policy`] | the network on those, built from [`crate::model`]'s |
-//! | [`works`] | what gets recorded |
+//! | [`layers`] | the model's weights in the layout that the kernels need |
+//! | [`vision`], [`text`], [`fused_vlm`], [`fused_policy`] | the network on these kernels, built from
+//! [`crate::model`]'s | | [`works`] | libtorch's operators as work to record |
 //!
 //! In half precision and for the sizes that the kernels support, which those of the published checkpoints are, the
 //! network runs on our kernels; anything else is recorded from libtorch's operators.
@@ -57,7 +57,7 @@ use stream::GpuStream;
 use tch::Tensor;
 use works::{LibtorchPolicyWork, LibtorchVlmWork};
 
-/// Name of this backend.
+/// The name under which this backend is selected.
 pub const NAME: &str = super::names::CUDA_GRAPH;
 
 /// Recordings that each part keeps: for the views that come and go, instructions of two lengths, a few domains.
@@ -66,13 +66,13 @@ const RECORDINGS: usize = 8;
 /// Loads both parts onto the target's GPU.
 ///
 /// # Errors
-/// No such GPU, a library that is missing, a checkpoint that does not fit.
+/// A missing GPU or library, or a checkpoint that does not fit the model.
 pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     on(open(NAME, target)?, |session| load_onto(session, checkpoint, config, target))
 }
 
-/// Loads something onto the session's GPU. Should the GPU be lost meanwhile, the session stays as it is for good: destroying
-/// its streams crashes then.
+/// Runs `load` on the session's GPU. If the GPU is lost meanwhile, the session is leaked, because destroying its
+/// streams would crash.
 pub(super) fn on<T>(
     session: Arc<Session>,
     load: impl FnOnce(&Arc<Session>) -> Result<T, BackendError>,
@@ -90,19 +90,20 @@ fn load_onto(
     let _no_grad = tch::no_grad_guard();
     let root = checkpoint.root(device::kind(target.dtype), device::resolve(target.device)?);
     let fused = fused(config, target.dtype);
-    // The vision-language part first, whole: what it frees of the device the policy's weights take.
+    // The vision-language part is loaded completely first, so that the policy's weights can use the memory that it
+    // frees.
     let vlm = CapturedVlm::new(Vlm::new(&root, config)?, config, session.clone(), fused)?;
     let policy = Policy::new(&root, &config.policy, config.projection_dim)?;
     let policy = CapturedPolicy::new(policy, &config.action_space, session.clone(), fused)?;
-    // Weights were converted and joined on one part's stream; both parts may use them from here on.
+    // Weights were converted and joined on one part's stream. After this wait both parts may use them.
     let backends = Backends { vlm: Box::new(vlm), policy: Box::new(policy), stream: Box::new(stream), golden: None };
     backends.once_loaded()
 }
 
-/// The target's GPU, on whose stream this thread's work goes from here on, for the backend called `name`.
+/// Opens the target's GPU for the backend called `name`. From then on, this thread's work goes to its stream.
 ///
 /// # Errors
-/// [`BackendError::Unavailable`] for another device or a library that is missing; what the driver reports.
+/// [`BackendError::Unavailable`] for another device or a missing library; otherwise an error that the driver reports.
 pub(super) fn open(name: &str, target: &Target) -> Result<Arc<Session>, BackendError> {
     let Device::Cuda(index) = target.device else {
         return Err(BackendError::Unavailable {
@@ -120,7 +121,7 @@ pub(super) fn open(name: &str, target: &Target) -> Result<Arc<Session>, BackendE
 /// The vision-language part as recordings, for backends that have a policy part of their own.
 ///
 /// # Errors
-/// The kernels' faults, no memory.
+/// A kernel that does not compile or load, or not enough memory.
 #[cfg(feature = "tensorrt")]
 pub(super) fn captured_vlm(
     vlm: Vlm,
@@ -131,7 +132,7 @@ pub(super) fn captured_vlm(
     Ok(Box::new(CapturedVlm::new(vlm, config, session.clone(), fused(config, dtype))?))
 }
 
-/// Whether the network runs on our kernels.
+/// Whether the network runs on this project's kernels; if not, the log says why.
 fn fused(config: &ModelConfig, dtype: Dtype) -> bool {
     let unsupported = match dtype {
         Dtype::F32 => Some("single precision".to_owned()),
@@ -175,7 +176,8 @@ impl CapturedVlm {
         Ok(Self { network, session, recordings: Recordings::new(recorder, RECORDINGS) })
     }
 
-    /// One recording's worth: a sample for our kernels, any batch for libtorch's operators.
+    /// Encodes what a single recording takes: one sample on this project's kernels, any batch with libtorch's
+    /// operators.
     fn encode_together(&mut self, inputs: &VlmInputs) -> Result<VlmTokens, BackendError> {
         let key = VlmKey { mask: inputs.mask.to_vec(), images: inputs.images.size(), ids: inputs.input_ids.size() };
         let (network, session) = (&self.network, &self.session);
@@ -202,7 +204,7 @@ impl VlmBackend for CapturedVlm {
                 images: &inputs.images.f_narrow(0, sample, 1)?,
                 mask: part(inputs.mask, batch, sample),
             })?;
-            // The next sample overwrites what this one left.
+            // The next sample overwrites the buffers of this one.
             Ok([copy_of(&tokens.vlm_features)?, copy_of(&tokens.aux_visual_inputs)?])
         });
         let samples: Vec<[Tensor; 2]> = samples.collect::<Result<_, BackendError>>()?;
@@ -223,7 +225,7 @@ struct PolicyKey {
     features: Vec<i64>,
     others: Vec<i64>,
     steps: usize,
-    /// The one domain that our kernels were given the matrices of; `None` for libtorch's operators, which look it up.
+    /// The domain whose matrices the kernels use; `None` for libtorch's operators, which look the matrices up.
     domain: Option<i64>,
 }
 

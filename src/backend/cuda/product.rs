@@ -1,10 +1,10 @@
-//! What a matrix product of the network is: its layer, its sizes and its addresses.
+//! A matrix product of the network: its layer, its sizes and its addresses.
 
 use super::memory::Span;
 use crate::backend::BackendError;
 use tch::Tensor;
 
-/// y = x·Wᵀ + b in 16 bits.
+/// A layer y = x·Wᵀ + b in 16 bits.
 #[derive(Debug)]
 pub struct Linear {
     weight: Tensor,       // [out, in]
@@ -13,17 +13,17 @@ pub struct Linear {
     outputs: usize,
 }
 
-/// What follows the product before it is stored.
+/// The function that is applied to the product before it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// Nothing.
     None,
-    /// GELU in its tanh approximation, the one the library has. Its distance from the exact one, below 5e-4, is less
-    /// than the rounding of a half near 1.
+    /// GELU in its tanh approximation, which is the one that cuBLASLt has. It differs from the exact one by less than
+    /// 5e-4, which is less than the rounding error of an f16 near 1.
     Gelu,
 }
 
-/// Everything that an algorithm is chosen by.
+/// The properties of a product that its algorithm is chosen by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
     /// Rows of input and output.
@@ -36,9 +36,9 @@ pub struct Shape {
     pub bias: bool,
     /// Whether a residual is added.
     pub residual: bool,
-    /// What comes between the two.
+    /// The function between bias and residual.
     pub activation: Activation,
-    /// What an algorithm may assume of the addresses.
+    /// The alignment of the addresses, which an algorithm may rely on.
     pub alignment: Alignment,
 }
 
@@ -57,8 +57,8 @@ pub struct Product {
     pub output: u64,
 }
 
-/// Bytes of which each address of a product is a multiple: powers of two, [`Alignment::MOST`] at most and for what the
-/// product does not have.
+/// Bytes of which each address of a product is a multiple: a power of two up to [`Alignment::MOST`], which also stands
+/// for an address that the product does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Alignment {
     /// Of [`Product::input`].
@@ -77,7 +77,7 @@ impl Linear {
     /// Takes `weight` [out, in] and `bias` [out].
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// An operation that libtorch refuses.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self, BackendError> {
         let (outputs, inputs) = weight.size2()?;
         Ok(Self {
@@ -88,7 +88,7 @@ impl Linear {
         })
     }
 
-    /// The same layer, the same memory.
+    /// This layer again, on the same memory.
     pub fn share(&self) -> Self {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
         Self { weight: self.weight.shallow_clone(), bias, inputs: self.inputs, outputs: self.outputs }
@@ -121,7 +121,7 @@ impl Linear {
         })
     }
 
-    /// What an algorithm for `product`, one of this layer's, is chosen by.
+    /// The shape of `product`, one of this layer's, which its algorithm is chosen by.
     pub(super) fn shape(&self, product: &Product, rows: usize, activation: Activation) -> Shape {
         Shape {
             rows,
@@ -144,8 +144,8 @@ impl Product {
 }
 
 impl Alignment {
-    /// Beyond so many bytes no algorithm asks for more. libtorch's allocations start at multiples of this, and rows of
-    /// the published checkpoints do as well.
+    /// The largest alignment that any algorithm requires, bytes. libtorch's allocations start at multiples of it, and
+    /// so do the rows of the published checkpoints.
     pub const MOST: u32 = 256;
 
     /// The largest power of two up to [`Alignment::MOST`] that divides `address`.

@@ -1,4 +1,4 @@
-//! Streams that record: [`crate::backend::capture`] on CUDA.
+//! The [`crate::backend::capture::Recorder`] of CUDA streams.
 
 use super::session::{PipelineStage, Session};
 use super::shim::Graph;
@@ -6,17 +6,17 @@ use crate::backend::BackendError;
 use crate::backend::capture::Recorder;
 use std::sync::Arc;
 
-/// Records what is queued on the stream of one half.
+/// Records what is queued on the stream of one part of the network.
 #[derive(Debug)]
 pub struct StreamRecorder {
     session: Arc<Session>,
-    half: PipelineStage,
+    stage: PipelineStage,
 }
 
 impl StreamRecorder {
-    /// A recorder on `half`'s stream.
-    pub fn new(session: Arc<Session>, half: PipelineStage) -> Self {
-        Self { session, half }
+    /// A recorder on the stream of `stage`.
+    pub fn new(session: Arc<Session>, stage: PipelineStage) -> Self {
+        Self { session, stage }
     }
 }
 
@@ -24,7 +24,7 @@ impl Recorder for StreamRecorder {
     type Graph = Graph;
 
     fn record(&mut self, work: &mut dyn FnMut() -> Result<(), BackendError>) -> Result<Graph, BackendError> {
-        self.session.enter(self.half)?;
+        self.session.enter(self.stage)?;
         Graph::record(work)
     }
 
@@ -33,6 +33,6 @@ impl Recorder for StreamRecorder {
     }
 
     fn synchronize(&mut self) -> Result<(), BackendError> {
-        Ok(self.session.stream(self.half).synchronize()?)
+        Ok(self.session.stream(self.stage).synchronize()?)
     }
 }

@@ -1,5 +1,5 @@
-//! Camera images resized and normalised on the GPU (`kernels/resize.cu`): 8-bit pixels travel, not floats, and the
-//! host only copies.
+//! Camera images resized and normalised on the GPU (`kernels/resize.cu`): 8-bit pixels are uploaded instead of floats,
+//! and the host only copies them.
 
 #![allow(unsafe_code, reason = "copies pinned memory and starts kernels whose buffers have been checked")]
 
@@ -14,10 +14,10 @@ use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
 
-/// Sizes of images whose tables stay on the device.
+/// Resampling tables that are kept on the device.
 const TABLES: usize = 16;
 
-/// Resizes frames into planes, keeping buffers and tables.
+/// Resizes frames into planes. It keeps its buffers and tables for later frames.
 pub struct Resizer {
     session: Arc<Session>,
     rows_to_bytes: Kernel,
@@ -27,11 +27,11 @@ pub struct Resizer {
     padded_bilinear: Kernel,
     tables: Vec<(Arc<Resampling>, Tables)>,
     buffers: Option<Buffers>,
-    /// The device has read the pinned buffer.
+    /// Recorded after the device has read the pinned buffer.
     read: CudaEvent,
 }
 
-/// Tables of both axes on the device.
+/// Resampling tables of both axes on the device.
 struct Tables {
     columns: AxisTable,
     rows: AxisTable,
@@ -73,7 +73,7 @@ fn int(value: usize) -> super::kernels::Argument {
     Int(i32::try_from(value).unwrap_or(i32::MAX))
 }
 
-/// Frames of one size that follow each other as views and in the buffer.
+/// Frames of one size whose views and pixels follow each other, so that one launch resizes them all.
 struct Run<'a> {
     resampling: &'a Resampling,
     views: usize,
@@ -88,7 +88,7 @@ impl Resizer {
     /// Compiles the kernels.
     ///
     /// # Errors
-    /// What the compiler or the driver reports.
+    /// An error that the compiler or the driver reports.
     pub fn new(session: Arc<Session>) -> Result<Self, BackendError> {
         let source = source!("resize");
         let kernels = Kernels::compile(&session, Kind::Half, vec![source.clone()])?.one_after_the_other();
@@ -108,12 +108,12 @@ impl Resizer {
     /// Writes `frames` as planes of `images` [1, V, 3, H, W] f32. Planes of other views are left as they are.
     ///
     /// # Errors
-    /// A view that `images` has no plane for; what the driver reports.
+    /// A view that `images` has no plane for, or an error that the driver reports.
     pub fn run(&mut self, frames: &[Frame], images: &Tensor, size: [usize; 2]) -> Result<(), BackendError> {
         for frame in frames {
-            self.know(&frame.resampling)?;
+            self.ensure_tables(&frame.resampling)?;
         }
-        // Kernels read whole words.
+        // The kernels read whole words of four bytes.
         let length = |frame: &Frame| frame.image.data().len().next_multiple_of(4);
         let needed = frames.iter().map(length).sum();
         self.read.synchronize()?;
@@ -135,7 +135,7 @@ impl Resizer {
                     resampling: &first.resampling,
                     views: run.len(),
                     pixels: pixels.from(start),
-                    // Launches of one stream follow each other, so that all runs may share this.
+                    // Launches on one stream run one after the other, so all runs can share this buffer.
                     between,
                     planes: planes.from(first.view * plane),
                     rotated,
@@ -148,8 +148,8 @@ impl Resizer {
         Ok(())
     }
 
-    /// Brings the tables of a size to the device, unless they are there.
-    fn know(&mut self, resampling: &Arc<Resampling>) -> Result<(), BackendError> {
+    /// Copies resampling tables to the device, unless they are there already.
+    fn ensure_tables(&mut self, resampling: &Arc<Resampling>) -> Result<(), BackendError> {
         if self.tables.iter().any(|(known, _)| Arc::ptr_eq(known, resampling)) {
             return Ok(());
         }
@@ -182,7 +182,7 @@ impl Resizer {
             return Ok(buffers);
         }
         let device = self.session.device();
-        // SAFETY: every byte that matters is written before the device reads it; the rest may hold anything.
+        // SAFETY: every byte of a pixel is written before the device reads it, and the padding may hold anything.
         let host = unsafe { self.session.context().alloc_pinned_with_flags::<u8>(needed, 0) }?;
         Ok(Buffers {
             host,
@@ -220,7 +220,7 @@ impl Resizer {
         }
     }
 
-    /// One axis to bytes, then the other to planes.
+    /// Resizes one axis to bytes, then the other to planes.
     fn bicubic(
         &self,
         stream: &CudaStream,
@@ -243,7 +243,7 @@ impl Resizer {
 
         let along_width = (columns, row_sizes);
         let along_height = (rows, column_sizes);
-        // (kernel, table and sizes, extent of the other axis, grid)
+        // Each pass is (kernel, table and sizes, extent of the other axis, grid).
         let (first, first_is_idle, last) = if rows_shrink_first {
             let first = (&self.columns_to_bytes, along_height, from_width, column_grid(from_width));
             let last = (&self.rows_to_planes, along_width, to_height, row_grid(to_height));
@@ -257,13 +257,13 @@ impl Resizer {
         if !first_is_idle {
             let (kernel, (table, sizes), other, grid) = first;
             let arguments = [[between, pixels].as_slice(), &table, &sizes, &[int(other)]].concat();
-            // SAFETY: checked above.
+            // SAFETY: `holding` has checked the length of every buffer above.
             unsafe { kernel.launch(stream, grid, [32, 4], 0, &arguments) }?;
         }
         let (kernel, (table, sizes), other, grid) = last;
         let input = if first_is_idle { pixels } else { between };
         let arguments = [[planes, input].as_slice(), &table, &sizes, &[int(other), rotated]].concat();
-        // SAFETY: checked above.
+        // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { kernel.launch(stream, grid, [32, 4], 0, &arguments) }
     }
 
@@ -294,7 +294,7 @@ impl Resizer {
             Int(run.rotated as i32),
         ];
         let grid = [width.div_ceil(32), height.div_ceil(4), run.views];
-        // SAFETY: checked above.
+        // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { self.padded_bilinear.launch(stream, grid, [32, 4], 0, &arguments) }
     }
 }

@@ -1,6 +1,6 @@
 //! One GPU as this project uses it: two streams of its own and the events that order them.
 //!
-//! Without overlap everything runs on one stream. With it, uploads and the vision-language half have a stream of their
+//! Without overlap everything runs on one stream. With it, uploads and the vision-language part have a stream of their
 //! own, so that they run beside the denoising of the frame before.
 
 #![allow(unsafe_code, reason = "hands a raw stream to libtorch")]
@@ -10,7 +10,7 @@ use crate::backend::BackendError;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, sys};
 use std::sync::Arc;
 
-/// Which half of the network work belongs to.
+/// The part of the network that work belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PipelineStage {
     /// Uploads, vision tower, text encoder.
@@ -26,7 +26,7 @@ pub struct Session {
     device: usize,
     vlm_stream: Arc<CudaStream>,
     policy_stream: Arc<CudaStream>,
-    /// The policy half has copied what it needs of the vision-language half's outputs and of the uploads.
+    /// Recorded after the policy part has copied its inputs: the vision-language part's outputs and the uploads.
     inputs_taken: CudaEvent,
 }
 
@@ -40,7 +40,7 @@ impl Session {
     /// Opens GPU `device`.
     ///
     /// # Errors
-    /// [`BackendError::Unavailable`] without a driver or a library; what the driver reports.
+    /// [`BackendError::Unavailable`] without a driver or a library; otherwise an error that the driver reports.
     pub fn open(device: usize, overlap: bool) -> Result<Arc<Self>, BackendError> {
         check_libraries()?;
         let context = CudaContext::new(device)?;
@@ -58,7 +58,7 @@ impl Session {
     /// Compute capability of the GPU, major and minor.
     ///
     /// # Errors
-    /// What the driver reports.
+    /// An error that the driver reports.
     #[cfg(feature = "tensorrt")]
     pub fn compute_capability(&self) -> Result<(i32, i32), BackendError> {
         Ok(self.context.compute_capability()?)
@@ -69,44 +69,46 @@ impl Session {
         self.device
     }
 
-    /// The stream of one half.
-    pub fn stream(&self, half: PipelineStage) -> &Arc<CudaStream> {
-        match half {
+    /// The stream of one part of the network.
+    pub fn stream(&self, stage: PipelineStage) -> &Arc<CudaStream> {
+        match stage {
             PipelineStage::Vlm => &self.vlm_stream,
             PipelineStage::Policy => &self.policy_stream,
         }
     }
 
-    /// Makes the stream of `half` the one that this thread's work goes to, libtorch's and our own.
+    /// Makes the stream of `stage` the one that this thread's work goes to, that of libtorch and of this project's
+    /// kernels.
     ///
     /// # Errors
-    /// What the driver reports.
-    pub fn enter(&self, half: PipelineStage) -> Result<(), BackendError> {
+    /// An error that the driver reports.
+    pub fn enter(&self, stage: PipelineStage) -> Result<(), BackendError> {
         self.context.bind_to_thread()?;
         // SAFETY: the stream belongs to this GPU and lives as long as the session, which outlives all its work.
-        unsafe { shim::use_stream(self.device, self.stream(half).cu_stream().cast()) }
+        unsafe { shim::use_stream(self.device, self.stream(stage).cu_stream().cast()) }
     }
 
-    /// Notes that the policy half has taken its inputs.
+    /// Records on the policy part's stream that the policy has copied its inputs.
     ///
     /// # Errors
-    /// What the driver reports.
+    /// An error that the driver reports.
     pub fn note_inputs_taken(&self) -> Result<(), BackendError> {
         Ok(self.inputs_taken.record(&self.policy_stream)?)
     }
 
-    /// Lets the stream of the vision-language half wait for that, before it writes there again.
+    /// Makes the stream of the vision-language part wait until the policy part has copied its inputs, before they are
+    /// overwritten.
     ///
     /// # Errors
-    /// What the driver reports.
+    /// An error that the driver reports.
     pub fn wait_for_inputs_taken(&self) -> Result<(), BackendError> {
         Ok(self.vlm_stream.wait(&self.inputs_taken)?)
     }
 
-    /// An event with a time.
+    /// An event that takes the time at which it is reached.
     ///
     /// # Errors
-    /// What the driver reports.
+    /// An error that the driver reports.
     pub fn timed_event(&self) -> Result<CudaEvent, BackendError> {
         Ok(self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))?)
     }
@@ -114,8 +116,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // libtorch must not go on with a stream that is about to be destroyed, and should not keep memory that whoever
-        // comes next may need; errors leave nothing to do.
+        // libtorch must not use a stream that is about to be destroyed, nor keep memory that the next backend may need.
+        // Errors cannot be handled here and are ignored.
         let _ = shim::use_default_stream(self.device);
         let _ = shim::release_unused_memory();
     }

@@ -28,21 +28,21 @@ mod ffi {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// In tensors now, bytes.
+    /// Memory in tensors now, bytes.
     pub allocated_bytes: i64,
-    /// In tensors at most since the last reset, bytes.
+    /// Peak of the memory in tensors since the last reset, bytes.
     pub peak_allocated_bytes: i64,
-    /// Taken from the driver now, bytes.
+    /// Memory held from the driver now, bytes.
     pub reserved_bytes: i64,
-    /// Taken from the driver at most since the last reset, bytes.
+    /// Peak of the memory held from the driver since the last reset, bytes.
     pub peak_reserved_bytes: i64,
     /// Requests for memory so far.
     pub allocations: i64,
-    /// Those of them that went to the driver.
+    /// Requests of these that went to the driver.
     pub driver_allocations: i64,
 }
 
-/// What the shim's functions return, as a `Result`.
+/// The message that a function of the shim returns, as a `Result`.
 fn check(message: *const c_char) -> Result<(), LibtorchError> {
     if message.is_null() {
         return Ok(());
@@ -67,7 +67,7 @@ pub unsafe fn use_stream(device: usize, stream: *mut c_void) -> Result<(), Backe
 
 /// Makes the device's default stream the one that libtorch's operators of this thread run on.
 pub fn use_default_stream(device: usize) -> Result<(), BackendError> {
-    // SAFETY: takes a number only.
+    // SAFETY: the function takes only a number.
     check(unsafe { ffi::xvla_use_default_stream(device as c_int) }).map_err(device_error)
 }
 
@@ -79,19 +79,19 @@ pub fn memory(device: usize) -> Result<Memory, BackendError> {
     Ok(memory)
 }
 
-/// Lets the peaks of GPU `device` begin anew.
+/// Resets the peaks of GPU `device`.
 pub fn reset_peak_memory(device: usize) -> Result<(), BackendError> {
-    // SAFETY: takes a number only.
+    // SAFETY: the function takes only a number.
     check(unsafe { ffi::xvla_memory_reset_peak(device as c_int) }).map_err(device_error)
 }
 
-/// Gives memory that no tensor uses back to the driver.
+/// Returns memory that no tensor uses to the driver.
 pub fn release_unused_memory() -> Result<(), BackendError> {
-    // SAFETY: takes nothing.
+    // SAFETY: the function takes no arguments.
     check(unsafe { ffi::xvla_memory_release() }).map_err(device_error)
 }
 
-/// A recording of GPU work, with the memory that it needs.
+/// A CUDA graph with its private memory pool.
 #[derive(Debug)]
 pub struct Graph(NonNull<c_void>);
 
@@ -102,7 +102,7 @@ impl Graph {
     /// Records what `work` queues on this thread's current stream, which must not be the default one.
     ///
     /// # Errors
-    /// What `work` returns; [`BackendError::Capture`] when the recording is refused or becomes invalid.
+    /// The error of `work`; [`BackendError::Capture`] when the recording is refused or becomes invalid.
     pub fn record(work: &mut dyn FnMut() -> Result<(), BackendError>) -> Result<Self, BackendError> {
         let failed = |error: LibtorchError| BackendError::Capture(error.to_string());
         let mut graph = std::ptr::null_mut();
@@ -123,7 +123,7 @@ impl Graph {
     /// Queues the recorded work on this thread's current stream.
     ///
     /// # Errors
-    /// What the driver reports, such as an earlier kernel's failure.
+    /// An error that the driver reports, such as an earlier kernel's failure.
     pub fn replay(&self) -> Result<(), BackendError> {
         // SAFETY: the graph is alive and complete.
         check(unsafe { ffi::xvla_graph_replay(self.0.as_ptr()) }).map_err(device_error)

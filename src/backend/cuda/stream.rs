@@ -1,5 +1,6 @@
-//! The stream of a GPU: one pinned staging buffer and one copy for all inputs of a frame, CUDA events between the stages,
-//! one pinned buffer for the way back. Nothing but [`Pending::wait`] waits.
+//! The stream of a GPU. All inputs of a frame go through one pinned staging buffer in one copy, CUDA events separate
+//! the stages, and the actions come back through one pinned buffer. The host waits in [`Pending::wait`], and for an
+//! earlier upload before it rewrites the staging buffer.
 
 #![allow(unsafe_code, reason = "copies between pinned host memory and libtorch's tensors")]
 
@@ -17,24 +18,24 @@ use tch::{Device, Kind, Tensor};
 /// Tensors in a buffer begin at multiples of this, as the driver's own allocations do.
 const ALIGNMENT: usize = 256;
 
-/// Between two looks whether a device with a deadline is done.
+/// Interval at which a device with a deadline is polled.
 const POLL: Duration = Duration::from_micros(20);
 
-/// The way of frames through one GPU.
+/// The stream of one GPU, with its staging buffers.
 pub struct GpuStream {
     session: Arc<Session>,
     inputs: Option<Staging>,
-    /// Made when the first frame comes that is to be resized here.
+    /// Made when the first frame arrives that is resized on the GPU.
     resizer: Option<Resizer>,
-    /// Events and result buffers that are not in flight.
+    /// Events and result buffers that no inference uses at the moment.
     spare: Arc<Pool>,
-    current: Option<Flight>,
+    current: Option<InferenceBuffers>,
     /// Free device memory when the stream was made, bytes.
     free_at_first: usize,
 }
 
-/// What one inference in flight needs: kept, so that a steady state allocates nothing.
-struct Flight {
+/// The events and the result buffer of one inference. They are reused, so that a steady state allocates nothing.
+struct InferenceBuffers {
     started: CudaEvent,
     uploaded: CudaEvent,
     encoded: CudaEvent,
@@ -43,9 +44,9 @@ struct Flight {
     actions: Option<PinnedHostSlice<f32>>,
 }
 
-type Pool = std::sync::Mutex<Vec<Flight>>;
+type Pool = std::sync::Mutex<Vec<InferenceBuffers>>;
 
-impl Flight {
+impl InferenceBuffers {
     fn new(session: &Session) -> Result<Self, BackendError> {
         Ok(Self {
             started: session.timed_event()?,
@@ -64,7 +65,7 @@ struct Staging {
     host: PinnedHostSlice<u8>,
     device: Tensor, // [bytes] u8
     views: DeviceBatch,
-    /// The device has read the host's side.
+    /// Recorded after the device has read the host's side.
     read: CudaEvent,
 }
 
@@ -115,7 +116,7 @@ impl Layout {
 impl Staging {
     fn new(session: &Session, layout: Layout) -> Result<Self, BackendError> {
         let Offsets([images, noise, proprio, ids, domains, end]) = layout.offsets();
-        // SAFETY: every byte that the device reads is written before; the padding is never looked at.
+        // SAFETY: every byte that the network reads is written before it is copied; the padding is never used.
         let host = unsafe { session.context().alloc_pinned_with_flags::<u8>(end, 0) }?;
         let device = Tensor::f_zeros([end as i64], (Kind::Uint8, Device::Cuda(session.device())))?;
         let extent = |value: usize| value as i64;
@@ -140,9 +141,9 @@ impl Staging {
     /// Fills the host's side and queues its copy to the device.
     fn send(&mut self, session: &Session, inputs: &HostBatch) -> Result<(), BackendError> {
         let Offsets(offsets) = self.layout.offsets();
-        // The copy of the frame before has long begun; writing waits for its end.
+        // The host's side may be rewritten only after the device has read the previous frame from it.
         self.read.synchronize()?;
-        // Frames have a way of their own: see `Resizer`.
+        // Frames that are resized on the GPU are uploaded by `Resizer`.
         let images = match inputs.images {
             HostImages::Normalised(images) => images,
             HostImages::Frames(_) => &[],
@@ -172,7 +173,7 @@ impl Staging {
 impl Drop for Staging {
     /// The pinned memory must not be freed while the device reads it.
     fn drop(&mut self) {
-        // A device that fails here reads no more either.
+        // A device that reports a failure here does not read any more.
         let _ = self.read.synchronize();
     }
 }
@@ -182,16 +183,16 @@ fn mismatch(what: &str) -> BackendError {
 }
 
 impl GpuStream {
-    /// A stream on the session's streams.
+    /// A stream on the CUDA streams of `session`.
     ///
     /// # Errors
-    /// What the driver reports.
+    /// An error that the driver reports.
     pub fn new(session: Arc<Session>) -> Result<Self, BackendError> {
         let (free_at_first, _) = session.context().mem_get_info()?;
         Ok(Self { session, inputs: None, resizer: None, spare: Arc::default(), current: None, free_at_first })
     }
 
-    fn flight(&mut self) -> Result<&Flight, BackendError> {
+    fn current_inference(&mut self) -> Result<&InferenceBuffers, BackendError> {
         self.current.as_ref().ok_or_else(|| mismatch("a stage without an upload"))
     }
 }
@@ -200,13 +201,13 @@ impl Stream for GpuStream {
     fn upload(&mut self, inputs: &HostBatch) -> Result<DeviceBatch, BackendError> {
         self.session.enter(PipelineStage::Vlm)?;
         let spare = self.spare.lock().map_or(None, |mut spare| spare.pop());
-        let flight = match spare {
-            Some(flight) => flight,
-            None => Flight::new(&self.session)?,
+        let inference = match spare {
+            Some(inference) => inference,
+            None => InferenceBuffers::new(&self.session)?,
         };
         let stream = self.session.stream(PipelineStage::Vlm).clone();
         self.session.wait_for_inputs_taken()?;
-        flight.started.record(&stream)?;
+        inference.started.record(&stream)?;
         let layout = Layout::of(inputs);
         let mut staging = match self.inputs.take().filter(|staging| staging.layout == layout) {
             Some(staging) => staging,
@@ -221,7 +222,7 @@ impl Stream for GpuStream {
             resizer.run(frames, &staging.views.images, [inputs.height, inputs.width])?;
             self.resizer = Some(resizer);
         }
-        flight.uploaded.record(&stream)?;
+        inference.uploaded.record(&stream)?;
         let views = &staging.views;
         let uploaded = DeviceBatch {
             input_ids: views.input_ids.shallow_clone(),
@@ -231,26 +232,26 @@ impl Stream for GpuStream {
             noise: views.noise.shallow_clone(),
         };
         self.inputs = Some(staging);
-        self.current = Some(flight);
+        self.current = Some(inference);
         Ok(uploaded)
     }
 
     fn encoded(&mut self) -> Result<(), BackendError> {
         let (vlm, policy) =
             (self.session.stream(PipelineStage::Vlm).clone(), self.session.stream(PipelineStage::Policy).clone());
-        let flight = self.flight()?;
-        flight.encoded.record(&vlm)?;
-        policy.wait(&flight.encoded)?;
+        let inference = self.current_inference()?;
+        inference.encoded.record(&vlm)?;
+        policy.wait(&inference.encoded)?;
         self.session.enter(PipelineStage::Policy)
     }
 
     fn generated(&mut self, actions: &Tensor) -> Result<Box<dyn Pending>, BackendError> {
-        let mut flight = self.current.take().ok_or_else(|| mismatch("a stage without an upload"))?;
+        let mut inference = self.current.take().ok_or_else(|| mismatch("a stage without an upload"))?;
         let stream = self.session.stream(PipelineStage::Policy);
-        flight.generated.record(stream)?;
+        inference.generated.record(stream)?;
         let actions = actions.f_to_kind(Kind::Float)?.f_contiguous()?;
         let length = actions.numel();
-        let mut host = match flight.actions.take().filter(|host| host.len() == length) {
+        let mut host = match inference.actions.take().filter(|host| host.len() == length) {
             Some(host) => host,
             // SAFETY: read only after the copy below has filled it.
             None => unsafe { self.session.context().alloc_pinned_with_flags::<f32>(length, 0) }?,
@@ -259,10 +260,10 @@ impl Stream for GpuStream {
         // SAFETY: `length` floats on both sides; the tensor is either static or freed in this stream's order, and the
         // host's side is read only after `downloaded`.
         unsafe { result::memcpy_dtoh_async(target, actions.data_ptr() as u64, stream.cu_stream()) }?;
-        flight.downloaded.record(stream)?;
-        flight.actions = Some(host);
+        inference.downloaded.record(stream)?;
+        inference.actions = Some(host);
         let shape = actions.size().iter().map(|extent| extent.unsigned_abs() as usize).collect();
-        Ok(Box::new(Download { flight: Some(flight), shape, spare: self.spare.clone() }))
+        Ok(Box::new(Download { inference: Some(inference), shape, spare: self.spare.clone() }))
     }
 
     fn drain(&mut self) -> Result<(), BackendError> {
@@ -291,9 +292,9 @@ impl Stream for GpuStream {
     }
 }
 
-/// Actions on their way to the host.
+/// Actions that are being copied to the host.
 struct Download {
-    flight: Option<Flight>,
+    inference: Option<InferenceBuffers>,
     shape: Vec<usize>,
     spare: Arc<Pool>,
 }
@@ -301,9 +302,9 @@ struct Download {
 impl Drop for Download {
     /// The pinned memory must not be freed while the device writes to it.
     fn drop(&mut self) {
-        if let Some(flight) = &self.flight {
-            // A device that fails here writes no more either.
-            let _ = flight.downloaded.synchronize();
+        if let Some(inference) = &self.inference {
+            // A device that reports a failure here does not write any more.
+            let _ = inference.downloaded.synchronize();
         }
     }
 }
@@ -322,24 +323,24 @@ fn wait_for(event: &CudaEvent, deadline: Option<Instant>) -> Result<(), BackendE
 
 impl Pending for Download {
     fn wait(mut self: Box<Self>, deadline: Option<Instant>) -> Result<Finished, BackendError> {
-        let flight = self.flight.take().ok_or_else(|| mismatch("a download waited for twice"))?;
-        if let Err(error) = wait_for(&flight.downloaded, deadline) {
+        let inference = self.inference.take().ok_or_else(|| mismatch("a download waited for twice"))?;
+        if let Err(error) = wait_for(&inference.downloaded, deadline) {
             // A device that hangs may still write there, and freeing pinned memory would wait for it.
-            error.abandon(flight);
+            error.abandon(inference);
             return Err(error);
         }
         let between = |from: &CudaEvent, to: &CudaEvent| from.elapsed_ms(to).map(f64::from);
         let mut finished = Finished {
             actions_raw: HostArray { shape: std::mem::take(&mut self.shape), data: Vec::new() },
-            upload_ms: between(&flight.started, &flight.uploaded)?,
-            vlm_ms: between(&flight.uploaded, &flight.encoded)?,
-            policy_ms: between(&flight.encoded, &flight.generated)?,
+            upload_ms: between(&inference.started, &inference.uploaded)?,
+            vlm_ms: between(&inference.uploaded, &inference.encoded)?,
+            policy_ms: between(&inference.encoded, &inference.generated)?,
         };
-        if let Some(actions) = &flight.actions {
+        if let Some(actions) = &inference.actions {
             finished.actions_raw.data.extend_from_slice(actions.as_slice()?);
         }
         if let Ok(mut spare) = self.spare.lock() {
-            spare.push(flight);
+            spare.push(inference);
         }
         Ok(finished)
     }

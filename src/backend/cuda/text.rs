@@ -12,7 +12,7 @@ use crate::model::config::TextConfig;
 use crate::model::text;
 use tch::Tensor;
 
-/// Token table, positions and layers.
+/// The encoder's weights and kernels.
 pub struct TextEncoder {
     embedding: Tensor, // [vocabulary, D]
     positions: Tensor, // [max positions, D]
@@ -30,7 +30,7 @@ struct Layer {
     final_norm: LayerNorm,
 }
 
-/// What keeps this encoder from running on the kernels; `None` if nothing does.
+/// Why this encoder cannot run on the kernels; `None` if it can.
 pub fn unsupported(config: &TextConfig) -> Option<String> {
     let head_dim = length(config.width / config.heads.max(1));
     (!Attention::supports(head_dim) || config.width % 8 != 0 || config.width > 8192)
@@ -45,10 +45,11 @@ pub fn sources(config: &TextConfig) -> Vec<Source> {
 }
 
 impl TextEncoder {
-    /// The encoder with the weights of `model`, layer by layer, so that what is copied is freed before the next copy.
+    /// The encoder with the weights of `model`, layer by layer, so that the original of each copy is freed before the
+    /// next copy.
     ///
     /// # Errors
-    /// The kernels' faults, no memory.
+    /// A kernel that does not compile or load, or not enough memory.
     pub fn new(model: text::TextEncoder, kernels: &Kernels) -> Result<Self, BackendError> {
         let text::TextEncoder { embedding, positions, embedding_norm, layers, heads } = model;
         let (width, heads) = (length(embedding_norm.width()), length(heads));
@@ -64,7 +65,7 @@ impl TextEncoder {
     /// Embeddings of ids [1, L] → `words` [L, D], where they stay until the instruction changes.
     ///
     /// # Errors
-    /// What libtorch refuses.
+    /// An operation that libtorch refuses.
     pub fn embed(&self, input_ids: &Tensor, words: &Tensor) -> Result<(), BackendError> {
         Ok(self.embedding.f_index_select_out(words, 0, &input_ids.f_flatten(0, -1)?).map(drop)?)
     }
@@ -72,7 +73,7 @@ impl TextEncoder {
     /// `images` [N, D] and `words` [L, D] → `output` [N + L, D].
     ///
     /// # Errors
-    /// What the device refuses.
+    /// An operation that the device refuses.
     pub fn run(
         &self,
         gemm: &mut Gemm,
@@ -103,7 +104,7 @@ impl TextEncoder {
 impl Layer {
     fn new(layer: text::EncoderLayer, kernels: &Kernels) -> Result<Self, BackendError> {
         Ok(Self {
-            // BART stores three projections; one product of thrice the width does their work.
+            // BART stores three projections, which are computed as one product of three times the width.
             qkv: joined(&[layer.query, layer.key, layer.value])?,
             out: linear(&layer.output)?,
             attention_norm: layer_norm(&layer.attention_norm, kernels)?,

@@ -14,7 +14,7 @@ use crate::model::vision;
 use cudarc::driver::CudaStream;
 use tch::{Kind, Tensor};
 
-/// The tower.
+/// DaViT's weights and kernels.
 pub struct VisionTower {
     stages: Vec<Stage>,
     patches: Patches,
@@ -82,7 +82,7 @@ fn patch_sizes(config: &VisionConfig, height: usize, width: usize) -> Vec<PatchS
     config.stages.iter().scan([height, width], next).collect()
 }
 
-/// What keeps this tower from running on the kernels; `None` if nothing does.
+/// Why this tower cannot run on the kernels; `None` if it can.
 pub fn unsupported(config: &ModelConfig) -> Option<String> {
     let sizes = patch_sizes(&config.vision, config.inputs.image_height, config.inputs.image_width);
     let window = length(config.vision.window_size);
@@ -126,10 +126,11 @@ pub fn sources(config: &ModelConfig) -> Vec<Source> {
 }
 
 impl VisionTower {
-    /// The tower with the weights of `model`, block by block, so that what is copied is freed before the next copy.
+    /// The tower with the weights of `model`, block by block, so that the original of each copy is freed before the
+    /// next copy.
     ///
     /// # Errors
-    /// The kernels' faults, no memory.
+    /// A kernel that does not compile or load, or not enough memory.
     pub fn new(model: vision::VisionTower, config: &ModelConfig, kernels: &Kernels) -> Result<Self, BackendError> {
         let sizes = patch_sizes(&config.vision, config.inputs.image_height, config.inputs.image_width);
         let mut stages = Vec::with_capacity(sizes.len());
@@ -144,7 +145,7 @@ impl VisionTower {
     /// The `valid` views of `images` [V, 3, H, W] f32 → the last map [n, h·w, C] in [`Activations::map`]; its h and w.
     ///
     /// # Errors
-    /// What the device refuses.
+    /// An operation that the device refuses.
     pub fn run(
         &self,
         gemm: &mut Gemm,
@@ -175,10 +176,10 @@ impl VisionTower {
 }
 
 impl Activations {
-    /// For the tower and `images` images of `height`×`width` pixels.
+    /// Activations of the tower for `images` images of `height`×`width` pixels.
     ///
     /// # Errors
-    /// No memory.
+    /// Not enough memory.
     pub fn of_tower(
         model: &ModelConfig,
         [images, height, width]: [usize; 3],
@@ -191,7 +192,7 @@ impl Activations {
             let (rows, channels) = (images * tokens, length(stage.width));
             let mlp = (channels as f64 * config.mlp_ratio) as usize;
             let row = if index == 0 { Patches::image_row(sizes.kernel) } else { sizes.kernel.pow(2) * inputs };
-            // One token more an image: the spatial mean; and the last map is projected.
+            // Each image gets one more token, the spatial mean, and the last map is projected.
             map = map.max((rows + images) * channels);
             if index + 1 == config.stages.len() {
                 map = map.max((rows + images) * length(model.projection_dim));
@@ -204,10 +205,10 @@ impl Activations {
         Self::new(map, hidden, scratch, place)
     }
 
-    /// For the text encoder and `rows` tokens.
+    /// Activations of the text encoder for `rows` tokens.
     ///
     /// # Errors
-    /// No memory.
+    /// Not enough memory.
     pub fn of_text(rows: usize, width: usize, mlp: usize, place: (Kind, usize)) -> Result<Self, BackendError> {
         Self::new(rows * width, rows * mlp, 1, place)
     }
@@ -229,17 +230,18 @@ impl Activations {
         Span::of(&self.map)
     }
 
-    /// Free between the tower and its next run, each as large as the map: three for whoever comes after the tower.
+    /// Three buffers as large as the map, for the layers after the tower. They are free from the end of the tower to
+    /// its next run.
     pub fn others(&self) -> [Span; 3] {
         [Span::of(&self.sum), Span::of(&self.normed), Span::of(&self.mixed)]
     }
 
-    /// Three times as large as the map, free as well.
+    /// A buffer three times as large as the map, free at the same time.
     pub fn qkv(&self) -> Span {
         Span::of(&self.qkv)
     }
 
-    /// As wide as the MLP's hidden layer, free as well.
+    /// A buffer as wide as the MLP's hidden layer, free at the same time.
     pub fn hidden(&self) -> Span {
         Span::of(&self.hidden)
     }
@@ -250,7 +252,7 @@ impl Embed {
         let vision::ConvEmbed { proj, norm, pre_norm } = embed;
         let (outputs, inputs, height, width) = proj.weight.size4()?;
         let row = height * width * inputs;
-        // Patches run over (ky, kx, channel) and are as long as a multiple of eight.
+        // A patch runs over (ky, kx, channel) and is padded to a multiple of eight elements.
         let rows = proj.weight.f_permute([0, 2, 3, 1])?.f_reshape([outputs, row])?;
         let rows = rows.f_constant_pad_nd([0, (8 - row % 8) % 8])?;
         Ok(Self {
@@ -261,7 +263,7 @@ impl Embed {
         })
     }
 
-    /// What the patches are taken from.
+    /// The input of the patches: the map, normalised if the norm comes first.
     fn normed_input(&self, stream: &CudaStream, buffers: &Activations, rows: usize) -> Result<Span, BackendError> {
         let (map, normed) = (Span::of(&buffers.map), Span::of(&buffers.normed));
         if !self.pre_norm {
@@ -305,7 +307,7 @@ impl Block {
                 Attention::Channel(ChannelAttention::new(kernels, groups, width / groups.max(1))?)
             }
         };
-        // A padded token's key and value are the bias, so the kernel for windows asks for one even where there is none.
+        // A padded token's key and value are the bias, so the window kernel needs one even where the layer has none.
         let qkv_bias = bias(&block.qkv)?;
         Ok(Self {
             conv1: conv(block.conv1.0, &block.attention_norm)?,
@@ -319,7 +321,7 @@ impl Block {
         })
     }
 
-    /// The map [images, height, width, C], in place.
+    /// Runs the block on the map [images, height, width, C], in place.
     fn run(
         &self,
         stream: &CudaStream,

@@ -1,5 +1,5 @@
-//! What is recorded of checkpoints whose sizes or dtype this project's kernels do not support: libtorch's operators, one
-//! by one. What is recorded of all others is in [`super::fused_vlm`] and [`super::fused_policy`].
+//! Work to record for checkpoints whose sizes or dtype this project's kernels do not support: libtorch's operators, one
+//! by one. The work for all others is in [`super::fused_vlm`] and [`super::fused_policy`].
 
 use super::session::Session;
 use crate::backend::BackendError;
@@ -23,7 +23,7 @@ impl LibtorchVlmWork {
     /// Buffers for the shapes of `inputs`.
     ///
     /// # Errors
-    /// No memory.
+    /// Not enough memory.
     pub fn new(network: Arc<Mutex<LibtorchVlm>>, session: &Session, inputs: &VlmInputs) -> Result<Self, BackendError> {
         Ok(Self {
             network,
@@ -73,7 +73,7 @@ impl LibtorchPolicyWork {
     /// Buffers for the shapes of `tokens` and `inputs`.
     ///
     /// # Errors
-    /// No memory.
+    /// Not enough memory.
     pub fn new(
         network: Arc<Mutex<LibtorchPolicy>>,
         tokens: &VlmTokens,

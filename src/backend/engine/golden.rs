@@ -1,6 +1,8 @@
-//! A seeded case and libtorch's answer to it: what every other backend has to reproduce before it may move a robot.
+//! Goldens: inputs from a seed with libtorch's answer, which every other backend has to reproduce before it may move a
+//! robot.
 //!
-//! Inputs are drawn from the seed, images and words included, so that only the seed and the answer need keeping.
+//! All inputs, images and instructions included, are drawn from the seed, so that only the seed and the answer are
+//! stored.
 
 use super::Precision;
 use super::sidecar::Golden;
@@ -13,19 +15,20 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// Seed of the cases that are made here.
+/// Seed of the goldens that this program makes.
 pub const SEED: u64 = 0x5eed;
 
-/// Denoising steps of the cases that engines keep: the first, the last and two between.
+/// Denoising steps of the goldens in sidecars: the first, the last and two between.
 pub const STEPS: usize = 4;
 
-/// A channel whose own values are smaller than this part of all values together is judged by all of them.
+/// A channel's tolerance is relative to at least this part of the root mean square of all channels, so that a small
+/// channel is not held to its own tiny values.
 const SMALL_CHANNEL: f32 = 0.25;
 
-/// For which inputs a backend is to run.
+/// The inputs that a backend runs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputSpec {
-    /// Embodiment.
+    /// Index of the embodiment's domain.
     pub domain: i64,
     /// V: camera views.
     pub views: usize,
@@ -38,7 +41,7 @@ pub struct InputSpec {
 }
 
 impl InputSpec {
-    /// Those of `inputs`, for the domain of their first sample.
+    /// The spec of `inputs`, with the domain of their first sample.
     pub fn of(inputs: &ModelInputs) -> Self {
         Self {
             domain: inputs.domain_id.first().copied().unwrap_or(0),
@@ -56,7 +59,7 @@ impl InputSpec {
     }
 }
 
-/// What a seed stands for.
+/// The inputs that a seed stands for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GoldenInputs {
     inputs: ModelInputs,
@@ -92,10 +95,10 @@ impl GoldenInputs {
         Self { inputs, noise }
     }
 
-    /// What both halves on a stream make of it: [T·A] raw actions.
+    /// The raw actions [T·A] that both parts of a network compute from these inputs on their stream.
     ///
     /// # Errors
-    /// Whatever keeps them from answering.
+    /// The first error of either part or of the stream.
     pub fn answer(
         &self,
         (vlm, policy, stream): (&mut dyn VlmBackend, &mut dyn PolicyBackend, &mut dyn Stream),
@@ -121,17 +124,18 @@ impl GoldenInputs {
     }
 }
 
-/// A case with libtorch's `actions`, to be met by a backend that computes in `precision`.
+/// The golden with libtorch's `actions` and the tolerances for a backend that computes in `precision`.
 pub fn expect(seed: u64, steps: usize, actions: Vec<f32>, channels: usize, precision: Precision) -> Golden {
     let tolerance = tolerance(&actions, channels, precision);
     Golden { seed, steps, actions, tolerance }
 }
 
-/// How far each channel of `actions` [T·A] may be off in any of its values: a part of its root mean square over the chunk.
+/// The deviation that each channel of `actions` [T·A] may have in any value: a part of the channel's root mean square
+/// over the chunk.
 ///
-/// Seen in single values, with full-size checkpoints of random weights: 0.5 % for f16 in ONNX Runtime against single
-/// precision; 3 % for f16 and 20 % for bf16 between libtorch and `cuda_graph` on an H200; 36 % for FP8. One matrix of the
-/// policy's 96 transposed: 110 %. Single precision on a GPU includes convolutions in TF32.
+/// Deviations of single values, measured with full-size checkpoints of random weights: 0.5 % for f16 in ONNX Runtime
+/// against single precision; 3 % for f16 and 20 % for bf16 between libtorch and `cuda_graph` on an H200; 36 % for FP8.
+/// One of the policy's 96 matrices transposed gives 110 %. Single precision on a GPU includes convolutions in TF32.
 fn tolerance(actions: &[f32], channels: usize, precision: Precision) -> Vec<f32> {
     let part = match precision {
         Precision::F32 => 0.02,
@@ -148,7 +152,7 @@ fn tolerance(actions: &[f32], channels: usize, precision: Precision) -> Vec<f32>
     (0..channels).map(|channel| part * own(channel).max(SMALL_CHANNEL * all).max(f32::MIN_POSITIVE)).collect()
 }
 
-/// Compares an answer with the one expected; the largest deviation, as a part of what its channel may be off.
+/// Compares an answer with the golden's. Returns the largest deviation as a fraction of its channel's tolerance.
 ///
 /// # Errors
 /// [`BackendError::Parity`] naming the first channel that is too far off, or not a number.
@@ -163,7 +167,7 @@ pub fn compare(backend: &str, golden: &Golden, answer: &[f32]) -> Result<f32, Ba
     let mut largest = 0.0f32;
     for (channel, &tolerance) in golden.tolerance.iter().enumerate() {
         let values = answer.iter().zip(&golden.actions).skip(channel).step_by(channels);
-        // `max` would pass over what is not a number.
+        // `f32::max` ignores NaN, which counts as an infinite deviation here.
         let worst = values.map(|(found, expected)| (found - expected).abs());
         let worst = worst.fold(0.0f32, |worst, delta| if delta.is_finite() { worst.max(delta) } else { f32::INFINITY });
         if worst > tolerance {
@@ -179,7 +183,7 @@ mod tests {
     use super::*;
 
     fn golden(precision: Precision) -> Golden {
-        // Two channels: metres around one, and a small one.
+        // Two channels: one of about a metre, and one a hundred times smaller.
         expect(SEED, STEPS, vec![1.0, 0.01, -1.0, -0.01], 2, precision)
     }
 
@@ -191,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_channel_is_judged_by_all_of_them() {
+    fn a_small_channel_gets_a_tolerance_from_all_channels() {
         let tolerance = golden(Precision::F16).tolerance;
         assert!(tolerance[1] > 0.2 * 0.01 && tolerance[1] < tolerance[0], "{tolerance:?}");
     }

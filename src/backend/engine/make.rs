@@ -1,5 +1,5 @@
-//! From a checkpoint to an engine: the policy of one domain is exported as a graph, a library builds the engine, and
-//! libtorch answers the seeded case that the engine will have to answer likewise.
+//! From a checkpoint to an engine. The policy of one domain is exported as a graph, libtorch computes the golden that
+//! the engine has to reproduce, and a library builds the engine.
 
 use super::golden::{self, GoldenInputs};
 use super::sidecar::{Golden, Identity, Sidecar, sha256_of_file};
@@ -18,17 +18,19 @@ use crate::model::vlm::VlmTokens;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
-/// What building an engine from a graph leaves to be told.
+/// What a builder reports about an engine besides the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Built {
-    /// Compute capabilities that the engine runs on; empty if that is not the question.
+    /// Compute capabilities that the engine was built for; empty if it does not list any.
     pub compute_capabilities: Vec<String>,
 }
 
-/// Exports the policy to a graph at `onnx` and has libtorch answer the case, in single precision on the CPU.
+/// Exports the policy to a graph at `onnx` and computes its golden with libtorch, in single precision on the CPU.
+/// Returns the golden and the weights file, if the weights lie beside the graph.
 ///
 /// # Errors
-/// The checkpoint's faults, a plan that cannot be, a file that cannot be written.
+/// A checkpoint that lacks tensors, sizes or options that the export does not support, or a file that cannot be
+/// written.
 pub fn export(source: &Source, spec: &BuildSpec, onnx: &Path) -> Result<(Golden, Option<PathBuf>), BackendError> {
     export_with_limit(source, spec, onnx, INLINE_LIMIT_BYTES)
 }
@@ -46,12 +48,12 @@ pub fn export_with_limit(
     let _no_grad = tch::no_grad_guard();
     let config = source.config;
     check_sizes(spec, config)?;
-    let root = source.weights.root(Kind::Float, Device::Cpu);
+    let root = source.checkpoint.root(Kind::Float, Device::Cpu);
     let mut vlm = LibtorchVlm::new(&root, config)?;
     let policy = LibtorchPolicy::new(&root, config)?.specialise(spec.sizes.domain, spec.build.prune_2to4)?;
-    source.weights.check_all_taken()?;
+    source.checkpoint.check_all_taken()?;
 
-    let mut observer = RangeObserver { policy, ranges: Vec::new(), watch: spec.precision == Precision::Fp8 };
+    let mut observer = RangeObserver { policy, ranges: Vec::new(), enabled: spec.precision == Precision::Fp8 };
     let mut stream = HostStream::new(Device::Cpu);
     let inputs = GoldenInputs::draw(golden::SEED, config, spec.sizes);
     let actions = inputs.answer((&mut vlm, &mut observer, &mut stream), golden::STEPS)?;
@@ -75,7 +77,8 @@ pub fn export_with_limit(
     Ok((golden, data))
 }
 
-/// What the checkpoint has no parameters for would fail somewhere in the reference, without a word on the cause.
+/// Refuses sizes that the checkpoint has no parameters for. They would fail somewhere inside libtorch without naming
+/// the cause.
 fn check_sizes(spec: &BuildSpec, config: &ModelConfig) -> Result<(), BackendError> {
     let unsupported = |reason: String| Err(BackendError::Export(ExportError::Unsupported { reason }));
     let (domain, domains) = (spec.sizes.domain, config.policy.domains);
@@ -94,11 +97,11 @@ fn check_sizes(spec: &BuildSpec, config: &ModelConfig) -> Result<(), BackendErro
     Ok(())
 }
 
-/// The reference policy, noting the largest magnitude that enters each matrix product.
+/// The reference policy. It notes the largest magnitude that enters each matrix product, which FP8 is scaled by.
 struct RangeObserver {
     policy: LibtorchPolicy,
     ranges: Vec<f32>,
-    watch: bool,
+    enabled: bool,
 }
 
 impl PolicyBackend for RangeObserver {
@@ -107,7 +110,7 @@ impl PolicyBackend for RangeObserver {
     }
 
     fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
-        if !self.watch {
+        if !self.enabled {
             return self.policy.generate(tokens, inputs);
         }
         let mut seen = Vec::new();
@@ -117,7 +120,7 @@ impl PolicyBackend for RangeObserver {
             }
         })?;
         let seen: Vec<f64> = seen.into_iter().collect::<Result<_, _>>()?;
-        // Every step passes the same matrices in the same order.
+        // Every step visits the same matrices in the same order.
         let places = seen.len() / inputs.steps.max(1);
         let largest = |place| seen.iter().skip(place).step_by(places.max(1)).fold(0.0f32, |max, &x| max.max(x as f32));
         self.ranges = (0..places).map(largest).collect();
@@ -125,11 +128,11 @@ impl PolicyBackend for RangeObserver {
     }
 }
 
-/// Makes the engine that `identity` describes at `path`: the graph itself for ONNX Runtime; for TensorRT, what `build`
-/// makes of the graph at its first path and writes to its second. The sidecar is returned, not written.
+/// Makes the engine that `identity` describes at `path`. For ONNX Runtime that is the graph itself. For TensorRT,
+/// `build` reads the graph at its first path and writes the engine to its second. The sidecar is returned, not written.
 ///
 /// # Errors
-/// As [`export`]; those of `build`.
+/// As [`export`], and the errors of `build`.
 pub fn make(
     source: &Source,
     spec: &BuildSpec,
@@ -163,7 +166,7 @@ pub fn make(
     })
 }
 
-/// A graph that only TensorRT's builder reads.
+/// A graph that only TensorRT's builder reads. Its files are removed when it is dropped.
 struct TemporaryGraph(PathBuf);
 
 impl TemporaryGraph {
@@ -174,7 +177,7 @@ impl TemporaryGraph {
 
 impl Drop for TemporaryGraph {
     fn drop(&mut self) {
-        // Whatever of it was never written need not be removed.
+        // A file that was never written cannot be removed, which is no error here.
         let _ = std::fs::remove_file(&self.0);
         let _ = std::fs::remove_file(onnx::file::data_path(&self.0));
     }

@@ -1,14 +1,14 @@
-//! Engines: the exported policy as a file that some library executes in the place of libtorch's transformer.
+//! Engines: the exported policy as a file that ONNX Runtime or TensorRT executes in place of libtorch's transformer.
 //!
 //! | file | |
 //! |---|---|
-//! | [`sidecar`] | what an engine was built for, beside it as JSON, and that it is still the same file |
-//! | [`cache`] | where engines are found, built once however many ask |
-//! | [`make`] | from a checkpoint to an engine with its sidecar |
-//! | [`golden`] | the seeded case that it has to answer like libtorch |
+//! | [`sidecar`] | the JSON beside an engine: what it was built for, and hashes that show its files unchanged |
+//! | [`cache`] | where engines are kept; each is built once, even if several processes need it |
+//! | [`make`] | builds an engine and its sidecar from a checkpoint |
+//! | [`golden`] | inputs from a seed, and how far an answer to them may be from libtorch's |
 //! | [`golden_cache`] | libtorch's answers for backends without an engine file |
 //! | `files` | names of files, and how one is replaced as a whole |
-//! | [`step`] | the seam to the library |
+//! | [`step`] | the trait of a library that executes one denoising step |
 //! | [`work`] | all denoising steps with the engine inside |
 
 pub mod cache;
@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 /// The ONNX opset that TensorRT's engines are built from: the first in which GELU is one operator.
 const ENGINE_OPSET: i64 = 20;
 
-/// Who executes an engine file.
+/// The library that executes an engine file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flavour {
@@ -49,7 +49,7 @@ pub enum Flavour {
 }
 
 impl Flavour {
-    /// The name, as in sidecars and names of files.
+    /// The name that sidecars and file names use.
     pub fn name(self) -> &'static str {
         match self {
             Self::Onnx => "onnx",
@@ -58,7 +58,7 @@ impl Flavour {
         }
     }
 
-    /// The opset that its graphs of `precision` are exported with, unless someone asks for another.
+    /// The opset that its graphs of `precision` are exported with by default.
     pub fn opset(self, precision: Precision) -> i64 {
         match (self, precision) {
             (Self::TensorrtRtx | Self::Tensorrt, _) => ENGINE_OPSET,
@@ -71,18 +71,18 @@ impl Flavour {
 /// How a policy is to be exported and built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BuildSpec {
-    /// Embodiment, views and words.
+    /// The domain and the input sizes that the graph is fixed to.
     pub sizes: InputSpec,
-    /// What it computes in.
+    /// The precision that the graph computes in.
     pub precision: Precision,
     /// ONNX opset.
     pub opset: i64,
-    /// Everything else that can be chosen.
+    /// Options of the export and of TensorRT's builder.
     pub build: BuildOptions,
 }
 
 impl BuildSpec {
-    /// What a pipeline of `dtype` for inputs of `sizes` asks for.
+    /// The build spec that a pipeline of `dtype` for inputs of `sizes` needs.
     ///
     /// # Errors
     /// [`BackendError::Unavailable`] for FP8 with a dtype other than f16.
@@ -102,7 +102,7 @@ impl BuildSpec {
     }
 }
 
-/// What a pipeline of `dtype` computes in.
+/// The precision of an engine without FP8, for a pipeline of `dtype`.
 pub fn precision_of(dtype: Dtype) -> Precision {
     match dtype {
         Dtype::F32 => Precision::F32,
@@ -111,18 +111,18 @@ pub fn precision_of(dtype: Dtype) -> Precision {
     }
 }
 
-/// The checkpoint that engines are made from, by its contents.
+/// The checkpoint that engines are made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Source<'a> {
-    /// Its weights.
-    pub weights: &'a Checkpoint,
-    /// Its sizes.
+    /// Its tensors.
+    pub checkpoint: &'a Checkpoint,
+    /// Its model configuration.
     pub config: &'a ModelConfig,
 }
 
 impl Source<'_> {
-    /// What an engine made from this checkpoint to `spec` is known by. Reads the weights whole: seconds for a full-size
-    /// checkpoint.
+    /// The identity of an engine that is made from this checkpoint to `spec`. It hashes all weights, which takes
+    /// seconds for a full-size checkpoint.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -137,8 +137,8 @@ impl Source<'_> {
         Ok(Identity {
             flavour,
             library_version: library_version.to_owned(),
-            checkpoint_sha256: self.weights.sha256()?,
-            config_sha256: self.weights.config_sha256()?,
+            checkpoint_sha256: self.checkpoint.sha256()?,
+            config_sha256: self.checkpoint.config_sha256()?,
             domain: spec.sizes.domain,
             precision: spec.precision,
             tensors: onnx::transformer::tensors(&self.config.policy, tokens, spec.precision),
@@ -147,10 +147,10 @@ impl Source<'_> {
     }
 }
 
-/// Finds the engine that `config` and `wanted` name, or has `make` build it if that is allowed.
+/// Finds the engine that `config` and `wanted` name, or builds it with `make` if `config` allows that.
 ///
 /// # Errors
-/// [`BackendError::Engine`] and [`BackendError::EngineMismatch`] with the way out; those of `make`.
+/// [`BackendError::Engine`] and [`BackendError::EngineMismatch`] with a remedy; the errors of `make`.
 pub fn locate(
     config: &EngineConfig,
     wanted: &Identity,
@@ -161,7 +161,7 @@ pub fn locate(
         (None, Some(folder)) => cache::path_of(folder, wanted),
         (None, None) => cache::path_of(&cache::default_folder()?, wanted),
     };
-    // One that was changed or damaged does not fit either; where nothing can be rebuilt, loading it says so.
+    // A changed or damaged file does not fit either. Where nothing may be rebuilt, loading the file reports that.
     let find = || {
         let sidecar = find(&path, wanted)?;
         if config.rebuild {
@@ -181,13 +181,13 @@ pub fn locate(
     }
 }
 
-/// The sidecar of the engine at `path`, if the engine is what is wanted.
+/// The sidecar of the engine at `path`, if it describes the engine that is wanted.
 ///
 /// # Errors
 /// [`BackendError::Engine`] or [`BackendError::EngineMismatch`], saying why it is not.
 pub fn find(path: &Path, wanted: &Identity) -> Result<Sidecar, BackendError> {
     let sidecar = Sidecar::read(path)?;
-    // Which operators the graph was spelt in has no bearing on what it computes.
+    // The opset decides which operators the graph uses, but not what it computes.
     let opset = sidecar.identity.flags.opset;
     let wanted = Identity { flags: Flags { opset, ..wanted.flags.clone() }, ..wanted.clone() };
     sidecar.check(path, &wanted)?;

@@ -1,4 +1,4 @@
-//! The seam to whatever executes the exported graph.
+//! The boundary of the exported graph: the tensors of one denoising step, and the trait of a library that executes it.
 
 use crate::backend::BackendError;
 use tch::Tensor;
@@ -16,7 +16,7 @@ pub struct StepTensors<'a> {
     pub proprio: Option<&'a Tensor>,
     /// [1] f32
     pub t: &'a Tensor,
-    /// [1, T, A] f32, written.
+    /// [1, T, A] f32; the step writes it.
     pub action: &'a Tensor,
 }
 
@@ -36,11 +36,11 @@ impl<'a> StepTensors<'a> {
     }
 }
 
-/// Executes the exported graph.
+/// A library that has loaded the exported graph.
 pub trait StepEngine: Send {
     /// Queues one step, which reads and writes exactly these addresses.
     ///
     /// # Errors
-    /// What the library underneath refuses.
+    /// An operation that the library underneath refuses.
     fn run(&mut self, tensors: &StepTensors) -> Result<(), BackendError>;
 }

@@ -1,6 +1,6 @@
-//! All denoising steps of a frame with an engine in the place of the transformer. libtorch does what is around it: the
-//! token projections once per frame and the mixing of x_t before each step. The engine reads and writes libtorch's
-//! memory.
+//! All denoising steps of a frame with an engine in the place of the transformer. libtorch does the rest: the token
+//! projections once per frame, and the mix of noise and prediction that gives x_t before each step. The engine reads
+//! and writes libtorch's memory.
 
 use super::IoTensor;
 use super::step::{StepEngine, StepTensors};
@@ -17,13 +17,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tch::{Kind, Tensor};
 
-/// Floats from one step's time to the next: TensorRT wants its tensors at multiples of 256 bytes.
+/// Floats from one step's time to the next, because TensorRT requires addresses that are multiples of 256 bytes.
 const TIME_STRIDE: i64 = 256 / 4;
 
-/// The token projections of `domain` from `root`; the rest of the policy is the engine's and counts as taken.
+/// The token projections of `domain` from `root`. The rest of the policy is in the engine, so its tensors count as
+/// taken.
 ///
 /// # Errors
-/// A tensor that is missing or has another shape, a domain that the checkpoint has not.
+/// A tensor that is missing or has another shape, or a domain that the checkpoint does not have.
 pub fn projections(
     checkpoint: &Checkpoint,
     root: &Scope,
@@ -35,7 +36,7 @@ pub fn projections(
     projections.specialise(domain).map_err(BackendError::from)
 }
 
-/// An engine and what libtorch does around it.
+/// An engine with the token projections that libtorch computes for it.
 pub struct EngineNetwork {
     engine: Box<dyn StepEngine>,
     projections: TokenProjections,
@@ -45,7 +46,8 @@ pub struct EngineNetwork {
 }
 
 impl EngineNetwork {
-    /// An engine that was read from `path` for `domain`, whose boundary is `tensors`; `projections` are that domain's.
+    /// An engine that was read from `path` and built for `domain`, with the inputs and outputs `tensors`. The
+    /// `projections` are those of the same domain.
     pub fn new(
         engine: Box<dyn StepEngine>,
         projections: TokenProjections,
@@ -61,7 +63,7 @@ impl EngineNetwork {
         tensor.and_then(|tensor| tensor.shape.get(axis)).copied().unwrap_or(0)
     }
 
-    /// An engine has one domain and one set of sizes.
+    /// Checks that a frame has the one domain and the sizes that the engine was built for.
     fn check(&self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<(), BackendError> {
         let fault = |field: &str, expected: i64, found: i64, remedy: &str| BackendError::EngineMismatch {
             path: self.path.clone(),
@@ -92,23 +94,23 @@ impl EngineNetwork {
     }
 }
 
-/// The steps of one frame, on buffers that stay.
+/// The denoising steps of one frame, on buffers whose addresses stay the same.
 pub struct EngineWork {
     network: Arc<Mutex<EngineNetwork>>,
     tokens: VlmTokens,
-    domain: Tensor,  // [1] i64, which projections of one domain do not look at
+    domain: Tensor,  // [1] i64; projections of a single domain ignore it
     noise: Tensor,   // [1, T, A] f32
     proprio: Tensor, // [1, P] f32
     action: Tensor,  // [1, T, A] f32
     times: Vec<f32>,
-    device_times: Tensor, // [N, TIME_STRIDE] f32, the first of each row counts
+    device_times: Tensor, // [N, TIME_STRIDE] f32; an engine reads the first of each row
 }
 
 impl EngineWork {
     /// Buffers for `tokens` and `inputs` of one sample.
     ///
     /// # Errors
-    /// [`BackendError::EngineMismatch`] for another domain or other sizes; no memory.
+    /// [`BackendError::EngineMismatch`] for another domain or other sizes, or not enough memory.
     pub fn new(
         network: Arc<Mutex<EngineNetwork>>,
         tokens: &VlmTokens,
@@ -134,7 +136,7 @@ impl EngineWork {
         })
     }
 
-    /// Whether the buffers are those of such a frame.
+    /// Whether the buffers have the sizes and the number of steps of this frame.
     pub fn fits(&self, tokens: &VlmTokens, inputs: &PolicyInputs) -> bool {
         self.times.len() == inputs.steps.max(1)
             && self.tokens.vlm_features.size() == tokens.vlm_features.size()
@@ -182,12 +184,12 @@ pub struct EnginePolicy {
     name: &'static str,
     sha256: String,
     network: Arc<Mutex<EngineNetwork>>,
-    /// Of the sizes of the last frame.
+    /// The buffers of the last frame, reused while its sizes stay the same.
     work: Option<EngineWork>,
 }
 
 impl EnginePolicy {
-    /// A policy called `name` on an engine file with that hash.
+    /// A policy called `name`, whose engine file has the SHA-256 `sha256`.
     pub fn new(name: &'static str, sha256: String, network: EngineNetwork) -> Self {
         Self { name, sha256, network: Arc::new(Mutex::new(network)), work: None }
     }

@@ -1,5 +1,5 @@
-//! The exported policy in ONNX Runtime, on the CPU or through its CUDA execution provider. The vision-language part is
-//! libtorch's.
+//! The exported policy in ONNX Runtime, on the CPU or through its CUDA execution provider. The vision-language part
+//! runs in libtorch.
 //!
 //! | file | |
 //! |---|---|
@@ -21,16 +21,16 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use session::OnnxRuntime;
 
-/// Name of this backend.
+/// The name under which this backend is selected.
 pub const NAME: &str = super::names::ONNXRUNTIME;
 
 /// Loads the vision-language part into libtorch and the policy's graph into ONNX Runtime.
 ///
 /// # Errors
-/// No library, no graph that fits, a checkpoint that does not fit.
+/// A missing library, no graph that fits, or a checkpoint that does not fit the model.
 pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     let library = library::open(target.engine.library.as_deref())?;
-    let source = Source { weights: checkpoint, config };
+    let source = Source { checkpoint, config };
     let spec = BuildSpec::of(&target.engine, target.dtype, target.sizes, Flavour::Onnx)?;
     let wanted = source.identity(&spec, Flavour::Onnx, "")?;
     let (path, sidecar) = engine::locate(&target.engine, &wanted, |path| {

@@ -1,4 +1,4 @@
-//! An exported graph in ONNX Runtime, on libtorch's memory.
+//! An exported graph in ONNX Runtime, which reads its inputs from libtorch's memory.
 
 #![allow(unsafe_code, reason = "hands addresses of checked tensors to ONNX Runtime")]
 
@@ -16,7 +16,7 @@ use ort::value::{Outlet, PrimitiveTensorElementType, Shape, TensorElementType, T
 use std::path::Path;
 use tch::{Device, Tensor};
 
-/// A loaded graph.
+/// A session of ONNX Runtime for tensors on one device.
 #[derive(Debug)]
 pub struct OnnxRuntime {
     library: Library,
@@ -29,15 +29,15 @@ impl OnnxRuntime {
     /// Loads the graph at `model`, which must have the inputs and outputs `expected`, for tensors on `device`.
     ///
     /// # Errors
-    /// [`BackendError::EngineMismatch`] for other inputs or outputs; what ONNX Runtime refuses, a missing CUDA execution
-    /// provider among it.
+    /// [`BackendError::EngineMismatch`] for other inputs or outputs, [`BackendError::Engine`] for a graph that does not
+    /// load; an option that ONNX Runtime refuses, such as a missing CUDA execution provider.
     pub fn load(library: &Library, model: &Path, expected: &[IoTensor], device: Device) -> Result<Self, BackendError> {
         let session = open(library, model, device)?;
         compare(model, expected, &session)?;
         Ok(Self { library: library.clone(), session, tensors: expected.to_vec(), device })
     }
 
-    /// What the graph has under this name, if `tensor` is that.
+    /// The graph's input or output called `name`, if `tensor` has its type, shape, device and layout.
     fn check(&self, name: &str, tensor: &Tensor) -> Result<&IoTensor, BackendError> {
         let expected = self.tensors.iter().find(|expected| expected.name == name);
         let expected = expected.ok_or_else(|| self.library.refused(&format!("the graph has no `{name}`")))?;
@@ -64,7 +64,7 @@ impl OnnxRuntime {
     }
 }
 
-/// The memory of `tensor` as ONNX Runtime takes it.
+/// A value of ONNX Runtime that borrows the memory of `tensor` instead of copying it.
 fn view<'a, T: PrimitiveTensorElementType + std::fmt::Debug>(
     tensor: &'a Tensor,
     shape: &[i64],
@@ -76,8 +76,8 @@ fn view<'a, T: PrimitiveTensorElementType + std::fmt::Debug>(
     };
     let memory = MemoryInfo::new(place, index, AllocatorType::Device, MemoryType::Default)?;
     let shape: Shape = shape.iter().copied().collect();
-    // SAFETY: `OnnxRuntime::check` has made sure that so many contiguous elements of this type lie there on this device,
-    // and the tensor is borrowed for as long as the view lives.
+    // SAFETY: `OnnxRuntime::check` has verified that contiguous elements of this type and shape lie there on this
+    // device, and the tensor is borrowed for as long as the view lives.
     let view: TensorRefMut<'a, T> = unsafe { TensorRefMut::from_raw(memory, tensor.data_ptr(), shape) }?;
     Ok(view.into())
 }
@@ -88,12 +88,13 @@ impl StepEngine for OnnxRuntime {
         let inputs = tensors.named().filter(|(name, _)| *name != "action");
         let inputs: Vec<(&str, SessionInputValue)> =
             inputs.map(|(name, tensor)| Ok((name, self.input(name, tensor)?))).collect::<Result<_, BackendError>>()?;
-        // ONNX Runtime has a stream of its own: what libtorch has queued must be there before.
+        // ONNX Runtime has a stream of its own, so libtorch's queued work must be done before the graph reads its
+        // results.
         device::wait(self.device)?;
         let outputs = self.session.run(inputs).map_err(|error| self.library.refused(&error))?;
         let action = outputs.get("action").ok_or_else(|| self.library.refused(&"the graph gave no `action`"))?;
         let (_, values) = action.try_extract_tensor::<f32>().map_err(|error| self.library.refused(&error))?;
-        // A chunk of actions is a few kilobytes: copying it is less than binding it.
+        // A chunk of actions is a few kilobytes, so copying it costs less than binding an output.
         let values = Tensor::f_from_slice(values)?.f_view(tensors.action.size().as_slice())?;
         let mut action = tensors.action.shallow_clone();
         Ok(action.f_copy_(&values)?)
@@ -102,18 +103,19 @@ impl StepEngine for OnnxRuntime {
 
 fn open(library: &Library, model: &Path, device: Device) -> Result<Session, BackendError> {
     let refused = |error: &dyn std::fmt::Display| library.refused(error);
-    // As many threads as libtorch has, which pause between operators instead of spinning: a robot's computer has other
-    // things to do.
+    // ONNX Runtime gets as many threads as libtorch. They sleep between operators instead of spinning, because a
+    // robot's computer has other work to do.
     let threads = usize::try_from(tch::get_num_threads()).unwrap_or(1).max(1);
     let builder = Session::builder(&library.environment).map_err(|error| refused(&error))?;
     let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|error| refused(&error))?;
     let builder = builder.with_intra_threads(threads).map_err(|error| refused(&error))?;
     let builder = builder.with_intra_op_spinning(false).map_err(|error| refused(&error))?;
-    // What ONNX Runtime 1.32 makes of FP8's pairs of Quantize and Dequantize is 22 % off, where they themselves are 2 % off.
+    // ONNX Runtime 1.32 rewrites FP8's pairs of Quantize and Dequantize into operators whose answer is 22 % off.
+    // Executed as they are, the pairs are 2 % off.
     let builder = builder.with_quant_qdq(false).map_err(|error| refused(&error))?;
     let mut builder = match device {
         Device::Cuda(index) => {
-            // Single precision means single precision.
+            // TF32 would round the operands of single-precision products.
             let provider = ep::CUDA::default().with_device_id(index as i32).with_tf32(false).build();
             builder.with_execution_providers([provider.error_on_failure()]).map_err(|error| refused(&error))?
         }
@@ -122,12 +124,12 @@ fn open(library: &Library, model: &Path, device: Device) -> Result<Session, Back
     builder.commit_from_file(model).map_err(|error| BackendError::Engine {
         path: model.to_owned(),
         reason: format!("ONNX Runtime {} does not load it: {error}", library.version()),
-        // Its CPU half multiplies no bf16, for one.
+        // Its CPU provider, for example, has no matrix product in bf16.
         remedy: "export it anew, in another precision if it has no implementation of this one".to_owned(),
     })
 }
 
-/// Holds what the graph has against what it should have.
+/// Compares the graph's inputs and outputs with those that are expected.
 fn compare(model: &Path, expected: &[IoTensor], session: &Session) -> Result<(), BackendError> {
     let fault = |field: String, expected: String, found: String| BackendError::EngineMismatch {
         path: model.to_owned(),

@@ -1,4 +1,4 @@
-//! From an exported graph to a serialised engine. TensorRT for RTX needs no GPU for it.
+//! Builds a serialised engine from an exported graph. TensorRT for RTX needs no GPU for it.
 
 use super::library::Library;
 use super::log::{logger, quoted};
@@ -9,12 +9,13 @@ use trtx::{Builder, BuilderConfig, BuilderFlag, MemoryPoolType, NetworkDefinitio
 
 pub use super::inspect::{Inspection, inspect};
 
-/// A serialised engine.
+/// An engine as the builder returns it.
 #[derive(Clone, Debug)]
 pub struct Built {
-    /// The engine.
+    /// The serialised engine.
     pub bytes: Vec<u8>,
-    /// GPUs that it runs on; empty for full TensorRT, whose engines are for the kind of GPU that they were built on.
+    /// Compute capabilities that it runs on; empty for full TensorRT, whose engines run on the kind of GPU that they
+    /// were built on.
     pub compute_capabilities: Vec<String>,
     /// Version of the library that built it.
     pub library_version: String,
@@ -52,10 +53,10 @@ pub fn build(
     }
     let logger = quoted(logger).map_err(|reason| library.refused(reason))?;
     let mut builder = quoted(|| Builder::new(logger)).map_err(|reason| library.refused(reason))?;
-    // No flags: networks are always strongly typed, so that the graph's own types are the engine's.
+    // No flag is needed: networks are always strongly typed, so the engine keeps the graph's own types.
     let network = quoted(|| builder.create_network(0)).map_err(|reason| library.refused(reason))?;
     let mut parser = quoted(|| OnnxParser::new(network, logger)).map_err(|reason| library.refused(reason))?;
-    // From the file and not from memory: only this finds external data and goes past 2 GB.
+    // Only parsing the file itself, and not its bytes in memory, finds external data and takes more than 2 GB.
     quoted(|| parser.parse_from_file(path, trtx::Severity::Warning as i32)).map_err(fault)?;
     let network = parser.network_mut();
     let mut config = quoted(|| builder.create_config()).map_err(|reason| library.refused(reason))?;
@@ -66,7 +67,7 @@ pub fn build(
 }
 
 fn configure(config: &mut BuilderConfig, options: &BuildOptions) -> Result<(), String> {
-    // On by default, but f32 means f32: an engine is held to libtorch's answer.
+    // TF32 is on by default, but an engine in f32 is compared with libtorch's answer in true single precision.
     config.clear_flag(BuilderFlag::kTF32);
     if options.sparse {
         config.set_flag(BuilderFlag::kSPARSE_WEIGHTS);
@@ -77,13 +78,13 @@ fn configure(config: &mut BuilderConfig, options: &BuildOptions) -> Result<(), S
             bytes.ok_or_else(|| format!("a workspace of {mebibytes} MiB is beyond this machine's addresses"))?;
         config.set_memory_pool_limit(MemoryPoolType::kWORKSPACE, bytes);
     }
-    // So that an inspection names layers; costs nothing when running.
+    // Detailed verbosity lets an inspection name the layers, and costs nothing at run time.
     config.set_profiling_verbosity(ProfilingVerbosity::kDETAILED);
     Ok(())
 }
 
-/// Asks for every GPU that can run `network`: an engine for five is as quickly built as one for one and less than 1 %
-/// larger.
+/// Requests every GPU that can run `network`. An engine for five GPUs is built as quickly as one for a single GPU and
+/// is less than 1 % larger.
 #[cfg(not(feature = "tensorrt-enterprise"))]
 fn set_compute_capabilities(
     config: &mut BuilderConfig,
@@ -119,8 +120,8 @@ fn set_compute_capabilities(_: &mut BuilderConfig, _: &NetworkDefinition) -> Res
     Ok(Vec::new())
 }
 
-/// Whether a tensor in it is FP8. TensorRT refuses to build such a network for GPUs before 8.9, and left to itself
-/// marks the engine as fit for them.
+/// Whether a tensor of the network is FP8. TensorRT refuses to build such a network for GPUs before 8.9, but without
+/// explicit compute capabilities it marks the engine as fit for them.
 #[cfg(not(feature = "tensorrt-enterprise"))]
 fn has_fp8(network: &NetworkDefinition) -> bool {
     network.layers().any(|layer| {

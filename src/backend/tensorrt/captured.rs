@@ -1,4 +1,4 @@
-//! The policy part with an engine inside: recorded as a CUDA graph, or launch by launch.
+//! The policy part with a TensorRT engine inside, recorded as a CUDA graph or launched step by step.
 
 #![allow(unsafe_code, reason = "hands the pipeline's stream to TensorRT")]
 
@@ -23,13 +23,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use tch::Tensor;
 
-/// Recordings that are kept: for numbers of steps; an engine has one domain and one set of sizes.
+/// Recordings that are kept. They differ only in their number of steps, since an engine has one domain and one set of
+/// sizes.
 const RECORDINGS: usize = 4;
 
 /// Loads the vision-language part and the engine onto the target's GPU.
 ///
 /// # Errors
-/// No such GPU or one that TensorRT does not support, no library, no engine that fits, a checkpoint that does not fit.
+/// A GPU that is missing or that TensorRT does not support, a missing library, no engine that fits, or a checkpoint
+/// that does not fit the model.
 pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     cuda::on(cuda::open(NAME, target)?, |session| load_onto(session, checkpoint, config, target))
 }
@@ -42,9 +44,9 @@ fn load_onto(
 ) -> Result<Backends, BackendError> {
     let library = library::open(target.engine.library.as_deref())?;
     let capability = session.compute_capability()?;
-    // Before anything is hashed, found or built.
+    // An unsupported GPU is reported before anything is hashed or built.
     library.check_gpu(capability)?;
-    let source = Source { weights: checkpoint, config };
+    let source = Source { checkpoint, config };
     let spec = BuildSpec::of(&target.engine, target.dtype, target.sizes, library.flavour())?;
     let wanted = source.identity(&spec, library.flavour(), &library.version())?;
     let (path, sidecar) =
@@ -84,7 +86,7 @@ fn open(
     unsafe { TensorRt::load(library, path, bytes, tensors, stream, capability, Some(cache.into())) }
 }
 
-/// What a recording depends on.
+/// The sizes that a recording depends on.
 #[derive(Clone, Debug, PartialEq)]
 struct Key {
     features: Vec<i64>,
@@ -108,7 +110,8 @@ enum DenoisingSteps {
 }
 
 impl TensorRtPolicy {
-    /// The steps of `network`, whose engine file has that hash; as a recording if `captured`.
+    /// The denoising steps of `network`, whose engine file has the SHA-256 `sha256`; recorded as a CUDA graph if
+    /// `captured`.
     pub fn new(sha256: String, network: EngineNetwork, session: &Arc<Session>, captured: bool) -> Self {
         let session = session.clone();
         let steps = if captured {

@@ -1,4 +1,5 @@
-//! What an engine says about itself: its header without a GPU, its tensors and layers with one that can run it.
+//! What an engine file tells about itself: its header without a GPU, its tensors and layers only on a GPU that can run
+//! it.
 
 use super::library::{Library, dotted};
 use super::log::{logger, quoted};
@@ -7,38 +8,38 @@ use crate::backend::engine::Direction;
 use serde::Serialize;
 use trtx::{CudaEngine, DataType, LayerInformationFormat, Runtime, TensorIOMode};
 
-/// What is known of an engine.
+/// What is known about an engine on this machine.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Inspection {
-    /// Version of the library that built it, if the header tells.
+    /// Version of the library that built it; `None` if the header has an unknown layout.
     pub built_by: Option<String>,
-    /// GPUs that it was built for, if the header tells.
+    /// Compute capabilities that it was built for; empty if the header has an unknown layout.
     pub compute_capabilities: Vec<String>,
-    /// Why it cannot run here, as far as the header tells.
+    /// Reasons why it cannot run here, as far as they are known without loading it.
     pub faults: Vec<String>,
-    /// What it reads and writes; only with a GPU that can run it.
+    /// Its inputs and outputs; `None` without a GPU that can run it.
     pub tensors: Option<Vec<EngineTensor>>,
-    /// Its layers; only with a GPU that can run it.
+    /// Its layers as TensorRT's JSON; `None` without a GPU that can run it.
     pub layers: Option<serde_json::Value>,
-    /// Why tensors and layers are missing.
+    /// Why tensors and layers are missing; `None` if they are there.
     pub unopened: Option<String>,
 }
 
 /// A tensor that an engine reads or writes, in whatever type it has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineTensor {
-    /// Its name.
+    /// Name in the graph that it was built from.
     pub name: String,
-    /// Whether it is read or written.
+    /// Whether the engine reads or writes it.
     pub direction: Direction,
-    /// Its type: `f32`, `f16`, `bf16`, or TensorRT's name of another.
+    /// Element type: `f32`, `f16`, `bf16`, or TensorRT's name of another.
     pub dtype: String,
-    /// Its extents; −1 for one that is not fixed.
+    /// Extents; −1 for one that is not fixed.
     pub shape: Vec<i64>,
 }
 
 impl Inspection {
-    /// In words, a line each.
+    /// A report for people, one line per fact.
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if let Some(version) = &self.built_by {
@@ -55,17 +56,17 @@ impl Inspection {
     }
 }
 
-/// Tells what can be known of the engine `bytes` on this machine. One that is damaged or for another machine is no
-/// error: the answer says so.
+/// Inspects the engine `bytes` as far as this machine can. An engine that is damaged or for another machine is no
+/// error; the answer says so.
 ///
 /// # Errors
-/// TensorRT makes no runtime.
+/// TensorRT cannot create a runtime.
 pub fn inspect(library: &Library, bytes: &[u8]) -> Result<Inspection, BackendError> {
     let logger = quoted(logger).map_err(|reason| library.refused(reason))?;
     let mut runtime = quoted(|| Runtime::new(logger)).map_err(|reason| library.refused(reason))?;
     let header = Header::read(bytes);
     let faults = faults(&runtime, library, header.as_ref(), bytes);
-    // Layers and tensors need no weights on the GPU.
+    // Listing layers and tensors needs no weights on the GPU.
     #[cfg(not(feature = "tensorrt-enterprise"))]
     runtime.set_deferred_weights_loading(true);
     let opened = quoted(|| {
@@ -86,7 +87,7 @@ pub fn inspect(library: &Library, bytes: &[u8]) -> Result<Inspection, BackendErr
 #[cfg(not(feature = "tensorrt-enterprise"))]
 fn faults(runtime: &Runtime, library: &Library, header: Option<&Header>, bytes: &[u8]) -> Vec<String> {
     use trtx::EngineInvalidityDiagnostics as Diagnostics;
-    // Without a driver it says "invalid" and no reason, of any engine that is not malformed.
+    // Without a driver, TensorRT calls every engine that is not malformed invalid and gives no reason.
     let mut found = match runtime.engine_validity(bytes) {
         Ok((_, found)) => found,
         Err(_) => Diagnostics::MALFORMED_ENGINE,
@@ -116,14 +117,14 @@ fn faults(_: &Runtime, _: &Library, _: Option<&Header>, _: &[u8]) -> Vec<String>
 
 fn layers(engine: &CudaEngine) -> Result<serde_json::Value, trtx::Error> {
     let text = engine.create_engine_inspector()?.engine_information(LayerInformationFormat::kJSON)?;
-    // NVIDIA's JSON, if it should not be JSON, is still worth reading.
+    // Text that is not valid JSON is still worth reading.
     Ok(serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text)))
 }
 
-/// What `engine` reads and writes.
+/// The inputs and outputs of `engine`.
 ///
 /// # Errors
-/// What TensorRT refuses.
+/// An operation that TensorRT refuses.
 pub(super) fn io_tensors(engine: &CudaEngine) -> Result<Vec<EngineTensor>, trtx::Error> {
     (0..engine.nb_io_tensors()?)
         .map(|index| {
@@ -150,8 +151,8 @@ fn dtype_name(dtype: DataType) -> String {
 
 /// The start of an engine of TensorRT for RTX.
 ///
-/// NVIDIA documents its size only; the fields are where builds of 1.7 for known GPUs showed them, and format number and
-/// both marks are checked, so that another layout reads as none.
+/// NVIDIA documents only its size. The positions of the fields were found in engines that version 1.7 built for known
+/// GPUs. The format number and both marks are checked, so that another layout is not interpreted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     version: [u8; 4],
@@ -161,7 +162,7 @@ pub(super) struct Header {
 impl Header {
     const MARK: &'static [u8] = b"vtrt";
     const FORMAT: [u8; 4] = [2, 0, 0, 0];
-    /// Bits of the mask of GPUs. Another stands for all that are newer.
+    /// GPUs in the order of their bits in the mask. The bit `NEWER` stands for all newer ones.
     const GPUS: [(i32, i32); 6] = [(7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)];
     const NEWER: u32 = 1 << 6;
 
@@ -179,7 +180,7 @@ impl Header {
         self.version.map(|part| part.to_string()).join(".")
     }
 
-    /// Whether it was built for this GPU.
+    /// Whether it was built for GPUs of this compute capability.
     #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "engines run with feature cuda only"))]
     pub(super) fn runs_on(&self, capability: (i32, i32)) -> bool {
         let newer = self.gpus & Self::NEWER != 0 && Self::GPUS.iter().all(|known| *known < capability);

@@ -1,22 +1,22 @@
-//! What TensorRT says. Its functions return null or false and only its log says why, so the log is kept for the errors
-//! that quote it.
+//! TensorRT's log. Its functions return null or false and only the log gives the reason, so recent messages are kept
+//! for errors to quote.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use trtx::{LogHandler, Logger, Severity};
 
-/// Messages that are kept: a failure comes with one to three.
+/// Messages that are kept; a failure logs one to three.
 const KEPT: usize = 8;
 
-/// TensorRT logs from threads of its own, so this belongs to the process.
-static SAID: Mutex<VecDeque<(Severity, String)>> = Mutex::new(VecDeque::new());
+/// Recent messages of all threads, because TensorRT logs from threads of its own.
+static RECENT: Mutex<VecDeque<(Severity, String)>> = Mutex::new(VecDeque::new());
 
 static LOGGER: OnceLock<&'static Logger> = OnceLock::new();
 
-/// The process's logger. Never freed: whatever TensorRT makes keeps a pointer to it.
+/// The logger of the process. It is never freed, because every object of TensorRT keeps a pointer to it.
 ///
 /// # Errors
-/// TensorRT's bridge has no memory for it.
+/// The binding cannot allocate it.
 pub fn logger() -> Result<&'static Logger, trtx::Error> {
     if let Some(logger) = LOGGER.get() {
         return Ok(logger);
@@ -25,24 +25,24 @@ pub fn logger() -> Result<&'static Logger, trtx::Error> {
     Ok(LOGGER.get_or_init(|| logger))
 }
 
-/// What `call` returns, or why TensorRT refused it in TensorRT's own words.
+/// The result of `call`, or TensorRT's own messages on why it refused.
 ///
 /// # Errors
-/// The errors that were logged meanwhile; warnings if there were none; the binding's words if there were neither.
+/// The errors that were logged during the call, else the warnings, else the binding's own message.
 pub fn quoted<T>(call: impl FnOnce() -> Result<T, trtx::Error>) -> Result<T, String> {
-    said().clear();
-    call().map_err(|error| words(&mut said()).unwrap_or_else(|| error.to_string()))
+    recent().clear();
+    call().map_err(|error| worst(&mut recent()).unwrap_or_else(|| error.to_string()))
 }
 
-fn words(said: &mut VecDeque<(Severity, String)>) -> Option<String> {
-    let worst = said.iter().map(|(severity, _)| *severity).min()?.max(Severity::Error);
-    let words: Vec<String> =
-        said.drain(..).filter(|(severity, _)| *severity <= worst).map(|(_, message)| message).collect();
-    Some(words.join("; "))
+fn worst(recent: &mut VecDeque<(Severity, String)>) -> Option<String> {
+    let worst = recent.iter().map(|(severity, _)| *severity).min()?.max(Severity::Error);
+    let messages: Vec<String> =
+        recent.drain(..).filter(|(severity, _)| *severity <= worst).map(|(_, message)| message).collect();
+    Some(messages.join("; "))
 }
 
-fn said() -> std::sync::MutexGuard<'static, VecDeque<(Severity, String)>> {
-    SAID.lock().unwrap_or_else(PoisonError::into_inner)
+fn recent() -> std::sync::MutexGuard<'static, VecDeque<(Severity, String)>> {
+    RECENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Forward;
@@ -51,18 +51,18 @@ impl LogHandler for Forward {
     fn log(&self, severity: Severity, message: &str) {
         let message = message.trim();
         match severity {
-            // Whoever made the failing call reports it, with these words in it.
+            // The failing call quotes this message in its error, so it is not logged as an error here.
             Severity::InternalError | Severity::Error => tracing::debug!(target: "tensorrt", "{message}"),
             Severity::Warning => tracing::warn!(target: "tensorrt", "{message}"),
             Severity::Info => tracing::debug!(target: "tensorrt", "{message}"),
             Severity::Verbose => tracing::trace!(target: "tensorrt", "{message}"),
         }
         if severity <= Severity::Warning {
-            let mut said = said();
-            if said.len() == KEPT {
-                said.pop_front();
+            let mut recent = recent();
+            if recent.len() == KEPT {
+                recent.pop_front();
             }
-            said.push_back((severity, message.to_owned()));
+            recent.push_back((severity, message.to_owned()));
         }
     }
 }
@@ -71,20 +71,20 @@ impl LogHandler for Forward {
 mod tests {
     use super::*;
 
-    fn words_of(messages: &[(Severity, &str)]) -> Option<String> {
-        words(&mut messages.iter().map(|(severity, message)| (*severity, (*message).to_owned())).collect())
+    fn worst_of(messages: &[(Severity, &str)]) -> Option<String> {
+        worst(&mut messages.iter().map(|(severity, message)| (*severity, (*message).to_owned())).collect())
     }
 
     #[test]
     fn an_error_is_quoted_without_the_warnings_around_it() {
         let log =
             [(Severity::Warning, "slow"), (Severity::Error, "no tactic"), (Severity::InternalError, "tactic.cpp")];
-        assert_eq!(words_of(&log).as_deref(), Some("no tactic; tactic.cpp"));
+        assert_eq!(worst_of(&log).as_deref(), Some("no tactic; tactic.cpp"));
     }
 
     #[test]
     fn warnings_are_quoted_when_there_is_nothing_worse() {
-        assert_eq!(words_of(&[(Severity::Warning, "old driver")]).as_deref(), Some("old driver"));
-        assert_eq!(words_of(&[]), None);
+        assert_eq!(worst_of(&[(Severity::Warning, "old driver")]).as_deref(), Some("old driver"));
+        assert_eq!(worst_of(&[]), None);
     }
 }

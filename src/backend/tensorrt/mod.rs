@@ -1,12 +1,12 @@
 //! The exported policy as a TensorRT engine, called for every denoising step on the pipeline's own stream. Building and
-//! inspecting engines takes no GPU; running them takes a build with feature `cuda`.
+//! inspecting engines needs no GPU; running them needs a build with feature `cuda`.
 //!
 //! | file | |
 //! |---|---|
 //! | [`library`] | TensorRT for RTX, or full TensorRT, opened at run time |
 //! | [`builder`] | engines from graphs |
-//! | [`inspect`] | what can be known of an engine |
-//! | [`log`] | what TensorRT says, for errors to quote |
+//! | [`inspect`] | what an engine file tells about itself |
+//! | [`log`] | TensorRT's log, for errors to quote |
 //! | `runtime` | an engine on libtorch's memory |
 //! | `captured` | the policy part with the engine as a CUDA graph |
 
@@ -26,13 +26,13 @@ use crate::backend::BackendError;
 use library::Library;
 use std::path::Path;
 
-/// Name of this backend.
+/// The name under which this backend is selected.
 pub const NAME: &str = super::names::TENSORRT;
 
 /// Builds the engine that `identity` describes at `path`. The sidecar is returned, not written.
 ///
 /// # Errors
-/// What TensorRT refuses; the checkpoint's faults.
+/// A graph that TensorRT refuses, or a checkpoint that does not fit the model.
 pub fn build(
     library: &Library,
     source: &Source,

@@ -1,4 +1,4 @@
-//! An engine that reads and writes libtorch's memory on the pipeline's stream.
+//! A TensorRT engine that reads and writes libtorch's memory on the pipeline's stream.
 #![allow(unsafe_code, reason = "gives TensorRT addresses of checked tensors and the pipeline's stream")]
 
 mod keeper;
@@ -19,7 +19,7 @@ use trtx::{CudaEngine, ExecutionContext, Runtime};
 
 const REBUILD: &str = "build it anew with `xvla engine build`, or set engine.rebuild to true";
 
-/// A loaded engine.
+/// A loaded engine with the addresses of its tensors.
 pub struct TensorRt {
     library: Library,
     steps: Steps<Loaded>,
@@ -34,8 +34,8 @@ impl std::fmt::Debug for TensorRt {
 impl TensorRt {
     /// Loads the engine `bytes`, read from `path`, onto the calling thread's current GPU.
     ///
-    /// Kernels that TensorRT for RTX compiles for this GPU are kept at `kernels`, for a faster next start. The first run
-    /// compiles and allocates, so it must not be recorded into a graph; later ones may be.
+    /// Kernels that TensorRT for RTX compiles for this GPU are kept in the file `kernels`, which makes the next start
+    /// faster. The first run compiles and allocates, so it must not be recorded into a graph; later ones may be.
     ///
     /// # Safety
     /// `stream` is a live stream of that GPU which outlives the engine, and not the default stream.
@@ -79,7 +79,8 @@ impl StepEngine for TensorRt {
     }
 }
 
-/// An engine with all that it needs. Fields drop in this order: what was made from another goes first.
+/// An engine with the objects that it depends on. Fields drop in this order, so that each is freed before what it was
+/// made from.
 struct Loaded {
     context: ExecutionContext<'static>,
     keeper: keeper::Keeper,
@@ -88,14 +89,14 @@ struct Loaded {
     stream: *mut c_void,
 }
 
-// SAFETY: TensorRT's objects may be used from any thread, by one at a time, and `&mut self` sees to that. The reference
-// count inside `context` is shared with `keeper` only, which moves along. A stream belongs to no thread.
+// SAFETY: TensorRT's objects may be used from any thread, by one at a time, which `&mut self` ensures. The reference
+// count inside `context` is shared only with `keeper`, which moves with it. A stream belongs to no thread.
 unsafe impl Send for Loaded {}
 
 impl Context for Loaded {
     fn set_address(&mut self, name: &str, address: usize) -> Result<(), String> {
-        // SAFETY: `Steps` has checked type, extents, device and alignment of what lies there; whoever calls `run` keeps
-        // it alive until the step is done.
+        // SAFETY: `Steps` has checked type, extents, device and alignment of the tensor there, and the caller of `run`
+        // keeps it alive until the step is done.
         quoted(|| unsafe { self.context.set_tensor_address(name, address as *mut c_void) })
     }
 
@@ -154,7 +155,7 @@ fn check_built_for(path: &Path, bytes: &[u8], capability: (i32, i32)) -> Result<
     }
 }
 
-/// Holds what the engine has against what it should have.
+/// Compares the engine's tensors with those that are expected.
 fn compare(path: &Path, expected: &[IoTensor], found: &[EngineTensor]) -> Result<(), BackendError> {
     let names = |names: Vec<&str>| names.join(", ");
     for expected in expected {
@@ -206,7 +207,7 @@ mod tests {
         ]
     }
 
-    /// What an engine has that was built for [`wanted`].
+    /// The tensors of an engine that was built for [`wanted`].
     fn built() -> Vec<EngineTensor> {
         let tensor = |tensor: IoTensor| EngineTensor {
             name: tensor.name,

@@ -1,4 +1,4 @@
-//! Noisy actions to tokens, tokens to actions.
+//! The action encoder, from noisy actions to tokens, and the action decoder, from tokens to actions.
 
 use super::super::kernels::Argument::{Address, Float};
 use super::super::kernels::{Kernel, Kernels, Source, source};
@@ -8,7 +8,7 @@ use crate::backend::BackendError;
 use cudarc::driver::CudaStream;
 use tch::Tensor;
 
-/// `actions.cu`
+/// Encodes and decodes actions (`actions.cu`).
 #[derive(Debug)]
 pub struct Actions {
     encode: Kernel,
@@ -58,12 +58,12 @@ pub struct ActionWeights {
 }
 
 impl Actions {
-    /// What has to be compiled.
+    /// The source that has to be compiled.
     pub fn source() -> Source {
         source!("actions")
     }
 
-    /// Both kernels.
+    /// Takes both kernels from those that were compiled.
     ///
     /// # Errors
     /// A source that was not compiled.
@@ -75,7 +75,7 @@ impl Actions {
     /// x_t of step `step`, encoded → `output` [T, H].
     ///
     /// # Errors
-    /// Buffers that are too small; what the driver reports.
+    /// Buffers that are too small, or an error that the driver reports.
     pub fn encode(
         &self,
         stream: &CudaStream,
@@ -101,14 +101,14 @@ impl Actions {
             int(proprio_dim),
             int(width),
         ];
-        // SAFETY: checked above.
+        // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { self.encode.launch(stream, [width.div_ceil(256), length, 1], [32, 1], 0, &arguments) }
     }
 
     /// The first T rows of `hidden` → `actions` [T, A] f32.
     ///
     /// # Errors
-    /// Buffers that are too small; what the driver reports.
+    /// Buffers that are too small, or an error that the driver reports.
     pub fn decode(
         &self,
         stream: &CudaStream,
@@ -128,7 +128,7 @@ impl Actions {
             int(width),
             int(action_dim),
         ];
-        // SAFETY: checked above.
+        // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { self.decode.launch(stream, [length, 1, 1], [32 * action_dim.clamp(1, 32), 1], 0, &arguments) }
     }
 }

@@ -1,4 +1,5 @@
-//! The kernels as operators of the network: each knows its weights and sizes, checks its buffers and starts.
+//! The kernels as operators of the network. Each holds its weights and sizes, and checks its buffers before it
+//! launches.
 
 #![allow(unsafe_code, reason = "starts kernels whose buffers have been checked")]
 
@@ -11,17 +12,17 @@ use super::memory::Span;
 use crate::backend::BackendError;
 use tch::Tensor;
 
-/// A size as kernels take it.
+/// A size as a kernel's `int` argument.
 fn int(value: usize) -> Argument {
     Argument::Int(i32::try_from(value).unwrap_or(i32::MAX))
 }
 
-/// The elements of a parameter of at least `count`.
+/// The address of a parameter, which must have at least `count` elements.
 fn parameter(tensor: &Tensor, count: usize, what: &str) -> Result<Argument, BackendError> {
     Ok(Argument::Address(Span::of(tensor).holding(count, what)?))
 }
 
-/// LayerNorm's or a LayerNorm-like kernel's weight and bias.
+/// Weight and bias of a LayerNorm, or of a kernel that contains one.
 #[derive(Debug)]
 pub struct NormWeights {
     /// [width]

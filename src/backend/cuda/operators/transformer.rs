@@ -7,7 +7,7 @@ use super::{NormWeights, int};
 use crate::backend::BackendError;
 use cudarc::driver::CudaStream;
 
-/// `layer_norm.cu`
+/// LayerNorm over rows (`layer_norm.cu`).
 #[derive(Debug)]
 pub struct LayerNorm {
     kernel: Kernel,
@@ -17,7 +17,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// What has to be compiled for rows of `width`.
+    /// The source that has to be compiled for rows of `width`.
     pub fn source(width: usize) -> Source {
         source!("layer_norm", WIDTH = width)
     }
@@ -35,7 +35,7 @@ impl LayerNorm {
     /// `output` = LayerNorm(`input`), both [rows, width].
     ///
     /// # Errors
-    /// Buffers that are too small; what the driver reports.
+    /// Buffers that are too small, or an error that the driver reports.
     pub fn run(&self, stream: &CudaStream, input: Span, output: Span, rows: usize) -> Result<(), BackendError> {
         let [weight, bias] = self.weights.arguments(self.width)?;
         let arguments = [
@@ -46,7 +46,7 @@ impl LayerNorm {
             int(rows),
         ];
         let (grid, block) = self.geometry(rows);
-        // SAFETY: checked above for every row.
+        // SAFETY: `holding` has checked above that every buffer has all rows.
         unsafe { self.kernel.launch(stream, grid, block, 0, &arguments) }
     }
 
@@ -75,7 +75,7 @@ impl LayerNorm {
             int(rows),
         ];
         let (grid, block) = self.geometry(rows);
-        // SAFETY: checked above for every row.
+        // SAFETY: `holding` has checked above that every buffer has all rows.
         unsafe { self.merge.launch(stream, grid, block, 0, &arguments) }
     }
 
@@ -90,7 +90,7 @@ impl LayerNorm {
     }
 }
 
-/// `attention.cu`
+/// Self-attention over a sequence (`attention.cu`).
 #[derive(Debug)]
 pub struct Attention {
     /// For 1, 2 and 3 warps of sixteen queries in a block.
@@ -110,7 +110,7 @@ impl Attention {
         matches!(head_dim, 16 | 32 | 64 | 128)
     }
 
-    /// What has to be compiled.
+    /// The sources that have to be compiled.
     pub fn sources(head_dim: usize) -> [Source; 3] {
         [1, 2, 3].map(|row_warps| source!("attention", HEAD_DIM = head_dim, ROW_WARPS = row_warps))
     }
@@ -135,7 +135,7 @@ impl Attention {
         tiles.max(256 * (self.head_dim + 8) * row_warps)
     }
 
-    /// As few queries a block as leave no multiprocessor with two blocks, within the shared memory there is.
+    /// The smallest number that gives no multiprocessor two blocks, as far as shared memory allows.
     fn row_warps(&self, tokens: usize, queries: usize) -> usize {
         let at_once = |row_warps: &usize| queries.div_ceil(16 * row_warps) * self.heads <= Self::MULTIPROCESSORS;
         let row_warps = (1..=3).find(at_once).unwrap_or(3);
@@ -145,7 +145,7 @@ impl Attention {
     /// `qkv` [tokens, 3·width] → `output` [queries, width], for the first `queries` tokens.
     ///
     /// # Errors
-    /// Buffers that are too small; what the driver reports.
+    /// Buffers that are too small, or an error that the driver reports.
     pub fn run(
         &self,
         stream: &CudaStream,
@@ -172,7 +172,7 @@ impl Attention {
         let shared_bytes = self.shared_bytes(row_warps, tokens);
         kernel.allow_shared_bytes(shared_bytes)?;
         let grid = [queries.div_ceil(16 * row_warps), self.heads, 1];
-        // SAFETY: checked above.
+        // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { kernel.launch(stream, grid, [128 * row_warps, 1], shared_bytes, &arguments) }
     }
 }

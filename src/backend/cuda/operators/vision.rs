@@ -1,4 +1,4 @@
-//! What DaViT needs beside matrix products.
+//! DaViT's operators besides matrix products.
 
 use super::super::kernels::Argument::{Address, Views};
 use super::super::kernels::{Argument, Kernel, Kernels, Source, ViewIndices, source};
@@ -8,7 +8,7 @@ use crate::backend::BackendError;
 use cudarc::driver::CudaStream;
 use tch::Tensor;
 
-/// `depthwise.cu`
+/// A depthwise 3×3 convolution that is added to its input, and the norm that follows (`depthwise.cu`).
 #[derive(Debug)]
 pub struct DepthwiseNorm {
     kernel: Kernel,
@@ -20,12 +20,12 @@ pub struct DepthwiseNorm {
 }
 
 impl DepthwiseNorm {
-    /// Pixels that a block does: few where the map is small, so that there are enough blocks.
+    /// Pixels of a row that a block computes: few where the map is small, so that there are enough blocks.
     fn strip(width: usize) -> usize {
         if width <= 16 { 2 } else { 4 }
     }
 
-    /// What has to be compiled for maps of `width` pixels.
+    /// The source that has to be compiled for maps of `width` pixels.
     pub fn source(channels: usize, width: usize) -> Source {
         source!("depthwise", CHANNELS = channels, STRIP = Self::strip(width))
     }
@@ -33,7 +33,7 @@ impl DepthwiseNorm {
     /// Takes the convolution's weight [channels, 1, 3, 3] and bias and the norm that follows.
     ///
     /// # Errors
-    /// A source that was not compiled; what libtorch refuses.
+    /// A source that was not compiled, or an operation that libtorch refuses.
     pub fn new(
         kernels: &Kernels,
         weight: &Tensor,
@@ -51,7 +51,7 @@ impl DepthwiseNorm {
     /// `sum` = x + conv(x), `normed` = LayerNorm(`sum`), all [images, height, width, channels].
     ///
     /// # Errors
-    /// Buffers that are too small; what the driver reports.
+    /// Buffers that are too small, or an error that the driver reports.
     pub fn run(
         &self,
         stream: &CudaStream,
@@ -75,12 +75,12 @@ impl DepthwiseNorm {
         ];
         let grid = [width.div_ceil(self.strip), height, images];
         let block = [(self.channels / 8).next_multiple_of(32), 1];
-        // SAFETY: checked above.
+        // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { self.kernel.launch(stream, grid, block, 0, &arguments) }
     }
 }
 
-/// `window_attention.cu`
+/// Attention within the square windows of a map (`window_attention.cu`).
 #[derive(Debug)]
 pub struct WindowAttention {
     kernel: Kernel,
@@ -96,7 +96,7 @@ impl WindowAttention {
         head_dim.is_multiple_of(16) && 2 * tokens <= 1024 && 4 * tokens * (head_dim + 8) <= 48 << 10
     }
 
-    /// What has to be compiled.
+    /// The source that has to be compiled.
     pub fn source(window: usize, head_dim: usize) -> Source {
         source!("window_attention", WINDOW = window, HEAD_DIM = head_dim)
     }
@@ -113,7 +113,7 @@ impl WindowAttention {
     /// `qkv` [images, height, width, 3C] and the bias [3C] of its projection → `output` [images, height, width, C].
     ///
     /// # Errors
-    /// Buffers that are too small; what the driver reports.
+    /// Buffers that are too small, or an error that the driver reports.
     pub fn run(
         &self,
         stream: &CudaStream,
@@ -134,12 +134,12 @@ impl WindowAttention {
         ];
         let windows = height.div_ceil(self.window) * width.div_ceil(self.window);
         let block = [2 * (self.window * self.window).next_multiple_of(16), 1];
-        // SAFETY: checked above.
+        // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { self.kernel.launch(stream, [self.heads, images, windows], block, 0, &arguments) }
     }
 }
 
-/// `channel_attention.cu`
+/// Attention between the channels of each group (`channel_attention.cu`).
 #[derive(Debug)]
 pub struct ChannelAttention {
     whole: Kernel,
@@ -150,7 +150,7 @@ pub struct ChannelAttention {
 }
 
 impl ChannelAttention {
-    /// Blocks that a large map is mixed by.
+    /// Blocks that mix the channels of a large map.
     const MIX_BLOCKS: usize = 264;
 
     /// Whether the kernel exists for groups of this many channels.
@@ -158,7 +158,7 @@ impl ChannelAttention {
         matches!(group_dim, 16 | 32 | 64)
     }
 
-    /// What has to be compiled.
+    /// The source that has to be compiled.
     pub fn source(group_dim: usize) -> Source {
         source!("channel_attention", GROUP_DIM = group_dim)
     }
@@ -192,7 +192,7 @@ impl ChannelAttention {
     /// `qkv` [images, tokens, 3C] → `output` [images, tokens, C], with `scratch` floats for large maps.
     ///
     /// # Errors
-    /// Buffers that are too small; what the driver reports.
+    /// Buffers that are too small, or an error that the driver reports.
     pub fn run(
         &self,
         stream: &CudaStream,
@@ -210,13 +210,13 @@ impl ChannelAttention {
         let slices = tokens.div_ceil(Self::slice(self.group_dim));
         if slices <= 1 {
             let arguments = [qkv, output, tokens_int, groups_int];
-            // SAFETY: checked above.
+            // SAFETY: `holding` has checked the length of every buffer above.
             return unsafe { self.whole.launch(stream, [1, self.groups, images], block, 0, &arguments) };
         }
         let needed = Self::scratch(images, tokens, self.groups, self.group_dim);
         let partial = Address(scratch.holding(needed, "channel_attention: scratch")?);
         let blocks = (Self::MIX_BLOCKS / (self.groups * images).max(1)).clamp(1, tokens.div_ceil(128));
-        // SAFETY: checked above, for both.
+        // SAFETY: `holding` has checked the length of every buffer of both kernels above.
         unsafe {
             let (grid, arguments) = ([slices, self.groups, images], [qkv, partial, tokens_int, groups_int]);
             self.scores.launch(stream, grid, block, 0, &arguments)?;
@@ -229,15 +229,15 @@ impl ChannelAttention {
 /// Sizes of a strided convolution whose patches are gathered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchSizes {
-    /// Side of a patch.
+    /// Side of a patch, pixels.
     pub kernel: usize,
-    /// Step between patches.
+    /// Distance between neighbouring patches, pixels.
     pub stride: usize,
-    /// Zeros around the input.
+    /// Width of the border of zeros around the input, pixels.
     pub padding: usize,
-    /// h×w of the input.
+    /// Height and width of the input, pixels.
     pub input: [usize; 2],
-    /// h×w of the output.
+    /// Height and width of the output, patches.
     pub output: [usize; 2],
 }
 
@@ -249,7 +249,7 @@ impl PatchSizes {
     }
 }
 
-/// `patches.cu`
+/// Gathers the patches of a strided convolution as rows of a matrix (`patches.cu`).
 #[derive(Debug)]
 pub struct Patches {
     images: Kernel,
@@ -257,12 +257,12 @@ pub struct Patches {
 }
 
 impl Patches {
-    /// What has to be compiled.
+    /// The source that has to be compiled.
     pub fn source() -> Source {
         source!("patches")
     }
 
-    /// Both kernels.
+    /// Takes both kernels from those that were compiled.
     ///
     /// # Errors
     /// A source that was not compiled.
@@ -289,7 +289,7 @@ impl Patches {
     /// Valid views of `images` [V, 3, H, W] f32 → `output` [valid·h'·w', row].
     ///
     /// # Errors
-    /// Buffers that are too small; what the driver reports.
+    /// Buffers that are too small, or an error that the driver reports.
     pub fn of_images(
         &self,
         stream: &CudaStream,
@@ -314,14 +314,14 @@ impl Patches {
         arguments.extend(sizes.arguments());
         arguments.push(int(row));
         let grid = [out_height, valid.len().min(views.0.len()), 1];
-        // SAFETY: checked above.
+        // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { self.images.launch(stream, grid, [32, 8], Self::shared_bytes(sizes), &arguments) }
     }
 
     /// Maps `input` [images, h, w, channels] → `output` [images·h'·w', kernel²·channels].
     ///
     /// # Errors
-    /// Buffers that are too small; what the driver reports.
+    /// Buffers that are too small, or an error that the driver reports.
     pub fn of_maps(
         &self,
         stream: &CudaStream,
@@ -343,22 +343,22 @@ impl Patches {
             int(channels),
         ];
         arguments.extend(rest);
-        // SAFETY: checked above.
+        // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { self.maps.launch(stream, [out_width, out_height, images], [32, patch], 0, &arguments) }
     }
 }
 
-/// `image_tokens.cu`
+/// Adds positions to the last map and puts its mean in front (`image_tokens.cu`).
 #[derive(Debug)]
 pub struct ImageTokens(Kernel);
 
 impl ImageTokens {
-    /// What has to be compiled.
+    /// The source that has to be compiled.
     pub fn source() -> Source {
         source!("image_tokens")
     }
 
-    /// The kernel.
+    /// Takes the kernel from those that were compiled.
     ///
     /// # Errors
     /// A source that was not compiled.
@@ -369,7 +369,7 @@ impl ImageTokens {
     /// `map` [images, count, channels] and `positions` [count, channels] → `output` [images, count + 1, channels].
     ///
     /// # Errors
-    /// Buffers that are too small; what the driver reports.
+    /// Buffers that are too small, or an error that the driver reports.
     pub fn run(
         &self,
         stream: &CudaStream,
@@ -385,7 +385,7 @@ impl ImageTokens {
             int(count),
             int(channels),
         ];
-        // SAFETY: checked above.
+        // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { self.0.launch(stream, [channels.div_ceil(64), images, 1], [256, 1], 0, &arguments) }
     }
 }

@@ -1,36 +1,37 @@
-//! Telling an engine where its tensors lie, and no more than it does not know yet. Knows no GPU.
+//! The addresses of an engine's tensors, of which TensorRT is told only those that have changed. Needs no GPU.
 
 use crate::backend::engine::IoTensor;
 
-/// What TensorRT asks of every address.
+/// TensorRT requires addresses that are multiples of this, bytes.
 const ALIGNMENT: usize = 256;
 
-/// What [`Steps`] needs of an engine.
+/// The operations of an engine that [`Steps`] uses.
 pub trait Context {
     /// Lets the engine read or write `name` at `address` from the next step on.
     ///
     /// # Errors
-    /// What the library says.
+    /// The library's message.
     fn set_address(&mut self, name: &str, address: usize) -> Result<(), String>;
 
     /// Queues a step.
     ///
     /// # Errors
-    /// What the library says.
+    /// The library's message.
     fn enqueue(&mut self) -> Result<(), String>;
 }
 
-/// A tensor as a step brings it.
+/// A tensor that a step passes to the engine.
 pub trait Memory {
-    /// Where it lies.
+    /// Address of its first element on the device.
     fn address(&self) -> usize;
-    /// How many elements it has.
+    /// Number of its elements.
     fn elements(&self) -> usize;
-    /// What keeps an engine from using it as `expected`.
+    /// Why an engine cannot use it as `expected`; `None` if it can.
     fn misfit(&self, expected: &IoTensor) -> Option<String>;
 }
 
-/// Where each tensor of an engine lies, so that a step tells TensorRT only what has moved since the last.
+/// An engine with the last address of each of its tensors, so that a step tells TensorRT only about those that have
+/// moved.
 pub struct Steps<C> {
     context: C,
     bound: Vec<Bound>,
@@ -38,12 +39,12 @@ pub struct Steps<C> {
 
 struct Bound {
     tensor: IoTensor,
-    /// Address and number of elements.
+    /// Address and number of elements that TensorRT was last told.
     at: Option<(usize, usize)>,
 }
 
 impl<C: Context> Steps<C> {
-    /// For an engine with these tensors.
+    /// Wraps the engine of `context`, which has these tensors.
     pub fn new(context: C, tensors: &[IoTensor]) -> Self {
         let bound = tensors.iter().map(|tensor| Bound { tensor: tensor.clone(), at: None }).collect();
         Self { context, bound }
@@ -52,7 +53,7 @@ impl<C: Context> Steps<C> {
     /// Queues a step on the tensors that are given by name.
     ///
     /// # Errors
-    /// A tensor that the engine cannot use, one too few or too many, or what the library says.
+    /// A tensor that the engine cannot use, one too few or too many, or the library's message.
     pub fn run<M: Memory>(&mut self, given: impl Iterator<Item = (&'static str, M)>) -> Result<(), String> {
         let mut count = 0;
         for (name, memory) in given {
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
     use crate::backend::engine::{Direction, Element};
 
-    /// Writes down what it is told; refuses a tensor by name.
+    /// Logs its calls, and refuses the tensor of one name.
     #[derive(Default)]
     struct Recorder {
         calls: Vec<String>,
@@ -144,7 +145,7 @@ mod tests {
         Steps::new(Recorder::default(), &tensors)
     }
 
-    /// A step whose actions go to `action`, and what the engine was told.
+    /// Runs a step whose actions go to `action`. Returns the calls that reached the engine.
     fn step(steps: &mut Steps<Recorder>, x_t: usize, action: usize) -> Result<Vec<String>, String> {
         let chunk = || vec![1, 30, 20];
         let given = [("x_t", At(x_t, chunk())), ("t", At(0x800, vec![1])), ("action", At(action, chunk()))];
