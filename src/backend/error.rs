@@ -43,7 +43,7 @@ pub enum BackendError {
         /// What the user can do about it.
         remedy: String,
     },
-    /// An engine that was made for something else.
+    /// An engine that was built for another checkpoint, domain, precision or set of sizes.
     #[error("engine {}: `{field}` is {found}, expected {expected}: it was built for something else; {remedy}", path.display())]
     EngineMismatch {
         /// The engine file.

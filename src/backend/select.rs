@@ -17,7 +17,7 @@ use crate::model::config::ModelConfig;
 pub use super::loaded::{Backends, Target};
 pub use super::names::{CUDA_GRAPH, LIBTORCH as DEFAULT, ONNXRUNTIME, TENSORRT, brings_golden, check, is_known, names};
 
-/// Loads the backend called `name` from `checkpoint`, every tensor of which the model must have taken.
+/// Loads the backend called `name` from `checkpoint`, all of whose tensors the model must have taken.
 ///
 /// # Errors
 /// [`BackendError::Unavailable`] for a name that this build does not have; otherwise the error of that backend's own

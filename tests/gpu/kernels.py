@@ -13,7 +13,7 @@ from pathlib import Path
 try:
     import cupy
     import numpy
-except ImportError:  # requires_gpu says so
+except ImportError:  # requires_gpu reports it
     cupy = numpy = None
 try:
     import torch
@@ -21,13 +21,13 @@ except ImportError:
     torch = None
 
 KERNELS = Path(__file__).resolve().parents[2] / "src/backend/cuda/kernels"
-UNASKED_SHARED_BYTES = 48 * 1024  # dynamic shared memory that a kernel may use without being allowed more
+DEFAULT_SHARED_BYTES = 48 * 1024  # dynamic shared memory that every kernel may use; more has to be allowed
 WARM_REPLAYS = 3
 REPLAYS = 30
 
 
 def reason_to_skip() -> str | None:
-    """What is missing here, if anything is."""
+    """Why the tests cannot run here; None if they can."""
     if torch is None:
         return "needs PyTorch"
     if cupy is None:
@@ -56,14 +56,14 @@ def launch(
     kernel: cupy.RawKernel, grid: tuple[int, ...], block: tuple[int, ...], *arguments: object, shared: int = 0
 ) -> None:
     """Launches on torch's current stream, so that it is ordered with torch's work and captured with it."""
-    if shared > UNASKED_SHARED_BYTES:
+    if shared > DEFAULT_SHARED_BYTES:
         kernel.max_dynamic_shared_size_bytes = shared
     with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
         kernel(grid, block, tuple(map(as_argument, arguments)), shared_mem=shared)
 
 
 def as_argument(value: object) -> object:
-    """What CuPy passes as the C type that the kernels declare: pointer, int, float, or a struct by value."""
+    """The value that CuPy passes as the C type that a kernel declares: pointer, int, float, or a struct by value."""
     if isinstance(value, torch.Tensor):
         return numpy.uint64(value.data_ptr())
     if isinstance(value, int):
@@ -97,7 +97,7 @@ def replay_us(graph: torch.cuda.CUDAGraph) -> float:
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Norm of the difference over the norm of what was expected; infinite if anything is not finite."""
+    """Norm of the difference over the norm of `expected`; infinite if any value is not finite."""
     found, expected = found.double(), expected.double()
     relative = ((found - expected).norm() / expected.norm()).item()
     return relative if math.isfinite(relative) else math.inf

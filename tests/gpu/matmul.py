@@ -1,4 +1,4 @@
-"""How kernels/matmul.cu is compiled, described to the tensor copy engine and launched."""
+"""Compiles and launches kernels/matmul.cu, and describes its matrices to the tensor copy engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kernels import KERNELS
 
 try:
     from cuda.bindings import driver, nvrtc
-except ImportError:  # reason_to_skip says so
+except ImportError:  # reason_to_skip reports it
     driver = nvrtc = None
 try:
     import torch
@@ -23,11 +23,11 @@ except ImportError:
 NO_ACTIVATION, GELU_TANH = 0, 1
 TILE_IN, TILE_OUT = 64, 64
 MULTIPROCESSORS = 132
-SHARED_BYTES = 227 * 1024  # that one block may use
-SHARED_BYTES_OF_TWO = 113 * 1024  # each, with two on a multiprocessor
+SHARED_BYTES = 227 * 1024  # that one block may use at most
+SHARED_BYTES_OF_TWO = 113 * 1024  # of each block, with two on a multiprocessor
 MAX_STAGES = 8
 
-SPIN_LIMIT = 200_000  # polls of a barrier until the kernel traps instead of hanging
+SPIN_LIMIT = 200_000  # polls of a barrier after which the kernel traps instead of hanging
 
 
 class Shape(NamedTuple):
@@ -72,7 +72,7 @@ class Tiling(NamedTuple):
 
     @property
     def registers(self) -> int:
-        """That a thread may have: a quarter of the multiprocessor holds 512 for each lane, in steps of eight."""
+        """Registers that a thread may have, in steps of eight: a quarter of a multiprocessor has 512 for each lane."""
         warps_of_quarter = self.row_groups + 1
         return min(255, 512 // warps_of_quarter // 8 * 8)
 
@@ -111,7 +111,7 @@ def ceil_div(count: int, size: int) -> int:
 
 
 def reason_to_skip() -> str | None:
-    """What is missing here, if anything is."""
+    """Why the tests cannot run here; None if they can."""
     if torch is None:
         return "needs PyTorch"
     if nvrtc is None:
@@ -122,7 +122,7 @@ def reason_to_skip() -> str | None:
 
 
 def checked(result: tuple) -> object:
-    """What a call of cuda-bindings returned besides its status, which must be success."""
+    """The results of a call of cuda-bindings without its status, which must be success."""
     status, *values = result
     if status.value != 0:
         raise RuntimeError(f"{status!r}")
@@ -156,7 +156,7 @@ def loaded(cubin: bytes, tiling: Tiling) -> object:
 
 
 class TensorMap(ctypes.Structure):
-    """A CUtensorMap; the driver wants it at a multiple of 64 bytes, which `tensor_map` sees to."""
+    """A CUtensorMap. The driver requires a multiple of 64 bytes as its address, which `tensor_map` ensures."""
 
     _fields_ = (("opaque", ctypes.c_uint64 * 16),)
 
@@ -206,7 +206,7 @@ class Layer:
         self.addresses = (ctypes.c_void_p * len(self.arguments))(*map(ctypes.addressof, self.arguments))
 
     def launch(self, function: object, early: bool) -> None:
-        """On torch's current stream; `early`: by programmatic dependent launch."""
+        """Launches on torch's current stream; `early` makes it a programmatic dependent launch."""
         config = driver.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = self.tiling.grid(self.shape)
         config.blockDimX, config.blockDimY, config.blockDimZ = 128 * self.tiling.row_groups + 32, 1, 1
@@ -217,7 +217,7 @@ class Layer:
         checked(driver.cuLaunchKernelEx(config, function, ctypes.addressof(self.addresses), 0))
 
     def expected(self) -> torch.Tensor:
-        """In double precision; before the launch, since the output may be the residual."""
+        """The output in double precision. Call it before the launch, since the output may be the residual."""
         result = self.source.double() @ self.weight.double().T
         if self.shape.bias:
             result += self.tensors["bias"].double()

@@ -40,16 +40,16 @@ from matmul import (
 
 try:
     import torch
-except ImportError:  # reason_to_skip says so
+except ImportError:  # reason_to_skip reports it
     torch = None
 
 GROUP_LIMIT_S = 120
 TOLERANCE = {"float16": 3e-3, "bfloat16": 2e-2}
-SPARE_ROWS = 16  # after the output, to see that nothing is written there
+SPARE_ROWS = 16  # after the output, to check that nothing is written there
 LAYERS = 24  # with weights of their own, so that weights come from device memory
 REPLAYS = 10
 CANDIDATES = 48
-SECONDS = 75.0  # for all timing; the sizes come in order of importance
+SECONDS = 75.0  # for all timing; the most important sizes come first
 
 
 def random(dtype: torch.dtype, *shape: int, scale: float = 1.0) -> torch.Tensor:
@@ -72,7 +72,7 @@ def followed_by_nan(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def random_layer(dtype: torch.dtype, shape: Shape, tiling: Tiling) -> Layer:
-    """A residual is the output itself, as the network has it."""
+    """A layer with random weights. A residual is the output itself, as in the network."""
     output = poisoned(dtype, shape.rows, shape.out_width)
     if shape.residual:
         output[: shape.rows] = random(dtype, shape.rows, shape.out_width)
@@ -89,7 +89,8 @@ def random_layer(dtype: torch.dtype, shape: Shape, tiling: Tiling) -> Layer:
 
 QKV, PROJECTION = Shape(276, 1024, 3072), Shape(276, 1024, 1024, residual=True)
 FC1, FC2 = Shape(276, 1024, 4096, GELU_TANH), Shape(276, 4096, 1024, residual=True)
-# Rows short of a tile, one more than a tile, a single one; k short of the ring, k that the split does not divide.
+# Fewer rows than a tile, one more than a tile, a single row; a sum shorter than the ring, one that the split does not
+# divide.
 ODD = (
     Shape(1, 64, 256),
     Shape(145, 192, 256, GELU_TANH, residual=True),
@@ -154,7 +155,7 @@ def check_group(name: str, dtype: torch.dtype) -> bool:
 
 
 def chain(dtype: torch.dtype, tiling: Tiling, weights: list[torch.Tensor], start: torch.Tensor, early: bool) -> object:
-    """Layers in a graph, each of which reads what the one before wrote."""
+    """The result of layers in one graph, each of which reads the output of the one before."""
     shape = Shape(len(start), start.shape[1], start.shape[1], GELU_TANH, residual=True)
     cubin = compiled(dtype == torch.bfloat16, tiling.macros(shape) | {"XVLA_SPIN_LIMIT": SPIN_LIMIT})
     function = loaded(cubin, tiling)
@@ -170,7 +171,7 @@ def chain(dtype: torch.dtype, tiling: Tiling, weights: list[torch.Tensor], start
 
 
 def check_chains(dtype: torch.dtype) -> bool:
-    """With programmatic launches or without, the bits must be the same."""
+    """Whether outputs are bit for bit the same with programmatic launches and without."""
     passed = True
     start = random(dtype, 276, 1024)
     weights = [random_weight(dtype, Shape(276, 1024, 1024)) for _ in range(LAYERS)]
@@ -265,7 +266,7 @@ def row_tiles(rows: int) -> Iterator[tuple[int, int]]:
 
 
 def predicted_clocks(shape: Shape, tiling: Tiling) -> float:
-    """A rough order of the candidates, from rates of the chip; the timing decides."""
+    """A rough estimate from the chip's rates, which orders the candidates; the timing decides."""
     tensor_clocks_per_step = 4 * tiling.row_groups * tiling.group_rows / 2
     load_clocks_per_step = tiling.stage_bytes / 48
     steps = ceil_div(shape.in_width // TILE_IN, tiling.split)
@@ -277,7 +278,7 @@ def predicted_clocks(shape: Shape, tiling: Tiling) -> float:
 
 
 def ring_sizes(tiling: Tiling, steps: int) -> Iterator[Tiling]:
-    """As many stages as fit with one and with two blocks on a multiprocessor."""
+    """The tiling with as many stages as fit with one block on a multiprocessor, and with two."""
     without_stages = tiling._replace(stages=0).shared_bytes
     fitting = {
         min((limit - without_stages) // (tiling.stage_bytes + 16), MAX_STAGES, max(steps, 3))
@@ -306,7 +307,7 @@ def graph_of(calls: list[Callable[[], None]]) -> torch.cuda.CUDAGraph:
 
 
 def median_layer_us(calls: list[Callable[[], None]]) -> float:
-    """Median time of a layer, over replays of a graph of all."""
+    """Median time of a layer, over replays of a graph of all layers."""
     graph = graph_of(calls)
     times_us = [replay_us(graph) for _ in range(REPLAYS + 1)]
     return statistics.median(times_us[1:]) / len(calls)
@@ -324,7 +325,7 @@ class Timed:
         self.output = random(dtype, shape.rows, shape.out_width)
 
     def cublas_us(self) -> float:
-        """Of the product and the bias alone."""
+        """Time of the product and the bias alone, without activation and residual."""
 
         def call(weight: torch.Tensor) -> None:
             torch.addmm(self.bias, self.source, weight.T, out=self.output)
@@ -333,7 +334,7 @@ class Timed:
         return median_layer_us([lambda weight=weight: call(weight) for weight in self.weights])
 
     def kernel_us(self, tiling: Tiling, cubin: bytes) -> tuple[float, float]:
-        """With programmatic dependent launches and without."""
+        """Times with programmatic dependent launches and without."""
         function = loaded(cubin, tiling)
         tensors = {"bias": self.bias, "residual": self.output if self.shape.residual else None, "output": self.output}
         layers = [Layer(self.shape, tiling, self.source, weight, **tensors) for weight in self.weights]
@@ -347,7 +348,7 @@ class Timed:
 
 
 def print_times() -> None:
-    """The best three candidates of each size, as far as the time allows; compilation runs ahead on all cores."""
+    """Prints the best three candidates of each size, as far as the time allows; all cores compile ahead."""
     end_s = time.monotonic() + SECONDS
     print(f"{torch.cuda.get_device_name()}, float16, us per layer; overlapped / one by one", flush=True)
     with concurrent.futures.ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:

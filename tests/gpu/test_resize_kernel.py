@@ -34,7 +34,7 @@ SIZES = [
     ((5, 3), (7, 2)),
     ((1, 1), (7, 5)),
 ]
-# In steps of 8-bit pixels: room for single precision, not for a wrong byte.
+# Largest difference in steps of 8-bit pixels: rounding in single precision passes, a wrong byte does not.
 WORST_STEPS = 0.01
 
 
@@ -46,7 +46,7 @@ def catmull_rom(distance):
 
 
 def bicubic_window(source, target, index):
-    """First source pixel of one output pixel, and its weights in fixed point, as Pillow has them."""
+    """First source pixel of one output pixel, and its weights in fixed point, as Pillow computes them."""
     scale = source / target
     stretch = max(1.0, scale)
     center = (index + 0.5) * scale
@@ -58,7 +58,7 @@ def bicubic_window(source, target, index):
 
 
 def bicubic_table(source, target):
-    """starts [target] and weights [taps, target], no window leaving the axis."""
+    """starts [target] and weights [taps, target]; no window exceeds the axis."""
     windows = [bicubic_window(source, target, index) for index in range(target)]
     taps = max(len(weights) for _, weights in windows)
     starts = numpy.minimum([start for start, _ in windows], source - taps).astype(numpy.int32)
@@ -84,14 +84,14 @@ def on_device(array):
 
 
 def byte_buffer(shape):
-    """A view of a buffer in whole words, as the kernels ask for it; all 255."""
+    """Bytes that are all 255, in a buffer of whole words, which the kernels read."""
     length = numpy.prod(shape).item()
     words = torch.full((-(-length // 4) * 4,), 255, dtype=torch.uint8, device=DEVICE)
     return words[:length].view(shape)
 
 
 def random_images(size):
-    """[views, height, width, 3]; noise is the hardest for rounding and clamping."""
+    """Noise [views, height, width, 3], which is the hardest input for rounding and clamping."""
     width, height = size
     images = byte_buffer((VIEWS, height, width, 3))
     images.random_(0, 256)
@@ -129,12 +129,12 @@ def columns_pass(images, target, suffix, *last):
 
 
 def columns_first(source, target):
-    """Pillow 13's order of the axes."""
+    """Whether Pillow 13 resizes the columns before the rows."""
     return source[1] - target[1] > 2 * max(0, source[0] - target[0])
 
 
 def bicubic(images, target):
-    """Planes to be filled, and the named launches that fill them."""
+    """The planes and the named launches that fill them."""
     height, width = images.shape[1:3]
     planes = poisoned_planes(target)
     if columns_first((width, height), target):
@@ -155,7 +155,7 @@ def fitted_size(source, target):
 
 
 def padded_bilinear(images, target):
-    """The same for `padded_bilinear`."""
+    """The planes and the named launch of `padded_bilinear`."""
     height, width = images.shape[1:3]
     content_width, content_height = fitted_size((width, height), target)
     planes = poisoned_planes(target)
@@ -172,7 +172,7 @@ def half_turned_views(images):
 
 
 def pillow_bicubic(image, target):
-    """Bytes [height, width, 3]; one axis at a time, so that every version of Pillow takes Pillow 13's order."""
+    """Bytes [height, width, 3], one axis after the other, so that every version of Pillow uses Pillow 13's order."""
     image = Image.fromarray(image)
     height_first = columns_first(image.size, target)
     between = (image.width, target[1]) if height_first else (target[0], image.height)
@@ -180,7 +180,7 @@ def pillow_bicubic(image, target):
     return torch.from_numpy(numpy.array(resized))
 
 
-def normalized(values):
+def normalised(values):
     """Planes [views, 3, height, width] of `values` [views, height, width, 3] in [0, 255]."""
     planes = (values.double() / 255 - torch.tensor(MEAN).double()) / torch.tensor(DEVIATION).double()
     return planes.permute(0, 3, 1, 2)
@@ -188,12 +188,12 @@ def normalized(values):
 
 def expected_bicubic(images, target):
     resized = torch.stack([pillow_bicubic(image.numpy(), target) for image in images])
-    return normalized(half_turned_views(resized))
+    return normalised(half_turned_views(resized))
 
 
 def expected_padded_bilinear(images, target):
     width, height = fitted_size((images.shape[2], images.shape[1]), target)
-    planes = normalized(half_turned_views(images)).float()
+    planes = normalised(half_turned_views(images)).float()
     content = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)
     return torch.nn.functional.pad(content, (target[0] - width, 0, target[1] - height, 0))
 

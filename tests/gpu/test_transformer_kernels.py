@@ -17,10 +17,10 @@ from kernels import error, launch, median_us, module, requires_gpu
 
 try:
     import torch
-except ImportError:  # requires_gpu says so
+except ImportError:  # requires_gpu reports it
     torch = None
 
-SPARE_ROWS = 16  # after each output, to see that nothing is written there
+SPARE_ROWS = 16  # after each output, to check that nothing is written there
 
 
 class Case(NamedTuple):
@@ -51,7 +51,7 @@ def ceil_div(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def normalized(row: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def normalised(row: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """LayerNorm in double precision."""
     row = row.double()
     deviation = row - row.mean(-1, keepdim=True)
@@ -74,7 +74,7 @@ def layer_norm(dtype: torch.dtype, rows: int, width: int) -> Case:
         f"layer_norm {rows}x{width}",
         lambda: launch(kernel, *norm_geometry(rows, width), rows_in, weight, bias, output, rows),
         output,
-        lambda: normalized(rows_in, weight, bias),
+        lambda: normalised(rows_in, weight, bias),
     )
 
 
@@ -90,7 +90,7 @@ def merge_tokens(dtype: torch.dtype, image_count: int, text_count: int, width: i
         f"merge_tokens {image_count}+{text_count} x{width}",
         lambda: launch(kernel, *norm_geometry(rows, width), *inputs, output, image_count, rows),
         output,
-        lambda: normalized(torch.cat([image_tokens, text]).double() + positions.double(), weight, bias),
+        lambda: normalised(torch.cat([image_tokens, text]).double() + positions.double(), weight, bias),
     )
 
 
@@ -168,7 +168,7 @@ def decode_actions(dtype: torch.dtype, length: int, action_dim: int, width: int)
         f"decode_actions {length}x{action_dim}, width {width}",
         lambda: launch(kernel, (length,), (32 * min(action_dim, 32),), *inputs, output, width, action_dim),
         output,
-        lambda: normalized(hidden, norm_weight, norm_bias) @ weight.double().T + bias.double(),
+        lambda: normalised(hidden, norm_weight, norm_bias) @ weight.double().T + bias.double(),
     )
 
 
@@ -187,7 +187,7 @@ def base_cases(dtype: torch.dtype) -> Iterator[Case]:
 
 
 def tuning_cases(dtype: torch.dtype) -> Iterator[Case]:
-    """Attention with other numbers of query rows a block."""
+    """Attention with other numbers of query rows per block, to be timed."""
     for tokens, queries in [(262, 262), (276, 276), (276, 30), (114, 114)]:
         for row_warps in [1, 2, 3]:
             yield attention(dtype, tokens, queries, 16, 64, row_warps)

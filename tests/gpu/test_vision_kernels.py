@@ -19,10 +19,10 @@ from kernels import error, launch, median_us, module, requires_gpu
 try:
     import torch
     from torch.nn.functional import pad, unfold
-except ImportError:  # requires_gpu says so
+except ImportError:  # requires_gpu reports it
     torch = None
 
-MARGIN = 1024  # NaN before and after each tensor: what is read there shows in results, what is written, in it
+MARGIN = 1024  # NaN before and after each tensor: reads from it show in the results, writes to it in the margin
 IMAGES = 3
 STAGES = [(56, 8, 4), (28, 16, 4), (14, 32, 2), (7, 64, 2)]  # side of the map, heads and groups, strip
 DIM = 32  # of a head, and of a channel group
@@ -38,13 +38,13 @@ class Case(NamedTuple):
 
 
 class Views(ctypes.Structure):
-    """Which views are valid."""
+    """The indices of the valid views."""
 
     _fields_ = [("index", ctypes.c_int * 16)]
 
 
 def poisoned(dtype: torch.dtype, *shape: int) -> torch.Tensor:
-    """NaN, with as much around it."""
+    """A tensor of NaN with a margin of NaN on both sides."""
     count = torch.Size(shape).numel()
     buffer = torch.full((count + 2 * MARGIN,), torch.nan, dtype=dtype, device="cuda")
     return buffer[MARGIN : MARGIN + count].view(shape)
@@ -139,7 +139,7 @@ class Channels:
         self.label = f"{images}x{tokens} tokens, {groups} groups of {dim}"
 
     def scores(self) -> torch.Tensor:
-        """[images, groups, slices, dim, dim]: products of the channels over each slice's tokens, not scaled."""
+        """[images, groups, slices, dim, dim]: unscaled products of the channels over the tokens of each slice."""
         query, key, _ = self.split()
         pieces = zip(query.split(self.slice_tokens, -2), key.split(self.slice_tokens, -2), strict=True)
         return torch.stack([query.transpose(-1, -2) @ key for query, key in pieces], 2)
@@ -277,7 +277,7 @@ def base_cases(dtype: torch.dtype) -> Iterator[Case]:
 
 
 def tuning_cases(dtype: torch.dtype) -> Iterator[Case]:
-    """Other strips, and other numbers of blocks to mix channels."""
+    """Other strips, and other numbers of blocks to mix channels, to be timed."""
     for side, groups, _ in STAGES:
         for strip in [1, 2, 4]:
             yield depthwise_norm(dtype, IMAGES, side, side, groups * DIM, strip)
@@ -313,7 +313,7 @@ def odd_cases(dtype: torch.dtype) -> Iterator[Case]:
 
 
 def distant_cases(dtype: torch.dtype) -> Iterator[Case]:
-    """Scores so far apart that a softmax without its maximum taken off would overflow."""
+    """Scores so far apart that a softmax would overflow if its maximum were not subtracted first."""
     yield window_attention(dtype, 2, 14, 14, 2, scale=12.0)
     yield channel_attention(dtype, 2, 196, 2, scale=12.0)
 

@@ -26,7 +26,7 @@ const HEADERS: [(&str, &str); 3] = [
 pub struct Source {
     /// Name of the file, without its ending.
     pub name: &'static str,
-    /// Its text.
+    /// Text of the file, without the prelude.
     pub text: &'static str,
     /// Macros and their values.
     pub macros: Vec<(&'static str, usize)>,
@@ -44,7 +44,7 @@ macro_rules! source {
 }
 pub(super) use source;
 
-/// Machine code of each distinct source in `sources` for `kind` (half or bfloat16) on GPUs of this compute capability.
+/// Machine code of each distinct source in `sources` for `kind` (f16 or bf16) on GPUs of this compute capability.
 ///
 /// # Errors
 /// [`BackendError::Kernel`] with the compiler's first error.

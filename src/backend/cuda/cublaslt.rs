@@ -43,7 +43,7 @@ pub struct CublasLtPlan {
 type Algorithm = sys::cublasLtMatmulHeuristicResult_t;
 
 impl CublasLt {
-    /// Products of `kind` (half or bfloat16) on `device`.
+    /// Products of `kind` (f16 or bf16) on `device`.
     ///
     /// # Errors
     /// An operation that the library refuses, or not enough memory for the workspace.

@@ -55,7 +55,7 @@ pub struct Gemm {
 }
 
 impl Gemm {
-    /// Products of `kind` (half or bfloat16) on `stream`.
+    /// Products of `kind` (f16 or bf16) on `stream`.
     ///
     /// # Errors
     /// An operation that the library refuses, or not enough memory for its workspace.

@@ -200,7 +200,7 @@ impl Kernels {
         Self { overlaps: false, ..self }
     }
 
-    /// Compiles `sources` for `kind` (half or bfloat16) and the session's GPU, and loads them.
+    /// Compiles `sources` for `kind` (f16 or bf16) and the session's GPU, and loads them.
     ///
     /// # Errors
     /// [`BackendError::Kernel`] with the compiler's first error.

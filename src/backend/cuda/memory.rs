@@ -43,7 +43,7 @@ impl Span {
     }
 }
 
-/// A static buffer: zeroed, contiguous, at an address that stays.
+/// A static buffer: zeroed, contiguous, with an address that does not change.
 ///
 /// # Errors
 /// Not enough memory.

@@ -7,15 +7,16 @@
 //! | [`recorder`] | recordings on a stream |
 //! | [`stream`] | pinned uploads and downloads, timing by events |
 //! | [`resize`] | camera images to the network's input, on the GPU |
-//! | [`compiler`], [`kernels`], [`operators`] | our own kernels: compiled at run time, started, as operators |
+//! | [`compiler`], [`kernels`], [`operators`] | this project's kernels: compiled at run time, launched, as operators |
 //! | [`product`] | a matrix product: layer, sizes, addresses |
-//! | [`cublaslt`], [`matmul`], [`gemm`] | products by cuBLASLt, by our own kernel on Hopper, by the fastest for each shape |
+//! | [`cublaslt`], [`matmul`], [`gemm`] | products by cuBLASLt, by this project's kernel on Hopper, by the faster for
+//! each shape |
 //! | [`layers`] | the model's weights in the layout that the kernels need |
-//! | [`vision`], [`text`], [`fused_vlm`], [`fused_policy`] | the network on these kernels, built from
-//! [`crate::model`]'s | | [`works`] | libtorch's operators as work to record |
+//! | [`vision`], [`text`], [`fused_vlm`], [`fused_policy`] | the network on these kernels, built from [`crate::model`]'s |
+//! | [`works`] | libtorch's operators as work to record |
 //!
 //! In half precision and for the sizes that the kernels support, which those of the published checkpoints are, the
-//! network runs on our kernels; anything else is recorded from libtorch's operators.
+//! network runs on this project's kernels; anything else is recorded from libtorch's operators.
 
 pub mod compiler;
 pub mod cublaslt;
@@ -60,7 +61,8 @@ use works::{LibtorchPolicyWork, LibtorchVlmWork};
 /// The name under which this backend is selected.
 pub const NAME: &str = super::names::CUDA_GRAPH;
 
-/// Recordings that each part keeps: for the views that come and go, instructions of two lengths, a few domains.
+/// Recordings that each part keeps. They differ in the views that are present, the length of the instruction and the
+/// domain.
 const RECORDINGS: usize = 8;
 
 /// Loads both parts onto the target's GPU.

@@ -16,7 +16,7 @@ pub struct Linear {
 /// The function that is applied to the product before it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
-    /// Nothing.
+    /// The product is stored as it is.
     None,
     /// GELU in its tanh approximation, which is the one that cuBLASLt has. It differs from the exact one by less than
     /// 5e-4, which is less than the rounding error of an f16 near 1.
