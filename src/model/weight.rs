@@ -1,5 +1,5 @@
 //! The matrix of a Linear, in the form in which it is stored. All multiplication, pruning and export goes through this
-//! type, so that a new form of storage is added here and reaches every backend.
+//! type: another form of storage is added here, and backends that cannot multiply it take its dense form.
 
 use super::TensorResult;
 use super::prune::two_to_four;
@@ -13,10 +13,13 @@ pub enum Weight {
 }
 
 impl Weight {
-    /// Every element of the matrix, [out, in].
-    pub fn dense(&self) -> &Tensor {
+    /// Every element of the matrix, [out, in], for what needs a plain one: in the same memory if it is stored so.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub fn to_dense(&self) -> TensorResult {
         match self {
-            Self::Dense(matrix) => matrix,
+            Self::Dense(matrix) => Ok(matrix.shallow_clone()),
         }
     }
 

@@ -11,13 +11,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// What `bench` found; [`serde::Serialize`] gives its JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// When, seconds since the Unix epoch.
+    /// The end of the measurement, in seconds since the Unix epoch.
     pub finished_unix_s: u64,
-    /// Where.
+    /// The hardware and operating system that it ran on.
     pub machine: Machine,
-    /// With what.
+    /// The versions of this program and of libtorch.
     pub versions: Versions,
-    /// How.
+    /// Checkpoint, batches, device and repetitions.
     pub configuration: Configuration,
     /// One entry per backend, in the order asked for.
     pub backends: Vec<BackendReport>,

@@ -124,7 +124,7 @@ impl Network {
     fn action_weights(&self, domain: i64, times: &[f32]) -> Result<ActionWeights, BackendError> {
         let PolicyConfig { action_dim, proprio_dim, time_dim, hidden, chunk_length, .. } = self.config;
         let (encoder, decoder) = (self.action_encoder.of(domain)?, self.action_decoder.of(domain)?);
-        let encoder_matrix = encoder.weight.dense().f_tr()?; // [A + P + time, H]
+        let encoder_matrix = encoder.weight.to_dense()?.f_tr()?; // [A + P + time, H]
         let time = encoder_matrix.f_narrow(0, action_dim + proprio_dim, time_dim)?.f_to_kind(Kind::Float)?;
         let embedded = time_embeddings(times, time_dim)?.f_to(self.positions.device())?.f_matmul(&time)?; // [N, H]
         let masked_proprio = encoder_matrix
@@ -137,7 +137,7 @@ impl Network {
             step_bias: embedded.f_add(&bias(&encoder)?.f_to_kind(Kind::Float)?)?,
             positions: self.positions.shallow_clone(),
             norm: norm_weights(&self.norm),
-            decode: decoder.weight.dense().f_contiguous()?,
+            decode: decoder.weight.to_dense()?.f_contiguous()?,
             decode_bias: bias(&decoder)?.f_contiguous()?,
             length: length(chunk_length),
             action_dim: length(action_dim),

@@ -20,7 +20,7 @@ pub fn length(value: i64) -> usize {
 /// # Errors
 /// Not enough memory.
 pub fn linear(layer: &layers::Linear) -> Result<Linear, BackendError> {
-    Linear::new(layer.weight.dense(), layer.bias.as_ref())
+    Linear::new(&layer.weight.to_dense()?, layer.bias.as_ref())
 }
 
 /// Layers with the same input as a single layer, whose matrix has the rows of all their matrices [out, in] in order.
@@ -28,7 +28,7 @@ pub fn linear(layer: &layers::Linear) -> Result<Linear, BackendError> {
 /// # Errors
 /// Layers with inputs of different widths, or not enough memory.
 pub fn joined(layers: &[layers::Linear]) -> Result<Linear, BackendError> {
-    let weights: Vec<&Tensor> = layers.iter().map(|layer| layer.weight.dense()).collect();
+    let weights: Vec<Tensor> = layers.iter().map(|layer| layer.weight.to_dense()).collect::<Result<_, _>>()?;
     let biases: Vec<Tensor> = layers.iter().map(bias).collect::<Result<_, _>>()?;
     Linear::new(&Tensor::f_cat(&weights, 0)?, Some(&Tensor::f_cat(&biases, 0)?))
 }
@@ -41,7 +41,7 @@ pub fn bias(layer: &layers::Linear) -> Result<Tensor, BackendError> {
     if let Some(bias) = &layer.bias {
         return Ok(bias.shallow_clone());
     }
-    let matrix = layer.weight.dense();
+    let matrix = layer.weight.to_dense()?;
     Ok(Tensor::f_zeros([layer.weight.shape()?.0], (matrix.kind(), matrix.device()))?)
 }
 

@@ -311,7 +311,7 @@ impl Block {
         let qkv_bias = bias(&block.qkv)?;
         Ok(Self {
             conv1: conv(block.conv1.0, &block.attention_norm)?,
-            qkv: Linear::new(block.qkv.weight.dense(), Some(&qkv_bias))?,
+            qkv: Linear::new(&block.qkv.weight.to_dense()?, Some(&qkv_bias))?,
             qkv_bias,
             attention,
             proj: linear(&block.proj)?,

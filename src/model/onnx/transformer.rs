@@ -107,7 +107,8 @@ impl Writer<'_> {
         let config = &self.policy.config;
         let (length, hidden) = (config.chunk_length, config.hidden);
         let encoder = self.policy.action_encoder.of(0)?;
-        let mut parts = vec![self.encoded_actions(space, &encoder.weight.dense().f_tr()?)?, "vlm_tokens".to_owned()];
+        let mut parts =
+            vec![self.encoded_actions(space, &encoder.weight.to_dense()?.f_tr()?)?, "vlm_tokens".to_owned()];
         if self.plan.tokens[1] > 0 {
             parts.push("aux_tokens".to_owned());
         }
@@ -266,7 +267,7 @@ impl Writer<'_> {
 
     /// A Linear, quantised if the largest magnitude of its input is given.
     fn linear(&mut self, name: &str, linear: &Linear, input: &Value, range: Option<f32>) -> Result<Value, TchError> {
-        let matrix = linear.weight.dense().f_tr()?; // [in, out]
+        let matrix = linear.weight.to_dense()?.f_tr()?; // [in, out]
         let Some(range) = range else {
             return self.affine(name, input, &matrix, linear.bias.as_ref());
         };
