@@ -15,7 +15,7 @@ mod gpu_common;
 use common::Golden;
 use gpu_common::{Base, answers, ask, captured, channel_errors, gpu, on_cpu, say, worst_channel};
 use std::sync::{Arc, OnceLock};
-use xvla_ros::backend::cuda::shim;
+use xvla_ros::backend::shim;
 use xvla_ros::backend::stream::DeviceMemory;
 use xvla_ros::config::{Dtype, Preprocess};
 use xvla_ros::data::batch::Batch;

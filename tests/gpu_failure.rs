@@ -16,7 +16,7 @@ mod gpu_common;
 use cudarc::driver::{CudaContext, LaunchConfig};
 use gpu_common::{Base, ask, captured, gpu, on_cpu, say};
 use tch::{Kind, Tensor};
-use xvla_ros::backend::cuda::shim;
+use xvla_ros::backend::shim;
 use xvla_ros::config::{Device, Dtype, Fallback};
 use xvla_ros::pipeline::{Options, Pipeline, noise};
 

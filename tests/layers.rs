@@ -206,23 +206,27 @@ fn the_map_itself_has_no_circle() {
     }
 }
 
-#[test]
-fn no_two_files_import_each_other_through_others() {
+/// Which file imports which, by their module paths. Tests within files are left out, and so are imports between a folder's
+/// `mod.rs` and what lies below it, which only hand names on.
+fn imports_between_files() -> BTreeMap<Vec<String>, BTreeSet<Vec<String>>> {
     let sources = sources();
-    let files: BTreeMap<&[String], &Source> = sources.iter().map(|source| (source.module.as_slice(), source)).collect();
-    // A path leads to the deepest file whose module it passes through; a folder's face only hands names on.
-    let target = |path: &[String]| {
-        (1..=path.len()).rev().find_map(|length| files.get(&path[..length]).map(|source| source.module.clone()))
+    let files: BTreeSet<&[String]> = sources.iter().map(|source| source.module.as_slice()).collect();
+    // A path leads to the deepest file whose module it passes through.
+    let target = |path: &Vec<String>| {
+        (1..=path.len()).rev().map(|length| path[..length].to_vec()).find(|path| files.contains(path.as_slice()))
     };
-    let edges: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = sources
-        .iter()
-        .map(|source| {
-            let inside_of_itself =
-                |module: &Vec<String>| module.starts_with(&source.module) || source.module.starts_with(module);
-            let targets = imports(source, true).into_iter().filter_map(|path| target(&path));
-            (source.module.clone(), targets.filter(|module| !inside_of_itself(module)).collect())
-        })
-        .collect();
+    let edges = sources.iter().map(|source| {
+        let is_above_or_below =
+            |module: &Vec<String>| module.starts_with(&source.module) || source.module.starts_with(module);
+        let targets =
+            imports(source, true).iter().filter_map(target).filter(|module| !is_above_or_below(module)).collect();
+        (source.module.clone(), targets)
+    });
+    edges.collect()
+}
+
+/// Fails if a node of the graph can be reached from itself.
+fn assert_no_circle(edges: &BTreeMap<Vec<String>, BTreeSet<Vec<String>>>) {
     for start in edges.keys() {
         let mut reached = BTreeSet::new();
         let mut open: Vec<&Vec<String>> = edges[start].iter().collect();
@@ -232,6 +236,27 @@ fn no_two_files_import_each_other_through_others() {
                 open.extend(edges.get(module).into_iter().flatten());
             }
         }
+    }
+}
+
+#[test]
+fn no_two_files_import_each_other_through_others() {
+    assert_no_circle(&imports_between_files());
+}
+
+#[test]
+fn no_two_folders_of_a_folder_import_each_other_through_others() {
+    let files = imports_between_files();
+    let depth = files.keys().map(Vec::len).max().unwrap_or(0);
+    for depth in 1..=depth {
+        // The rooms at this depth: files there, and folders with all that lies in them.
+        let mut rooms: BTreeMap<Vec<String>, BTreeSet<Vec<String>>> = BTreeMap::new();
+        for (from, targets) in files.iter().filter(|(from, _)| from.len() >= depth) {
+            let room = rooms.entry(from[..depth].to_vec()).or_default();
+            let siblings = targets.iter().filter(|to| to.len() >= depth && to[..depth - 1] == from[..depth - 1]);
+            room.extend(siblings.map(|to| to[..depth].to_vec()).filter(|to| *to != from[..depth]));
+        }
+        assert_no_circle(&rooms);
     }
 }
 

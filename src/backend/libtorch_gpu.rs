@@ -11,7 +11,7 @@ use tch::Device;
 pub fn use_default_stream(device: Device) -> Result<(), BackendError> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(index) = device {
-        return super::cuda::shim::use_default_stream(index);
+        return super::shim::use_default_stream(index);
     }
     let _ = device;
     Ok(())
@@ -24,7 +24,7 @@ pub fn use_default_stream(device: Device) -> Result<(), BackendError> {
 pub fn release_unused(device: Device) -> Result<(), BackendError> {
     #[cfg(feature = "cuda")]
     if device.is_cuda() {
-        return super::cuda::shim::release_unused_memory();
+        return super::shim::release_unused_memory();
     }
     let _ = device;
     Ok(())

@@ -22,6 +22,8 @@ pub mod onnxruntime;
 pub mod select;
 #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
 mod shared_library;
+#[cfg(feature = "cuda")]
+pub mod shim;
 pub mod stream;
 #[cfg(feature = "tensorrt")]
 pub mod tensorrt;

@@ -3,7 +3,6 @@
 //! | file | |
 //! |---|---|
 //! | [`session`] | the GPU, its streams, the events between them |
-//! | [`shim`] | what tch lacks: current stream, capture, memory counters (`csrc/`) |
 //! | [`recorder`] | recordings on a stream |
 //! | [`stream`] | pinned uploads and downloads, timing by events |
 //! | [`resize`] | camera images to the network's input, on the GPU |
@@ -32,7 +31,6 @@ pub mod product;
 pub mod recorder;
 pub mod resize;
 pub mod session;
-pub mod shim;
 pub mod stream;
 pub mod text;
 pub mod vision;

@@ -1,9 +1,9 @@
 //! The [`crate::backend::capture::Recorder`] of CUDA streams.
 
 use super::session::{PipelineStage, Session};
-use super::shim::Graph;
 use crate::backend::BackendError;
 use crate::backend::capture::Recorder;
+use crate::backend::shim::Graph;
 use std::sync::Arc;
 
 /// Records what is queued on the stream of one part of the network.

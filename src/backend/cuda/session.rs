@@ -5,8 +5,8 @@
 
 #![allow(unsafe_code, reason = "hands a raw stream to libtorch")]
 
-use super::shim;
 use crate::backend::BackendError;
+use crate::backend::shim;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, sys};
 use std::sync::Arc;
 

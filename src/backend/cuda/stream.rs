@@ -6,8 +6,8 @@
 
 use super::resize::Resizer;
 use super::session::{PipelineStage, Session};
-use super::shim;
 use crate::backend::BackendError;
+use crate::backend::shim;
 use crate::backend::stream::{DeviceBatch, DeviceMemory, Finished, HostBatch, HostImages, Pending, Stream};
 use crate::types::HostArray;
 use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
