@@ -85,17 +85,7 @@ pub trait PolicyWork: Work + Send {
     fn actions(&self) -> Result<Tensor, BackendError>;
 }
 
-impl Work for Box<dyn VlmWork> {
-    fn run(&mut self) -> Result<(), BackendError> {
-        (**self).run()
-    }
-
-    fn settle(&mut self) -> Result<(), BackendError> {
-        (**self).settle()
-    }
-}
-
-impl Work for Box<dyn PolicyWork> {
+impl<W: Work + ?Sized> Work for Box<W> {
     fn run(&mut self) -> Result<(), BackendError> {
         (**self).run()
     }

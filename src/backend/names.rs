@@ -36,7 +36,7 @@ pub fn is_known(name: &str) -> bool {
 ///
 /// # Errors
 /// [`BackendError::Unavailable`] if it does not.
-pub fn check(name: &str) -> Result<(), BackendError> {
+pub fn require(name: &str) -> Result<(), BackendError> {
     if names().any(|known| known == name) { Ok(()) } else { Err(absent(name)) }
 }
 

@@ -15,7 +15,9 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 
 pub use super::loaded::{Backends, Target};
-pub use super::names::{CUDA_GRAPH, LIBTORCH as DEFAULT, ONNXRUNTIME, TENSORRT, brings_golden, check, is_known, names};
+pub use super::names::{
+    CUDA_GRAPH, LIBTORCH as DEFAULT, ONNXRUNTIME, TENSORRT, brings_golden, is_known, names, require,
+};
 
 /// Loads the backend called `name` from `checkpoint`, all of whose tensors the model must have taken.
 ///

@@ -152,7 +152,7 @@ pub enum Event<'a> {
 /// An unknown backend, before any is loaded; a checkpoint or batch that cannot be used; a failed inference.
 pub fn measure(plan: &Plan, mut observer: impl FnMut(Event)) -> Result<Vec<Run>, OfflineError> {
     for backend in &plan.backends {
-        select::check(backend).map_err(PipelineError::from)?;
+        select::require(backend).map_err(PipelineError::from)?;
     }
     let mut reference = Vec::new();
     let mut runs = Vec::with_capacity(plan.backends.len());

@@ -24,7 +24,7 @@ pub(super) fn load(
     target: &Target,
     steps: usize,
 ) -> Result<Backends, PipelineError> {
-    select::check(name)?;
+    select::require(name)?;
     let computed = if name == select::DEFAULT || select::brings_golden(name) {
         None
     } else {

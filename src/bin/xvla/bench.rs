@@ -116,7 +116,7 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
     // A fallback would report the times of another backend than the one that was named.
     options.fallback = Fallback::None;
     let backends = if args.backend.is_empty() { vec![options.backend.clone()] } else { args.backend.clone() };
-    backends.iter().try_for_each(|backend| select::check(backend))?;
+    backends.iter().try_for_each(|backend| select::require(backend))?;
     let batches = calibration_files(&args.calib)?;
     // An engine is for inputs of one size, so the first batch decides it.
     if let Some(first) = batches.first() {

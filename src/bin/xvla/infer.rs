@@ -60,7 +60,7 @@ pub struct Args {
 /// Loads the pipeline, answers the batch, writes the actions and prints one line about them.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let batch = read_batch(&args.input, Limits::default())?;
-    select::check(&args.backend)?;
+    select::require(&args.backend)?;
     let start = Instant::now();
     let options = Options {
         backend: args.backend.clone(),
