@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Moves the line tables of the built programs into PROGRAM.debug beside them, where backtraces and debuggers find them.
-# A program then has 14 MB instead of 175 MB.
+# A program then has 16 MB instead of 175 MB.
 #
 # usage: scripts/strip.sh FOLDER
 set -euo pipefail
