@@ -70,15 +70,19 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Frees the backends once the device has finished what is queued there, or leaks them where `failure` forbids it.
-    fn dispose(mut self, failure: &PipelineError) {
-        match failure {
-            PipelineError::Backend(error) if error.forbids_cleaning_up() => error.abandon(self),
-            _ => {
-                if let Err(error) = self.backends.stream.drain() {
-                    error.abandon(self);
-                }
-            }
+    /// Frees the backends once the device has finished what is queued there; leaks them if the device is lost by then.
+    fn free(mut self) {
+        if let Err(error) = self.backends.stream.drain() {
+            error.abandon(self);
+        }
+    }
+
+    /// Frees the backends after `failure`, or leaks them where it forbids that.
+    fn dispose(self, failure: &PipelineError) {
+        if failure.forbids_cleaning_up() {
+            std::mem::forget(self);
+        } else {
+            self.free();
         }
     }
 }
@@ -210,7 +214,7 @@ impl Core {
     /// Notes that a fallback has answered a request which failed before: the backends that failed are not needed again.
     pub(super) fn confirm_fallback(&mut self) {
         if let Some(suspended) = self.suspended.take() {
-            suspended.dispose(&PipelineError::NonFiniteAction { sample: 0, step: 0, channel: 0 });
+            suspended.free();
         }
     }
 
@@ -249,6 +253,12 @@ impl Core {
             Ok(loaded) => self.activate(loaded),
             Err(error) => {
                 self.ended = error.to_string();
+                match self.suspended.take() {
+                    Some(suspended) if error.forbids_cleaning_up() => suspended.dispose(&error),
+                    // Nothing better could be loaded than what answered with values that are not finite.
+                    Some(suspended) => self.activate(suspended),
+                    None => {}
+                }
                 return Err(error);
             }
         }
@@ -264,8 +274,7 @@ impl Core {
     /// Frees backends that failed, and with them what is suspended if it lies on a device that is lost.
     fn dispose(&mut self, failed: Loaded, failure: &PipelineError) {
         failed.dispose(failure);
-        let forbids = matches!(failure, PipelineError::Backend(error) if error.forbids_cleaning_up());
-        if let Some(suspended) = self.suspended.take_if(|_| forbids) {
+        if let Some(suspended) = self.suspended.take_if(|_| failure.forbids_cleaning_up()) {
             suspended.dispose(failure);
         }
     }
@@ -274,19 +283,16 @@ impl Core {
     /// those that were suspended return, since their successors have answered no better.
     fn give_up(&mut self, failed: Loaded, failure: PipelineError) -> PipelineError {
         let is_non_finite = matches!(failure, PipelineError::NonFiniteAction { .. });
-        let forbids = matches!(&failure, PipelineError::Backend(error) if error.forbids_cleaning_up());
         match self.suspended.take() {
             Some(suspended) if is_non_finite => {
                 self.non_finite_confirmed = true;
                 failed.dispose(&failure);
                 self.activate(suspended);
             }
-            suspended if forbids => {
+            suspended if failure.forbids_cleaning_up() => {
                 self.ended = failure.to_string();
-                failed.dispose(&failure);
-                if let Some(suspended) = suspended {
-                    suspended.dispose(&failure);
-                }
+                self.suspended = suspended;
+                self.dispose(failed, &failure);
             }
             suspended => {
                 self.suspended = suspended;

@@ -56,4 +56,9 @@ impl PipelineError {
     pub fn loses_device(&self) -> bool {
         matches!(self, Self::Backend(error) if error.loses_device())
     }
+
+    /// Whether nothing on the device can be freed any more: see [`BackendError::forbids_cleaning_up`].
+    pub fn forbids_cleaning_up(&self) -> bool {
+        matches!(self, Self::Backend(error) if error.forbids_cleaning_up())
+    }
 }
