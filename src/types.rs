@@ -75,6 +75,38 @@ impl RgbImage {
     }
 }
 
+/// An image as its camera sent it, not decoded yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedImage {
+    /// How `data` is to be read.
+    pub format: ImageFormat,
+    /// The image's bytes.
+    pub data: Vec<u8>,
+}
+
+/// How the bytes of an image are to be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageFormat {
+    /// Pixels row by row, the fields of sensor_msgs/Image.
+    Raw {
+        /// Name of the pixels' encoding, as in `sensor_msgs/image_encodings`.
+        encoding: String,
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Length of a row in bytes, padding included.
+        step: u32,
+        /// Whether values of more than one byte begin with the most significant one.
+        is_bigendian: bool,
+    },
+    /// A whole JPEG or PNG file, as in sensor_msgs/CompressedImage.
+    Compressed {
+        /// The message's format text, such as `rgb8; jpeg compressed bgr8`.
+        format: String,
+    },
+}
+
 /// How an image of another size is brought to the model's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResizeMode {
@@ -110,7 +142,12 @@ impl Observation {
 
     /// The oldest stamp among views and state.
     pub fn oldest(&self) -> Stamp {
-        self.view_stamps().chain(self.state.iter().map(|state| state.stamp)).min().unwrap_or_default()
+        self.stamps().min().unwrap_or_default()
+    }
+
+    /// The stamps of all inputs: the views that are present, then the state.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        self.view_stamps().chain(self.state.iter().map(|state| state.stamp))
     }
 
     /// Time between the oldest and the newest stamp of the views.

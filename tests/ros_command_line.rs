@@ -90,7 +90,7 @@ fn a_backend_that_does_not_exist_is_refused_with_those_that_do() {
 
 #[test]
 fn more_cameras_than_the_checkpoint_has_views_are_refused_before_the_robot_moves() {
-    misfit_is_refused("cameras.count:=4", "`views`: expected at most 3");
+    misfit_is_refused("cameras:=[a, b, c, d]", "`views`: expected at most 3");
 }
 
 #[test]

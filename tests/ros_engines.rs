@@ -26,7 +26,7 @@ fn params_file(path: &Path) -> String {
     let file = path.with_extension("yaml");
     let text = format!(
         "/**:\n  ros__parameters:\n    checkpoint: {}\n    backend: onnxruntime\n    domain_id: 3\n    num_threads: 1\n    \
-         steps: 2\n    step_dt_s: 1\n    engine:\n      path: {}\n    proprio:\n      joint_names: [{}]\n",
+         steps: 2\n    step_dt_s: 1\n    cameras: [camera_0]\n    engine:\n      path: {}\n    proprio:\n      joint_names: [{}]\n",
         checkpoint().display(),
         path.display(),
         JOINTS.join(", ")

@@ -100,7 +100,8 @@ fn node() -> MutexGuard<'static, Deployment> {
     static NODE: Shared = Shared::new();
     shared(&NODE, || {
         let domain = domain();
-        let node = start(domain, &["-p", "cameras.count:=2", "-p", "frame_id:=base", "-p", "step_dt_s:=0.05"]);
+        let node =
+            start(domain, &["-p", "cameras:=[camera_0, camera_1]", "-p", "frame_id:=base", "-p", "step_dt_s:=0.05"]);
         let mut robot = Robot::start(domain, "/xvla");
         robot.connect(&[
             ("image", CAMERAS[0]),
@@ -311,8 +312,9 @@ fn compressed_node() -> MutexGuard<'static, Deployment> {
     shared(&NODE, || {
         let domain = domain();
         let file = folder().join("compressed.yaml");
-        let cameras: String = (0..3).map(|camera| format!("      {camera}: {{transport: compressed}}\n")).collect();
-        let text = format!("xvla:\n  ros__parameters:\n    cameras:\n      count: 3\n{cameras}");
+        let cameras: String = (0..3).map(|view| format!("      camera_{view}: {{transport: compressed}}\n")).collect();
+        let names = "cameras: [camera_0, camera_1, camera_2]";
+        let text = format!("xvla:\n  ros__parameters:\n    {names}\n    camera:\n{cameras}");
         std::fs::write(&file, text).unwrap();
         let params = ["-p", "proprio.source:=ee_pose", "-p", "instruction:=open the drawer", "--params-file"];
         let node = start(domain, &[params.as_slice(), &[file.to_str().unwrap()]].concat());

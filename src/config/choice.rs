@@ -63,9 +63,9 @@ choices! {
 
     /// The message type that carries a camera's images.
     pub enum Transport {
-        /// sensor_msgs/Image on `camera_<i>/image`.
+        /// sensor_msgs/Image on `<name>/image`.
         Raw = "raw",
-        /// sensor_msgs/CompressedImage on `camera_<i>/image/compressed`.
+        /// sensor_msgs/CompressedImage on `<name>/image/compressed`.
         Compressed = "compressed",
     }
 

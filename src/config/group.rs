@@ -1,5 +1,4 @@
-//! Entries of the table that stand for several parameters: groups, and groups that are repeated as often as one of
-//! their own parameters says.
+//! Entries of the table that stand for several parameters: groups, and groups that are repeated for each name in a list.
 
 use super::error::ConfigError;
 use super::rule::Rule;
@@ -42,46 +41,53 @@ impl<T: Table> Entry<T> for Group {
     }
 }
 
-/// A group that is repeated for each index below a count.
-pub struct PerIndex {
-    count: Rule<i64>,
+/// The parameters of something that has a name, for example of one camera.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Named<T> {
+    /// Its name in the list that the deployment gives.
+    pub name: String,
+    /// Its own parameters.
+    pub settings: T,
 }
 
-/// The group `<field>.<i>` for each index below the parameter `<field>.count`, which the field's comment describes.
-pub fn per_index(count: Rule<i64>) -> PerIndex {
-    PerIndex { count: count.named("count") }
+/// A group that is repeated for each name in a list.
+pub struct PerName {
+    group: &'static str,
+    names: Rule<Vec<String>>,
 }
 
-impl PerIndex {
-    /// The prefixes of the groups, as many as the count in `given`.
-    fn prefixes(&self, place: Place, given: &Parameters) -> Result<Vec<String>, ConfigError> {
-        let name = place.full_name();
-        let count = self.count.read(Place { prefix: &name, ..place }, given)?;
-        Ok((0..count).map(|index| join(&name, &index.to_string())).collect())
+/// The parameter `names`, and for each name in it the group `<group>.<name>` beside it.
+pub fn per_name(group: &'static str, names: Rule<Vec<String>>) -> PerName {
+    PerName { group, names }
+}
+
+impl PerName {
+    fn prefix(&self, place: Place, name: &str) -> String {
+        join(&join(place.prefix, self.group), name)
     }
 }
 
-impl<T: Table> Entry<Vec<T>> for PerIndex {
+impl<T: Table + 'static> Entry<Vec<Named<T>>> for PerName {
     fn declare(&self, place: Place, audience: Audience, rows: &mut Rows) -> Result<(), ConfigError> {
-        let name = place.full_name();
-        self.count.declare(Place { prefix: &name, ..place }, audience, rows)?;
-        let prefixes = match audience {
-            Audience::Node(given) => self.prefixes(place, given)?,
-            Audience::Readers => vec![join(&name, "<i>")],
+        self.names.declare(place, audience, rows)?;
+        let names = match audience {
+            Audience::Node(given) => self.names.read(place, given)?,
+            Audience::Readers => vec!["<name>".to_owned()],
         };
-        for prefix in prefixes {
+        for name in names {
             let mut group = Rows::default();
-            T::declare(&prefix, audience, &mut group)?;
+            T::declare(&self.prefix(place, &name), audience, &mut group)?;
             rows.repeated.extend(group.fixed.into_iter().chain(group.repeated));
         }
         Ok(())
     }
 
-    fn read(&self, place: Place, given: &Parameters) -> Result<Vec<T>, ConfigError> {
-        self.prefixes(place, given)?.iter().map(|prefix| T::read(prefix, given)).collect()
+    fn read(&self, place: Place, given: &Parameters) -> Result<Vec<Named<T>>, ConfigError> {
+        let names = self.names.read(place, given)?.into_iter();
+        names.map(|name| Ok(Named { settings: T::read(&self.prefix(place, &name), given)?, name })).collect()
     }
 
-    fn default(self) -> Vec<T> {
-        (0..self.count.default()).map(|_| T::defaults()).collect()
+    fn default(self) -> Vec<Named<T>> {
+        Vec::new()
     }
 }

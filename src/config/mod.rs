@@ -28,17 +28,19 @@ mod value;
 pub use choice::{Choice, Device, Dtype, Fallback, Preprocess, ProprioSource, Transport};
 pub use error::ConfigError;
 pub use file::read_parameters_file;
+pub use group::Named;
 pub use parameter::{Domain, Parameter};
 pub use schema::Audience;
 pub use table::{BuildOptions, CameraConfig, Config, EngineConfig, MAX_CAMERAS, PolicyConfig, ProprioConfig};
 pub use value::{Parameters, Value};
 
 use schema::{Rows, Table};
+use std::path::Path;
 
-/// Every parameter, in the order of the table; those that repeat per camera come last.
+/// Every parameter, in the order of the table; those that repeat for each name in a list come last.
 ///
 /// # Errors
-/// A number of cameras that is not allowed.
+/// A list of names that is not allowed.
 pub fn declared(audience: Audience) -> Result<Vec<Parameter>, ConfigError> {
     let mut rows = Rows::default();
     Config::declare("", audience, &mut rows)?;
@@ -46,6 +48,22 @@ pub fn declared(audience: Audience) -> Result<Vec<Parameter>, ConfigError> {
 }
 
 impl Config {
+    /// Names the cameras in `given` after the checkpoint's own, which `own` reads from its folder, if a deployment
+    /// leaves them to it.
+    ///
+    /// # Errors
+    /// A `checkpoint` or `cameras` that is not allowed, and what `own` fails with.
+    pub fn name_cameras<E: From<ConfigError>>(
+        given: &mut Parameters,
+        own: impl FnOnce(&Path) -> Result<Vec<String>, E>,
+    ) -> Result<(), E> {
+        let config = Self::read("", given)?;
+        if config.cameras.is_empty() {
+            given.insert("cameras".to_owned(), Value::Strings(own(&config.checkpoint)?));
+        }
+        Ok(())
+    }
+
     /// Validates `given`; absent parameters have their defaults.
     ///
     /// # Errors
@@ -95,7 +113,7 @@ mod tests {
     #[test]
     fn a_checkpoint_and_joint_names_are_all_that_is_required() {
         let config = Config::from_parameters(&minimal()).unwrap();
-        assert_eq!(config.cameras.len(), 1);
+        assert!(config.cameras.is_empty(), "the checkpoint names them");
         assert_eq!(config.seed, Some(0));
         assert_eq!(config.steps, None);
         assert!(Config::from_parameters(&Parameters::new()).unwrap_err().to_string().contains("checkpoint"));
@@ -103,18 +121,49 @@ mod tests {
 
     #[test]
     fn a_misspelt_parameter_is_refused_with_a_hint() {
-        let message = refusal("camera.count", Value::Integer(2));
-        assert_eq!(message, "parameter `camera.count` does not exist: did you mean `cameras.count`?");
+        let message = refusal("state.joint_names", Value::Strings(vec![]));
+        assert_eq!(message, "parameter `state.joint_names` does not exist: did you mean `proprio.joint_names`?");
+    }
+
+    fn names(names: &[&str]) -> Value {
+        Value::Strings(names.iter().map(|name| (*name).to_owned()).collect())
     }
 
     #[test]
-    fn a_camera_beyond_the_count_is_refused() {
-        assert!(refusal("cameras.1.rotate_180", Value::Bool(true)).contains("does not exist"));
+    fn each_camera_has_parameters_of_its_own_under_its_name() {
         let mut parameters = minimal();
-        parameters.insert("cameras.count".to_owned(), Value::Integer(2));
-        parameters.insert("cameras.1.rotate_180".to_owned(), Value::Bool(true));
+        parameters.insert("cameras".to_owned(), names(&["front", "wrist"]));
+        parameters.insert("camera.wrist.rotate_180".to_owned(), Value::Bool(true));
         let cameras = Config::from_parameters(&parameters).unwrap().cameras;
-        assert_eq!(cameras.iter().map(|camera| camera.rotate_180).collect::<Vec<_>>(), [false, true]);
+        let turned: Vec<_> = cameras.iter().map(|camera| (camera.name.as_str(), camera.settings.rotate_180)).collect();
+        assert_eq!(turned, [("front", false), ("wrist", true)]);
+    }
+
+    #[test]
+    fn parameters_of_a_camera_that_is_not_listed_are_refused() {
+        assert!(refusal("camera.wrist.rotate_180", Value::Bool(true)).contains("does not exist"));
+    }
+
+    #[test]
+    fn a_camera_whose_name_no_topic_can_have_is_refused() {
+        for name in ["", "0", "left wrist", "left/wrist", "wríst"] {
+            assert!(
+                refusal("cameras", names(&["front", name])).contains("cannot stand in the name of a topic"),
+                "{name}"
+            );
+        }
+        assert!(refusal("cameras", names(&["front", "front"])).contains("`front` is named twice"));
+    }
+
+    #[test]
+    fn cameras_that_a_deployment_does_not_name_have_the_names_of_the_checkpoint() {
+        let own = |_: &Path| Ok::<_, ConfigError>(vec!["top".to_owned(), "side".to_owned()]);
+        let mut parameters = minimal();
+        Config::name_cameras(&mut parameters, own).unwrap();
+        assert_eq!(parameters["cameras"], names(&["top", "side"]));
+        parameters.insert("cameras".to_owned(), names(&["front"]));
+        Config::name_cameras(&mut parameters, own).unwrap();
+        assert_eq!(parameters["cameras"], names(&["front"]));
     }
 
     #[test]
@@ -161,9 +210,8 @@ mod tests {
     #[test]
     fn readers_see_one_group_for_all_cameras() {
         let rows = declared(Audience::Readers).unwrap();
-        let cameras: Vec<_> = rows.iter().map(|row| row.name.as_str()).filter(|n| n.starts_with("cameras.")).collect();
-        assert_eq!(cameras, ["cameras.count", "cameras.<i>.transport", "cameras.<i>.rotate_180"]);
-        assert_eq!(rows.len(), self::rows().len());
+        let cameras: Vec<_> = rows.iter().map(|row| row.name.as_str()).filter(|n| n.starts_with("camera")).collect();
+        assert_eq!(cameras, ["cameras", "camera.<name>.transport", "camera.<name>.rotate_180"]);
     }
 
     #[test]
@@ -189,12 +237,12 @@ mod tests {
         let path = folder.path().join("robot.yaml");
         std::fs::write(
             &path,
-            "/**:\n  ros__parameters:\n    checkpoint: model\n    cameras:\n      count: 1\n      0: {rotate_180: true}\n    \
+            "/**:\n  ros__parameters:\n    checkpoint: model\n    cameras: [top]\n    camera:\n      top: {rotate_180: true}\n    \
              proprio.joint_names: [a]\n",
         )
         .unwrap();
         let config = Config::from_parameters(&read_parameters_file(&path).unwrap()).unwrap();
-        assert!(config.cameras[0].rotate_180);
+        assert!(config.cameras[0].settings.rotate_180);
         assert_eq!(config.proprio.joint_names, ["a"]);
     }
 
@@ -215,7 +263,7 @@ mod tests {
         fn whatever_is_accepted_is_well_formed(row in 0..rows().len(), value in any_value()) {
             let name = rows()[row].name.clone();
             if let Ok(config) = with(&name, value) {
-                prop_assert!((1..=MAX_CAMERAS as usize).contains(&config.cameras.len()));
+                prop_assert!(config.cameras.len() <= MAX_CAMERAS);
                 prop_assert!(config.step_dt_s.is_finite() && config.step_dt_s > 0.0);
                 prop_assert!(config.steps.is_none_or(|steps| (1..=1000).contains(&steps)));
                 prop_assert!(config.domain_id >= 0);

@@ -201,6 +201,20 @@ impl Rule<String> {
 }
 
 impl Rule<Vec<String>> {
+    /// Refuses a list with more than `most` texts.
+    pub fn at_most(self, most: usize) -> Self {
+        self.refuse_if(move |names| (names.len() > most).then(|| format!("{} names: at most {most}", names.len())))
+    }
+
+    /// Refuses a text that cannot stand in the name of a topic: letters, digits and `_`, and no digit first.
+    pub fn topic_names(self) -> Self {
+        self.refuse_if(|names| {
+            names.iter().find(|name| !is_topic_name(name)).map(|name| {
+                format!("`{name}` cannot stand in the name of a topic: use letters, digits and _, and no digit first")
+            })
+        })
+    }
+
     /// Refuses a list that holds a text twice.
     pub fn each_once(self) -> Self {
         self.refuse_if(|names| {
@@ -208,6 +222,11 @@ impl Rule<Vec<String>> {
             twice.map(|(_, name)| format!("`{name}` is named twice"))
         })
     }
+}
+
+fn is_topic_name(name: &str) -> bool {
+    let rest_is_well_formed = name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+    rest_is_well_formed && name.starts_with(|first: char| !first.is_ascii_digit())
 }
 
 impl<T: 'static> Entry<T> for Rule<T> {

@@ -45,9 +45,9 @@ pub fn join(prefix: &str, name: &str) -> String {
 /// For whom parameters are declared, which decides how often repeated groups appear.
 #[derive(Clone, Copy, Debug)]
 pub enum Audience<'a> {
-    /// A node that was given these parameters: one group for each of its cameras.
+    /// A node that was given these parameters: one group for each name that they list, such as its cameras'.
     Node(&'a Parameters),
-    /// People who read the table: one group, with `<i>` in place of the index.
+    /// People who read the table: one group, with `<name>` in place of the name.
     Readers,
 }
 

@@ -4,14 +4,14 @@
 //! `config/*.yaml`; `tests/parameters.rs` holds both to this file. [`schema`](super::schema) explains the notation.
 
 use super::choice::{Device, Dtype, Fallback, Preprocess, ProprioSource, Transport};
-use super::group::{flattened, group, per_index};
+use super::group::{Named, flattened, group, per_name};
 use super::rule::{choice, flag, integer, number, parsed, path, text, texts};
 use super::schema::{Table, parameters};
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// The most cameras a node subscribes to.
-pub const MAX_CAMERAS: i64 = 16;
+pub const MAX_CAMERAS: usize = 16;
 
 parameters! {
     /// The parameters of a deployment, validated.
@@ -50,8 +50,9 @@ parameters! {
         instruction: Option<String> = text("").unless_blank(),
         /// Threads for libtorch's operators; 0 for its own choice.
         num_threads: Option<usize> = integer(0).within(0..=1024).unless(0),
-        /// Cameras, in the checkpoint's order of views.
-        cameras: Vec<CameraConfig> = per_index(integer(1).within(1..=MAX_CAMERAS)),
+        /// Names of the cameras, in the checkpoint's order of views; empty for the checkpoint's own, or else camera_0, camera_1 and so on for its views.
+        cameras: Vec<Named<CameraConfig>> =
+            per_name("camera", texts(&[]).at_most(MAX_CAMERAS).each_once().topic_names()),
         /// The robot's state.
         proprio: ProprioConfig = group(),
         /// How the policy is run.

@@ -150,6 +150,8 @@ impl PolicyConfig {
 /// How observations become inputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputConfig {
+    /// The names of its cameras, in the order of views; fewer than V if it has views that no camera fills.
+    pub cameras: Vec<String>,
     /// V: camera views the checkpoint was trained with.
     pub views: usize,
     /// H of an image, pixels.

@@ -6,10 +6,10 @@ use super::action_space::{ActionMode, ActionSpace};
 use super::config::{InputConfig, ModelConfig, PolicyConfig, StageConfig, TextConfig, VisionConfig};
 use crate::error::CheckpointError;
 use crate::types::ResizeMode;
+use indexmap::IndexMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The model's configuration within a checkpoint folder.
@@ -67,8 +67,8 @@ struct Raw {
     idx_for_delta: Vec<i64>,
     #[serde(default)]
     idx_for_mask_proprio: Vec<i64>,
-    input_features: Option<BTreeMap<String, RawFeature>>,
-    output_features: Option<BTreeMap<String, RawFeature>>,
+    input_features: Option<IndexMap<String, RawFeature>>,
+    output_features: Option<IndexMap<String, RawFeature>>,
 }
 
 #[derive(Deserialize)]
@@ -437,12 +437,8 @@ impl Checker {
 
     fn inputs(&self, raw: &Raw, image_processor: Option<&Value>) -> Result<InputConfig, CheckpointError> {
         let lerobot = raw.lerobot_type.is_some();
-        let cameras: Vec<&RawFeature> = raw
-            .input_features
-            .iter()
-            .flat_map(|features| features.values())
-            .filter(|feature| feature.kind == "VISUAL")
-            .collect();
+        let features = raw.input_features.iter().flatten();
+        let cameras: Vec<(&String, &RawFeature)> = features.filter(|(_, feature)| feature.kind == "VISUAL").collect();
         let listed = cameras.len() as i64 + if lerobot { raw.empty_cameras } else { 0 };
         let views = raw.num_image_views.unwrap_or(0).max(listed);
         let views = if views == 0 { ORIGINAL_VIEWS } else { views };
@@ -451,7 +447,7 @@ impl Checker {
             Some((height, width)) => (height, width, ResizeMode::PaddedBilinear),
             None => {
                 let (height, width) = processor_size(image_processor)
-                    .or_else(|| camera_size(&cameras))
+                    .or_else(|| camera_size(cameras.first()?.1))
                     .unwrap_or((IMAGE_SIDE, IMAGE_SIDE));
                 (height, width, ResizeMode::Bicubic)
             }
@@ -461,6 +457,7 @@ impl Checker {
         let side =
             |field, value| Ok::<_, CheckpointError>(self.within(field, value, 1, 16384)?.unsigned_abs() as usize);
         Ok(InputConfig {
+            cameras: camera_names(cameras.iter().map(|(key, _)| key.as_str()), views),
             views: self.within("num_image_views", views, 1, 64)?.unsigned_abs() as usize,
             image_height: side("image height", height)?,
             image_width: side("image width", width)?,
@@ -479,10 +476,44 @@ fn processor_size(config: Option<&Value>) -> Option<(i64, i64)> {
     Some((size.get("height")?.as_i64()?, size.get("width")?.as_i64()?))
 }
 
-/// The size [3, H, W] that the first camera of LeRobot's features declares.
-fn camera_size(cameras: &[&RawFeature]) -> Option<(i64, i64)> {
-    match cameras.first()?.shape.as_slice() {
+/// The names of the cameras, in the order of views: what follows `observation.images.` in LeRobot's features, or else
+/// `camera_0`, `camera_1` and so on for each of the `views`.
+///
+/// LeRobot's placeholders for cameras that a robot lacks, `empty_camera_0` and so on, are left out. Characters that no
+/// name of a topic can have become `_`.
+fn camera_names<'k>(keys: impl Iterator<Item = &'k str>, views: i64) -> Vec<String> {
+    let own: Vec<String> = keys
+        .map(|key| key.rsplit('.').next().unwrap_or(key))
+        .filter(|name| !name.starts_with("empty_camera"))
+        .map(|name| {
+            let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
+            if name.starts_with(|first: char| first.is_ascii_digit()) { format!("camera_{name}") } else { name }
+        })
+        .collect();
+    if own.is_empty() { (0..views).map(|view| format!("camera_{view}")).collect() } else { own }
+}
+
+/// The size [3, H, W] that a camera of LeRobot's features declares.
+fn camera_size(camera: &RawFeature) -> Option<(i64, i64)> {
+    match camera.shape.as_slice() {
         [_, height, width] => Some((*height, *width)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cameras_have_the_names_of_lerobots_features_in_the_order_of_the_file() {
+        let keys = ["observation.images.wrist", "observation.images.agent-view", "observation.images.empty_camera_0"];
+        assert_eq!(camera_names(keys.into_iter(), 3), ["wrist", "agent_view"]);
+        assert_eq!(camera_names(["observation.images.0"].into_iter(), 1), ["camera_0"]);
+    }
+
+    #[test]
+    fn cameras_without_names_are_numbered() {
+        assert_eq!(camera_names([].into_iter(), 2), ["camera_0", "camera_1"]);
     }
 }

@@ -84,7 +84,7 @@ impl From<&Config> for Options {
             device: config.device,
             dtype: config.dtype,
             steps: config.steps,
-            rotate_180: config.cameras.iter().map(|camera| camera.rotate_180).collect(),
+            rotate_180: config.cameras.iter().map(|camera| camera.settings.rotate_180).collect(),
             preprocess: config.preprocess,
             overlap: config.overlap,
             engine: config.engine.clone(),

@@ -87,7 +87,7 @@ impl Arguments {
     }
 }
 
-/// Whether the name in `name:=value` has a part that starts with a digit, as `cameras.0.transport` does.
+/// Whether the name in `name:=value` has a part that starts with a digit, as `limits.0.speed` does.
 fn has_number_after_dot(assignment: &str) -> bool {
     let name = assignment.split(":=").next().unwrap_or_default();
     name.split('.').any(|part| part.starts_with(|first: char| first.is_ascii_digit()))
@@ -145,9 +145,9 @@ mod tests {
 
     #[test]
     fn a_name_that_only_a_file_can_hold_is_refused_with_the_remedy() {
-        let message = parse("xvla_node --ros-args -p cameras.0.transport:=raw").unwrap_err().to_string();
+        let message = parse("xvla_node --ros-args -p limits.0.speed:=1").unwrap_err().to_string();
         assert!(message.ends_with("use --params-file"), "{message}");
-        assert!(parse("xvla_node --ros-args -p xvla:cameras.count:=2 -p seed:=0.5").is_ok());
+        assert!(parse("xvla_node --ros-args -p xvla:camera.top.transport:=raw -p seed:=0.5").is_ok());
     }
 
     #[test]

@@ -82,10 +82,15 @@ pub fn proprio(message: &Float32MultiArray) -> Result<Vec<f32>, InputError> {
     Ok(channels)
 }
 
+/// A stamp as a message.
+pub fn time(stamp: Stamp) -> Time {
+    let (sec, nanosec) = stamp.to_sec_nanosec();
+    Time { sec, nanosec }
+}
+
 /// A header with `stamp` and `frame_id`.
 pub fn header(stamp: Stamp, frame_id: &str) -> Header {
-    let (sec, nanosec) = stamp.to_sec_nanosec();
-    Header { stamp: Time { sec, nanosec }, frame_id: frame_id.to_owned() }
+    Header { stamp: time(stamp), frame_id: frame_id.to_owned() }
 }
 
 /// Converts a span of time in ms, which may be negative, to a message. Seconds are rounded down, because nanoseconds

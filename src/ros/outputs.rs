@@ -3,6 +3,7 @@
 use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
+use super::subscriptions::state_topics;
 use crate::config::Config;
 use crate::pipeline::latency::milliseconds;
 use crate::pipeline::worker::Outcome;
@@ -70,6 +71,8 @@ pub struct Outputs {
     latencies: Publisher<StageLatency>,
     clock: RosClock,
     frame_id: String,
+    cameras: Vec<String>,
+    state: Vec<String>,
     step_dt_s: f64,
     record: SharedRecord,
 }
@@ -85,8 +88,16 @@ impl Outputs {
             node.create_publisher("~/action_chunk", qos.clone()).map_err(NodeError::middleware("~/action_chunk"))?;
         let latencies =
             node.create_publisher("~/stage_latency", qos).map_err(NodeError::middleware("~/stage_latency"))?;
-        let (frame_id, step_dt_s) = (config.frame_id.clone(), config.step_dt_s);
-        Ok(Self { chunks, latencies, clock, frame_id, step_dt_s, record })
+        Ok(Self {
+            chunks,
+            latencies,
+            clock,
+            frame_id: config.frame_id.clone(),
+            cameras: config.cameras.iter().map(|camera| camera.name.clone()).collect(),
+            state: state_topics(config.proprio.source).iter().map(|topic| (*topic).to_owned()).collect(),
+            step_dt_s: config.step_dt_s,
+            record,
+        })
     }
 
     /// Publishes the chunk of an outcome, or records why there is none.
@@ -122,12 +133,16 @@ impl Outputs {
     }
 
     fn chunk(&self, facts: &ModelFacts, observation: &Observation, inference: &Inference, age_ms: f64) -> ActionChunk {
-        let Provenance { runtime, sequence, .. } = &inference.provenance;
+        let Provenance { runtime, sequence, seed, .. } = &inference.provenance;
         let actions = &inference.chunk.actions;
         let extent = |dimension: usize| actions.shape.get(dimension).and_then(|n| u32::try_from(*n).ok()).unwrap_or(0);
         ActionChunk {
-            header: convert::header(observation.oldest(), &self.frame_id),
+            header: convert::header(observation.reference(), &self.frame_id),
+            oldest_stamp: convert::time(observation.oldest()),
+            input_names: self.input_names(observation),
+            input_stamps: observation.stamps().map(convert::time).collect(),
             sequence: *sequence,
+            seed: seed.unwrap_or_default(),
             step_dt: convert::duration_ms(self.step_dt_s * 1e3),
             chunk_length: extent(1), // actions are [1, T, A']
             action_dim: extent(2),
@@ -143,10 +158,16 @@ impl Outputs {
         }
     }
 
+    /// The names of the inputs that an observation holds, in the order of its stamps.
+    fn input_names(&self, observation: &Observation) -> Vec<String> {
+        let present = self.cameras.iter().zip(&observation.views).filter(|(_, view)| view.is_some());
+        present.map(|(name, _)| name).chain(&self.state).cloned().collect()
+    }
+
     fn latency(&self, outcome: &Outcome, inference: &Inference, age_ms: f64) -> StageLatency {
         let (times, provenance) = (&inference.times, &inference.provenance);
         StageLatency {
-            header: convert::header(outcome.observation.oldest(), &self.frame_id),
+            header: convert::header(outcome.observation.reference(), &self.frame_id),
             sequence: provenance.sequence,
             backend: provenance.runtime.backend.to_owned(),
             steps: u32::try_from(provenance.steps).unwrap_or(u32::MAX),

@@ -217,7 +217,8 @@ mod tests {
     use crate::config::{Audience, Parameters, declared};
 
     fn table() -> Vec<Declared> {
-        declared(Audience::Node(&Parameters::new()))
+        let front = Value::Strings(vec!["front".to_owned()]);
+        declared(Audience::Node(&Parameters::from([("cameras".to_owned(), front)])))
             .unwrap()
             .into_iter()
             .map(|row| Declared { value: row.default.clone(), row })
@@ -245,10 +246,10 @@ mod tests {
         };
         assert_eq!(names(&[], 0).len(), table().len());
         assert!(names(&[], 1).iter().all(|name| !name.contains('.')));
-        assert_eq!(names(&["cameras"], 1), ["cameras.count"]);
-        assert_eq!(names(&["cameras.0"], 0), ["cameras.0.transport", "cameras.0.rotate_180"]);
-        assert_eq!(names(&["camera"], 0), [""; 0]);
-        assert_eq!(list(&table(), &[], 0).prefixes, ["cameras", "proprio", "policy", "engine", "cameras.0"]);
+        assert_eq!(names(&["policy"], 1), ["policy.deadline_ms"]);
+        assert_eq!(names(&["camera.front"], 0), ["camera.front.transport", "camera.front.rotate_180"]);
+        assert_eq!(names(&["camera"], 1), [""; 0]);
+        assert_eq!(list(&table(), &[], 0).prefixes, ["proprio", "policy", "engine", "camera.front"]);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use super::error::NodeError;
 use crate::config::{Audience, Config, ConfigError, Domain, Parameter, Parameters, Value, declared};
+use crate::model::config::ModelConfig;
+use crate::pipeline::PipelineError;
 use r2r::ParameterValue;
+use std::path::Path;
 
 /// The parameter that every ROS 2 node has.
 const USE_SIM_TIME: &str = "use_sim_time";
@@ -43,6 +46,7 @@ impl NodeParameters {
         }
         let sim_time = sim_time_row();
         let use_sim_time = sim_time.check(given.remove(USE_SIM_TIME).unwrap_or(Value::Bool(false)))?;
+        Config::name_cameras(&mut given, own_cameras)?;
         let config = Config::from_parameters(&given)?;
 
         let mut table = Vec::new();
@@ -54,6 +58,12 @@ impl NodeParameters {
         table.push(Declared { row: sim_time, value: use_sim_time });
         Ok(Self { config, use_sim_time: enabled, table })
     }
+}
+
+/// The names of a checkpoint's cameras.
+fn own_cameras(checkpoint: &Path) -> Result<Vec<String>, NodeError> {
+    let config = ModelConfig::from_folder(checkpoint).map_err(PipelineError::from)?;
+    Ok(config.inputs.cameras)
 }
 
 fn sim_time_row() -> Parameter {
@@ -95,6 +105,7 @@ mod tests {
         let mut all = vec![
             ("checkpoint".to_owned(), ParameterValue::String("model".to_owned())),
             ("proprio.joint_names".to_owned(), ParameterValue::StringArray(vec!["a".to_owned()])),
+            ("cameras".to_owned(), ParameterValue::StringArray(vec!["front".to_owned(), "wrist".to_owned()])),
         ];
         all.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         NodeParameters::from_overrides(all.iter().map(|(name, value)| (name, value)))
@@ -102,12 +113,13 @@ mod tests {
 
     #[test]
     fn every_parameter_of_the_table_is_declared_with_its_value() {
-        let parameters = overrides(&[("cameras.count", ParameterValue::Integer(2))]).unwrap();
-        let cameras = Parameters::from([("cameras.count".to_owned(), Value::Integer(2))]);
-        assert_eq!(parameters.table.len(), declared(Audience::Node(&cameras)).unwrap().len() + 1);
+        let parameters = overrides(&[]).unwrap();
+        let names = Value::Strings(vec!["front".to_owned(), "wrist".to_owned()]);
+        let given = Parameters::from([("cameras".to_owned(), names.clone())]);
+        assert_eq!(parameters.table.len(), declared(Audience::Node(&given)).unwrap().len() + 1);
         let value = |name: &str| parameters.table.iter().find(|p| p.row.name == name).map(|p| p.value.clone());
-        assert_eq!(value("cameras.count"), Some(Value::Integer(2)));
-        assert_eq!(value("cameras.1.rotate_180"), Some(Value::Bool(false)));
+        assert_eq!(value("cameras"), Some(names));
+        assert_eq!(value("camera.wrist.rotate_180"), Some(Value::Bool(false)));
         assert_eq!(value("use_sim_time"), Some(Value::Bool(false)));
     }
 

@@ -6,7 +6,7 @@
 
 use super::convert;
 use super::error::NodeError;
-use crate::config::{Config, ProprioConfig, ProprioSource, Transport};
+use crate::config::{CameraConfig, Config, Named, ProprioConfig, ProprioSource, Transport};
 use crate::robot::inputs::Inputs;
 use crate::transform::state::EE6D_ARM;
 use crate::types::Stamp;
@@ -40,7 +40,7 @@ impl Subscriptions {
     pub fn new(node: &mut Node, config: &Config) -> Result<Self, NodeError> {
         let mut drains = Vec::new();
         for (index, (topic, camera)) in camera_topics(config).into_iter().zip(&config.cameras).enumerate() {
-            drains.push(match camera.transport {
+            drains.push(match camera.settings.transport {
                 Transport::Raw => on(node, SENSOR, &topic.clone(), move |inputs, message: Image, now| {
                     let stamp = convert::stamp_of(&message.header, now);
                     inputs.frame(index, convert::image(&topic, &message), stamp, now);
@@ -91,11 +91,11 @@ impl Subscriptions {
 
 /// The topic of each camera in the order of views, relative to the node's namespace.
 pub fn camera_topics(config: &Config) -> Vec<String> {
-    let topic = |(index, transport)| match transport {
-        Transport::Raw => format!("camera_{index}/image"),
-        Transport::Compressed => format!("camera_{index}/image/compressed"),
+    let topic = |camera: &Named<CameraConfig>| match camera.settings.transport {
+        Transport::Raw => format!("{}/image", camera.name),
+        Transport::Compressed => format!("{}/image/compressed", camera.name),
     };
-    config.cameras.iter().map(|camera| camera.transport).enumerate().map(topic).collect()
+    config.cameras.iter().map(topic).collect()
 }
 
 /// The topics of the robot's state, in the order in which their channels are concatenated.

@@ -26,8 +26,9 @@ fn params_file(cameras: usize) -> String {
     let path = folder().join(format!("{cameras}_cameras.yaml"));
     let text = format!(
         "/**:\n  ros__parameters:\n    checkpoint: {}\n    num_threads: 1\n    steps: 2\n    step_dt_s: 1\n    \
-         action_names: []\n    cameras:\n      count: {cameras}\n    proprio:\n      joint_names: [{}]\n",
+         action_names: []\n    cameras: [{}]\n    proprio:\n      joint_names: [{}]\n",
         checkpoint().display(),
+        (0..cameras).map(|view| format!("camera_{view}")).collect::<Vec<_>>().join(", "),
         JOINTS.join(", ")
     );
     ros::write(&path, &text);

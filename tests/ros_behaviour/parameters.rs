@@ -36,7 +36,7 @@ fn refusal(name: &str, value: Value, atomically: bool) -> String {
 #[test]
 fn parameters_are_listed_with_those_of_groups_and_cameras_and_ros() {
     let names = node().robot.ask(json!({"do": "list_parameters"}));
-    for name in ["checkpoint", "steps", "cameras.0.transport", "proprio.joint_names", "use_sim_time"] {
+    for name in ["checkpoint", "steps", "camera.camera_0.transport", "proprio.joint_names", "use_sim_time"] {
         assert!(names.as_array().unwrap().contains(&json!(name)), "{name} is not in {names}");
     }
 }
@@ -58,12 +58,12 @@ fn a_whole_number_in_the_file_is_taken_for_a_double() {
 
 #[test]
 fn what_nobody_set_has_its_default() {
-    assert_eq!(values(&["cameras.0.rotate_180", "dtype"]), json!([false, "f32"]));
+    assert_eq!(values(&["camera.camera_0.rotate_180", "dtype"]), json!([false, "f32"]));
 }
 
 #[test]
 fn every_parameter_has_its_type_even_an_empty_list() {
-    let names = ["steps", "step_dt_s", "proprio.joint_names", "action_names", "cameras.0.rotate_180", "dtype"];
+    let names = ["steps", "step_dt_s", "proprio.joint_names", "action_names", "camera.camera_0.rotate_180", "dtype"];
     let (boolean, integer, double, string, strings) = (1, 2, 3, 4, 9);
     let types = node().robot.ask(json!({"do": "parameter_types", "names": names}));
     assert_eq!(types, json!([integer, double, strings, strings, boolean, string]));
