@@ -148,13 +148,23 @@ pub enum InputError {
         /// Why the numbers describe no orientation.
         reason: &'static str,
     },
-    /// A joint that the policy was configured for is not in the message.
-    #[error("`joint_states`: joint `{joint}` is missing: the message has {present}")]
-    MissingJoint {
-        /// The configured name of the joint.
-        joint: String,
-        /// The joint names in the message, comma-separated.
-        present: String,
+    /// A pose that is given in another coordinate frame than the policy's.
+    #[error("`{field}`: frame_id is `{found}`, expected `{expected}`: transform the pose, or set frame_id")]
+    Frame {
+        /// Name of the topic.
+        field: String,
+        /// The deployment's frame.
+        expected: String,
+        /// The message's frame.
+        found: String,
+    },
+    /// A stamp that lies ahead of the present.
+    #[error("`{field}`: its stamp lies {ahead_s:.1} s ahead of ROS time: synchronise the clocks")]
+    Ahead {
+        /// Name of the topic.
+        field: String,
+        /// How far the stamp lies ahead, seconds.
+        ahead_s: f64,
     },
     /// The instruction holds no words.
     #[error("`instruction`: empty: say what the robot should do")]

@@ -26,7 +26,7 @@ fn params_file(path: &Path) -> String {
     let file = path.with_extension("yaml");
     let text = format!(
         "/**:\n  ros__parameters:\n    checkpoint: {}\n    backend: onnxruntime\n    domain_id: 3\n    num_threads: 1\n    \
-         steps: 2\n    step_dt_s: 1\n    cameras: [camera_0]\n    engine:\n      path: {}\n    proprio:\n      joint_names: [{}]\n",
+         steps: 2\n    step_dt_s: 1\n    cameras: [camera_0]\n    engine:\n      path: {}\n    camera:\n      camera_0: {{max_age_ms: 0}}\n    proprio:\n      latched: true\n      joint_names: [{}]\n",
         checkpoint().display(),
         path.display(),
         JOINTS.join(", ")
@@ -88,7 +88,7 @@ fn a_chunk_computed_in_the_place_of_a_broken_engine_names_none() {
 
 #[test]
 fn diagnostics_warn_of_a_broken_engine_and_of_what_runs_in_its_place() {
-    let report = deceived().robot.report(|report| !report["xvla: inference"].is_null());
+    let report = deceived().robot.report(|report| !report["inference"].is_null());
     the_engine_is_told_to_be_broken(&report);
 }
 
@@ -101,7 +101,7 @@ fn chunks_that_come_do_not_end_the_warning_of_a_broken_engine() {
 }
 
 fn the_engine_is_told_to_be_broken(report: &Value) {
-    let inference = &report["xvla: inference"];
+    let inference = &report["inference"];
     assert_eq!(inference["level"], 1);
     let message = inference["message"].as_str().unwrap();
     assert!(message.starts_with("fallback libtorch on cpu instead of onnxruntime: "), "{message}");

@@ -29,7 +29,6 @@ const CAMERAS: [&str; 2] = ["camera_0/image", "camera_1/image"];
 const WORDS: &str = "put the red cup on the plate";
 /// Shoulder, elbow, wrist.
 const PROPRIO: [f32; 3] = [0.25, -0.5, 1.5];
-const HOUR_NS: i64 = 3_600_000_000_000;
 
 /// ImageNet-normalised planes, straight from the definition.
 fn planes(image: &RgbImage) -> Vec<f32> {
@@ -90,8 +89,11 @@ fn start(domain: u32, extra: &[&str]) -> NodeProcess {
     let checkpoint = format!("checkpoint:={}", checkpoint().display());
     let joints = format!("proprio.joint_names:=[{}]", JOINTS.join(", "));
     let (seed, embodiment) = (format!("seed:={SEED}"), format!("domain_id:={DOMAIN}"));
+    // Messages come one by one and not as streams, so no state is too old and no scene frozen.
+    let patient = ["proprio.latched:=true", "sync.frozen_after:=0", "sync.tolerance_ms:=10000"];
     let common = [&checkpoint, &joints, &seed, &embodiment, "steps:=4", "num_threads:=1"];
-    let common: Vec<&str> = common.into_iter().flat_map(|assignment| ["-p", assignment]).collect();
+    let common = common.into_iter().chain(patient);
+    let common: Vec<&str> = common.flat_map(|assignment| ["-p", assignment]).collect();
     NodeProcess::start(domain, &[&common, extra].concat())
 }
 
@@ -109,9 +111,8 @@ fn node() -> MutexGuard<'static, Deployment> {
             ("joints", "joint_states"),
             ("instruction", "instruction"),
         ]);
-        // In another order than the model's, with a joint that it does not know, and newer than every frame.
-        let newer_ns = robot.now_ns() + HOUR_NS;
-        robot.joints("joint_states", &["wrist", "unused", "shoulder", "elbow"], &[1.5, f64::NAN, 0.25, -0.5], newer_ns);
+        // In another order than the model's, and with a joint that it does not know.
+        robot.joints("joint_states", &["wrist", "unused", "shoulder", "elbow"], &[1.5, f64::NAN, 0.25, -0.5], 0);
         robot.instruction("instruction", WORDS);
         let mut deployment = Deployment { node, robot, cameras: &CAMERAS };
         deployment.report();
@@ -175,14 +176,27 @@ fn chunks_are_numbered_one_after_the_other() {
 }
 
 #[test]
-fn a_chunk_and_its_latency_carry_the_stamp_of_the_oldest_input() {
+fn a_chunk_and_its_latency_are_anchored_at_the_newest_camera_stamp() {
     let mut node = node();
     let now_ns = node.robot.now_ns();
-    node.robot.image(CAMERAS[0], &views()[0], now_ns - 5_000_000);
-    node.robot.image(CAMERAS[1], &views()[1], now_ns);
+    node.robot.image(CAMERAS[0], &views()[0], now_ns);
+    node.robot.image(CAMERAS[1], &views()[1], now_ns - 5_000_000);
     let Chunk { message, latency } = node.robot.chunk();
-    let oldest_ns = json!(now_ns - 5_000_000);
-    assert_eq!((&message["stamp_ns"], &latency["stamp_ns"]), (&oldest_ns, &oldest_ns));
+    assert_eq!((&message["stamp_ns"], &latency["stamp_ns"]), (&json!(now_ns), &json!(now_ns)));
+}
+
+#[test]
+fn a_chunk_names_its_inputs_with_their_stamps_and_the_oldest() {
+    let mut node = node();
+    let now_ns = node.robot.now_ns();
+    let oldest_ns = now_ns - 5_000_000;
+    node.robot.image(CAMERAS[0], &views()[0], oldest_ns);
+    node.robot.image(CAMERAS[1], &views()[1], now_ns);
+    let message = node.robot.chunk().message;
+    assert_eq!(message["input_names"], json!(["camera_0", "camera_1", "joint_states"]));
+    // The state is latched, so it counts as of the reference.
+    assert_eq!(message["input_stamps_ns"], json!([oldest_ns, now_ns, now_ns]));
+    assert_eq!((&message["oldest_stamp_ns"], &message["seed"]), (&json!(oldest_ns), &json!(11)));
 }
 
 #[test]

@@ -55,10 +55,20 @@ choices! {
     pub enum ProprioSource {
         /// sensor_msgs/JointState on `joint_states`, matched by name.
         JointStates = "joint_states",
-        /// geometry_msgs/PoseStamped on `ee_pose` and std_msgs/Float32 on `gripper`.
+        /// geometry_msgs/PoseStamped on `ee_pose` and std_msgs/Float32 on `gripper`, for each arm.
         EePose = "ee_pose",
         /// std_msgs/Float32MultiArray on `proprio`, in the checkpoint's channels and order.
         Proprio = "proprio",
+    }
+
+    /// The unit that a checkpoint has for a joint.
+    pub enum JointUnit {
+        /// Radians or metres, as sensor_msgs/JointState has them.
+        Si = "si",
+        /// Degrees.
+        Degree = "deg",
+        /// Millimetres.
+        Millimetre = "mm",
     }
 
     /// The message type that carries a camera's images.

@@ -25,13 +25,16 @@ pub mod schema;
 pub mod table;
 mod value;
 
-pub use choice::{Choice, Device, Dtype, Fallback, Preprocess, ProprioSource, Transport};
+pub use choice::{Choice, Device, Dtype, Fallback, JointUnit, Preprocess, ProprioSource, Transport};
 pub use error::ConfigError;
 pub use file::read_parameters_file;
 pub use group::Named;
 pub use parameter::{Domain, Parameter};
 pub use schema::Audience;
-pub use table::{BuildOptions, CameraConfig, Config, EngineConfig, MAX_CAMERAS, PolicyConfig, ProprioConfig};
+pub use table::{
+    BuildOptions, CameraConfig, Config, EngineConfig, GripperConfig, JointConfig, MAX_CAMERAS, PolicyConfig,
+    ProprioConfig, SyncConfig,
+};
 pub use value::{Parameters, Value};
 
 use schema::{Rows, Table};
@@ -75,7 +78,7 @@ impl Config {
         }
         let config = Self::read("", given)?;
         // This depends on two parameters, so the rule of neither can check it.
-        if config.proprio.source == ProprioSource::JointStates && config.proprio.joint_names.is_empty() {
+        if config.proprio.source == ProprioSource::JointStates && config.proprio.joints.is_empty() {
             let reason = "empty: name the joints in the order the checkpoint was trained with";
             return Err(ConfigError::invalid("proprio.joint_names", reason));
         }
@@ -243,7 +246,7 @@ mod tests {
         .unwrap();
         let config = Config::from_parameters(&read_parameters_file(&path).unwrap()).unwrap();
         assert!(config.cameras[0].settings.rotate_180);
-        assert_eq!(config.proprio.joint_names, ["a"]);
+        assert_eq!(config.proprio.joints[0].name, "a");
     }
 
     fn any_value() -> impl Strategy<Value = Value> {

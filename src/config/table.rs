@@ -3,9 +3,9 @@
 //! A new parameter is one field here, plus its row in the README and, where a deployment wants another value, a line in
 //! `config/*.yaml`; `tests/parameters.rs` holds both to this file. [`schema`](super::schema) explains the notation.
 
-use super::choice::{Device, Dtype, Fallback, Preprocess, ProprioSource, Transport};
+use super::choice::{Device, Dtype, Fallback, JointUnit, Preprocess, ProprioSource, Transport};
 use super::group::{Named, flattened, group, per_name};
-use super::rule::{choice, flag, integer, number, parsed, path, text, texts};
+use super::rule::{Rule, choice, flag, integer, number, parsed, path, text, texts};
 use super::schema::{Table, parameters};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +46,8 @@ parameters! {
         action_names: Vec<String> = texts(&[]),
         /// frame_id of published headers.
         frame_id: String = text(""),
+        /// The robot's name in diagnostics; empty for the name of this machine.
+        hardware_id: String = text(""),
         /// Instruction until one arrives on the topic; empty to wait for it.
         instruction: Option<String> = text("").unless_blank(),
         /// Threads for libtorch's operators; 0 for its own choice.
@@ -55,6 +57,8 @@ parameters! {
             per_name("camera", texts(&[]).at_most(MAX_CAMERAS).each_once().topic_names()),
         /// The robot's state.
         proprio: ProprioConfig = group(),
+        /// Which inputs belong together.
+        sync: SyncConfig = group(),
         /// How the policy is run.
         policy: PolicyConfig = group(),
         /// Engines, for the backends that execute one.
@@ -62,33 +66,79 @@ parameters! {
     }
 
     /// The parameters of one camera.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct CameraConfig {
         /// How this camera's images travel.
         transport: Transport = choice(Transport::Raw),
         /// Whether this camera's images are turned by 180 degrees (LIBERO's agent view).
         rotate_180: bool = flag(false),
+        /// Whether the policy stops without this camera; otherwise its view is masked while it is too old.
+        required: bool = flag(true),
+        /// Oldest frame that an observation may hold, milliseconds, by its stamp and by its receipt; 0 for any.
+        max_age: Option<Duration> = milliseconds(500).named("max_age_ms"),
+        /// Rate at which the camera sends, Hz, so that lost frames can be counted; 0 to estimate it from the stamps.
+        rate_hz: Option<f64> = number(0.0).within(0.0..=1000.0).map(|rate_hz| (rate_hz > 0.0).then_some(rate_hz)),
     }
 
     /// How the robot's state is obtained.
-    #[derive(Clone, Debug, PartialEq, Eq)]
+    #[derive(Clone, Debug, PartialEq)]
     pub struct ProprioConfig {
         /// Where proprioception comes from.
         source: ProprioSource = choice(ProprioSource::JointStates),
         /// Joints of joint_states in the checkpoint's order of channels; required for that source.
-        joint_names: Vec<String> = texts(&[]).each_once(),
+        joints: Vec<Named<JointConfig>> = per_name("joint", texts(&[]).each_once().named("joint_names")),
+        /// Arms of source ee_pose, in the checkpoint's order, each with the topics <arm>/ee_pose and <arm>/gripper; empty for one arm on ee_pose and gripper.
+        arms: Vec<String> = texts(&[]).each_once().topic_names(),
+        /// Whether the policy stops when the state is too old; otherwise the last one is held.
+        required: bool = flag(true),
+        /// Whether the state is sent only when it changes, so that the last one holds until then.
+        latched: bool = flag(false),
+        /// Oldest state that an observation may hold, milliseconds, by its stamp and by its receipt; 0 for any.
+        max_age: Option<Duration> = milliseconds(500).named("max_age_ms"),
+        /// The grippers of source ee_pose.
+        gripper: GripperConfig = group(),
+    }
+
+    /// How one joint's position becomes a channel of the state.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub struct JointConfig {
+        /// The checkpoint's unit for this joint: si for radians or metres as ROS sends them, deg for degrees, mm for millimetres.
+        unit: JointUnit = choice(JointUnit::Si),
+        /// Factor that the position in that unit is multiplied by.
+        scale: f64 = number(1.0).within(-1e6..=1e6),
+        /// What is added after the factor.
+        offset: f64 = number(0.0).within(-1e6..=1e6),
+        /// Whether this joint is sent only when it changes, so that its last position holds until then.
+        latched: bool = flag(false),
+    }
+
+    /// How grippers that have a topic of their own are taken.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct GripperConfig {
+        /// Whether grippers are sent only when they change, so that the last opening holds until then.
+        latched: bool = flag(true),
+        /// Oldest opening that an observation may hold, milliseconds, unless it is latched; 0 for any.
+        max_age: Option<Duration> = milliseconds(500).named("max_age_ms"),
+    }
+
+    /// Which inputs belong together.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct SyncConfig {
+        /// Largest difference between the stamps of the frames of one observation, milliseconds.
+        tolerance: Duration =
+            integer(50).within(0..=60_000).map(|ms| Duration::from_millis(ms.unsigned_abs())).named("tolerance_ms"),
+        /// Frames with the same stamp or the same bytes after which a camera counts as frozen and is not used; 0 for never, as a simulation that stands still needs.
+        frozen_after: Option<u64> = integer(30).within(0..=1_000_000).unless(0),
     }
 
     /// How the policy is run.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct PolicyConfig {
         /// Longest wait for an inference on a device, milliseconds; after it the fallback takes over; 0 to wait for
         /// ever.
-        deadline: Option<Duration> = integer(0)
-            .within(0..=600_000)
-            .unless(0)
-            .map(|milliseconds| milliseconds.map(Duration::from_millis))
-            .named("deadline_ms"),
+        deadline: Option<Duration> = milliseconds(0).named("deadline_ms"),
+        /// Largest number of inferences per second; 0 for one on every new set of inputs, -1 for one when ~/infer_once asks for it.
+        rate_hz: f64 = number(0.0).within(-1.0..=1000.0),
     }
 
     /// Which engine is used, where its file lies, and how it runs. An engine is the exported policy as a file that ONNX
@@ -122,6 +172,11 @@ parameters! {
         /// TensorRT's limit for its workspace while building, MiB; 0 for its own choice.
         workspace_mb: Option<u64> = integer(0).within(0..=1_048_576).unless(0),
     }
+}
+
+/// A span of time in whole milliseconds, of at most ten minutes; 0 is `None`.
+fn milliseconds(default: i64) -> Rule<Option<Duration>> {
+    integer(default).within(0..=600_000).unless(0).map(|span| span.map(Duration::from_millis))
 }
 
 impl Default for EngineConfig {

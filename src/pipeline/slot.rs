@@ -47,6 +47,11 @@ impl<T> LatestSlot<T> {
         }
     }
 
+    /// Takes the value back if there is one; never waits.
+    pub fn take_back(&self) -> Option<T> {
+        self.lock().value.take()
+    }
+
     /// Closes the slot: every present and future [`LatestSlot::take`] returns `None`.
     pub fn close(&self) {
         self.lock().closed = true;

@@ -5,6 +5,7 @@ use super::epoch::Epoch;
 use super::slot::LatestSlot;
 use super::{InFlight, Inference, Noise, Pipeline, PipelineError, Request, Runtime};
 use crate::types::Observation;
+use std::convert::Infallible;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,40 +18,80 @@ const JOIN_POLL: Duration = Duration::from_millis(5);
 pub struct Outcome {
     /// The observation that the request was made from.
     pub observation: Arc<Observation>,
-    /// The time from [`Worker::offer`] to the start of inference.
+    /// The time from [`Worker::offer`] to the start of decoding.
     pub queued: Duration,
+    /// The time that decoding took.
+    pub decoded: Duration,
     /// The inference, or why it failed.
     pub result: Result<Inference, PipelineError>,
 }
 
-/// An observation in the slot, which no inference has begun on.
+/// What a worker can be offered: an observation, or something that an observation can be decoded from. The inference
+/// thread decodes it, so that whoever offers it does not wait.
+pub trait Offer: Send + 'static {
+    /// Why it cannot be decoded.
+    type Fault: Send + 'static;
+
+    /// The observation.
+    ///
+    /// # Errors
+    /// Data that cannot be decoded.
+    fn decode(self) -> Result<Observation, Self::Fault>;
+}
+
+impl Offer for Observation {
+    type Fault = Infallible;
+
+    fn decode(self) -> Result<Observation, Infallible> {
+        Ok(self)
+    }
+}
+
+/// What an offer has led to.
 #[derive(Debug)]
-struct Waiting {
-    observation: Arc<Observation>,
+pub enum Delivery<F> {
+    /// An inference, answered or failed.
+    Outcome(Box<Outcome>),
+    /// The offer could not be decoded.
+    Rejected(F),
+}
+
+/// An offer in the slot, which no inference has begun on.
+#[derive(Debug)]
+struct Waiting<O> {
+    offer: O,
     offered: Instant,
     epoch: u64,
 }
 
-/// An observation whose inference has begun, or could not begin.
-struct Begun {
-    observation: Arc<Observation>,
-    queued: Duration,
-    in_flight: Result<InFlight, PipelineError>,
+/// An offer whose inference has begun or could not begin.
+struct Begun<F> {
+    step: Step<F>,
     epoch: u64,
 }
 
-type Slot = LatestSlot<Waiting>;
+enum Step<F> {
+    InFlight {
+        observation: Arc<Observation>,
+        queued: Duration,
+        decoded: Duration,
+        in_flight: Box<Result<InFlight, PipelineError>>,
+    },
+    Rejected(F),
+}
+
+type Slot<O> = LatestSlot<Waiting<O>>;
 
 /// A running inference thread, and a second one for delivery if the pipeline overlaps.
 #[derive(Debug)]
-pub struct Worker {
+pub struct Worker<O> {
     pipeline: Pipeline,
-    slot: Arc<Slot>,
+    slot: Arc<Slot<O>>,
     epoch: Arc<Epoch>,
     thread: JoinHandle<()>,
 }
 
-impl Worker {
+impl<O: Offer> Worker<O> {
     /// Starts the thread. Every chunk's noise is drawn from `seed`; without one, each chunk has a fresh seed. `deliver`
     /// is called with every outcome of the present epoch, on the inference thread or, if the pipeline overlaps, on a
     /// delivery thread.
@@ -60,15 +101,15 @@ impl Worker {
     pub fn spawn(
         pipeline: Pipeline,
         seed: Option<u64>,
-        deliver: impl FnMut(Outcome) + Send + 'static,
+        deliver: impl FnMut(Delivery<O::Fault>) + Send + 'static,
     ) -> Result<Self, PipelineError> {
         let (slot, epoch) = (Arc::new(Slot::default()), Arc::new(Epoch::default()));
-        let mut delivery = Delivery { epoch: epoch.clone(), deliver };
+        let mut delivery = DeliveryLoop { epoch: epoch.clone(), deliver };
         let requests = RequestLoop { pipeline: pipeline.clone(), seed, source: slot.clone(), epoch: epoch.clone() };
         let thread = if requests.pipeline.overlaps() {
             // The channel has no buffer, so at most two inferences have begun: one is waited for and the next is on its
             // way into the channel.
-            let (sender, receiver) = mpsc::sync_channel::<Begun>(0);
+            let (sender, receiver) = mpsc::sync_channel::<Begun<O::Fault>>(0);
             let deliveries = thread("delivery", move || receiver.iter().for_each(|begun| delivery.finish(begun)))?;
             thread("inference", move || {
                 requests.run(|begun| sender.send(begun).is_ok());
@@ -89,11 +130,17 @@ impl Worker {
         Ok(Self { pipeline, slot, epoch, thread })
     }
 
-    /// Offers an observation. Returns whether it replaced one that no inference had begun on.
-    pub fn offer(&self, observation: Observation) -> bool {
-        let waiting =
-            Waiting { observation: Arc::new(observation), offered: Instant::now(), epoch: self.epoch.present() };
-        self.slot.put(waiting).is_some()
+    /// Offers an observation, and returns the one it replaces if no inference had begun on that.
+    pub fn offer(&self, offer: O) -> Option<O> {
+        let waiting = Waiting { offer, offered: Instant::now(), epoch: self.epoch.present() };
+        self.slot.put(waiting).map(|replaced| replaced.offer)
+    }
+
+    /// Takes back the observation that no inference has begun on, if there is one.
+    pub fn withdraw(&self) -> Option<O> {
+        let withdrawn = self.slot.take_back()?;
+        self.epoch.withdraw();
+        Some(withdrawn.offer)
     }
 
     /// Begins a new epoch. Once this has returned, nothing that was offered before is delivered.
@@ -130,45 +177,62 @@ impl Worker {
 }
 
 /// The loop that takes observations from the slot and begins an inference for each.
-struct RequestLoop {
+struct RequestLoop<O> {
     pipeline: Pipeline,
     seed: Option<u64>,
-    source: Arc<Slot>,
+    source: Arc<Slot<O>>,
     epoch: Arc<Epoch>,
 }
 
-impl RequestLoop {
+impl<O: Offer> RequestLoop<O> {
     /// Passes every inference that has begun to `pass_on`, until the slot is closed or `pass_on` returns `false`.
-    fn run(self, mut pass_on: impl FnMut(Begun) -> bool) {
+    fn run(self, mut pass_on: impl FnMut(Begun<O::Fault>) -> bool) {
         let mut sequence = 0;
-        while let Some(Waiting { observation, offered, epoch }) = self.source.take() {
+        while let Some(Waiting { offer, offered, epoch }) = self.source.take() {
             if epoch != self.epoch.present() {
                 self.epoch.withdraw();
                 continue;
             }
-            let queued = offered.elapsed();
-            let noise = Noise::Seed(self.seed.unwrap_or_else(rand::random));
-            let request = Request { sequence, ..Request::new(observation.clone(), noise) };
-            sequence += 1;
-            let in_flight = self.pipeline.begin(request);
-            if !pass_on(Begun { observation, queued, in_flight, epoch }) {
+            let step = self.begin(offer, offered, &mut sequence);
+            if !pass_on(Begun { step, epoch }) {
                 return;
             }
         }
     }
+
+    fn begin(&self, offer: O, offered: Instant, sequence: &mut u64) -> Step<O::Fault> {
+        let (queued, decoding) = (offered.elapsed(), Instant::now());
+        let observation = match offer.decode() {
+            Ok(observation) => Arc::new(observation),
+            Err(fault) => return Step::Rejected(fault),
+        };
+        let decoded = decoding.elapsed();
+        let noise = Noise::Seed(self.seed.unwrap_or_else(rand::random));
+        let request = Request { sequence: *sequence, ..Request::new(observation.clone(), noise) };
+        *sequence += 1;
+        Step::InFlight { observation, queued, decoded, in_flight: Box::new(self.pipeline.begin(request)) }
+    }
 }
 
-/// Waits for inferences and hands their outcomes to the caller's `deliver`.
-struct Delivery<F> {
+/// Waits for inferences and hands what they led to to the caller's `deliver`.
+struct DeliveryLoop<D> {
     epoch: Arc<Epoch>,
-    deliver: F,
+    deliver: D,
 }
 
-impl<F: FnMut(Outcome)> Delivery<F> {
-    fn finish(&mut self, begun: Begun) {
-        let Begun { observation, queued, in_flight, epoch } = begun;
-        let outcome = Outcome { observation, queued, result: in_flight.and_then(InFlight::wait) };
-        self.epoch.deliver(epoch, || (self.deliver)(outcome));
+impl<D> DeliveryLoop<D> {
+    fn finish<F>(&mut self, begun: Begun<F>)
+    where
+        D: FnMut(Delivery<F>),
+    {
+        let delivery = match begun.step {
+            Step::Rejected(fault) => Delivery::Rejected(fault),
+            Step::InFlight { observation, queued, decoded, in_flight } => {
+                let result = in_flight.and_then(InFlight::wait);
+                Delivery::Outcome(Box::new(Outcome { observation, queued, decoded, result }))
+            }
+        };
+        self.epoch.deliver(begun.epoch, || (self.deliver)(delivery));
     }
 }
 
@@ -187,7 +251,7 @@ mod tests {
 
     /// A worker whose inferences end when the test says so.
     struct Bench {
-        worker: Worker,
+        worker: Worker<Observation>,
         /// Receives one message for each inference that begins.
         begun: mpsc::Receiver<()>,
         /// Each message ends the wait of one inference.
@@ -214,7 +278,8 @@ mod tests {
                 }) as AtWait
             };
             let pipeline = mock::pipeline(Options { overlap, ..mock::options() }, behave, at_wait);
-            let worker = Worker::spawn(pipeline, Some(0), move |outcome| {
+            let worker = Worker::spawn(pipeline, Some(0), move |delivery| {
+                let Delivery::Outcome(outcome) = delivery;
                 let _ = deliver.send(outcome.observation.reference().nanos / 1_000_000);
             });
             Self { worker: worker.unwrap(), begun, release, delivered }
@@ -270,10 +335,59 @@ mod tests {
         let bench = Bench::new(false);
         bench.offer(1);
         bench.await_begun();
-        assert!(!bench.worker.offer(mock::observation(2)));
-        assert!(bench.worker.offer(mock::observation(3)), "the second was never looked at");
+        assert!(bench.worker.offer(mock::observation(2)).is_none());
+        assert!(bench.worker.offer(mock::observation(3)).is_some(), "the second was never looked at");
         (0..2).for_each(|_| bench.finish());
         assert_eq!([bench.next_delivered(), bench.next_delivered()], [1, 3]);
+    }
+
+    /// Something that is an observation of that stamp, ms, or cannot be decoded.
+    struct Coded(Result<i64, &'static str>);
+
+    impl Offer for Coded {
+        type Fault = &'static str;
+
+        fn decode(self) -> Result<Observation, &'static str> {
+            self.0.map(mock::observation)
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_decoded_is_delivered_as_such_and_no_number_is_spent_on_it() {
+        for overlap in [false, true] {
+            let (deliver, delivered) = mpsc::channel();
+            let options = Options { overlap, ..mock::options() };
+            let pipeline = mock::pipeline(options, || Behaviour::Answer, mock::nothing);
+            let worker = Worker::spawn(pipeline, Some(0), move |delivery| {
+                let _ = deliver.send(match delivery {
+                    Delivery::Rejected(fault) => Err(fault),
+                    Delivery::Outcome(outcome) => {
+                        Ok(outcome.result.map(|inference| inference.provenance.sequence).ok())
+                    }
+                });
+            });
+            let worker = worker.unwrap();
+            let answer_to = |coded| {
+                worker.offer(Coded(coded));
+                delivered.recv_timeout(PATIENCE).unwrap()
+            };
+            assert_eq!(answer_to(Err("cut short")), Err("cut short"));
+            assert_eq!(answer_to(Ok(1)), Ok(Some(0)), "overlap {overlap}");
+        }
+    }
+
+    #[test]
+    fn an_observation_that_is_taken_back_is_not_answered() {
+        let bench = Bench::new(false);
+        bench.offer(1);
+        bench.await_begun();
+        bench.offer(2);
+        assert!(bench.worker.withdraw().is_some());
+        assert!(bench.worker.withdraw().is_none(), "the one under way goes on");
+        bench.offer(3);
+        (0..2).for_each(|_| bench.finish());
+        assert_eq!([bench.next_delivered(), bench.next_delivered()], [1, 3]);
+        assert_eq!(bench.worker.withdrawn(), 1);
     }
 
     #[test]
@@ -306,7 +420,8 @@ mod tests {
     fn chunks_are_numbered_in_the_order_in_which_they_begin() {
         let (deliver, delivered) = mpsc::channel();
         let pipeline = mock::pipeline(mock::options(), || Behaviour::Answer, mock::nothing);
-        let worker = Worker::spawn(pipeline, None, move |outcome| {
+        let worker = Worker::<Observation>::spawn(pipeline, None, move |delivery| {
+            let Delivery::Outcome(outcome) = delivery;
             let _ = deliver.send(outcome.result.map(|inference| inference.provenance));
         });
         let worker = worker.unwrap();

@@ -1,12 +1,13 @@
 //! Estimates how many frames of a camera were lost in transit, from the stamps of those that arrived.
 //!
-//! A sensor's stamps advance by its period. Where they advance by k periods, k − 1 frames are missing. The period is
-//! taken as the lower quartile of the latest gaps, because the median is wrong as soon as every other frame is lost. If
-//! more than three quarters are lost, the quartile too is a multiple of the true period and the estimate is too low,
-//! but it is still far above the share that is worth a warning.
+//! A sensor's stamps advance by its period. Where they advance by k periods, k − 1 frames are missing. If the deployment
+//! does not state the period, it is the lower quartile of the latest gaps, because the median is wrong as soon as every
+//! other frame is lost. Gaps that are no multiples of it mean that the camera's timing is uneven, so that nothing can be
+//! said about losses.
 
 use crate::types::Stamp;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// The number of gaps kept: about two seconds at 30 Hz.
 const WINDOW: usize = 64;
@@ -14,18 +15,29 @@ const WINDOW: usize = 64;
 const ENOUGH: usize = 8;
 /// A gap longer than this means that the camera paused, not that frames were lost.
 const PAUSE_NS: i64 = 2_000_000_000;
+/// How far from a whole number of periods a gap may be, in periods, to count as a multiple.
+const UNEVEN: f64 = 0.25;
+/// The share of gaps that must be multiples of the period.
+const MOSTLY: f64 = 0.9;
 /// The share of lost frames, within 0..1, above which diagnostics warn.
 pub const TOO_MANY: f64 = 0.1;
 
 /// The estimate for one camera, updated with every stamp.
 #[derive(Clone, Debug, Default)]
 pub struct FrameLoss {
+    stated_period_ns: Option<i64>,
     last: Option<Stamp>,
     gaps_ns: VecDeque<i64>,
     lost: u64,
 }
 
 impl FrameLoss {
+    /// The estimate for a camera that sends at `rate_hz`, if the deployment states that.
+    pub fn new(rate_hz: Option<f64>) -> Self {
+        let stated_period_ns = rate_hz.filter(|rate_hz| *rate_hz > 0.0).map(|rate_hz| (1e9 / rate_hz) as i64);
+        Self { stated_period_ns, ..Self::default() }
+    }
+
     /// Counts a frame with this stamp.
     pub fn arrived(&mut self, stamp: Stamp) {
         let Some(last) = self.last.replace(stamp) else { return };
@@ -48,20 +60,33 @@ impl FrameLoss {
         self.lost
     }
 
-    /// The estimated share of the latest frames that were lost, within 0..1; 0 until enough frames have arrived.
+    /// The estimated share of the latest frames that were lost, within 0..1; 0 where nothing can be said.
     pub fn recent_share(&self) -> f64 {
         let Some(period_ns) = self.period_ns() else { return 0.0 };
         let lost: u64 = self.gaps_ns.iter().map(|gap_ns| missing(*gap_ns, period_ns)).sum();
         lost as f64 / (lost + self.gaps_ns.len() as u64) as f64
     }
 
+    /// The time from one frame to the next; `None` until enough have come, or if their timing is uneven.
+    pub fn period(&self) -> Option<Duration> {
+        self.period_ns().map(|nanos| Duration::from_nanos(nanos.unsigned_abs()))
+    }
+
     fn period_ns(&self) -> Option<i64> {
         if self.gaps_ns.len() < ENOUGH {
             return None;
         }
+        self.stated_period_ns.or_else(|| self.estimated_period_ns())
+    }
+
+    fn estimated_period_ns(&self) -> Option<i64> {
         let mut sorted: Vec<i64> = self.gaps_ns.iter().copied().collect();
         sorted.sort_unstable();
-        sorted.get(sorted.len() / 4).copied()
+        let period_ns = *sorted.get(sorted.len() / 4)?;
+        let periods = |gap_ns: &i64| *gap_ns as f64 / period_ns.max(1) as f64;
+        let multiples =
+            sorted.iter().map(periods).filter(|periods| (periods - periods.round()).abs() <= UNEVEN).count();
+        (multiples as f64 >= MOSTLY * sorted.len() as f64).then_some(period_ns)
     }
 }
 
@@ -111,6 +136,31 @@ mod tests {
         loss.arrived(Stamp { nanos: 60_000_000_000 });
         loss.arrived(Stamp { nanos: 1_000_000_000 });
         assert_eq!((loss.lost(), loss.recent_share()), (0, 0.0));
+    }
+
+    /// Stamps that advance by each gap in turn, ms.
+    fn gaps(rate_hz: Option<f64>, gaps_ms: &[i64]) -> FrameLoss {
+        let mut loss = FrameLoss::new(rate_hz);
+        let mut stamp = Stamp { nanos: 1_000_000_000 };
+        for gap_ms in gaps_ms.iter().cycle().take(200) {
+            loss.arrived(stamp);
+            stamp.nanos += gap_ms * 1_000_000;
+        }
+        loss
+    }
+
+    #[test]
+    fn a_camera_whose_timing_is_uneven_loses_nothing() {
+        let loss = gaps(None, &[18, 48]);
+        assert_eq!((loss.lost(), loss.recent_share(), loss.period()), (0, 0.0, None));
+    }
+
+    #[test]
+    fn a_stated_rate_decides_what_is_missing() {
+        assert_eq!(gaps(Some(30.0), &[18, 48]).recent_share(), 0.0);
+        assert_eq!(gaps(Some(30.0), &[20, 40]).recent_share(), 0.0);
+        let half_is_lost = gaps(Some(30.0), &[66]);
+        assert!((half_is_lost.recent_share() - 0.5).abs() < 0.01, "{}", half_is_lost.recent_share());
     }
 
     #[test]

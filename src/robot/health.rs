@@ -1,13 +1,10 @@
-//! Health for diagnostics: a severity and its reason in one line.
+//! Whether the inputs can be acted on: a severity, the reasons, and whether the policy runs.
 
+use super::camera::{Camera, CameraState};
 use super::frame_loss::TOO_MANY;
-use super::inputs::{Fault, Inputs, Topic};
-use crate::types::Stamp;
-
-/// How long a fault raises the level.
-const MEMORY_MS: f64 = 5_000.0;
-/// A camera without a frame for longer than this counts as stopped.
-const SILENCE_MS: f64 = 2_000.0;
+use super::inputs::{Inputs, with_joints};
+use super::state::{Freshness, State};
+use super::time::Now;
 
 /// The severity, with the numbers of diagnostic_msgs/DiagnosticStatus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,122 +13,136 @@ pub enum Level {
     Ok = 0,
     /// The node goes on, but a person should look.
     Warn = 1,
-    /// The node, or the latest inference, has failed.
+    /// The policy has stopped, or the latest inference has failed.
     Error = 2,
+    /// Nothing has come yet that could be judged.
+    Stale = 3,
 }
 
-/// A severity and its reason.
+/// A severity and its reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// The severity.
+    /// The severity: that of the worst reason.
     pub level: Level,
-    /// The reason in one line, for a person.
+    /// The reasons in one line, for a person, the worst first.
     pub reason: String,
+    /// Whether the policy may act on what there is.
+    pub may_act: bool,
+}
+
+/// One thing that is wrong.
+struct Complaint {
+    level: Level,
+    text: String,
 }
 
 impl Health {
-    /// Health of severity `level` for the given reason.
+    /// Health of severity `level` for the given reason; the policy acts unless it is an error.
     pub fn new(level: Level, reason: impl Into<String>) -> Self {
-        Self { level, reason: reason.into() }
+        Self { level, reason: reason.into(), may_act: level < Level::Error }
     }
 
-    /// The health of the inputs at `now`. The first that applies is reported: a recently dropped message, an input
-    /// without a value, a camera that has stopped, frames that get lost.
-    pub fn of_inputs(inputs: &Inputs, now: Stamp) -> Self {
-        let faults = inputs.topics().filter_map(|topic| topic.last_fault.as_ref());
-        if let Some(fault) = faults.filter(|fault| is_recent(fault, now)).max_by_key(|fault| fault.at) {
-            return Self::new(Level::Warn, format!("dropped: {}", fault.reason));
+    /// The health of the inputs. Every complaint is in the reason; while an input has never come, only that is said.
+    pub fn of_inputs(inputs: &Inputs, now: Now) -> Self {
+        if !now.has_begun() {
+            return Self::new(Level::Stale, "waiting for /clock (use_sim_time)");
         }
-        let waiting_for = inputs.waiting_for();
+        let mut complaints: Vec<Complaint> =
+            inputs.cameras().iter().filter_map(|camera| of_camera(camera, inputs, now)).collect();
+        complaints.extend(inputs.states().iter().filter_map(|state| of_state(state, now)));
+        complaints.extend(of_matching(inputs, now));
+        let waiting_for = inputs.waiting_for(now);
         if !waiting_for.is_empty() {
-            return Self::new(Level::Warn, format!("waiting for {}", waiting_for.join(", ")));
+            complaints.push(Complaint::new(Level::Stale, format!("waiting for {}", waiting_for.join(", "))));
         }
-        let silence_ms = |topic: &Topic| topic.last_received.map_or(0.0, |last| now.ms_since(last));
-        if let Some(camera) = inputs.cameras().iter().find(|camera| silence_ms(&camera.topic) > SILENCE_MS) {
-            let seconds = silence_ms(&camera.topic) / 1e3;
-            return Self::new(Level::Warn, format!("no frame on {} for {seconds:.1} s", camera.topic.name));
-        }
-        if let Some(camera) = inputs.cameras().iter().find(|camera| camera.loss.recent_share() > TOO_MANY) {
-            let percent = camera.loss.recent_share() * 100.0;
-            let remedy = "start the camera driver with the shared-memory profile (FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds_shm.xml)";
-            let reason = format!("{}: {percent:.0} % of the frames get lost: {remedy}", camera.topic.name);
-            return Self::new(Level::Warn, reason);
-        }
-        Self::new(Level::Ok, format!("{} camera(s), state and instruction arrive", inputs.cameras().len()))
+        complaints.extend(of_messages(inputs, now));
+        let level = complaints.iter().map(|complaint| complaint.level).max().unwrap_or(Level::Ok);
+        complaints.sort_by_key(|complaint| std::cmp::Reverse(complaint.level));
+        let reasons: Vec<&str> = complaints.iter().map(|complaint| complaint.text.as_str()).collect();
+        let arriving = || format!("{} camera(s), state and instruction arrive", inputs.cameras().len());
+        Self::new(level, if reasons.is_empty() { arriving() } else { reasons.join("; ") })
     }
 }
 
-/// Whether a fault is less than five seconds old at `now` and so still raises the level.
-pub fn is_recent(fault: &Fault, now: Stamp) -> bool {
-    now.ms_since(fault.at) < MEMORY_MS
+impl Complaint {
+    fn new(level: Level, text: String) -> Self {
+        Self { level, text }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::InputError;
-    use crate::types::RgbImage;
-
-    fn at_s(seconds: f64) -> Stamp {
-        Stamp { nanos: (seconds * 1e9) as i64 }
-    }
-
-    fn streaming() -> Inputs {
-        let mut inputs = Inputs::new(&["camera_0/image".to_owned()], &["joint_states"], Some("go".to_owned()), 0);
-        inputs.state(0, Ok(vec![0.0]), at_s(1.0), at_s(1.0));
-        for frame in 0..100 {
-            show(&mut inputs, 10.0 + f64::from(frame) / 30.0);
+fn of_camera(camera: &Camera, inputs: &Inputs, now: Now) -> Option<Complaint> {
+    let topic = &camera.topic.name;
+    let limit_ms = camera.max_age().unwrap_or_default().as_millis();
+    let text = match camera.state(now) {
+        CameraState::Fresh => return of_losses(camera, inputs.loss_remedy),
+        CameraState::Waiting if camera.is_required() => return None,
+        CameraState::Waiting => format!("nothing on {topic} yet"),
+        CameraState::Silent { seconds } => format!("no frame on {topic} for {seconds:.1} s"),
+        CameraState::Behind { seconds } => format!(
+            "{topic}: stamps are {seconds:.1} s old (max_age_ms is {limit_ms}): synchronise the clocks, or replay with use_sim_time and --clock"
+        ),
+        CameraState::Frozen { frames, what } => {
+            format!("{topic} is frozen: {frames} frames with the same {what} (sync.frozen_after)")
         }
+        CameraState::Broken => {
+            let fault = camera.topic.last_fault.as_ref().map_or("", |fault| fault.reason.as_str());
+            format!("no frame of {topic} can be decoded: {fault}")
+        }
+    };
+    if camera.is_required() {
+        Some(Complaint::new(Level::Error, text))
+    } else {
+        Some(Complaint::new(Level::Warn, format!("{text}: its view is masked")))
+    }
+}
+
+fn of_losses(camera: &Camera, remedy: Option<&str>) -> Option<Complaint> {
+    let share = camera.loss.recent_share();
+    let remedy = remedy.map_or(String::new(), |remedy| format!(": {remedy}"));
+    let text = || format!("{}: {:.0} % of the frames get lost on the way{remedy}", camera.topic.name, share * 100.0);
+    (share > TOO_MANY).then(|| Complaint::new(Level::Warn, text()))
+}
+
+fn of_state(state: &State, now: Now) -> Option<Complaint> {
+    let topic = &state.topic.name;
+    let text = match state.freshness(now) {
+        Freshness::Fresh | Freshness::Waiting { .. } => return None,
+        Freshness::TooOld { joints, seconds } => {
+            format!("nothing on {} for {seconds:.1} s", with_joints(topic, &joints))
+        }
+        Freshness::Behind { seconds } => format!("{topic}: stamps are {seconds:.1} s old: synchronise the clocks"),
+    };
+    if state.is_required() {
+        Some(Complaint::new(Level::Error, text))
+    } else {
+        Some(Complaint::new(Level::Warn, format!("{text}: the last one is held")))
+    }
+}
+
+fn of_matching(inputs: &Inputs, now: Now) -> Option<Complaint> {
+    let apart = inputs.mismatch(now)?;
+    let text = format!(
+        "frames of {} are {} ms apart (sync.tolerance_ms is {}): trigger the cameras together, or synchronise their clocks",
         inputs
-    }
+            .cameras()
+            .iter()
+            .filter(|camera| camera.is_required())
+            .map(|camera| camera.name.as_str())
+            .collect::<Vec<_>>()
+            .join(" and "),
+        apart.as_millis(),
+        inputs.tolerance().as_millis(),
+    );
+    Some(Complaint::new(Level::Error, text))
+}
 
-    fn show(inputs: &mut Inputs, seconds: f64) {
-        inputs.frame(0, Ok(RgbImage::new(1, 1, vec![0; 3]).unwrap()), at_s(seconds), at_s(seconds));
-    }
-
-    fn health(inputs: &Inputs, seconds: f64) -> (Level, String) {
-        let Health { level, reason } = Health::of_inputs(inputs, at_s(seconds));
-        (level, reason)
-    }
-
-    #[test]
-    fn a_healthy_stream_is_ok() {
-        assert_eq!(health(&streaming(), 13.4).0, Level::Ok);
-    }
-
-    #[test]
-    fn a_dropped_message_warns_with_its_reason_for_a_few_seconds() {
-        let mut inputs = streaming();
-        let fault = InputError::Image { field: "camera_0/image".to_owned(), reason: "too short".to_owned() };
-        inputs.frame(0, Err(fault), at_s(13.34), at_s(13.34));
-        assert_eq!(health(&inputs, 13.4), (Level::Warn, "dropped: `camera_0/image`: too short".to_owned()));
-        for frame in 0..180 {
-            show(&mut inputs, 13.4 + f64::from(frame) / 30.0);
-        }
-        assert_eq!(health(&inputs, 19.4).0, Level::Ok);
-    }
-
-    #[test]
-    fn inputs_without_a_value_are_named() {
-        let inputs = Inputs::new(&["camera_0/image".to_owned()], &["joint_states"], None, 0);
-        let expected = "waiting for camera_0/image, joint_states, instruction".to_owned();
-        assert_eq!(health(&inputs, 1.0), (Level::Warn, expected));
-    }
-
-    #[test]
-    fn a_camera_that_stops_is_named() {
-        let expected = "no frame on camera_0/image for 3.0 s".to_owned();
-        assert_eq!(health(&streaming(), 16.3), (Level::Warn, expected));
-    }
-
-    #[test]
-    fn lost_frames_warn_with_the_remedy() {
-        let mut inputs = streaming();
-        for frame in (0..90).filter(|frame| frame % 2 == 0 || frame % 3 == 0) {
-            show(&mut inputs, 13.4 + f64::from(frame) / 30.0);
-        }
-        let (level, reason) = health(&inputs, 16.4);
-        assert_eq!(level, Level::Warn);
-        assert!(reason.contains("get lost") && reason.contains("fastdds_shm.xml"), "{reason}");
-    }
+/// Messages that were dropped lately, the latest of them; and topics without stamps.
+fn of_messages(inputs: &Inputs, now: Now) -> Vec<Complaint> {
+    let faults = inputs.topics().filter_map(|topic| topic.last_fault.as_ref());
+    let latest = faults.filter(|fault| fault.is_recent(now.at)).max_by_key(|fault| fault.at);
+    let dropped = latest.map(|fault| Complaint::new(Level::Warn, format!("dropped: {}", fault.reason)));
+    let unstamped = inputs.topics().filter(|topic| topic.lacks_stamps(now)).map(|topic| {
+        Complaint::new(Level::Warn, format!("{}: stamps are zero, the time of receipt stands for them", topic.name))
+    });
+    dropped.into_iter().chain(unstamped).collect()
 }

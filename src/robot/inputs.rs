@@ -1,175 +1,229 @@
-//! The latest value of every configured input, and the rule for when they make an observation.
+//! Every input of a deployment, and the rule for when they make an observation.
 //!
-//! An observation is complete when every camera has a frame that no observation has used before, and every state topic
-//! and the instruction have a value. So nothing is computed twice from the same frames, and nothing is computed before
-//! every configured input has arrived. The observation's stamp is the oldest of its inputs. An invalid message is
-//! dropped and leaves the latest valid value in place.
+//! An observation is the newest set of frames, one from each camera, whose stamps lie within `sync.tolerance_ms` of each
+//! other and which no observation has used before; the robot's state at the newest of those stamps; and the instruction.
+//! Nothing in it is older than its `max_age_ms`, by its stamp or by its receipt, and nothing lies in the future. A
+//! camera that is not required is left out once it is too old; state that is not required is then held. An invalid
+//! message is dropped and leaves the latest valid one in place.
 
-use super::frame_loss::FrameLoss;
+use super::camera::{Camera, CameraState};
+use super::instruction::{Instruction, Origin};
+use super::pace::Pace;
+use super::selection::{Selection, View};
+use super::state::{self, Freshness, Reading, State};
+use super::sync;
+use super::time::{JumpDetector, Now};
+use super::topic::Topic;
+use crate::config::Config;
 use crate::error::InputError;
-use crate::types::{Observation, RgbImage, Stamp, Stamped};
-use std::sync::Arc;
+use crate::types::{EncodedImage, Stamp, Stamped};
+use std::time::{Duration, Instant};
 
-/// The message counts of one topic.
-#[derive(Clone, Debug)]
-pub struct Topic {
-    /// The topic's name before remapping.
-    pub name: String,
-    /// Messages received, valid or not.
-    pub received: u64,
-    /// Messages dropped because they were invalid.
-    pub dropped_invalid: u64,
-    /// The latest dropped message.
-    pub last_fault: Option<Fault>,
-    /// When the latest message, valid or not, was received.
-    pub last_received: Option<Stamp>,
-}
-
-/// A dropped message or another failure, for diagnostics.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Fault {
-    /// The reason, in one line.
-    pub reason: String,
-    /// When it occurred, in ROS time.
-    pub at: Stamp,
-}
-
-impl Topic {
-    fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), received: 0, dropped_invalid: 0, last_fault: None, last_received: None }
-    }
-
-    /// Counts a message and returns its value. The error is the reason for dropping it, or `None` if the topic's
-    /// previous fault had the same reason.
-    fn count<T>(&mut self, message: Result<T, InputError>, now: Stamp) -> Result<T, Option<String>> {
-        self.received += 1;
-        self.last_received = Some(now);
-        message.map_err(|error| {
-            self.dropped_invalid += 1;
-            let reason = error.to_string();
-            let fault = Fault { reason: reason.clone(), at: now };
-            let previous = self.last_fault.replace(fault);
-            (previous.is_none_or(|previous| previous.reason != reason)).then_some(reason)
-        })
-    }
-}
-
-/// One camera with its latest frame.
-#[derive(Clone, Debug)]
-pub struct Camera {
-    /// The counts of its topic.
-    pub topic: Topic,
-    /// Frames that became part of an observation on which an inference began.
-    pub used: u64,
-    /// The estimate of frames lost in transit.
-    pub loss: FrameLoss,
-    latest: Option<Stamped<Arc<RgbImage>>>,
-    fresh: bool,
-}
-
-/// One topic of state channels with its latest value.
-#[derive(Clone, Debug)]
-pub struct State {
-    /// The counts of its topic.
-    pub topic: Topic,
-    latest: Option<Stamped<Vec<f32>>>,
-}
-
-/// The latest values of all configured inputs.
-#[derive(Clone, Debug)]
+/// All inputs of a deployment.
+#[derive(Debug)]
 pub struct Inputs {
     cameras: Vec<Camera>,
     state: Vec<State>,
-    instruction_topic: Topic,
-    instruction: Option<String>,
-    instruction_changed: bool,
+    instruction: Instruction,
     domain_id: i64,
+    tolerance: Duration,
+    /// The pace at which observations are made.
+    pub pace: Pace,
+    jumps: JumpDetector,
+    time_jumps: u64,
+    /// Since when required cameras have made sets that an optional camera has no frame for.
+    optional_missing_since: Option<Instant>,
+    /// Since when every required camera has had a frame and none match.
+    unmatched_since: Option<Instant>,
+    /// The skew of the latest observation.
+    last_skew: Option<Duration>,
     new_faults: Vec<String>,
+    /// What helps against lost frames with this middleware, if that is known.
+    pub loss_remedy: Option<&'static str>,
 }
 
 impl Inputs {
-    /// Inputs without any value, except `instruction` if it is configured. The channels of the state topics are
-    /// concatenated in the order given.
-    pub fn new(cameras: &[String], state: &[&str], instruction: Option<String>, domain_id: i64) -> Self {
-        let camera = |name: &String| Camera {
-            topic: Topic::new(name),
-            used: 0,
-            loss: FrameLoss::default(),
-            latest: None,
-            fresh: false,
-        };
+    /// The inputs that `config` names, none of which has come.
+    pub fn new(config: &Config) -> Self {
+        let states = state::topics_of(&config.proprio).into_iter();
         Self {
-            cameras: cameras.iter().map(camera).collect(),
-            state: state.iter().map(|name| State { topic: Topic::new(*name), latest: None }).collect(),
-            instruction_topic: Topic::new("instruction"),
-            instruction,
-            instruction_changed: false,
-            domain_id,
+            cameras: config.cameras.iter().map(|camera| Camera::new(camera, &config.sync)).collect(),
+            state: states.map(|(kind, name)| State::new(kind, &name, &config.proprio, &config.frame_id)).collect(),
+            instruction: Instruction::new(config.instruction.clone()),
+            domain_id: config.domain_id,
+            tolerance: config.sync.tolerance,
+            pace: Pace::new(config.policy.rate_hz),
+            jumps: JumpDetector::default(),
+            time_jumps: 0,
+            optional_missing_since: None,
+            unmatched_since: None,
+            last_skew: None,
             new_faults: Vec::new(),
+            loss_remedy: None,
         }
     }
 
-    /// Takes a frame of camera `index`, or the reason to drop it. `stamp` is the moment it shows, `now` the time of
-    /// receipt.
-    pub fn frame(&mut self, index: usize, frame: Result<RgbImage, InputError>, stamp: Stamp, now: Stamp) {
+    /// Takes note of the present. Returns how far ROS time has jumped, ms, if it has: everything that was stamped before
+    /// is then forgotten, and what was made of it must be withdrawn.
+    pub fn advance(&mut self, now: Now) -> Option<f64> {
+        let by_ms = self.jumps.jumped_ms(now)?;
+        self.time_jumps += 1;
+        self.cameras.iter_mut().for_each(Camera::clear);
+        self.state.iter_mut().for_each(State::clear);
+        (self.optional_missing_since, self.unmatched_since) = (None, None);
+        Some(by_ms)
+    }
+
+    /// Takes a frame of camera `index`. `stamp` is the moment it shows; the time of receipt stands for it where the sender
+    /// gave none.
+    pub fn frame(&mut self, index: usize, image: EncodedImage, stamp: Option<Stamp>, now: Now) {
         let Some(camera) = self.cameras.get_mut(index) else { return };
-        camera.loss.arrived(stamp);
-        match camera.topic.count(frame, now) {
-            Ok(image) => {
-                camera.latest = Some(Stamped { value: Arc::new(image), stamp });
-                camera.fresh = true;
-            }
-            Err(new_fault) => self.new_faults.extend(new_fault),
+        camera.topic.count(now);
+        // Without ROS time nothing can be said about a stamp.
+        if !now.has_begun() {
+            camera.frames.skipped += 1;
+            return;
+        }
+        if let Err(error) = camera.take_frame(image, stamp, now) {
+            self.new_faults.extend(camera.topic.drop_invalid(&error, now));
         }
     }
 
-    /// Takes the channels of state topic `index`, or the reason to drop them.
-    pub fn state(&mut self, index: usize, channels: Result<Vec<f32>, InputError>, stamp: Stamp, now: Stamp) {
-        let Some(state) = self.state.get_mut(index) else { return };
-        match state.topic.count(channels, now) {
-            Ok(value) => state.latest = Some(Stamped { value, stamp }),
-            Err(new_fault) => self.new_faults.extend(new_fault),
+    /// Notes that the image last used of camera `index` could be decoded, or why not.
+    pub fn decoded(&mut self, index: usize, error: Option<&InputError>, now: Now) {
+        if let Some(camera) = self.cameras.get_mut(index) {
+            self.new_faults.extend(camera.decoded(error, now));
         }
+    }
+
+    /// Takes a message of state topic `index`. The time of receipt stands for a stamp that the sender did not give.
+    pub fn state(&mut self, index: usize, reading: Reading, stamp: Option<Stamp>, now: Now) {
+        let Some(state) = self.state.get_mut(index) else { return };
+        state.topic.count(now);
+        if !now.has_begun() {
+            return;
+        }
+        if let Err(error) = state.take(reading, stamp, now) {
+            self.new_faults.extend(state.topic.drop_invalid(&error, now));
+        }
+    }
+
+    /// Whether every value of state topic `index` has come at least once.
+    pub fn has_state(&self, index: usize, now: Now) -> bool {
+        self.state.get(index).is_some_and(|state| !matches!(state.freshness(now), Freshness::Waiting { .. }))
     }
 
     /// Takes an instruction. A blank one is dropped.
-    pub fn instruction(&mut self, text: String, now: Stamp) {
-        let checked = if text.trim().is_empty() { Err(InputError::EmptyInstruction) } else { Ok(text) };
-        match self.instruction_topic.count(checked, now) {
-            Ok(text) => {
-                self.instruction_changed |= self.instruction.as_ref().is_some_and(|before| *before != text);
-                self.instruction = Some(text);
-            }
-            Err(new_fault) => self.new_faults.extend(new_fault),
-        }
+    pub fn instruction(&mut self, text: String, origin: Origin, now: Now) {
+        self.new_faults.extend(self.instruction.take(text, origin, now));
     }
 
-    /// The observation if it is complete, else `None`. Its frames then count as used.
-    pub fn observe(&mut self) -> Option<Observation> {
-        let instruction = self.instruction.clone()?;
-        let state = self.state.iter().map(|state| state.latest.clone()).collect::<Option<_>>()?;
-        let fresh = |camera: &Camera| camera.latest.clone().filter(|_| camera.fresh).map(Some);
-        let views = self.cameras.iter().map(fresh).collect::<Option<_>>()?;
-        for camera in &mut self.cameras {
-            camera.fresh = false;
-            camera.used += 1;
-        }
-        Some(Observation { views, state, instruction, domain_id: self.domain_id })
+    /// Fixes the channels of the state that a deployment leaves to the checkpoint.
+    pub fn fix_state_width(&mut self, channels: usize) {
+        self.state.iter_mut().for_each(|state| state.fix_width(channels));
     }
 
-    /// Corrects the counts of used frames: no inference began on the observation before the latest.
-    pub fn superseded(&mut self) {
-        for camera in &mut self.cameras {
-            camera.used = camera.used.saturating_sub(1);
+    /// The observation to infer on, if there is one and the pace asks for it. Its frames then count as used.
+    pub fn observe(&mut self, now: Now) -> Option<Selection> {
+        self.cameras.iter_mut().for_each(|camera| camera.drop_old(now));
+        if !now.has_begun() || !self.pace.is_due(now.at) {
+            return None;
         }
+        let instruction = self.instruction.text()?.to_owned();
+        let set = self.choose_frames(now)?;
+        let (reference, oldest) = (set.iter().flatten().copied().max()?, set.iter().flatten().copied().min()?);
+        let state = self.state.iter().map(|state| state.at(reference, now)).collect::<Option<_>>()?;
+        let take = |(camera, stamp): (&mut Camera, &Option<Stamp>)| {
+            let image: Stamped<EncodedImage> = camera.use_frame((*stamp)?)?;
+            Some(View { topic: camera.topic.name.clone(), image })
+        };
+        let views = self.cameras.iter_mut().zip(&set).map(take).collect();
+        self.pace.begun(now.at);
+        self.last_skew = Some(Duration::from_nanos(reference.nanos.abs_diff(oldest.nanos)));
+        Some(Selection { views, state, instruction, domain_id: self.domain_id })
+    }
+
+    /// The stamps of the frames to use, one per camera, `None` for a camera that is left out.
+    fn choose_frames(&mut self, now: Now) -> Option<Vec<Option<Stamp>>> {
+        let lines: Vec<Vec<Stamp>> = self.cameras.iter().map(|camera| camera.stamps(now)).collect();
+        let is_required = self.required(now);
+        let required: Vec<Vec<Stamp>> =
+            lines.iter().zip(&is_required).filter(|(_, required)| **required).map(|(line, _)| line.clone()).collect();
+        let all_have_come = !required.is_empty() && required.iter().all(|line| !line.is_empty());
+        let Some(chosen) = sync::newest_set(&required, self.tolerance) else {
+            self.unmatched_since = self.unmatched_since.or(Some(now.at)).filter(|_| all_have_come);
+            return None;
+        };
+        self.unmatched_since = None;
+        let chosen: Vec<Stamp> =
+            required.iter().zip(chosen).filter_map(|(line, index)| line.get(index).copied()).collect();
+        let (oldest, newest) = (chosen.iter().min().copied()?, chosen.iter().max().copied()?);
+
+        let mut chosen = chosen.into_iter();
+        let join =
+            |line: &[Stamp]| sync::joining(line, oldest, newest, self.tolerance).and_then(|at| line.get(at).copied());
+        let set: Vec<Option<Stamp>> = lines
+            .iter()
+            .zip(&is_required)
+            .map(|(line, required)| if *required { chosen.next() } else { join(line) })
+            .collect();
+        (self.is_complete(&set, now) && !self.is_about_to_be_beaten(&set, now)).then_some(set)
+    }
+
+    /// Which cameras a set needs: those that are required, or all that are fresh if none is.
+    fn required(&self, now: Now) -> Vec<bool> {
+        let any = self.cameras.iter().any(Camera::is_required);
+        let needed = |camera: &Camera| if any { camera.is_required() } else { camera.state(now) == CameraState::Fresh };
+        self.cameras.iter().map(needed).collect()
+    }
+
+    /// Whether no optional camera that is fresh is missing from `set`, or has been missing for so long that sets go on
+    /// without it.
+    fn is_complete(&mut self, set: &[Option<Stamp>], now: Now) -> bool {
+        let missing = self.cameras.iter().zip(set).filter(|(camera, stamp)| {
+            stamp.is_none() && !camera.is_required() && camera.state(now) == CameraState::Fresh
+        });
+        let patience = missing.map(|(camera, _)| camera.max_age().unwrap_or_default()).max();
+        let Some(patience) = patience else {
+            self.optional_missing_since = None;
+            return true;
+        };
+        let since = *self.optional_missing_since.get_or_insert(now.at);
+        now.at.saturating_duration_since(since) > patience
+    }
+
+    /// Whether a camera is about to send a frame that matches the newest of `set` better than its own does.
+    fn is_about_to_be_beaten(&self, set: &[Option<Stamp>], now: Now) -> bool {
+        let Some(newest) = set.iter().flatten().max() else { return false };
+        let each = self.cameras.iter().zip(set).filter_map(|(camera, stamp)| Some((camera, (*stamp)?)));
+        each.filter(|(_, stamp)| stamp < newest).any(|(camera, stamp)| camera.is_about_to_beat(stamp, *newest, now))
+    }
+
+    /// Corrects the counts of used frames: no inference began on `replaced`.
+    pub fn superseded(&mut self, replaced: &Selection) {
+        let used = self.cameras.iter_mut().zip(&replaced.views).filter(|(_, view)| view.is_some());
+        used.for_each(|(camera, _)| camera.superseded());
     }
 
     /// Names of the inputs that have no valid value yet.
-    pub fn waiting_for(&self) -> Vec<&str> {
-        let cameras = self.cameras.iter().filter(|camera| camera.latest.is_none()).map(|camera| &camera.topic);
-        let state = self.state.iter().filter(|state| state.latest.is_none()).map(|state| &state.topic);
-        let instruction = self.instruction.is_none().then_some(&self.instruction_topic);
-        cameras.chain(state).chain(instruction).map(|topic| topic.name.as_str()).collect()
+    pub fn waiting_for(&self, now: Now) -> Vec<String> {
+        let silent = |camera: &&Camera| camera.is_required() && camera.state(now) == CameraState::Waiting;
+        let cameras = self.cameras.iter().filter(silent).map(|camera| camera.topic.name.clone());
+        let state = self.state.iter().filter_map(|state| match state.freshness(now) {
+            Freshness::Waiting { joints } => Some(with_joints(&state.topic.name, &joints)),
+            _ => None,
+        });
+        let instruction = self.instruction.text().is_none().then(|| self.instruction.topic.name.clone());
+        cameras.chain(state).chain(instruction).collect()
+    }
+
+    /// How far apart the required cameras' frames are, if that has kept every set from being made for over a second.
+    pub fn mismatch(&self, now: Now) -> Option<Duration> {
+        let since = self.unmatched_since?;
+        let lines: Vec<Vec<Stamp>> =
+            self.cameras.iter().filter(|camera| camera.is_required()).map(|camera| camera.stamps(now)).collect();
+        let is_lasting = now.at.saturating_duration_since(since) > Duration::from_secs(1);
+        sync::smallest_span(&lines).filter(|_| is_lasting)
     }
 
     /// The cameras, in the order of views.
@@ -177,179 +231,50 @@ impl Inputs {
         &self.cameras
     }
 
+    /// The topics of the state, in the order of channels.
+    pub fn states(&self) -> &[State] {
+        &self.state
+    }
+
+    /// The instruction that holds.
+    pub fn instruction_text(&self) -> Option<&str> {
+        self.instruction.text()
+    }
+
+    /// Largest difference between the stamps of the frames of one observation.
+    pub fn tolerance(&self) -> Duration {
+        self.tolerance
+    }
+
+    /// The difference between the stamps of the frames of the latest observation.
+    pub fn last_skew(&self) -> Option<Duration> {
+        self.last_skew
+    }
+
+    /// How often ROS time has jumped.
+    pub fn time_jumps(&self) -> u64 {
+        self.time_jumps
+    }
+
     /// Every topic: the cameras', the state's, then the instruction's.
     pub fn topics(&self) -> impl Iterator<Item = &Topic> {
         let cameras = self.cameras.iter().map(|camera| &camera.topic);
-        cameras.chain(self.state_topics()).chain([&self.instruction_topic])
-    }
-
-    /// Every topic except the cameras': the state's, then the instruction's.
-    pub fn other_topics(&self) -> impl Iterator<Item = &Topic> {
-        self.state_topics().chain([&self.instruction_topic])
+        let state = self.state.iter().map(|state| &state.topic);
+        cameras.chain(state).chain([&self.instruction.topic])
     }
 
     /// Whether a different instruction has replaced the previous one since the last call.
     pub fn take_instruction_changed(&mut self) -> bool {
-        std::mem::take(&mut self.instruction_changed)
+        self.instruction.take_changed()
     }
 
     /// New faults since the last call: a reason is left out if the topic's previous fault had the same one.
     pub fn take_new_faults(&mut self) -> Vec<String> {
         std::mem::take(&mut self.new_faults)
     }
-
-    fn state_topics(&self) -> impl Iterator<Item = &Topic> {
-        self.state.iter().map(|state| &state.topic)
-    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(ms: i64) -> Stamp {
-        Stamp { nanos: ms * 1_000_000 }
-    }
-
-    fn image(shade: u8) -> Result<RgbImage, InputError> {
-        Ok(RgbImage::new(2, 1, vec![shade; 6]).unwrap())
-    }
-
-    fn fault() -> InputError {
-        InputError::Image { field: "camera_0/image".to_owned(), reason: "too short".to_owned() }
-    }
-
-    fn inputs(cameras: usize, instruction: Option<&str>) -> Inputs {
-        let cameras: Vec<String> = (0..cameras).map(|i| format!("camera_{i}/image")).collect();
-        Inputs::new(&cameras, &["joint_states"], instruction.map(str::to_owned), 3)
-    }
-
-    fn shade(observation: &Observation, view: usize) -> u8 {
-        observation.views[view].as_ref().unwrap().value.data()[0]
-    }
-
-    #[test]
-    fn there_is_no_observation_before_every_configured_input_has_a_value() {
-        let mut inputs = inputs(2, None);
-        assert_eq!(inputs.waiting_for(), ["camera_0/image", "camera_1/image", "joint_states", "instruction"]);
-        inputs.frame(0, image(1), at(1), at(1));
-        assert!(inputs.observe().is_none());
-        inputs.state(0, Ok(vec![0.5]), at(2), at(2));
-        assert!(inputs.observe().is_none());
-        inputs.instruction("pick".to_owned(), at(3));
-        assert_eq!(inputs.waiting_for(), ["camera_1/image"]);
-        assert!(inputs.observe().is_none());
-        inputs.frame(1, image(2), at(4), at(4));
-        assert!(inputs.waiting_for().is_empty());
-        let observation = inputs.observe().unwrap();
-        assert_eq!((observation.instruction.as_str(), observation.domain_id), ("pick", 3));
-        assert_eq!(observation.proprio(), [0.5]);
-    }
-
-    #[test]
-    fn a_different_instruction_is_a_change_and_the_first_or_a_repeated_one_is_not() {
-        let mut inputs = inputs(1, None);
-        inputs.instruction("go".to_owned(), at(1));
-        inputs.instruction("go".to_owned(), at(2));
-        assert!(!inputs.take_instruction_changed());
-        inputs.instruction("stop".to_owned(), at(3));
-        assert!(inputs.take_instruction_changed());
-        assert!(!inputs.take_instruction_changed(), "told once");
-    }
-
-    #[test]
-    fn an_observation_keeps_the_stamp_of_every_input() {
-        let mut inputs = inputs(2, Some("go"));
-        inputs.frame(0, image(1), at(30), at(30));
-        inputs.state(0, Ok(vec![]), at(20), at(35));
-        inputs.frame(1, image(2), at(40), at(40));
-        assert_eq!(inputs.observe().unwrap().oldest(), at(20));
-        inputs.state(0, Ok(vec![]), at(90), at(90));
-        inputs.frame(1, image(2), at(60), at(60));
-        inputs.frame(0, image(1), at(70), at(70));
-        assert_eq!(inputs.observe().unwrap().oldest(), at(60));
-    }
-
-    #[test]
-    fn no_frame_is_used_twice() {
-        let mut inputs = inputs(2, Some("go"));
-        inputs.state(0, Ok(vec![]), at(0), at(0));
-        inputs.frame(0, image(1), at(1), at(1));
-        inputs.frame(1, image(1), at(1), at(1));
-        assert!(inputs.observe().is_some());
-        assert!(inputs.observe().is_none());
-        inputs.state(0, Ok(vec![1.0]), at(2), at(2));
-        inputs.instruction("stop".to_owned(), at(2));
-        inputs.frame(0, image(2), at(2), at(2));
-        assert!(inputs.observe().is_none(), "camera 1 has nothing new");
-        inputs.frame(1, image(2), at(3), at(3));
-        assert_eq!(inputs.observe().unwrap().instruction, "stop");
-    }
-
-    #[test]
-    fn the_latest_frame_wins() {
-        let mut inputs = inputs(1, Some("go"));
-        inputs.state(0, Ok(vec![]), at(0), at(0));
-        inputs.frame(0, image(1), at(1), at(1));
-        inputs.frame(0, image(2), at(2), at(2));
-        assert_eq!(shade(&inputs.observe().unwrap(), 0), 2);
-    }
-
-    #[test]
-    fn a_dropped_message_is_counted_and_leaves_the_latest_valid_value() {
-        let mut inputs = inputs(1, Some("go"));
-        inputs.state(0, Ok(vec![0.25]), at(0), at(0));
-        inputs.frame(0, Err(fault()), at(1), at(1));
-        assert!(inputs.observe().is_none(), "no observation comes from what was dropped");
-        inputs.state(0, Err(InputError::NotFinite { field: "joint_states", index: 0 }), at(2), at(2));
-        inputs.frame(0, image(7), at(3), at(3));
-        let observation = inputs.observe().unwrap();
-        assert_eq!((shade(&observation, 0), observation.proprio()), (7, vec![0.25]));
-        let topic = &inputs.cameras()[0].topic;
-        assert_eq!((topic.received, topic.dropped_invalid), (2, 1));
-        assert_eq!(topic.last_fault, Some(Fault { reason: fault().to_string(), at: at(1) }));
-    }
-
-    #[test]
-    fn a_blank_instruction_is_dropped_and_the_previous_one_stays() {
-        let mut inputs = inputs(1, Some("go"));
-        inputs.instruction("  ".to_owned(), at(1));
-        inputs.state(0, Ok(vec![]), at(0), at(0));
-        inputs.frame(0, image(1), at(1), at(1));
-        assert_eq!(inputs.observe().unwrap().instruction, "go");
-        assert_eq!(inputs.other_topics().last().unwrap().dropped_invalid, 1);
-    }
-
-    #[test]
-    fn a_superseded_observation_does_not_count_as_used() {
-        let mut inputs = inputs(1, Some("go"));
-        inputs.state(0, Ok(vec![]), at(0), at(0));
-        for ms in 1..=3 {
-            inputs.frame(0, image(1), at(ms), at(ms));
-            assert!(inputs.observe().is_some());
-        }
-        inputs.superseded();
-        assert_eq!(inputs.cameras()[0].used, 2);
-    }
-
-    #[test]
-    fn a_repeated_fault_is_a_new_fault_only_once() {
-        let mut inputs = inputs(1, None);
-        for ms in 0..5 {
-            inputs.frame(0, Err(fault()), at(ms), at(ms));
-        }
-        assert_eq!(inputs.take_new_faults(), [fault().to_string()]);
-        assert!(inputs.take_new_faults().is_empty());
-        assert_eq!(inputs.cameras()[0].topic.dropped_invalid, 5);
-    }
-
-    #[test]
-    fn state_from_several_topics_is_concatenated_in_their_order() {
-        let mut inputs = Inputs::new(&["camera_0/image".to_owned()], &["ee_pose", "gripper"], Some("go".to_owned()), 0);
-        inputs.frame(0, image(1), at(1), at(1));
-        inputs.state(1, Ok(vec![9.0]), at(1), at(1));
-        assert_eq!(inputs.waiting_for(), ["ee_pose"]);
-        inputs.state(0, Ok(vec![1.0, 2.0]), at(1), at(1));
-        assert_eq!(inputs.observe().unwrap().proprio(), [1.0, 2.0, 9.0]);
-    }
+/// A topic's name, with the joints that something is said of.
+pub(super) fn with_joints(topic: &str, joints: &[String]) -> String {
+    if joints.is_empty() { topic.to_owned() } else { format!("{topic} ({})", joints.join(", ")) }
 }

@@ -2,12 +2,32 @@
 //!
 //! | what | file |
 //! |---|---|
-//! | the latest value of every input, and when they make an observation | [`inputs`] |
+//! | all inputs, and when they make an observation | [`inputs`] |
+//! | one camera's frames | [`camera`] |
+//! | which frames belong together | [`sync`] |
+//! | joints, poses and other channels at a moment | [`state`], [`history`] |
+//! | the instruction, from latched and volatile publishers | [`instruction`] |
+//! | what was chosen for one inference | [`selection`] |
+//! | how often an inference may begin | [`pace`] |
+//! | the present on two clocks, and jumps | [`time`] |
+//! | counts and faults of a topic | [`topic`] |
 //! | frames that went missing on the way | [`frame_loss`] |
-//! | the severity of a fault, and its reason | [`health`] |
+//! | the severity of a fault, its reason, and whether the policy may act | [`health`] |
 
+pub mod camera;
 pub mod frame_loss;
 pub mod health;
+pub mod history;
 pub mod inputs;
+pub mod instruction;
+pub mod pace;
+pub mod selection;
+pub mod state;
+pub mod sync;
+pub mod time;
+pub mod topic;
 
 pub use inputs::Inputs;
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,9 @@
 //! ROS time: system time, or the time of `/clock` when `use_sim_time` is set.
 
+use crate::robot::time::Now;
 use crate::types::Stamp;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// The node's clock. Clones share it and may be used on any thread.
 #[derive(Clone)]
@@ -11,6 +13,11 @@ impl RosClock {
     /// The clock of `node`.
     pub fn of(node: &r2r::Node) -> Self {
         Self(node.get_ros_clock())
+    }
+
+    /// The present on both clocks.
+    pub fn present(&self) -> Now {
+        Now { stamp: self.now(), at: Instant::now() }
     }
 
     /// The present ROS time; zero if there is none yet (simulated time before the first `/clock`).

@@ -1,85 +1,56 @@
-//! Converts ROS messages to values and back. A message that cannot be converted gives an [`InputError`] that names its
-//! topic or field.
+//! Converts ROS messages to values and back.
 
-use crate::error::InputError;
-use crate::transform::compressed::rgb_from_compressed;
-use crate::transform::pixels::rgb_from_raw;
-use crate::transform::state::{check_finite, ee6d_arm, joints_by_name};
-use crate::types::{RgbImage, Stamp};
+use crate::robot::state::Reading;
+use crate::types::{EncodedImage, ImageFormat, Stamp};
+use r2r::NativeMsg;
 use r2r::builtin_interfaces::msg::{Duration as DurationMessage, Time};
 use r2r::geometry_msgs::msg::PoseStamped;
 use r2r::sensor_msgs::msg::{CompressedImage, Image, JointState};
-use r2r::std_msgs::msg::{Float32, Float32MultiArray, Header};
+use r2r::std_msgs::msg::{Float32MultiArray, Header};
 
-/// The stamp of a message's header, or `now` if the driver left it at zero.
-pub fn stamp_of(header: &Header, now: Stamp) -> Stamp {
-    let stamp = Stamp::from_sec_nanosec(header.stamp.sec, header.stamp.nanosec);
-    if stamp == Stamp::default() { now } else { stamp }
+/// The stamp of a header; `None` if the sender left it at zero.
+pub fn stamp_of(header: &Header) -> Option<Stamp> {
+    stamp(header.stamp.sec, header.stamp.nanosec)
 }
 
-/// Converts a raw image to RGB. `topic` names the camera in errors.
-///
-/// # Errors
-/// [`InputError::Image`] for an unknown encoding or data that does not match the image's size.
-pub fn image(topic: &str, message: &Image) -> Result<RgbImage, InputError> {
-    let Image { encoding, width, height, step, is_bigendian, data, .. } = message;
-    rgb_from_raw(topic, encoding, *width, *height, *step, *is_bigendian != 0, data)
+fn stamp(sec: i32, nanosec: u32) -> Option<Stamp> {
+    Some(Stamp::from_sec_nanosec(sec, nanosec)).filter(|stamp| *stamp != Stamp::default())
 }
 
-/// Decodes a compressed image to RGB. `topic` names the camera in errors.
-///
-/// # Errors
-/// [`InputError::Image`] for data that cannot be decoded.
-pub fn compressed_image(topic: &str, message: &CompressedImage) -> Result<RgbImage, InputError> {
-    rgb_from_compressed(topic, &message.data)
+/// An image as its camera sent it, with its stamp. The pixels are copied once, out of the middleware's message.
+pub fn image(message: &NativeMsg<Image>) -> (EncodedImage, Option<Stamp>) {
+    let format = ImageFormat::Raw {
+        encoding: message.encoding.to_str().to_owned(),
+        width: message.width,
+        height: message.height,
+        step: message.step,
+        is_bigendian: message.is_bigendian != 0,
+    };
+    let header = &message.header.stamp;
+    (EncodedImage { format, data: message.data.to_vec() }, stamp(header.sec, header.nanosec))
 }
 
-/// Positions (rad or m) of the joints `wanted`, in that order.
-///
-/// # Errors
-/// A joint that the message lacks, or a position that is not finite.
-pub fn joint_state(wanted: &[String], message: &JointState) -> Result<Vec<f32>, InputError> {
-    joints_by_name(wanted, &message.name, &message.position)
+/// A compressed image as its camera sent it.
+pub fn compressed_image(message: CompressedImage) -> EncodedImage {
+    EncodedImage { format: ImageFormat::Compressed { format: message.format }, data: message.data }
 }
 
-/// The nine ee6d channels of a pose: position (m), then 6-D rotation. The gripper has a topic of its own.
-///
-/// # Errors
-/// A position or quaternion that is not finite, or a quaternion of length zero.
-pub fn ee_pose(message: &PoseStamped) -> Result<Vec<f32>, InputError> {
+/// Positions of joints by name.
+pub fn joints(message: JointState) -> Reading {
+    Reading::Joints { names: message.name, positions: message.position }
+}
+
+/// The pose of an end effector.
+pub fn pose(message: PoseStamped) -> Reading {
     let (p, q) = (&message.pose.position, &message.pose.orientation);
-    let arm = ee6d_arm([p.x, p.y, p.z], &[q.x, q.y, q.z, q.w], 0.0)?;
-    let [pose @ .., _gripper] = arm;
-    Ok(pose.to_vec())
+    Reading::Pose { position_m: [p.x, p.y, p.z], orientation: [q.x, q.y, q.z, q.w], frame_id: message.header.frame_id }
 }
 
-/// The gripper's opening, in the checkpoint's unit.
-///
-/// # Errors
-/// [`InputError::NotFinite`].
-pub fn gripper(message: &Float32) -> Result<Vec<f32>, InputError> {
-    let channels = vec![message.data];
-    check_finite("gripper", &channels)?;
-    Ok(channels)
-}
-
-/// State channels that the sender has already put into the checkpoint's order. The message is read as a flat list from
-/// the layout's offset on; its dimensions are ignored.
-///
-/// # Errors
-/// An empty list or a value that is not finite.
-pub fn proprio(message: &Float32MultiArray) -> Result<Vec<f32>, InputError> {
+/// Channels that the sender has already put into the checkpoint's order. The message is read as a flat list from the
+/// layout's offset on; its dimensions are ignored.
+pub fn channels(message: &Float32MultiArray) -> Reading {
     let offset = message.layout.data_offset as usize;
-    let channels = message.data.get(offset..).unwrap_or_default().to_vec();
-    if channels.is_empty() {
-        return Err(InputError::Shape {
-            field: "proprio",
-            expected: "at least 1 channel".to_owned(),
-            found: format!("{} values from offset {offset}", message.data.len()),
-        });
-    }
-    check_finite("proprio", &channels)?;
-    Ok(channels)
+    Reading::Channels(message.data.get(offset..).unwrap_or_default().to_vec())
 }
 
 /// A stamp as a message.
@@ -105,10 +76,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stamp_of_zero_is_replaced_by_the_time_of_receipt() {
-        let now = Stamp { nanos: 5 };
-        assert_eq!(stamp_of(&Header::default(), now), now);
-        assert_eq!(stamp_of(&header(Stamp { nanos: 1_500_000_000 }, ""), now), Stamp { nanos: 1_500_000_000 });
+    fn a_stamp_of_zero_is_none() {
+        assert_eq!(stamp_of(&Header::default()), None);
+        let given = Stamp { nanos: 1_500_000_000 };
+        assert_eq!(stamp_of(&header(given, "")), Some(given));
     }
 
     #[test]
@@ -119,31 +90,11 @@ mod tests {
     }
 
     #[test]
-    fn an_image_error_names_the_topic() {
-        let message = Image { encoding: "rgb8".to_owned(), width: 4, height: 4, step: 12, ..Image::default() };
-        let error = image("camera_1/image", &message).unwrap_err().to_string();
-        assert_eq!(error, "`camera_1/image`: data holds 0 bytes, but height 4 x step 12 is 48");
-        let error = compressed_image("camera_0/image/compressed", &CompressedImage::default()).unwrap_err().to_string();
-        assert!(error.starts_with("`camera_0/image/compressed`: "), "{error}");
-    }
-
-    #[test]
-    fn a_pose_gives_nine_channels_and_the_gripper_one() {
-        let mut message = PoseStamped::default();
-        message.pose.position.x = 0.5;
-        message.pose.orientation.w = 1.0;
-        assert_eq!(ee_pose(&message).unwrap(), [0.5, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0]);
-        message.pose.orientation.w = 0.0;
-        assert!(ee_pose(&message).is_err());
-        assert_eq!(gripper(&Float32 { data: 0.25 }).unwrap(), [0.25]);
-        assert!(gripper(&Float32 { data: f32::NAN }).is_err());
-    }
-
-    #[test]
-    fn a_list_of_channels_must_hold_finite_numbers() {
-        let list = |data: &[f32]| Float32MultiArray { data: data.to_vec(), ..Float32MultiArray::default() };
-        assert_eq!(proprio(&list(&[1.0, 2.0])).unwrap(), [1.0, 2.0]);
-        assert!(proprio(&list(&[])).is_err());
-        assert_eq!(proprio(&list(&[1.0, f32::INFINITY])), Err(InputError::NotFinite { field: "proprio", index: 1 }));
+    fn channels_begin_at_the_offset_of_their_layout() {
+        let mut message = Float32MultiArray { data: vec![9.0, 1.0, 2.0], ..Float32MultiArray::default() };
+        message.layout.data_offset = 1;
+        assert_eq!(channels(&message), Reading::Channels(vec![1.0, 2.0]));
+        message.layout.data_offset = 4;
+        assert_eq!(channels(&message), Reading::Channels(vec![]));
     }
 }

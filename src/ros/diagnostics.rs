@@ -1,18 +1,21 @@
-//! Publishes `/diagnostics` once a second: counts of inputs and chunks, and the worst fault in one line.
+//! Publishes `/diagnostics` once a second, and at once when a level changes: the inputs, the inference, and whether the
+//! robot may be acted on.
 
 use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
 use super::outputs::{Record, SharedRecord};
+use crate::config::Config;
 use crate::pipeline::latency::Summary;
-use crate::robot::health::{Health, Level, is_recent};
+use crate::robot::health::{Health, Level};
 use crate::robot::inputs::Inputs;
-use crate::types::Stamp;
+use crate::robot::time::Now;
+use crate::robot::topic::Topic;
 use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
 use r2r::{Node, Publisher, QosProfile};
 use std::time::{Duration, Instant};
 
-/// The time between two reports.
+/// The time between two reports if no level changes.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Publishes the node's health.
@@ -20,8 +23,11 @@ pub struct Diagnostics {
     publisher: Publisher<DiagnosticArray>,
     clock: RosClock,
     node_name: String,
+    hardware_id: String,
+    frame_id: String,
     record: SharedRecord,
     last: LastReport,
+    levels: Vec<Level>,
 }
 
 impl Diagnostics {
@@ -29,58 +35,99 @@ impl Diagnostics {
     ///
     /// # Errors
     /// [`NodeError::Middleware`] if ROS 2 refuses the publisher.
-    pub fn new(node: &mut Node, clock: RosClock, record: SharedRecord) -> Result<Self, NodeError> {
+    pub fn new(node: &mut Node, clock: RosClock, config: &Config, record: SharedRecord) -> Result<Self, NodeError> {
         let qos = QosProfile::default().keep_last(10).reliable();
         let publisher = node.create_publisher("/diagnostics", qos).map_err(NodeError::middleware("/diagnostics"))?;
         let node_name = node.fully_qualified_name().map_err(NodeError::middleware("the node's name"))?;
-        Ok(Self { publisher, clock, node_name, record, last: LastReport::default() })
+        let hardware_id = if config.hardware_id.is_empty() { host_name() } else { config.hardware_id.clone() };
+        Ok(Self {
+            publisher,
+            clock,
+            node_name,
+            hardware_id,
+            frame_id: config.frame_id.clone(),
+            record,
+            last: LastReport::default(),
+            levels: Vec::new(),
+        })
     }
 
-    /// Publishes if the last report is a second old or there is none.
-    pub fn publish_when_due(&mut self, inputs: &Inputs) {
-        if self.last.is_over(Instant::now()) {
-            self.publish(inputs, None);
+    /// Publishes if a level differs from the last report's, or if that is a second old. `inputs_health` is the inputs'.
+    pub fn publish_when_due(&mut self, inputs: &Inputs, inputs_health: &Health) {
+        let levels = self.parts(inputs, inputs_health, None).map(|(_, health)| health.level);
+        if self.levels != levels || self.last.is_over(Instant::now()) {
+            self.publish(inputs, inputs_health, None);
         }
     }
 
     /// Publishes at once. `failure` is the fault that ends the node, if it ends.
-    pub fn publish(&mut self, inputs: &Inputs, failure: Option<&NodeError>) {
-        let frames = inputs.cameras().iter().map(|camera| camera.topic.received).collect();
-        let rates_hz = self.last.replace(Instant::now(), frames);
-        let now = self.clock.now();
-        let inputs_status = self.status("inputs", Health::of_inputs(inputs, now), inputs_values(inputs, &rates_hz));
-
-        let record = self.record.lock();
-        let health = match failure {
-            Some(failure) => Health::new(Level::Error, failure.to_string()),
-            None => inference_health(&record, now),
-        };
-        let values = inference_values(&record);
-        drop(record);
-        let inference_status = self.status("inference", health, values);
-
-        let array = DiagnosticArray { header: convert::header(now, ""), status: vec![inputs_status, inference_status] };
+    pub fn publish(&mut self, inputs: &Inputs, inputs_health: &Health, failure: Option<&NodeError>) {
+        let now = self.clock.present();
+        if self.last.is_over(now.at) {
+            self.last.replace(now.at, inputs.cameras().iter().map(|camera| camera.topic.received).collect());
+        }
+        let parts = self.parts(inputs, inputs_health, failure);
+        self.levels = parts.iter().map(|(_, health)| health.level).collect();
+        let status = parts.into_iter().map(|(part, health)| {
+            let values = match part {
+                "inputs" => inputs_values(inputs, &self.last.rates_hz, now),
+                "inference" => inference_values(&self.record.lock()),
+                _ => self.robot_values(inputs, &health),
+            };
+            self.status(part, health, values)
+        });
+        let array = DiagnosticArray { header: convert::header(now.stamp, ""), status: status.collect() };
         if let Err(error) = self.publisher.publish(&array) {
             tracing::warn!("/diagnostics: {error}");
         }
     }
 
+    /// The parts of a report with their health.
+    fn parts(
+        &self,
+        inputs: &Inputs,
+        inputs_health: &Health,
+        failure: Option<&NodeError>,
+    ) -> [(&'static str, Health); 3] {
+        let inference = match failure {
+            Some(failure) => Health::new(Level::Error, failure.to_string()),
+            None => inference_health(&self.record.lock(), Instant::now()),
+        };
+        let robot = robot_health(inputs, inputs_health, &inference);
+        [("inputs", inputs_health.clone()), ("inference", inference), ("robot", robot)]
+    }
+
     fn status(&self, part: &str, health: Health, values: Vec<KeyValue>) -> DiagnosticStatus {
         DiagnosticStatus {
             level: health.level as u8,
-            name: format!("xvla: {part}"),
+            name: format!("{}: {part}", self.node_name),
             message: health.reason,
-            hardware_id: self.node_name.clone(),
+            hardware_id: self.hardware_id.clone(),
             values,
         }
     }
+
+    fn robot_values(&self, inputs: &Inputs, health: &Health) -> Vec<KeyValue> {
+        vec![
+            pair("may_act", health.may_act),
+            pair("instruction", inputs.instruction_text().unwrap_or_default()),
+            pair("frame_id", &self.frame_id),
+        ]
+    }
 }
 
-/// The moment of the last report, and the frames that each camera had delivered by then.
+/// The name of this machine; empty if the operating system does not tell.
+fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+/// The last periodic report: its moment, the frames that each camera had delivered by then, and their rates before it.
 #[derive(Debug, Default)]
 struct LastReport {
     at: Option<Instant>,
     frames: Vec<u64>,
+    /// Frames per second of each camera between the last two reports; 0 if there was none.
+    rates_hz: Vec<f64>,
 }
 
 impl LastReport {
@@ -89,40 +136,74 @@ impl LastReport {
         self.at.is_none_or(|at| now.saturating_duration_since(at) >= PERIOD)
     }
 
-    /// Makes `now` the last report. Returns each camera's frame rate since the report before, Hz; 0 if there was none.
-    fn replace(&mut self, now: Instant, frames: Vec<u64>) -> Vec<f64> {
+    /// Makes `now` the last report.
+    fn replace(&mut self, now: Instant, frames: Vec<u64>) {
         let elapsed_s = self.at.replace(now).map(|before| now.saturating_duration_since(before).as_secs_f64());
         let mut before = std::mem::replace(&mut self.frames, frames.clone());
         before.resize(frames.len(), 0);
         let rate_hz = |(now, before): (&u64, &u64)| elapsed_s.map_or(0.0, |s| (now - before) as f64 / s.max(1e-3));
-        frames.iter().zip(&before).map(rate_hz).collect()
+        self.rates_hz = frames.iter().zip(&before).map(rate_hz).collect();
     }
 }
 
-fn inputs_values(inputs: &Inputs, rates_hz: &[f64]) -> Vec<KeyValue> {
+fn inputs_values(inputs: &Inputs, rates_hz: &[f64], now: Now) -> Vec<KeyValue> {
     let mut values = Vec::new();
-    for (index, (camera, rate_hz)) in inputs.cameras().iter().zip(rates_hz).enumerate() {
-        let key = |name: &str| format!("camera_{index}.{name}");
+    for (index, camera) in inputs.cameras().iter().enumerate() {
+        let key = |name: &str| format!("{}.{name}", camera.name);
         values.push(pair(&key("received"), camera.topic.received));
-        values.push(pair(&key("used"), camera.used));
+        values.push(pair(&key("used"), camera.frames.used));
+        values.push(pair(&key("skipped"), camera.frames.skipped));
+        values.push(pair(&key("repeated"), camera.frames.repeated));
         values.push(pair(&key("dropped_invalid"), camera.topic.dropped_invalid));
+        values.push(pair(&key("waiting"), camera.waiting()));
+        values.push(pair(&key("unstamped"), camera.topic.unstamped));
         values.push(pair(&key("lost_estimate"), camera.loss.lost()));
-        values.push(pair(&key("rate_hz"), format!("{rate_hz:.1}")));
+        values.push(pair(&key("rate_hz"), format!("{:.1}", rates_hz.get(index).copied().unwrap_or_default())));
+        values.extend(camera.age_ms(now).map(|age_ms| pair(&key("age_ms"), format!("{age_ms:.1}"))));
     }
-    for topic in inputs.other_topics() {
-        values.push(pair(&format!("{}.received", topic.name), topic.received));
-        values.push(pair(&format!("{}.dropped_invalid", topic.name), topic.dropped_invalid));
+    for state in inputs.states() {
+        values.extend(topic_values(&state.topic));
+        values.push(pair(&format!("{}.unstamped", state.topic.name), state.topic.unstamped));
+        let age_ms = state.age_ms(now).map(|age_ms| format!("{age_ms:.1}"));
+        values.extend(age_ms.map(|age_ms| pair(&format!("{}.age_ms", state.topic.name), age_ms)));
     }
+    values.extend(inputs.topics().last().into_iter().flat_map(topic_values));
+    let skew_ms = inputs.last_skew().map(|skew| format!("{:.1}", skew.as_secs_f64() * 1e3));
+    values.extend(skew_ms.map(|skew_ms| pair("skew_ms", skew_ms)));
+    values.push(pair("time_jumps", inputs.time_jumps()));
     let latest = inputs.topics().filter_map(|topic| topic.last_fault.as_ref()).max_by_key(|fault| fault.at);
     values.push(pair("last_error", latest.map_or("", |fault| fault.reason.as_str())));
-    values.push(pair("waiting_for", inputs.waiting_for().join(", ")));
+    values.push(pair("waiting_for", inputs.waiting_for(now).join(", ")));
     values
 }
 
-fn inference_health(record: &Record, now: Stamp) -> Health {
-    let Some(runtime) = &record.runtime else { return Health::new(Level::Warn, "loading the checkpoint") };
+fn topic_values(topic: &Topic) -> [KeyValue; 2] {
+    [
+        pair(&format!("{}.received", topic.name), topic.received),
+        pair(&format!("{}.dropped_invalid", topic.name), topic.dropped_invalid),
+    ]
+}
+
+/// Whether the robot may be acted on: an inference runs on inputs that can be trusted.
+fn robot_health(inputs: &Inputs, inputs_health: &Health, inference: &Health) -> Health {
+    let stopped = [inputs_health, inference].into_iter().find(|health| !health.may_act);
+    match (stopped, inputs.instruction_text()) {
+        (Some(stopped), _) => Health {
+            level: stopped.level,
+            reason: format!("the policy stands still: {}", stopped.reason),
+            may_act: false,
+        },
+        (None, Some(instruction)) => Health::new(Level::Ok, format!("acting on \"{instruction}\"")),
+        (None, None) => Health::new(Level::Stale, "the policy stands still: no instruction"),
+    }
+}
+
+fn inference_health(record: &Record, now: Instant) -> Health {
+    let Some(runtime) = &record.runtime else {
+        return Health { may_act: false, ..Health::new(Level::Warn, "loading the checkpoint") };
+    };
     match (&record.last_failure, &runtime.degraded) {
-        (Some(failure), _) if is_recent(failure, now) => {
+        (Some(failure), _) if failure.is_recent(now) => {
             Health::new(Level::Error, format!("no chunk: {}", failure.reason))
         }
         (_, Some(degraded)) => Health::new(Level::Warn, degraded.to_string()),
@@ -170,12 +251,8 @@ mod tests {
     use super::*;
     use crate::config::{Device, Dtype};
     use crate::pipeline::{Degraded, Runtime};
-    use crate::robot::inputs::Fault;
+    use crate::robot::topic::Fault;
     use std::sync::Arc;
-
-    fn at_s(seconds: f64) -> Stamp {
-        Stamp { nanos: (seconds * 1e9) as i64 }
-    }
 
     fn running(degraded: Option<Degraded>) -> Record {
         let runtime =
@@ -215,29 +292,35 @@ mod tests {
     #[test]
     fn a_frame_rate_counts_the_frames_since_the_last_report() {
         let (mut last, start) = (LastReport::default(), Instant::now());
-        assert_eq!(last.replace(start, vec![7, 0]), [0.0, 0.0], "there is no rate before the second report");
-        assert_eq!(last.replace(after_ms(start, 1000), vec![37, 0]), [30.0, 0.0]);
-        assert_eq!(last.replace(after_ms(start, 3000), vec![57, 3]), [10.0, 1.5]);
+        let mut rates_hz = |ms, frames| {
+            last.replace(after_ms(start, ms), frames);
+            last.rates_hz.clone()
+        };
+        assert_eq!(rates_hz(0, vec![7, 0]), [0.0, 0.0], "there is no rate before the second report");
+        assert_eq!(rates_hz(1000, vec![37, 0]), [30.0, 0.0]);
+        assert_eq!(rates_hz(3000, vec![57, 3]), [10.0, 1.5]);
     }
 
     #[test]
-    fn loading_is_no_error() {
-        let health = inference_health(&Record::default(), at_s(1.0));
-        assert_eq!(health, Health::new(Level::Warn, "loading the checkpoint"));
-        assert_eq!(inference_health(&running(None), at_s(1.0)).level, Level::Ok);
+    fn loading_is_no_error_and_no_reason_to_act() {
+        let health = inference_health(&Record::default(), Instant::now());
+        assert_eq!((health.level, health.may_act), (Level::Warn, false));
+        assert_eq!(inference_health(&running(None), Instant::now()).level, Level::Ok);
     }
 
     #[test]
     fn a_failed_inference_is_an_error_for_a_few_seconds() {
-        let last_failure = Some(Fault { reason: "not finite".to_owned(), at: at_s(2.0) });
+        let at = Instant::now();
+        let last_failure = Some(Fault { reason: "not finite".to_owned(), at });
         let record = Record { last_failure, ..running(None) };
-        assert_eq!(inference_health(&record, at_s(3.0)), Health::new(Level::Error, "no chunk: not finite"));
-        assert_eq!(inference_health(&record, at_s(9.0)).level, Level::Ok);
+        let health = |ms| inference_health(&record, after_ms(at, ms));
+        assert_eq!(health(1_000), Health::new(Level::Error, "no chunk: not finite"));
+        assert_eq!(health(7_000).level, Level::Ok);
     }
 
     #[test]
     fn a_fallback_warns_for_as_long_as_it_runs_and_says_why() {
-        let health = inference_health(&running(Some(fallback())), at_s(100.0));
+        let health = inference_health(&running(Some(fallback())), Instant::now());
         assert_eq!(health, Health::new(Level::Warn, "fallback libtorch on cpu instead of cuda_graph: GPU failed"));
     }
 

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod convert;
 pub mod diagnostics;
 pub mod error;
+pub mod infer_once;
 pub mod model;
 pub mod node;
 pub mod outputs;

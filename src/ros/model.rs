@@ -1,15 +1,16 @@
 //! The model beside the spinning thread: a loading thread loads and rehearses it, then the inference thread runs it.
 
 use super::error::NodeError;
-use super::outputs::{ModelFacts, Outputs, SharedRecord};
-use super::subscriptions::state_channels;
+use super::outputs::{Event, ModelFacts, Outputs, SharedRecord};
 use crate::config::{Config, ConfigError};
 use crate::pipeline::PipelineError;
 use crate::pipeline::worker::Worker;
 use crate::pipeline::{InFlight, Options, Pipeline, Request};
+use crate::robot::selection::Selection;
+use crate::robot::state::channels_of;
 use crate::transform::TransformError;
 use crate::types::{Observation, RgbImage, Stamp, Stamped};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,11 +18,12 @@ use std::time::Duration;
 pub struct Model {
     phase: Phase,
     record: SharedRecord,
+    events: mpsc::Receiver<Event>,
 }
 
 enum Phase {
-    Loading(JoinHandle<Result<Worker, NodeError>>),
-    Running(Worker),
+    Loading(JoinHandle<Result<Worker<Selection>, NodeError>>),
+    Running(Worker<Selection>),
     Over,
 }
 
@@ -32,11 +34,12 @@ impl Model {
     /// [`NodeError::Thread`] if the operating system refuses a thread.
     pub fn start(config: Config, outputs: Outputs, record: SharedRecord) -> Result<Self, NodeError> {
         let shared = record.clone();
+        let (sender, events) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("loading".to_owned())
-            .spawn(move || load(&config, outputs, &shared))
+            .spawn(move || load(&config, outputs, &shared, sender))
             .map_err(NodeError::Thread)?;
-        Ok(Self { phase: Phase::Loading(thread), record })
+        Ok(Self { phase: Phase::Loading(thread), record, events })
     }
 
     /// Moves on from loading to running once loading is done. Returns whether it did so in this call.
@@ -72,21 +75,32 @@ impl Model {
         matches!(self.phase, Phase::Running(_))
     }
 
-    /// Offers an observation. Returns whether it replaced one that no inference had begun on.
-    pub fn offer(&self, observation: Observation) -> bool {
-        let Phase::Running(worker) = &self.phase else { return false };
-        let replaced = worker.offer(observation);
-        if replaced {
-            self.record.lock().superseded += 1;
-        }
+    /// Offers a selection, and returns the one that it replaces if no inference had begun on that.
+    pub fn offer(&self, selection: Selection) -> Option<Selection> {
+        let Phase::Running(worker) = &self.phase else { return None };
+        let replaced = worker.offer(selection);
+        self.record.lock().superseded += u64::from(replaced.is_some());
         replaced
     }
 
-    /// Begins a new epoch. Once this has returned, nothing that was offered before is published.
-    pub fn begin_epoch(&self) {
-        if let Phase::Running(worker) = &self.phase {
-            worker.begin_epoch();
-        }
+    /// Takes back the selection that no inference has begun on, because its inputs can no longer be acted on.
+    pub fn withdraw(&self) -> Option<Selection> {
+        let Phase::Running(worker) = &self.phase else { return None };
+        worker.withdraw()
+    }
+
+    /// Begins a new epoch. Once this has returned, nothing that was offered before is published. Returns the selection
+    /// that no inference had begun on.
+    pub fn begin_epoch(&self) -> Option<Selection> {
+        let Phase::Running(worker) = &self.phase else { return None };
+        let withdrawn = worker.withdraw();
+        worker.begin_epoch();
+        withdrawn
+    }
+
+    /// What has become of selections since the last call.
+    pub fn events(&self) -> impl Iterator<Item = Event> {
+        self.events.try_iter()
     }
 
     /// Ends the threads. Returns `false` if one is still busy after `patience`.
@@ -105,7 +119,12 @@ impl Model {
     }
 }
 
-fn load(config: &Config, outputs: Outputs, record: &SharedRecord) -> Result<Worker, NodeError> {
+fn load(
+    config: &Config,
+    outputs: Outputs,
+    record: &SharedRecord,
+    events: mpsc::Sender<Event>,
+) -> Result<Worker<Selection>, NodeError> {
     if let Some(threads) = config.num_threads {
         crate::backend::device::limit_threads(threads);
     }
@@ -113,7 +132,10 @@ fn load(config: &Config, outputs: Outputs, record: &SharedRecord) -> Result<Work
     let facts = facts(config, &pipeline)?;
     rehearse(config, &pipeline)?;
     record_loaded(record, &facts, &pipeline);
-    Ok(Worker::spawn(pipeline, config.seed, move |outcome| outputs.deliver(&facts, &outcome))?)
+    Ok(Worker::spawn(pipeline, config.seed, move |delivery| {
+        // The spinning thread may have ended, and then nobody needs to know.
+        let _ = events.send(outputs.deliver(&facts, delivery));
+    })?)
 }
 
 /// Records what has been loaded, for diagnostics.
@@ -148,7 +170,7 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
 fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
     let black = RgbImage::new(64, 48, vec![0; 64 * 48 * 3]).map(Arc::new);
     let black = black.map(|value| Stamped { value, stamp: Stamp::default() });
-    let channels = state_channels(&config.proprio).unwrap_or_else(|| proprio_channels(pipeline));
+    let channels = channels_of(&config.proprio).unwrap_or_else(|| proprio_channels(pipeline));
     let observation = Observation {
         views: vec![black; config.cameras.len()],
         state: vec![Stamped { value: vec![0.0; channels], stamp: Stamp::default() }],
@@ -174,13 +196,16 @@ fn proprio_channels(pipeline: &Pipeline) -> usize {
 mod tests {
     use super::*;
     use crate::pipeline::mock;
+    use crate::robot::selection::View;
+    use crate::types::{EncodedImage, ImageFormat};
 
     #[test]
     fn a_panic_of_the_model_is_noticed() {
         let pipeline = mock::pipeline(mock::options(), || panic!("a defect, on purpose"), mock::nothing);
         let worker = Worker::spawn(pipeline, None, drop).unwrap();
-        let mut model = Model { phase: Phase::Running(worker), record: SharedRecord::default() };
-        model.offer(mock::observation(0));
+        let (_sender, events) = mpsc::channel();
+        let mut model = Model { phase: Phase::Running(worker), record: SharedRecord::default(), events };
+        model.offer(selection());
         let end = loop {
             if let Err(end) = model.advance() {
                 break end;
@@ -188,5 +213,18 @@ mod tests {
             std::thread::yield_now();
         };
         assert!(matches!(end, NodeError::Died("inference")), "{end:?}");
+    }
+
+    fn selection() -> Selection {
+        let observation = mock::observation(0);
+        let format =
+            ImageFormat::Raw { encoding: "rgb8".to_owned(), width: 32, height: 32, step: 96, is_bigendian: false };
+        let image = Stamped { value: EncodedImage { format, data: vec![90; 32 * 32 * 3] }, stamp: Stamp::default() };
+        Selection {
+            views: vec![Some(View { topic: "camera_0/image".to_owned(), image })],
+            state: observation.state,
+            instruction: observation.instruction,
+            domain_id: 0,
+        }
     }
 }

@@ -4,13 +4,16 @@ use super::arguments::create_context;
 use super::clock::RosClock;
 use super::diagnostics::Diagnostics;
 use super::error::NodeError;
+use super::infer_once::InferOnce;
 use super::model::Model;
-use super::outputs::{Outputs, SharedRecord};
+use super::outputs::{Event, Outputs, SharedRecord};
 use super::parameter_services::ParameterServices;
 use super::params::NodeParameters;
 use super::rosout::Rosout;
-use super::subscriptions::{Subscriptions, camera_topics, state_topics};
+use super::subscriptions::Subscriptions;
+use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
+use crate::robot::selection::{Selection, Undecodable};
 use r2r::Node;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -54,46 +57,117 @@ fn spin(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
     let clock = RosClock::of(node);
     let record = SharedRecord::default();
     let rosout = Rosout::new(node, clock.clone())?;
-    let mut parameters = ParameterServices::new(node, table)?;
-    let mut diagnostics = Diagnostics::new(node, clock.clone(), record.clone())?;
+    let parameters = ParameterServices::new(node, table)?;
+    let diagnostics = Diagnostics::new(node, clock.clone(), &config, record.clone())?;
+    let infer_once = InferOnce::new(node)?;
     let outputs = Outputs::new(node, clock.clone(), &config, record.clone())?;
-    let mut subscriptions = Subscriptions::new(node, &config)?;
-    let mut inputs = Inputs::new(
-        &camera_topics(&config),
-        state_topics(config.proprio.source),
-        config.instruction.clone(),
-        config.domain_id,
-    );
+    let subscriptions = Subscriptions::new(node, &config)?;
+    let mut inputs = Inputs::new(&config);
+    inputs.loss_remedy = loss_remedy();
     rosout.info(&format!("loading {} on {}", config.checkpoint.display(), config.device));
-    let mut model = Model::start(config, outputs, record)?;
+    let model = Model::start(config, outputs, record)?;
+    let mut turn = Turn { clock, rosout, parameters, diagnostics, infer_once, subscriptions, inputs, model };
 
     while !stop.load(Ordering::Relaxed) {
         node.spin_once(TURN);
-        parameters.answer();
-        subscriptions.drain(&mut inputs, clock.now());
-        for reason in inputs.take_new_faults() {
-            rosout.warn(&format!("dropped: {reason}"));
-        }
-        if inputs.take_instruction_changed() {
-            model.begin_epoch();
-        }
-        match model.advance() {
-            Ok(true) => rosout.info("ready"),
+        turn.take()?;
+    }
+    tracing::info!("stopping");
+    Ok(if turn.model.stop(PATIENCE) { Ended::Quiet } else { Ended::Busy })
+}
+
+/// What the spinning thread does after every wait for messages.
+struct Turn {
+    clock: RosClock,
+    rosout: Rosout,
+    parameters: ParameterServices,
+    diagnostics: Diagnostics,
+    infer_once: InferOnce,
+    subscriptions: Subscriptions,
+    inputs: Inputs,
+    model: Model,
+}
+
+impl Turn {
+    fn take(&mut self) -> Result<(), NodeError> {
+        self.parameters.answer();
+        self.receive();
+        let health = Health::of_inputs(&self.inputs, self.clock.present());
+        match self.model.advance() {
+            Ok(true) => self.rosout.info("ready"),
             Ok(false) => {}
             Err(error) => {
-                diagnostics.publish(&inputs, Some(&error));
-                rosout.error(&error.to_string());
+                self.diagnostics.publish(&self.inputs, &health, Some(&error));
+                self.rosout.error(&error.to_string());
                 return Err(error);
             }
         }
-        if model.is_running()
-            && let Some(observation) = inputs.observe()
-            && model.offer(observation)
-        {
-            inputs.superseded();
-        }
-        diagnostics.publish_when_due(&inputs);
+        self.infer(&health);
+        self.diagnostics.publish_when_due(&self.inputs, &health);
+        Ok(())
     }
-    tracing::info!("stopping");
-    Ok(if model.stop(PATIENCE) { Ended::Quiet } else { Ended::Busy })
+
+    /// Moves what has arrived into the inputs, and drops what it has made invalid.
+    fn receive(&mut self) {
+        let now = self.clock.present();
+        if let Some(by_ms) = self.inputs.advance(now) {
+            self.rosout.warn(&format!("ROS time jumped by {:.3} s: inputs from before are forgotten", by_ms / 1e3));
+            self.begin_epoch();
+        }
+        self.subscriptions.drain(&mut self.inputs, now);
+        for event in self.model.events() {
+            match event {
+                Event::Rejected(Undecodable { camera, error }) => self.inputs.decoded(camera, Some(&error), now),
+                Event::Answered { reference, views, result } => {
+                    let used = views.iter().enumerate().filter(|(_, used)| **used);
+                    used.for_each(|(camera, _)| self.inputs.decoded(camera, None, now));
+                    self.infer_once.answered(reference, &result);
+                }
+            }
+        }
+        for reason in self.inputs.take_new_faults() {
+            self.rosout.warn(&format!("dropped: {reason}"));
+        }
+        if self.inputs.take_instruction_changed() {
+            self.begin_epoch();
+        }
+    }
+
+    /// Offers the next observation to the model, or takes back the last if the inputs can no longer be acted on.
+    fn infer(&mut self, health: &Health) {
+        self.infer_once.receive(self.model.is_running(), health, &mut self.inputs.pace);
+        if !health.may_act {
+            let withdrawn = self.model.withdraw();
+            self.forget(withdrawn);
+        } else if self.model.is_running()
+            && let Some(selection) = self.inputs.observe(self.clock.present())
+        {
+            self.infer_once.offered(selection.reference());
+            if let Some(replaced) = self.model.offer(selection) {
+                self.inputs.superseded(&replaced);
+            }
+        }
+    }
+
+    /// Makes everything that was offered until now count for nothing.
+    fn begin_epoch(&mut self) {
+        let withdrawn = self.model.begin_epoch();
+        self.forget(withdrawn);
+        self.infer_once.withdrawn();
+    }
+
+    fn forget(&mut self, withdrawn: Option<Selection>) {
+        if let Some(withdrawn) = withdrawn {
+            self.inputs.superseded(&withdrawn);
+            self.infer_once.withdrawn();
+        }
+    }
+}
+
+/// What helps against lost frames, if the middleware is Fast DDS, ROS 2's default.
+fn loss_remedy() -> Option<&'static str> {
+    let is_fast_dds = std::env::var("RMW_IMPLEMENTATION").map_or(true, |name| name.contains("fastrtps"));
+    is_fast_dds.then_some(
+        "start the camera driver with the shared-memory profile (FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds_shm.xml)",
+    )
 }

@@ -3,17 +3,19 @@
 use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
-use super::subscriptions::state_topics;
 use crate::config::Config;
 use crate::pipeline::latency::milliseconds;
-use crate::pipeline::worker::Outcome;
+use crate::pipeline::worker::{Delivery, Outcome};
 use crate::pipeline::{Inference, Provenance, Runtime};
-use crate::robot::inputs::Fault;
-use crate::types::Observation;
+use crate::robot::selection::Undecodable;
+use crate::robot::state::topics_of;
+use crate::robot::topic::Fault;
+use crate::types::{Observation, Stamp};
 use r2r::xvla_ros::msg::{ActionChunk, StageLatency};
 use r2r::{Node, Publisher, QosProfile};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// The number of latest chunks whose latency percentiles diagnostics report.
 const LATENCIES: usize = 100;
@@ -29,6 +31,22 @@ pub struct ModelFacts {
     pub steps: usize,
     /// SHA-256 of the weight files, in hex.
     pub checkpoint_sha256: String,
+}
+
+/// What has become of a selection.
+#[derive(Debug)]
+pub enum Event {
+    /// It could not be decoded.
+    Rejected(Undecodable),
+    /// An inference has ended.
+    Answered {
+        /// The moment that its observation stands for.
+        reference: Stamp,
+        /// Which cameras' images it used.
+        views: Vec<bool>,
+        /// The number of its chunk, or why there is none.
+        result: Result<u64, String>,
+    },
 }
 
 /// Counts and latest values of inference since the node started.
@@ -94,42 +112,55 @@ impl Outputs {
             clock,
             frame_id: config.frame_id.clone(),
             cameras: config.cameras.iter().map(|camera| camera.name.clone()).collect(),
-            state: state_topics(config.proprio.source).iter().map(|topic| (*topic).to_owned()).collect(),
+            state: topics_of(&config.proprio).into_iter().map(|(_, topic)| topic).collect(),
             step_dt_s: config.step_dt_s,
             record,
         })
     }
 
-    /// Publishes the chunk of an outcome, or records why there is none.
-    pub fn deliver(&self, facts: &ModelFacts, outcome: &Outcome) {
-        match &outcome.result {
-            Ok(inference) => self.publish(facts, outcome, inference),
-            Err(error) => self.record_failure(error.to_string()),
+    /// Publishes the chunk of an outcome, or records why there is none. Returns what the spinning thread must know.
+    pub fn deliver(&self, facts: &ModelFacts, delivery: Delivery<Undecodable>) -> Event {
+        let outcome = match delivery {
+            Delivery::Rejected(undecodable) => return Event::Rejected(undecodable),
+            Delivery::Outcome(outcome) => outcome,
+        };
+        let result = match &outcome.result {
+            Ok(inference) => self.publish(facts, &outcome, inference),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(reason) = &result {
+            self.record_failure(reason);
         }
+        let views = outcome.observation.views.iter().map(Option::is_some).collect();
+        Event::Answered { reference: outcome.observation.reference(), views, result }
     }
 
-    fn publish(&self, facts: &ModelFacts, outcome: &Outcome, inference: &Inference) {
+    /// Publishes a chunk and its latency; returns the chunk's number.
+    fn publish(&self, facts: &ModelFacts, outcome: &Outcome, inference: &Inference) -> Result<u64, String> {
         let age_ms = outcome.observation.age_ms(self.clock.now());
         let chunk = self.chunk(facts, &outcome.observation, inference, age_ms);
-        if let Err(error) = self.chunks.publish(&chunk) {
-            return self.record_failure(format!("publishing: {error}"));
-        }
+        self.chunks.publish(&chunk).map_err(|error| format!("publishing: {error}"))?;
         let mut record = self.record.lock();
         record.chunks_published += 1;
         record.observation_age_ms = Some(age_ms);
         record.e2e_ms.truncate(LATENCIES - 1);
-        record.e2e_ms.push_front(inference.times.e2e_ms);
+        record.e2e_ms.push_front(inference.times.e2e_ms + milliseconds(outcome.decoded));
         drop(record);
         // The chunk is published already, so a failure here is only logged.
         if let Err(error) = self.latencies.publish(&self.latency(outcome, inference, age_ms)) {
             tracing::warn!("~/stage_latency: {error}");
         }
+        Ok(chunk.sequence)
     }
 
-    fn record_failure(&self, reason: String) {
+    fn record_failure(&self, reason: &str) {
         let mut record = self.record.lock();
         record.failed += 1;
-        record.last_failure = Some(Fault { reason, at: self.clock.now() });
+        let previous = record.last_failure.replace(Fault { reason: reason.to_owned(), at: Instant::now() });
+        drop(record);
+        if previous.is_none_or(|previous| previous.reason != reason) {
+            tracing::error!("no chunk: {reason}");
+        }
     }
 
     fn chunk(&self, facts: &ModelFacts, observation: &Observation, inference: &Inference, age_ms: f64) -> ActionChunk {
@@ -166,17 +197,18 @@ impl Outputs {
 
     fn latency(&self, outcome: &Outcome, inference: &Inference, age_ms: f64) -> StageLatency {
         let (times, provenance) = (&inference.times, &inference.provenance);
+        let decode_ms = milliseconds(outcome.decoded);
         StageLatency {
             header: convert::header(outcome.observation.reference(), &self.frame_id),
             sequence: provenance.sequence,
             backend: provenance.runtime.backend.to_owned(),
             steps: u32::try_from(provenance.steps).unwrap_or(u32::MAX),
             queue_ms: milliseconds(outcome.queued),
-            preprocess_ms: times.preprocess_ms,
+            preprocess_ms: times.preprocess_ms + decode_ms,
             vlm_ms: times.vlm_ms,
             policy_ms: times.policy_ms,
             postprocess_ms: times.postprocess_ms,
-            e2e_ms: times.e2e_ms,
+            e2e_ms: times.e2e_ms + decode_ms,
             observation_age_ms: age_ms,
         }
     }

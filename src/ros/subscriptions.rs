@@ -1,133 +1,171 @@
-//! The node's subscriptions. r2r keeps ten messages per topic and drops the newest beyond that, so every topic is
-//! drained after every turn of the spinning thread; [`Inputs`] then keeps the latest value of each.
+//! The node's subscriptions: they move what has arrived into [`Inputs`].
 //!
-//! Images are decoded here, on the spinning thread. Packing a 640×480 frame takes a tenth of a millisecond, decoding a
-//! JPEG of that size some milliseconds, and the middleware keeps only the newest frame meanwhile.
+//! r2r keeps ten messages per topic and drops the newest beyond that, so every topic is drained after every turn of the
+//! spinning thread. Images are taken as the middleware's own message, so that their pixels are copied once.
 
 use super::convert;
 use super::error::NodeError;
-use crate::config::{CameraConfig, Config, Named, ProprioConfig, ProprioSource, Transport};
+use crate::config::{Config, Transport};
+use crate::robot::camera;
 use crate::robot::inputs::Inputs;
-use crate::transform::state::EE6D_ARM;
+use crate::robot::instruction::Origin;
+use crate::robot::state::{Kind, Reading};
+use crate::robot::time::Now;
 use crate::types::Stamp;
 use futures::{FutureExt, Stream, StreamExt};
 use r2r::geometry_msgs::msg::PoseStamped;
 use r2r::sensor_msgs::msg::{CompressedImage, Image, JointState};
-use r2r::std_msgs::msg::{Float32, Float32MultiArray};
-use r2r::{Node, QosProfile, WrappedTypesupport};
+use r2r::std_msgs::msg::{Float32, Float32MultiArray, String as Text};
+use r2r::{NativeMsg, Node, QosProfile, WrappedTypesupport};
 
-/// The QoS that sensor drivers publish with: losing a frame is better than waiting for it.
-const SENSOR: QosProfile = QosProfile::sensor_data().keep_last(1);
-/// The QoS of the instruction: one that was published before the node started still arrives, if its publisher is
-/// transient local too.
+/// The QoS that sensor drivers publish with: losing a message is better than waiting for it. It matches every publisher.
+const SENSOR: QosProfile = QosProfile::sensor_data();
+/// The QoS that matches every publisher and, from those that are reliable, loses nothing that fits the queue.
+const VOLATILE: QosProfile = QosProfile::default().keep_last(10).best_effort().volatile();
+/// The QoS that receives what was published before the node started, from publishers that keep it.
 const LATCHED: QosProfile = QosProfile::default().keep_last(1).reliable().transient_local();
 
 type Messages<T> = Box<dyn Stream<Item = T> + Unpin>;
 
-/// Moves the messages of one topic into the inputs; the stamp is the time of receipt.
-type Drain = Box<dyn FnMut(&mut Inputs, Stamp)>;
+/// One subscription, with the input that it feeds.
+enum Source {
+    Image { camera: usize, messages: Messages<NativeMsg<Image>> },
+    CompressedImage { camera: usize, messages: Messages<CompressedImage> },
+    Joints(StateTopic<JointState>),
+    Pose(StateTopic<PoseStamped>),
+    Gripper(StateTopic<Float32>),
+    Channels(StateTopic<Float32MultiArray>),
+    Instruction { origin: Origin, messages: Messages<Text> },
+}
 
-/// Every subscription that the configuration asks for.
+/// A subscription to the robot's state.
+struct StateTopic<T> {
+    state: usize,
+    /// Whether it is there for what was published before the node started, which another subscription does not receive.
+    is_historic: bool,
+    messages: Messages<T>,
+}
+
+/// Every subscription of a deployment.
 pub struct Subscriptions {
-    drains: Vec<Drain>,
+    sources: Vec<Source>,
 }
 
 impl Subscriptions {
-    /// Subscribes to the cameras, the state's topics and the instruction.
+    /// Subscribes to the topics of `inputs`: cameras, state and instruction.
     ///
     /// # Errors
     /// [`NodeError::Middleware`], naming the topic.
     pub fn new(node: &mut Node, config: &Config) -> Result<Self, NodeError> {
-        let mut drains = Vec::new();
-        for (index, (topic, camera)) in camera_topics(config).into_iter().zip(&config.cameras).enumerate() {
-            drains.push(match camera.settings.transport {
-                Transport::Raw => on(node, SENSOR, &topic.clone(), move |inputs, message: Image, now| {
-                    let stamp = convert::stamp_of(&message.header, now);
-                    inputs.frame(index, convert::image(&topic, &message), stamp, now);
-                })?,
+        let mut sources = Vec::new();
+        for (index, camera) in config.cameras.iter().enumerate() {
+            let topic = camera::topic_of(camera);
+            sources.push(match camera.settings.transport {
+                Transport::Raw => {
+                    let messages = node.subscribe_native(&topic, SENSOR).map_err(refused(&topic))?;
+                    Source::Image { camera: index, messages: Box::new(messages) }
+                }
                 Transport::Compressed => {
-                    on(node, SENSOR, &topic.clone(), move |inputs, message: CompressedImage, now| {
-                        let stamp = convert::stamp_of(&message.header, now);
-                        inputs.frame(index, convert::compressed_image(&topic, &message), stamp, now);
-                    })?
+                    Source::CompressedImage { camera: index, messages: subscribe(node, &topic, SENSOR)? }
                 }
             });
         }
-        match config.proprio.source {
-            ProprioSource::JointStates => {
-                let wanted = config.proprio.joint_names.clone();
-                drains.push(on(node, SENSOR, "joint_states", move |inputs, message: JointState, now| {
-                    let stamp = convert::stamp_of(&message.header, now);
-                    inputs.state(0, convert::joint_state(&wanted, &message), stamp, now);
-                })?);
-            }
-            ProprioSource::EePose => {
-                drains.push(on(node, SENSOR, "ee_pose", |inputs, message: PoseStamped, now| {
-                    inputs.state(0, convert::ee_pose(&message), convert::stamp_of(&message.header, now), now);
-                })?);
-                drains.push(on(node, SENSOR, "gripper", |inputs, message: Float32, now| {
-                    inputs.state(1, convert::gripper(&message), now, now);
-                })?);
-            }
-            ProprioSource::Proprio => {
-                drains.push(on(node, SENSOR, "proprio", |inputs, message: Float32MultiArray, now| {
-                    inputs.state(0, convert::proprio(&message), now, now);
-                })?);
+        for (index, (kind, topic)) in crate::robot::state::topics_of(&config.proprio).into_iter().enumerate() {
+            sources.push(of_state(node, index, kind, &topic, false)?);
+            let is_latched =
+                if kind == Kind::Gripper { config.proprio.gripper.latched } else { config.proprio.latched };
+            if is_latched {
+                sources.push(of_state(node, index, kind, &topic, true)?);
             }
         }
-        drains.push(on(node, LATCHED, "instruction", |inputs, message: r2r::std_msgs::msg::String, now| {
-            inputs.instruction(message.data, now);
-        })?);
-        Ok(Self { drains })
+        for (origin, qos) in [(Origin::Volatile, VOLATILE), (Origin::Latched, LATCHED)] {
+            sources.push(Source::Instruction { origin, messages: subscribe(node, "instruction", qos)? });
+        }
+        Ok(Self { sources })
     }
 
-    /// Moves every message that has arrived into `inputs`. `now` is the time of receipt, in ROS time.
-    pub fn drain(&mut self, inputs: &mut Inputs, now: Stamp) {
-        for drain in &mut self.drains {
-            drain(inputs, now);
+    /// Moves every message that has arrived into `inputs`.
+    pub fn drain(&mut self, inputs: &mut Inputs, now: Now) {
+        for source in &mut self.sources {
+            source.drain(inputs, now);
         }
     }
 }
 
-/// The topic of each camera in the order of views, relative to the node's namespace.
-pub fn camera_topics(config: &Config) -> Vec<String> {
-    let topic = |camera: &Named<CameraConfig>| match camera.settings.transport {
-        Transport::Raw => format!("{}/image", camera.name),
-        Transport::Compressed => format!("{}/image/compressed", camera.name),
-    };
-    config.cameras.iter().map(topic).collect()
-}
-
-/// The topics of the robot's state, in the order in which their channels are concatenated.
-pub fn state_topics(source: ProprioSource) -> &'static [&'static str] {
-    match source {
-        ProprioSource::JointStates => &["joint_states"],
-        ProprioSource::EePose => &["ee_pose", "gripper"],
-        ProprioSource::Proprio => &["proprio"],
+impl Source {
+    fn drain(&mut self, inputs: &mut Inputs, now: Now) {
+        match self {
+            Self::Image { camera, messages } => each(messages, |message| {
+                let (image, stamp) = convert::image(&message);
+                inputs.frame(*camera, image, stamp, now);
+            }),
+            Self::CompressedImage { camera, messages } => each(messages, |message| {
+                let stamp = convert::stamp_of(&message.header);
+                inputs.frame(*camera, convert::compressed_image(message), stamp, now);
+            }),
+            Self::Joints(topic) => {
+                topic.drain(inputs, now, |message| (convert::stamp_of(&message.header), convert::joints(message)))
+            }
+            Self::Pose(topic) => {
+                topic.drain(inputs, now, |message| (convert::stamp_of(&message.header), convert::pose(message)))
+            }
+            Self::Gripper(topic) => topic.drain(inputs, now, |message| (None, Reading::Channels(vec![message.data]))),
+            Self::Channels(topic) => topic.drain(inputs, now, |message| (None, convert::channels(&message))),
+            Self::Instruction { origin, messages } => each(messages, |message| {
+                inputs.instruction(message.data, *origin, now);
+            }),
+        }
     }
 }
 
-/// Channels that the robot's state has; `None` where the source leaves them to the checkpoint.
-pub fn state_channels(proprio: &ProprioConfig) -> Option<usize> {
-    match proprio.source {
-        ProprioSource::JointStates => Some(proprio.joint_names.len()),
-        ProprioSource::EePose => Some(EE6D_ARM),
-        ProprioSource::Proprio => None,
+impl<T> StateTopic<T> {
+    fn drain(&mut self, inputs: &mut Inputs, now: Now, convert: impl Fn(T) -> (Option<Stamp>, Reading)) {
+        let Self { state, is_historic, messages } = self;
+        each(messages, |message| {
+            // What comes now comes on the other subscription as well.
+            if *is_historic && inputs.has_state(*state, now) {
+                return;
+            }
+            let (stamp, reading) = convert(message);
+            inputs.state(*state, reading, stamp, now);
+        });
     }
 }
 
-/// Subscribes to `topic`. The returned function passes each message that has arrived to `apply`.
-fn on<T: WrappedTypesupport + 'static>(
+fn of_state(node: &mut Node, state: usize, kind: Kind, topic: &str, is_historic: bool) -> Result<Source, NodeError> {
+    Ok(match kind {
+        Kind::Joints => Source::Joints(state_topic(node, state, topic, is_historic)?),
+        Kind::Pose => Source::Pose(state_topic(node, state, topic, is_historic)?),
+        Kind::Gripper => Source::Gripper(state_topic(node, state, topic, is_historic)?),
+        Kind::Channels => Source::Channels(state_topic(node, state, topic, is_historic)?),
+    })
+}
+
+fn state_topic<T: WrappedTypesupport + 'static>(
     node: &mut Node,
-    qos: QosProfile,
+    state: usize,
     topic: &str,
-    mut apply: impl FnMut(&mut Inputs, T, Stamp) + 'static,
-) -> Result<Drain, NodeError> {
-    let stream = node.subscribe::<T>(topic, qos).map_err(NodeError::middleware(format!("subscribing to {topic}")))?;
-    let mut messages: Messages<T> = Box::new(stream);
-    Ok(Box::new(move |inputs, now| {
-        while let Some(Some(message)) = messages.next().now_or_never() {
-            apply(inputs, message, now);
-        }
-    }))
+    is_historic: bool,
+) -> Result<StateTopic<T>, NodeError> {
+    let qos = if is_historic { LATCHED } else { SENSOR };
+    Ok(StateTopic { state, is_historic, messages: subscribe(node, topic, qos)? })
+}
+
+fn subscribe<T: WrappedTypesupport + 'static>(
+    node: &mut Node,
+    topic: &str,
+    qos: QosProfile,
+) -> Result<Messages<T>, NodeError> {
+    Ok(Box::new(node.subscribe::<T>(topic, qos).map_err(refused(topic))?))
+}
+
+fn refused(topic: &str) -> impl FnOnce(r2r::Error) -> NodeError {
+    NodeError::middleware(format!("subscribing to {topic}"))
+}
+
+/// Passes each message that has arrived to `apply`.
+fn each<T>(messages: &mut Messages<T>, mut apply: impl FnMut(T)) {
+    while let Some(Some(message)) = messages.next().now_or_never() {
+        apply(message);
+    }
 }

@@ -33,34 +33,6 @@ pub fn check_finite(field: &'static str, values: &[f32]) -> Result<(), InputErro
     }
 }
 
-/// The positions of the joints `wanted`, in that order, from a message's parallel `names` and `positions`.
-///
-/// Joints that are not wanted are ignored, whatever their position is.
-///
-/// # Errors
-/// `names` and `positions` of different length, a wanted joint that is missing, or a position that is not finite in
-/// float32.
-pub fn joints_by_name(wanted: &[String], names: &[String], positions: &[f64]) -> Result<Vec<f32>, InputError> {
-    const FIELD: &str = "joint_states";
-    if names.len() != positions.len() {
-        return Err(InputError::Shape {
-            field: FIELD,
-            expected: format!("a position for each of {} names", names.len()),
-            found: format!("{} positions", positions.len()),
-        });
-    }
-    let find = |joint: &String| {
-        let named = names.iter().zip(positions).find(|(name, _)| *name == joint);
-        named.map(|(_, position)| *position as f32).ok_or_else(|| InputError::MissingJoint {
-            joint: joint.clone(),
-            present: if names.is_empty() { "none".to_owned() } else { names.join(", ") },
-        })
-    };
-    let joints = wanted.iter().map(find).collect::<Result<Vec<f32>, _>>()?;
-    check_finite(FIELD, &joints)?;
-    Ok(joints)
-}
-
 /// One arm in the ee6d layout: position (m), the 6-D form of the orientation (xyzw), gripper.
 ///
 /// # Errors
@@ -146,40 +118,12 @@ impl MeanStd {
 mod tests {
     use super::*;
 
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
     #[test]
     fn a_short_state_is_padded_with_zeros_and_a_long_one_refused() {
         assert_eq!(pad_to(&[1.0, 2.0], 4).unwrap(), [1.0, 2.0, 0.0, 0.0]);
         assert_eq!(pad_to(&[1.0, 2.0], 2).unwrap(), [1.0, 2.0]);
         assert_eq!(pad_to(&[], 0).unwrap(), [0.0; 0]);
         assert_eq!(pad_to(&[1.0; 3], 2).unwrap_err().to_string(), "`proprio`: expected at most 2 values, found 3");
-    }
-
-    #[test]
-    fn joints_come_in_the_configured_order_whatever_the_order_of_the_message() {
-        let joints = joints_by_name(&names(&["b", "a"]), &names(&["a", "x", "b"]), &[1.0, f64::NAN, 2.0]);
-        assert_eq!(joints.unwrap(), [2.0, 1.0]);
-    }
-
-    #[test]
-    fn a_missing_joint_is_named_with_those_that_are_there() {
-        let error = joints_by_name(&names(&["a", "elbow"]), &names(&["a", "b"]), &[1.0, 2.0]).unwrap_err();
-        assert_eq!(error.to_string(), "`joint_states`: joint `elbow` is missing: the message has a, b");
-        let error = joints_by_name(&names(&["a"]), &[], &[]).unwrap_err();
-        assert_eq!(error.to_string(), "`joint_states`: joint `a` is missing: the message has none");
-    }
-
-    #[test]
-    fn positions_that_are_missing_or_not_finite_are_refused() {
-        let wanted = names(&["a"]);
-        assert!(matches!(joints_by_name(&wanted, &names(&["a", "b"]), &[1.0]), Err(InputError::Shape { .. })));
-        for position in [f64::NAN, f64::INFINITY, 1e300] {
-            let error = joints_by_name(&wanted, &names(&["a"]), &[position]);
-            assert_eq!(error, Err(InputError::NotFinite { field: "joint_states", index: 0 }));
-        }
     }
 
     #[test]

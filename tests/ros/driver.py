@@ -71,10 +71,13 @@ class Driver:
             self.changed.notify_all()
 
     def on_chunk(self, message):
-        fields = ("sequence", "chunk_length", "action_dim", "action_mode", "domain_id", "instruction", "backend")
+        fields = ("sequence", "chunk_length", "action_dim", "action_mode", "domain_id", "instruction", "backend", "seed")
         entry = {field: getattr(message, field) for field in fields}
         entry |= {
             "stamp_ns": nanoseconds(message.header.stamp),
+            "oldest_stamp_ns": nanoseconds(message.oldest_stamp),
+            "input_names": list(message.input_names),
+            "input_stamps_ns": [nanoseconds(stamp) for stamp in message.input_stamps],
             "received_ns": time.time_ns(),
             "frame_id": message.header.frame_id,
             "step_dt_ns": nanoseconds(message.step_dt),
@@ -94,12 +97,15 @@ class Driver:
 
     def on_diagnostics(self, message):
         entry = {"stamp_ns": nanoseconds(message.header.stamp)}
-        if entry["stamp_ns"] < self.reports_since_ns or message.status[0].hardware_id != self.node_name:
+        node, _, _ = message.status[0].name.partition(": ")
+        if entry["stamp_ns"] < self.reports_since_ns or node != self.node_name:
             return
         for status in message.status:
             values = {pair.key: pair.value for pair in status.values}
             level = int.from_bytes(status.level, "little")
-            entry[status.name] = {"level": level, "message": status.message, "values": values, "id": status.hardware_id}
+            _, _, part = status.name.partition(": ")
+            entry[part] = {"level": level, "message": status.message, "values": values, "id": status.hardware_id}
+            entry[part]["name"] = status.name
         self.remember("diagnostics", entry)
 
     def on_log(self, message):
@@ -125,7 +131,8 @@ class Driver:
             time.sleep(0.02)
         return False
 
-    def send(self, kind, topic, stamp_ns=0, **fields):
+    def send(self, kind, topic, stamp_ns=0, frame_id="", **fields):
+        """Publishes a message; a stamp of 0 stands for now, and a negative one for a header without a stamp."""
         message = TYPES[kind]()
         if kind in ("image", "compressed"):
             message.data = bytes.fromhex(fields.pop("data"))
@@ -139,7 +146,9 @@ class Driver:
         for name, value in fields.items():
             setattr(message, name, value)
         if hasattr(message, "header"):
+            stamp_ns = max(0, stamp_ns or time.time_ns())
             message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+            message.header.frame_id = frame_id
         self.sender(kind, topic).publish(message)
 
     def stream(self, topic, frames, rate_hz, **image):

@@ -81,7 +81,7 @@ impl Robot {
         &self.sent
     }
 
-    /// Publishes a colour image; a stamp of 0 stands for the moment it arrives.
+    /// Publishes a colour image; a stamp of 0 stands for the moment it is sent.
     pub fn image(&mut self, topic: &str, image: &RgbImage, stamp_ns: i64) {
         self.raw(topic, "rgb8", image, image.data(), 3 * image.width(), 0, stamp_ns);
     }
@@ -163,9 +163,9 @@ impl Drop for Robot {
     }
 }
 
-/// The value called `key` in one part of a report, `inputs` or `inference`.
+/// The value called `key` in one part of a report: `inputs`, `inference` or `robot`.
 pub fn value<'report>(report: &'report Value, part: &str, key: &str) -> &'report str {
-    report[format!("xvla: {part}")]["values"][key].as_str().unwrap_or_default()
+    report[part]["values"][key].as_str().unwrap_or_default()
 }
 
 /// A counter in one part of a report; `None` while it is not there.

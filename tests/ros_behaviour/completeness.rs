@@ -61,7 +61,7 @@ fn nothing_is_computed_before_every_configured_input_has_been_seen() {
 #[test]
 fn diagnostics_name_the_input_that_is_waited_for() {
     let report = incomplete().report();
-    assert_eq!(report["xvla: inputs"]["message"], "waiting for camera_1/image");
+    assert_eq!(report["inputs"]["message"], "waiting for camera_1/image");
 }
 
 #[test]

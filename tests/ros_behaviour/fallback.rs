@@ -27,7 +27,7 @@ fn node() -> MutexGuard<'static, Deployment> {
 }
 
 fn fallback_is_told(report: &Value) {
-    let inference = &report["xvla: inference"];
+    let inference = &report["inference"];
     assert_eq!(inference["level"], 1, "{report:#}");
     let message = inference["message"].as_str().unwrap();
     assert!(message.starts_with("fallback libtorch on cpu instead of cuda_graph: "), "{message}");
@@ -41,7 +41,7 @@ fn libtorch_answers_in_the_place_of_a_backend_that_cannot_run() {
 
 #[test]
 fn diagnostics_warn_of_the_fallback_and_name_both_backends() {
-    let report = node().robot.report(|report| !report["xvla: inference"].is_null());
+    let report = node().robot.report(|report| !report["inference"].is_null());
     fallback_is_told(&report);
     assert_eq!(value(&report, "inference", "backend"), "libtorch");
 }

@@ -21,14 +21,17 @@ use ros::{JOINTS, checkpoint, folder};
 const ONE_CAMERA: [(&str, &str); 3] =
     [("image", "camera_0/image"), ("joints", "joint_states"), ("instruction", "instruction")];
 
-/// A parameter file for the tiny checkpoint.
+/// A parameter file for the tiny checkpoint. Messages come one by one and not as streams, so nothing is ever too old, too
+/// far apart or frozen.
 fn params_file(cameras: usize) -> String {
     let path = folder().join(format!("{cameras}_cameras.yaml"));
     let text = format!(
         "/**:\n  ros__parameters:\n    checkpoint: {}\n    num_threads: 1\n    steps: 2\n    step_dt_s: 1\n    \
-         action_names: []\n    cameras: [{}]\n    proprio:\n      joint_names: [{}]\n",
+         action_names: []\n    sync: {{tolerance_ms: 60000, frozen_after: 0}}\n    cameras: [{}]\n    camera:\n{}    \
+         proprio:\n      latched: true\n      joint_names: [{}]\n",
         checkpoint().display(),
         (0..cameras).map(|view| format!("camera_{view}")).collect::<Vec<_>>().join(", "),
+        (0..cameras).map(|view| format!("      camera_{view}: {{max_age_ms: 0}}\n")).collect::<String>(),
         JOINTS.join(", ")
     );
     ros::write(&path, &text);

@@ -28,8 +28,9 @@ fn inputs_and_chunks_follow_the_namespace_and_the_remapping() {
 
 #[test]
 fn diagnostics_name_the_node_with_its_namespace() {
-    let report = node().robot.report(|report| !report["xvla: inference"].is_null());
-    assert_eq!(report["xvla: inference"]["id"], "/left/xvla");
+    let report = node().robot.report(|report| !report["inference"].is_null());
+    let names = ["inputs", "inference", "robot"].map(|part| report[part]["name"].as_str().unwrap_or_default());
+    assert_eq!(names, ["/left/xvla: inputs", "/left/xvla: inference", "/left/xvla: robot"]);
 }
 
 #[test]

@@ -1,0 +1,126 @@
+//! The instruction, from latched and volatile publishers alike.
+//!
+//! A subscription that receives what was said before it existed does not match publishers that do not keep it, and one
+//! that matches those does not receive it. So there are two, and a latched publisher's message arrives on both.
+
+use super::time::Now;
+use super::topic::Topic;
+use crate::error::InputError;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How much later than on one subscription a message may come on the other.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Which of the two subscriptions an instruction came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The one that receives what was said before it existed.
+    Latched,
+    /// The one that matches every publisher.
+    Volatile,
+}
+
+/// The instruction that holds.
+#[derive(Debug)]
+pub struct Instruction {
+    /// The counts of its topic; a message that arrives on both subscriptions counts once.
+    pub topic: Topic,
+    text: Option<String>,
+    changed: bool,
+    /// Messages that have come on one subscription and not yet on the other, oldest first.
+    unmatched: VecDeque<Heard>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    origin: Origin,
+    text: String,
+    at: Instant,
+}
+
+impl Instruction {
+    /// The instruction of a deployment that begins with `text`.
+    pub fn new(text: Option<String>) -> Self {
+        Self { topic: Topic::new("instruction"), text, changed: false, unmatched: VecDeque::new() }
+    }
+
+    /// The text that holds.
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
+    }
+
+    /// Takes an instruction. A blank one is dropped. Returns the reason for a new fault.
+    pub(super) fn take(&mut self, text: String, origin: Origin, now: Now) -> Option<String> {
+        self.unmatched.retain(|heard| now.at.saturating_duration_since(heard.at) < PATIENCE);
+        if let Some(copy) = self.unmatched.iter().position(|heard| heard.origin != origin && heard.text == text) {
+            self.unmatched.remove(copy);
+            return None;
+        }
+        self.unmatched.push_back(Heard { origin, text: text.clone(), at: now.at });
+        self.topic.count(now);
+        if text.trim().is_empty() {
+            return self.topic.drop_invalid(&InputError::EmptyInstruction, now);
+        }
+        self.changed |= self.text.as_ref().is_some_and(|before| *before != text);
+        self.text = Some(text);
+        None
+    }
+
+    /// Whether a different instruction has replaced the previous one since the last call.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Origin::{Latched, Volatile};
+    use super::*;
+    use crate::types::Stamp;
+
+    fn heard(messages: &[(Origin, &str)]) -> Instruction {
+        let now = Now { stamp: Stamp { nanos: 1 }, at: Instant::now() };
+        let mut instruction = Instruction::new(None);
+        for (origin, text) in messages {
+            instruction.take((*text).to_owned(), *origin, now);
+        }
+        instruction
+    }
+
+    #[test]
+    fn what_was_said_before_the_node_started_is_heard() {
+        assert_eq!(heard(&[(Latched, "go")]).text(), Some("go"));
+    }
+
+    #[test]
+    fn a_volatile_publisher_is_heard_after_a_latched_one() {
+        assert_eq!(heard(&[(Latched, "go"), (Volatile, "stop")]).text(), Some("stop"));
+    }
+
+    #[test]
+    fn a_message_that_comes_on_both_subscriptions_counts_once_in_whatever_order() {
+        assert_eq!(heard(&[(Latched, "go"), (Volatile, "go")]).topic.received, 1);
+        assert_eq!(heard(&[(Volatile, "go"), (Latched, "go"), (Volatile, "go"), (Latched, "go")]).topic.received, 2);
+    }
+
+    #[test]
+    fn a_copy_that_comes_late_does_not_bring_an_instruction_back() {
+        let heard = heard(&[(Volatile, "go"), (Volatile, "stop"), (Latched, "go"), (Latched, "stop")]);
+        assert_eq!((heard.text(), heard.topic.received), (Some("stop"), 2));
+    }
+
+    #[test]
+    fn a_different_instruction_is_a_change_and_the_first_or_a_repeated_one_is_not() {
+        assert!(!heard(&[(Volatile, "go"), (Volatile, "go")]).take_changed());
+        let mut changed = heard(&[(Volatile, "go"), (Volatile, "stop")]);
+        assert!(changed.take_changed());
+        assert!(!changed.take_changed(), "told once");
+    }
+
+    #[test]
+    fn a_blank_instruction_is_dropped_and_the_previous_one_stays() {
+        let heard = heard(&[(Volatile, "go"), (Volatile, "  ")]);
+        assert_eq!((heard.text(), heard.topic.dropped_invalid), (Some("go"), 1));
+    }
+}

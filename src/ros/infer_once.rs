@@ -1,0 +1,99 @@
+//! `~/infer_once`: one inference on the next set of inputs, whatever the pace. It answers once the chunk is published.
+
+use super::error::NodeError;
+use crate::robot::health::Health;
+use crate::robot::pace::Pace;
+use crate::types::Stamp;
+use futures::{FutureExt, Stream, StreamExt};
+use r2r::std_srvs::srv::Trigger;
+use r2r::{Node, QosProfile, ServiceRequest};
+use std::time::{Duration, Instant};
+
+/// How long a request waits for a chunk before it is answered without one.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The service and the requests that are not answered yet.
+pub struct InferOnce {
+    requests: Box<dyn Stream<Item = ServiceRequest<Trigger::Service>> + Unpin>,
+    open: Vec<Open>,
+}
+
+struct Open {
+    request: ServiceRequest<Trigger::Service>,
+    asked: Instant,
+    /// The moment that the observation offered for it stands for.
+    reference: Option<Stamp>,
+}
+
+impl InferOnce {
+    /// Offers the service.
+    ///
+    /// # Errors
+    /// [`NodeError::Middleware`].
+    pub fn new(node: &mut Node) -> Result<Self, NodeError> {
+        let requests = node
+            .create_service::<Trigger::Service>("~/infer_once", QosProfile::services_default())
+            .map_err(NodeError::middleware("offering ~/infer_once"))?;
+        Ok(Self { requests: Box::new(requests), open: Vec::new() })
+    }
+
+    /// Takes the requests that have arrived. Those that cannot be met are answered at once, because the model is not
+    /// `is_running` or the inputs are not healthy; for the others, `pace` is asked for an inference.
+    pub fn receive(&mut self, is_running: bool, health: &Health, pace: &mut Pace) {
+        while let Some(Some(request)) = self.requests.next().now_or_never() {
+            self.open.push(Open { request, asked: Instant::now(), reference: None });
+        }
+        let obstacle = match (is_running, health.may_act) {
+            (false, _) => Some("the model is still loading"),
+            (true, false) => Some(health.reason.as_str()),
+            (true, true) => None,
+        };
+        let now = Instant::now();
+        self.answer_those(|open| {
+            let is_over = now.saturating_duration_since(open.asked) > PATIENCE;
+            match obstacle.filter(|_| open.reference.is_none()) {
+                Some(obstacle) => Some(Err(obstacle.to_owned())),
+                None => is_over.then(|| Err(format!("no chunk within {} s", PATIENCE.as_secs()))),
+            }
+        });
+        if self.open.iter().any(|open| open.reference.is_none()) {
+            pace.ask();
+        } else {
+            pace.forget();
+        }
+    }
+
+    /// Notes that an inference on the observation of `reference` has been asked for.
+    pub fn offered(&mut self, reference: Stamp) {
+        self.open.iter_mut().for_each(|open| open.reference = open.reference.or(Some(reference)));
+    }
+
+    /// Answers the requests that an inference on the observation of `reference` meets.
+    pub fn answered(&mut self, reference: Stamp, result: &Result<u64, String>) {
+        let is_met = |open: &Open| open.reference.is_some_and(|wanted| reference >= wanted);
+        self.answer_those(|open| is_met(open).then(|| result.clone()));
+    }
+
+    /// Asks again for the requests whose observation was dropped.
+    pub fn withdrawn(&mut self) {
+        self.open.iter_mut().for_each(|open| open.reference = None);
+    }
+
+    fn answer_those(&mut self, mut result: impl FnMut(&Open) -> Option<Result<u64, String>>) {
+        for open in std::mem::take(&mut self.open) {
+            let Some(result) = result(&open) else {
+                self.open.push(open);
+                continue;
+            };
+            let success = result.is_ok();
+            let message = match result {
+                Ok(sequence) => format!("chunk {sequence}"),
+                Err(reason) => format!("no chunk: {reason}"),
+            };
+            // A client may have left without waiting for its answer, which is no fault of the node.
+            if let Err(error) = open.request.respond(Trigger::Response { success, message }) {
+                tracing::debug!("~/infer_once: {error}");
+            }
+        }
+    }
+}
