@@ -83,12 +83,6 @@ impl Model {
         replaced
     }
 
-    /// Takes back the selection that no inference has begun on, because its inputs can no longer be acted on.
-    pub fn withdraw(&self) -> Option<Selection> {
-        let Phase::Running(worker) = &self.phase else { return None };
-        worker.withdraw()
-    }
-
     /// Begins a new epoch. Once this has returned, nothing that was offered before is published. Returns the selection
     /// that no inference had begun on.
     pub fn begin_epoch(&self) -> Option<Selection> {

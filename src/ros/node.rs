@@ -13,7 +13,7 @@ use super::rosout::Rosout;
 use super::subscriptions::Subscriptions;
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
-use crate::robot::selection::{Selection, Undecodable};
+use crate::robot::selection::Undecodable;
 use r2r::Node;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -66,7 +66,8 @@ fn spin(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
     inputs.loss_remedy = loss_remedy();
     rosout.info(&format!("loading {} on {}", config.checkpoint.display(), config.device));
     let model = Model::start(config, outputs, record)?;
-    let mut turn = Turn { clock, rosout, parameters, diagnostics, infer_once, subscriptions, inputs, model };
+    let mut turn =
+        Turn { clock, rosout, parameters, diagnostics, infer_once, subscriptions, inputs, model, could_act: false };
 
     while !stop.load(Ordering::Relaxed) {
         node.spin_once(TURN);
@@ -86,6 +87,8 @@ struct Turn {
     subscriptions: Subscriptions,
     inputs: Inputs,
     model: Model,
+    /// Whether the inputs could be acted on in the turn before.
+    could_act: bool,
 }
 
 impl Turn {
@@ -133,13 +136,15 @@ impl Turn {
         }
     }
 
-    /// Offers the next observation to the model, or takes back the last if the inputs can no longer be acted on.
+    /// Offers the next observation to the model, or takes everything back once the inputs can no longer be acted on.
     fn infer(&mut self, health: &Health) {
         self.infer_once.receive(self.model.is_running(), health, &mut self.inputs.pace);
-        if !health.may_act {
-            let withdrawn = self.model.withdraw();
-            self.forget(withdrawn);
-        } else if self.model.is_running()
+        let has_stopped = std::mem::replace(&mut self.could_act, health.may_act) && !health.may_act;
+        if has_stopped {
+            // No chunk comes after the report that says so, not even one that is under way.
+            self.begin_epoch();
+        } else if health.may_act
+            && self.model.is_running()
             && let Some(selection) = self.inputs.observe(self.clock.present())
         {
             self.infer_once.offered(selection.reference());
@@ -151,16 +156,10 @@ impl Turn {
 
     /// Makes everything that was offered until now count for nothing.
     fn begin_epoch(&mut self) {
-        let withdrawn = self.model.begin_epoch();
-        self.forget(withdrawn);
-        self.infer_once.withdrawn();
-    }
-
-    fn forget(&mut self, withdrawn: Option<Selection>) {
-        if let Some(withdrawn) = withdrawn {
+        if let Some(withdrawn) = self.model.begin_epoch() {
             self.inputs.superseded(&withdrawn);
-            self.infer_once.withdrawn();
         }
+        self.infer_once.withdrawn();
     }
 }
 

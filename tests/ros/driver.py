@@ -18,8 +18,10 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float32, Float32MultiArray, String
+from std_srvs.srv import Trigger
 from xvla_ros.msg import ActionChunk, StageLatency
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -30,8 +32,11 @@ TYPES = {
     "joints": JointState,
     "pose": PoseStamped,
     "gripper": Float32,
+    "latched_gripper": Float32,
     "list": Float32MultiArray,
     "instruction": String,
+    "volatile_instruction": String,
+    "clock": Clock,
 }
 
 # How long an event may take on a machine that has other things to do.
@@ -51,6 +56,7 @@ class Driver:
         self.reports_since_ns = 0
         self.changed = threading.Condition()
         self.senders = {}
+        self.streams = {}
         self.node_name = node_name
         self.logger_name = node_name.strip("/").replace("/", ".")
         subscribe = self.node.create_subscription
@@ -113,10 +119,10 @@ class Driver:
             self.remember("log", message.msg)
 
     def sender(self, kind, topic):
-        if topic not in self.senders:
-            qos = LATCHED if kind == "instruction" else 10
-            self.senders[topic] = self.node.create_publisher(TYPES[kind], topic, qos)
-        return self.senders[topic]
+        if (kind, topic) not in self.senders:
+            qos = LATCHED if kind in ("instruction", "latched_gripper") else 10
+            self.senders[kind, topic] = self.node.create_publisher(TYPES[kind], topic, qos)
+        return self.senders[kind, topic]
 
     # Commands: their arguments come from the test, what they return goes back to it.
 
@@ -159,6 +165,60 @@ class Driver:
             self.send("image", topic, stamp_ns=stamps[-1], **image)
             time.sleep(1.0 / rate_hz)
         return stamps
+
+    def play(self, stream, kind, topic, rate_hz, lag_ms=0.0, grid_ns=1, stamp_ns=None, still=False, **fields):
+        """Publishes messages over and over in the background, in place of what plays as that `stream`.
+
+        Stamps are those of the moment of sending, rounded down to whole `grid_ns`, less `lag_ms`; or all are `stamp_ns`.
+        Images differ from each other unless they are `still`.
+        """
+        self.cut(stream)
+        ended = threading.Event()
+
+        def run():
+            number = 0
+            while not ended.wait(1.0 / rate_hz):
+                number += 1
+                message = dict(fields)
+                if kind == "image" and not still:
+                    message["data"] = number.to_bytes(4, "little").hex() + message["data"][8:]
+                now_ns = time.time_ns() // grid_ns * grid_ns - int(lag_ms * 1e6)
+                self.send(kind, topic, stamp_ns=now_ns if stamp_ns is None else stamp_ns, **message)
+
+        thread = threading.Thread(target=run, daemon=True)
+        self.streams[stream] = (ended, thread)
+        thread.start()
+
+    def cut(self, stream):
+        """Ends a stream."""
+        if stream in self.streams:
+            ended, thread = self.streams.pop(stream)
+            ended.set()
+            thread.join()
+
+    def clock(self, seconds):
+        """Publishes a moment on /clock."""
+        message = Clock()
+        message.clock.sec, message.clock.nanosec = int(seconds), round(seconds % 1 * 1e9)
+        self.sender("clock", "/clock").publish(message)
+
+    def bag(self, begin_s, end_s, camera, joints, **image):
+        """Plays a bag once at full rate: /clock, a camera at 20 Hz and joints, stamped by that clock."""
+        for step in range(round((end_s - begin_s) * 20)):
+            now_s = begin_s + step / 20
+            self.clock(now_s)
+            stamp_ns = round(now_s * 1e9)
+            self.send("joints", "joint_states", stamp_ns=stamp_ns, name=joints, position=[0.0] * len(joints))
+            data = step.to_bytes(4, "little").hex() + image["data"][8:]
+            self.send("image", camera, stamp_ns=stamp_ns, **(image | {"data": data}))
+            time.sleep(1 / 20)
+
+    def infer_once(self):
+        client = self.node.create_client(Trigger, f"{self.node_name}/infer_once")
+        if not client.wait_for_service(PATIENCE_S):
+            return None
+        answer = self.call(client.call_async(Trigger.Request()))
+        return [answer.success, answer.message]
 
     def now_ns(self):
         return time.time_ns()

@@ -28,7 +28,7 @@ fn loads_forever(name: &str, domain: u32) -> NodeProcess {
     std::fs::create_dir(&folder).unwrap();
     assert!(Command::new("mkfifo").arg(folder.join("config.json")).status().unwrap().success());
     let checkpoint = format!("checkpoint:={}", folder.display());
-    NodeProcess::start(domain, &["-p", &checkpoint, "-p", "proprio.joint_names:=[a]"])
+    NodeProcess::start(domain, &["-p", &checkpoint, "-p", "proprio.joint_names:=[a]", "-p", "cameras:=[front]"])
 }
 
 #[test]
