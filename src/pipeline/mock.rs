@@ -28,6 +28,7 @@ pub fn options() -> Options {
             action_mode: ActionMode::Ee6d,
             shards: 1,
             views: 3,
+            image_side: None,
             vocabulary: Preset::Tiny.vocabulary(),
             seed: 0,
         };

@@ -87,6 +87,7 @@ pub fn checkpoint_with_policy(dtype: StoredDtype, seed: u64, policy: &[(&str, Va
         action_mode: ActionMode::Ee6d,
         shards: 1,
         views: 3,
+        image_side: None,
         vocabulary: Preset::Tiny.vocabulary(),
         seed,
     };

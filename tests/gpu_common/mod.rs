@@ -58,6 +58,7 @@ impl Base {
                 action_mode: ActionMode::Ee6d,
                 shards: 1,
                 views: 3,
+                image_side: None,
                 vocabulary: Preset::Base.vocabulary(),
                 seed: 0,
             };

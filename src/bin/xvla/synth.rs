@@ -49,6 +49,9 @@ pub struct Args {
     /// Camera views.
     #[arg(long, value_name = "V", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=16))]
     views: u16,
+    /// Side of the square images, pixels [default: the preset's].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(32..=256))]
+    image_size: Option<i64>,
     /// Also write calibration batches that fit the checkpoint to this folder; must not exist or be empty.
     #[arg(long, value_name = "DIR")]
     calib: Option<PathBuf>,
@@ -102,6 +105,7 @@ impl Args {
             action_mode: self.action_mode,
             shards: usize::from(self.shards),
             views: usize::from(self.views),
+            image_side: self.image_size,
             vocabulary: preset.vocabulary(),
             seed: self.seed,
         }

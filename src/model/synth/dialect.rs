@@ -33,7 +33,8 @@ impl Dialect {
 
 /// Writes `config.json` and, where the dialect has one, `preprocessor_config.json`.
 pub(super) fn write_config(recipe: &Recipe, folder: &Path) -> Result<(), CheckpointError> {
-    let sizes = recipe.preset.sizes();
+    let preset = recipe.preset.sizes();
+    let sizes = Sizes { image_side: recipe.image_side.unwrap_or(preset.image_side), ..preset };
     let mut config = shared_keys(recipe, &sizes);
     if recipe.dialect == Dialect::Original {
         config.extend(original_keys(recipe, &sizes));

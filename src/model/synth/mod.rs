@@ -33,6 +33,8 @@ pub struct Recipe {
     pub shards: usize,
     /// V: camera views.
     pub views: usize,
+    /// Side of the square images, pixels; `None` for the preset's.
+    pub image_side: Option<i64>,
     /// Rows of the token embedding; the tokenizer must not have more ids.
     pub vocabulary: usize,
     /// Seed of all random values.
