@@ -124,6 +124,14 @@ pub enum InputError {
     #[error("`{field}`: not finite at index {index}: NaN and infinity are refused")]
     NotFinite {
         /// Name of the input.
+    /// A state of another width than the checkpoint expects, or than its sender had before.
+    #[error("`proprio`: {found} channels, but {wanted}")]
+    StateWidth {
+        /// Channels of the state.
+        found: usize,
+        /// What was expected, as a sentence.
+        wanted: String,
+    },
         field: &'static str,
         /// Flat index of the first such value.
         index: usize,

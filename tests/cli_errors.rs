@@ -182,6 +182,18 @@ fn more_channels_of_proprioception_than_the_checkpoint_takes_are_refused() {
 }
 
 #[test]
+fn joints_for_a_checkpoint_of_poses_are_refused_with_the_widths_it_takes() {
+    let joints = |batch: &mut Batch| (batch.inputs.proprio_dim, batch.inputs.proprio) = (7, vec![0.0; 7]);
+    changed_batch_is_refused(joints, &["`proprio`: 7 channels", "ee6d state has 10 (one arm) or 20 (two)"]);
+}
+
+#[test]
+fn a_batch_without_state_is_refused_by_a_policy_that_uses_it() {
+    let none = |batch: &mut Batch| (batch.inputs.proprio_dim, batch.inputs.proprio) = (0, vec![]);
+    changed_batch_is_refused(none, &["`proprio`: 0 channels"]);
+}
+
+#[test]
 fn images_that_the_checkpoint_cannot_take_are_refused_with_their_size() {
     let taller = |batch: &mut Batch| {
         (batch.inputs.height, batch.inputs.width) = (1024, 12);

@@ -51,6 +51,18 @@ fn every_layout_and_any_number_of_files_give_the_same_actions() {
 }
 
 #[test]
+fn the_pose_of_one_arm_gives_the_actions_of_two_poses_of_which_the_second_is_zeros() {
+    let bench = Bench::tiny();
+    let mut batch = bench.batch();
+    batch.inputs.proprio.truncate(10);
+    let padded = [batch.inputs.proprio.clone(), vec![0.0; 10]].concat();
+    let both = Batch { inputs: ModelInputs { proprio: padded, ..batch.inputs.clone() }, ..batch.clone() };
+    batch.inputs.proprio_dim = 10;
+    let one = bench.infer(&bench.save("one.npz", &batch), &[]);
+    assert_eq!(one, bench.infer(&bench.save("both.npz", &both), &[]));
+}
+
+#[test]
 fn weights_stored_in_half_precision_give_nearly_the_actions_of_single_precision() {
     let reference = Bench::tiny();
     let exact = reference.infer(&reference.input(), &[]);

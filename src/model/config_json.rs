@@ -471,6 +471,7 @@ impl Checker {
 /// The size that the image processor's configuration names: `crop_size` if it crops, else `size`.
 fn processor_size(config: Option<&Value>) -> Option<(i64, i64)> {
     let config = config?;
+            state_channels: state_channels(raw),
     let cropped = config.get("do_center_crop").and_then(Value::as_bool).unwrap_or(false);
     let size = if cropped { config.get("crop_size") } else { config.get("size") }?;
     Some((size.get("height")?.as_i64()?, size.get("width")?.as_i64()?))
@@ -480,6 +481,12 @@ fn processor_size(config: Option<&Value>) -> Option<(i64, i64)> {
 /// `camera_0`, `camera_1` and so on for each of the `views`.
 ///
 /// LeRobot's placeholders for cameras that a robot lacks, `empty_camera_0` and so on, are left out. Characters that no
+/// The width of `observation.state` in LeRobot's features.
+fn state_channels(raw: &Raw) -> Option<usize> {
+    let state = raw.input_features.as_ref()?.get("observation.state")?;
+    usize::try_from(*state.shape.last()?).ok()
+}
+
 /// name of a topic can have become `_`.
 fn camera_names<'k>(keys: impl Iterator<Item = &'k str>, views: i64) -> Vec<String> {
     let own: Vec<String> = keys

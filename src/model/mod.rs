@@ -13,6 +13,7 @@
 //! | [`policy`], [`domain`] | the soft-prompted transformer | Zheng et al. 2025, "X-VLA" |
 //! | [`flow`] | the denoising loop, generic over the network | the same |
 //! | [`action_space`] | what the channels of an action mean | the same |
+//! | [`state_spec`] | the state that a checkpoint expects from the robot | X-VLA's data handlers, LeRobot's features |
 //! | [`layers`], [`weight`] | the layers that all parts share, and their matrices | – |
 //! | [`prune`] | 2:4 sparsity | Mishra et al. 2021 |
 //! | [`onnx`] | the policy of one domain as an ONNX graph | the ONNX specification |
@@ -36,6 +37,7 @@ pub mod policy;
 pub mod projector;
 pub mod prune;
 pub mod synth;
+pub mod state_spec;
 pub mod text;
 pub mod vision;
 pub mod vlm;

@@ -15,7 +15,9 @@ use crate::backend::{BackendError, queue};
 use crate::config::Preprocess;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
+use crate::model::state_spec::StateSpec;
 use crate::transform::processors::Processors;
+use crate::transform::state::MeanStd;
 use crate::types::{ModelInputs, Observation};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -27,6 +29,7 @@ pub(super) type SharedRuntime = Arc<Mutex<Arc<Runtime>>>;
 pub(super) struct Core {
     pub(super) config: Arc<ModelConfig>,
     pub(super) processors: Arc<Processors>,
+    pub(super) state: Arc<StateSpec>,
     pub(super) options: Options,
     pub(super) steps: usize,
     /// The weights stay open, so that a fallback is loaded from the same files even if their path has changed since.
@@ -147,6 +150,7 @@ impl Core {
         let config = Arc::new(ModelConfig::from_folder(folder)?);
         let processors = Arc::new(Processors::load(folder)?);
         check_processors(folder, &config, &processors)?;
+        let state = StateSpec::new(&config, processors.state.as_ref().map(MeanStd::dim));
         let preparer = Preparer::new(folder, &config, &processors, options.rotate_180.clone())?;
         let checkpoint = Checkpoint::open(folder)?;
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
@@ -166,6 +170,7 @@ impl Core {
             generation: 0,
             config,
             processors,
+            state: Arc::new(state),
             steps,
             checkpoint,
             target,
@@ -185,7 +190,7 @@ impl Core {
 
     /// Inputs of the sizes that real ones will have, all zero.
     pub(super) fn zeros(&self) -> ModelInputs {
-        self.preparer.zeros(self.target.sizes)
+        self.preparer.zeros(self.target.sizes, self.state.channels())
     }
 
     /// Queues `request` on the loaded backends, or on the fallback if they fail.
@@ -337,7 +342,7 @@ impl Core {
         images: HostImages,
         attempt: Instant,
     ) -> Result<Queued, PipelineError> {
-        validate::inputs(&self.config, inputs, images)?;
+        validate::inputs(&self.config, &self.state, inputs, images)?;
         let noise_shape = noise_shape(&self.config, inputs.batch);
         let noise = request.noise.values(&noise_shape);
         validate::noise(&noise_shape, &noise)?;

@@ -71,8 +71,8 @@ impl Preparer {
         Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?, Vec::new())
     }
 
-    /// Inputs of `sizes`, all zero, with every view marked valid as for live frames.
-    pub fn zeros(&self, sizes: InputSpec) -> ModelInputs {
+    /// Inputs of `sizes` with a state of `channels`, all zero, with every view marked valid as for live frames.
+    pub fn zeros(&self, sizes: InputSpec, channels: usize) -> ModelInputs {
         let InputSpec { domain, views, text_tokens, image_height: height, image_width: width } = sizes;
         ModelInputs {
             views,
@@ -83,6 +83,8 @@ impl Preparer {
             image_mask: vec![true; views],
             image_input: vec![0.0; views * 3 * height * width],
             domain_id: vec![domain],
+            proprio_dim: channels,
+            proprio: vec![0.0; channels],
             ..self.sizes()
         }
     }

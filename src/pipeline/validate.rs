@@ -5,21 +5,28 @@ use crate::backend::stream::HostImages;
 use crate::error::CheckpointError;
 use crate::error::InputError;
 use crate::model::config::ModelConfig;
+use crate::model::state_spec::StateSpec;
 use crate::pipeline::PipelineError;
 use crate::transform::processors::Processors;
 use crate::types::{HostArray, ModelInputs};
 use std::path::Path;
 
-/// Checks that a batch fits the checkpoint: sizes, ranges of ids, at least one view per sample, and finite
-/// proprioception. `images` are part of the batch or still to be resized; [`images`] checks whether they are finite.
+/// Checks that a batch fits the checkpoint: sizes, the width of `state`, ranges of ids, at least one view per sample, and
+/// finite proprioception. `images` are part of the batch or still to be resized; [`images`] checks whether they are finite.
 ///
 /// # Errors
 /// The first field that does not fit.
-pub fn inputs(config: &ModelConfig, inputs: &ModelInputs, images: HostImages) -> Result<(), InputError> {
+pub fn inputs(
+    config: &ModelConfig,
+    state: &StateSpec,
+    inputs: &ModelInputs,
+    images: HostImages,
+) -> Result<(), InputError> {
     inputs
         .check(matches!(images, HostImages::Normalised(_)))
         .map_err(|(field, expected, found)| shape(field, format!("{expected} values"), found))?;
     sizes(config, inputs)?;
+    state.check(inputs.proprio_dim)?;
     range("input_ids", &inputs.input_ids, config.text.vocabulary - 1)?;
     range("domain_id", &inputs.domain_id, config.policy.domains - 1)?;
     finite("proprio", &inputs.proprio)?;
@@ -47,10 +54,6 @@ fn sizes(config: &ModelConfig, inputs: &ModelInputs) -> Result<(), InputError> {
         if count == 0 {
             return Err(shape(field, "at least 1".to_owned(), 0));
         }
-    }
-    let proprio_dim = config.policy.proprio_dim.unsigned_abs() as usize;
-    if inputs.proprio_dim > proprio_dim && proprio_dim > 0 {
-        return Err(shape("proprio", format!("at most {proprio_dim} channels"), inputs.proprio_dim));
     }
     let [height, width, views, text] = [inputs.height, inputs.width, inputs.views, inputs.tokens].map(|n| n as i64);
     let (rows, columns) = config.feature_map(height, width);

@@ -7,6 +7,7 @@ use crate::config::{Config, ConfigError};
 use crate::pipeline::PipelineError;
 use crate::pipeline::worker::Worker;
 use crate::pipeline::{InFlight, Options, Pipeline, Request};
+use crate::robot::state_source::check_source;
 use crate::transform::TransformError;
 use crate::types::{Observation, RgbImage, Stamp, Stamped};
 use std::sync::Arc;
@@ -110,6 +111,7 @@ fn load(config: &Config, outputs: Outputs, record: &SharedRecord) -> Result<Work
         crate::backend::device::limit_threads(threads);
     }
     let pipeline = Pipeline::load(&Options::from(config))?;
+    check_source(config.proprio.source, state_channels(&config.proprio), pipeline.state_spec())?;
     let facts = facts(config, &pipeline)?;
     rehearse(config, &pipeline)?;
     record_loaded(record, &facts, &pipeline);
@@ -148,7 +150,7 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
 fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
     let black = RgbImage::new(64, 48, vec![0; 64 * 48 * 3]).map(Arc::new);
     let black = black.map(|value| Stamped { value, stamp: Stamp::default() });
-    let channels = state_channels(&config.proprio).unwrap_or_else(|| proprio_channels(pipeline));
+    let channels = state_channels(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
     let observation = Observation {
         views: vec![black; config.cameras.len()],
         state: vec![Stamped { value: vec![0.0; channels], stamp: Stamp::default() }],
@@ -162,12 +164,6 @@ fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
         }
         other => other.into(),
     })
-}
-
-/// Channels of proprioception that the checkpoint expects: those of its statistics, or else P.
-fn proprio_channels(pipeline: &Pipeline) -> usize {
-    let widest = usize::try_from(pipeline.config().policy.proprio_dim).unwrap_or(0);
-    pipeline.processors().state.as_ref().map_or(widest, |statistics| statistics.dim())
 }
 
 #[cfg(test)]

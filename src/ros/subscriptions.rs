@@ -7,6 +7,7 @@
 use super::convert;
 use super::error::NodeError;
 use crate::config::{CameraConfig, Config, Named, ProprioConfig, ProprioSource, Transport};
+use crate::pipeline::{PipelineError, StateWidth, state_spec};
 use crate::robot::inputs::Inputs;
 use crate::transform::state::EE6D_ARM;
 use crate::types::Stamp;
@@ -36,7 +37,7 @@ impl Subscriptions {
     /// Subscribes to the cameras, the state's topics and the instruction.
     ///
     /// # Errors
-    /// [`NodeError::Middleware`], naming the topic.
+    /// [`NodeError::Middleware`], naming the topic; a checkpoint that does not say which state it expects.
     pub fn new(node: &mut Node, config: &Config) -> Result<Self, NodeError> {
         let mut drains = Vec::new();
         for (index, (topic, camera)) in camera_topics(config).into_iter().zip(&config.cameras).enumerate() {
@@ -70,8 +71,12 @@ impl Subscriptions {
                 })?);
             }
             ProprioSource::Proprio => {
-                drains.push(on(node, SENSOR, "proprio", |inputs, message: Float32MultiArray, now| {
-                    inputs.state(0, convert::proprio(&message), now, now);
+                let spec = state_spec(&config.checkpoint).map_err(PipelineError::from)?;
+                let mut width = StateWidth::new(spec);
+                drains.push(on(node, SENSOR, "proprio", move |inputs, message: Float32MultiArray, now| {
+                    let channels = convert::proprio(&message);
+                    let channels = channels.and_then(|channels| width.check(channels.len()).map(|()| channels));
+                    inputs.state(0, channels, now, now);
                 })?);
             }
         }
