@@ -132,6 +132,22 @@ pub enum InputError {
         /// What was expected, as a sentence.
         wanted: String,
     },
+    /// Images whose values no ImageNet normalisation gives.
+    #[error(
+        "`image_input`: values from {min} to {max}: expected ImageNet-normalised RGB, which lies within -2.2 and 2.7: {advice}"
+    )]
+    PixelRange {
+        /// Smallest value.
+        min: f32,
+        /// Largest value.
+        max: f32,
+        /// What the values seem to be, and what to do.
+        advice: &'static str,
+    },
+    /// A value is not a finite number.
+    #[error("`{field}`: not finite at index {index}: NaN and infinity are refused")]
+    NotFinite {
+        /// Name of the input.
         field: &'static str,
         /// Flat index of the first such value.
         index: usize,

@@ -259,6 +259,16 @@ fn a_backend_that_is_not_there_is_refused_with_those_that_are() {
 
 #[test]
 fn a_device_that_is_not_there_is_refused_with_a_way_out() {
+#[test]
+fn pixels_that_are_not_normalised_are_refused_with_their_range() {
+    let pixels = |batch: &mut Batch| {
+        for (index, value) in batch.inputs.image_input.iter_mut().enumerate() {
+            *value = (index % 256) as f32;
+        }
+    };
+    changed_batch_is_refused(pixels, &["`image_input`: values from 0 to 255", "ImageNet-normalised"]);
+}
+
     let bench = Bench::tiny();
     fails(bench.infer_arguments(&bench.input(), &["--device", "cuda:99"]), &["cuda:99", "use device cpu"]);
 }

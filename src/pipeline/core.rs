@@ -47,6 +47,8 @@ pub(super) struct Core {
     preparer: Preparer,
     postprocess: Arc<Postprocess>,
     device_lost: bool,
+    /// Whether a batch has been told of whose images may be pixels of 0 to 1.
+    told_of_unit_range: bool,
     /// The number of times that the backends have been replaced.
     generation: u64,
 }
@@ -166,6 +168,7 @@ impl Core {
             active: Some(active),
             suspended: None,
             non_finite_confirmed: false,
+            told_of_unit_range: false,
             ended: String::new(),
             generation: 0,
             config,
@@ -311,12 +314,33 @@ impl Core {
         let attempt = Instant::now();
         let mut queued = match &request.input {
             Input::Batch(inputs) => {
-                self.queue_inputs(request, inputs, HostImages::Normalised(&inputs.image_input), attempt)
+                // As for the other check of images: it costs no time where the device computes meanwhile.
+                let checks_later = self.active.as_ref().is_some_and(|active| active.backends.stream.only_queues());
+                if !checks_later {
+                    self.check_normalised(&inputs.image_input)?;
+                }
+                let images = HostImages::Normalised(&inputs.image_input);
+                let queued = self.queue_inputs(request, inputs, images, attempt)?;
+                if checks_later {
+                    self.check_normalised(&inputs.image_input)?;
+                }
+                Ok(queued)
             }
             Input::Observation(observation) => self.queue_observation(request, observation, attempt),
         }?;
         queued.started = started;
         Ok(queued)
+    }
+
+    /// Checks that a batch's images are normalised; the first ones that may not be are told of.
+    fn check_normalised(&mut self, images: &[f32]) -> Result<(), PipelineError> {
+        if let Some(notice) = validate::normalised(images)?
+            && !self.told_of_unit_range
+        {
+            self.told_of_unit_range = true;
+            tracing::warn!("{notice}");
+        }
+        Ok(())
     }
 
     fn queue_observation(
