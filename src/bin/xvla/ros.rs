@@ -3,7 +3,7 @@
 use super::Finding;
 use std::env;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Shared memory that camera images need: at 512 KiB, Fast DDS's default, an image of 640×480 does not fit and is
 /// cut into pieces, more than half of which get lost at 30 Hz.
@@ -89,18 +89,79 @@ fn segment_size(xml: &str) -> Option<u64> {
     after.split_once('<')?.0.trim().parse().ok()
 }
 
-/// Fast DDS keeps its segments in /dev/shm; containers often get 64 MB of it. The probe is a file without a name:
-/// anyone may write to that folder, and a name that can be guessed could be a link to somewhere else.
+/// The size of /dev/shm up to which a container surely has one of its own: what Docker and Podman give.
+const CONTAINERS_OWN: u64 = 64 << 20;
+
+/// Fast DDS keeps its segments in /dev/shm. The probe is a file without a name: anyone may write to that folder, and a
+/// name that can be guessed could be a link to somewhere else.
 fn shared_memory() -> Finding {
-    let usable = tempfile::tempfile_in("/dev/shm").and_then(|mut probe| probe.write_all(b"probe"));
+    let usable = tempfile::tempfile_in(SHARED_MEMORY).and_then(|mut probe| probe.write_all(b"probe"));
     match usable {
-        Ok(()) => Finding::ok("shared memory", "/dev/shm can be written"),
+        Ok(()) => judge(in_container(), shared_memory_size(), fast_dds_segments()),
         Err(error) => Finding::note(
             "shared memory",
-            format!("/dev/shm: {error}"),
-            "mount a tmpfs there (containers: --shm-size 256m, or --ipc host)",
+            format!("{SHARED_MEMORY}: {error}"),
+            "mount a tmpfs there (containers: --ipc=host, or --shm-size=256m where all participants are in one)",
         ),
     }
+}
+
+const SHARED_MEMORY: &str = "/dev/shm";
+
+/// What a /dev/shm that can be written means for participants elsewhere on this machine.
+///
+/// Fast DDS takes whoever has the same network addresses for a neighbour with the same /dev/shm. In a container with the
+/// network of its host that is wrong: topics match, and no data comes. Only the outside shows who shares it, so this
+/// says what can be seen from here and no more.
+fn judge(in_container: bool, size: Option<u64>, segments: usize) -> Finding {
+    let size_text = size.map_or(String::new(), |bytes| format!(", {} MiB", bytes >> 20));
+    let found = format!("{SHARED_MEMORY} can be written{size_text}, {segments} Fast DDS file(s)");
+    let remedy = "if topics match and no data comes: start this container and those of the cameras with --ipc=host, or \
+                  leave shared memory out of the Fast DDS profiles of both";
+    match size {
+        _ if !in_container => Finding::ok("shared memory", found),
+        Some(size) if size <= CONTAINERS_OWN => {
+            let own = format!("{found}; this container has it for itself, participants outside do not see it");
+            Finding::note("shared memory", own, remedy)
+        }
+        _ if segments == 0 => {
+            let unknown = format!("{found}; inside a container, and nothing here shows whether others share it");
+            Finding::note("shared memory", unknown, remedy)
+        }
+        _ => Finding::ok("shared memory", format!("{found}; inside a container")),
+    }
+}
+
+/// Whether this process seems to run in a container: the marks that Docker, Podman and systemd-nspawn leave.
+fn in_container() -> bool {
+    ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists())
+        || env::var_os("container").is_some()
+}
+
+/// The limit of the file system at /dev/shm, bytes; `None` if it has none, or is no mount of its own.
+fn shared_memory_size() -> Option<u64> {
+    let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
+    // A later mount covers those before it.
+    let mount = mounts.into_iter().rfind(|mount| mount.mount_point == Path::new(SHARED_MEMORY))?;
+    size_in_bytes(mount.super_options.get("size")?.as_deref()?)
+}
+
+/// The size of a tmpfs as its mount options tell it: a number that may end in `k`, `m` or `g`.
+fn size_in_bytes(text: &str) -> Option<u64> {
+    let (number, shift) = match text.chars().last()? {
+        'k' => (text.strip_suffix('k')?, 10),
+        'm' => (text.strip_suffix('m')?, 20),
+        'g' => (text.strip_suffix('g')?, 30),
+        _ => (text, 0),
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// Files that Fast DDS participants have in /dev/shm. They may be left over from participants that are gone.
+fn fast_dds_segments() -> usize {
+    let Ok(entries) = std::fs::read_dir(SHARED_MEMORY) else { return 0 };
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.contains("fastrtps_") || name.contains("fastdds_")).count()
 }
 
 fn prefixes() -> Vec<PathBuf> {
@@ -117,5 +178,32 @@ mod tests {
         let xml = "<transport_descriptor><segment_size> 33554432 </segment_size></transport_descriptor>";
         assert_eq!(segment_size(xml), Some(33_554_432));
         assert_eq!(segment_size("<profiles/>"), None);
+    }
+
+    #[test]
+    fn a_containers_own_shared_memory_is_noted_with_what_it_does() {
+        let line = judge(true, Some(CONTAINERS_OWN), 4).line();
+        assert!(line.starts_with("note") && line.contains("64 MiB") && line.contains("do not see it"), "{line}");
+        assert!(line.contains("topics match and no data comes") && line.contains("--ipc=host"), "{line}");
+    }
+
+    #[test]
+    fn a_large_one_in_a_container_is_noted_unless_participants_are_seen_there() {
+        assert!(judge(true, Some(8 << 30), 0).line().contains("nothing here shows whether others share it"));
+        assert!(judge(true, None, 0).line().starts_with("note"));
+        assert!(judge(true, Some(8 << 30), 3).line().starts_with("ok"));
+    }
+
+    #[test]
+    fn outside_a_container_shared_memory_that_can_be_written_is_fine() {
+        assert!(judge(false, Some(CONTAINERS_OWN), 0).line().starts_with("ok"));
+    }
+
+    #[test]
+    fn the_size_of_a_tmpfs_is_read_in_its_units() {
+        assert_eq!(
+            ["65536k", "64m", "1g", "4096", "50%", ""].map(size_in_bytes),
+            [Some(64 << 20), Some(64 << 20), Some(1 << 30), Some(4096), None, None]
+        );
     }
 }
