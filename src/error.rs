@@ -3,6 +3,10 @@
 //!
 //! Each message names what is at fault and how to fix it, fits on one line, and keeps its cause as `source`.
 
+mod content;
+
+pub use content::{PROBE_BYTES, check_content, printable};
+
 use std::path::PathBuf;
 
 /// An error message of libtorch. `Display` shows its first line only; `Debug` includes the C++ stack trace that
@@ -120,10 +124,6 @@ pub enum InputError {
         /// What the input has instead.
         found: String,
     },
-    /// A value is not a finite number.
-    #[error("`{field}`: not finite at index {index}: NaN and infinity are refused")]
-    NotFinite {
-        /// Name of the input.
     /// A state of another width than the checkpoint expects, or than its sender had before.
     #[error("`proprio`: {found} channels, but {wanted}")]
     StateWidth {

@@ -148,6 +148,18 @@ fn a_checkpoint_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_configuration_with_a_nul_is_refused_in_one_line() {
+    let folder = ros::folder().join("nul");
+    std::fs::create_dir(&folder).unwrap();
+    let text = std::fs::read_to_string(checkpoint().join("config.json")).unwrap();
+    let damaged = text.replacen("\"auto\"", "\"au\\u0000to\"", 1);
+    assert_ne!(damaged, text);
+    std::fs::write(folder.join("config.json"), damaged).unwrap();
+    // With names for its cameras the node meets the configuration only once its topics are there.
+    state_is_refused(&folder, &["proprio.joint_names:=[a]"], &["config.json: `action_mode`: `au\\u{0}to` is unknown"]);
+}
+
+#[test]
 fn the_node_starts_without_any_environment() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_xvla_node"))
         .args(["--ros-args", "-p", "stepz:=3"])

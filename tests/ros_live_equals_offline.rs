@@ -65,7 +65,7 @@ fn offline_of(checkpoint: &Path, name: &str, views: &[Vec<f32>], instruction: &s
         width: SIDE,
         tokens: text_tokens,
         proprio_dim: proprio.len(),
-        input_ids: tokenizer.encode(instruction).unwrap(),
+        input_ids: tokenizer.encode(instruction).unwrap().ids,
         image_input,
         image_mask: (0..VIEWS).map(|view| view < views.len()).collect(),
         domain_id: vec![DOMAIN],

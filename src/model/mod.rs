@@ -24,6 +24,7 @@
 //! stage, N image tokens per view (h·w + 1), H hidden width of the policy, S soft prompts.
 
 pub mod action_space;
+mod adapter;
 pub mod audit;
 pub mod checkpoint;
 pub mod config;
@@ -36,8 +37,8 @@ pub mod onnx;
 pub mod policy;
 pub mod projector;
 pub mod prune;
-pub mod synth;
 pub mod state_spec;
+pub mod synth;
 pub mod text;
 pub mod vision;
 pub mod vlm;

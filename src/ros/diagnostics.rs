@@ -4,6 +4,7 @@ use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
 use super::outputs::{Record, SharedRecord};
+use crate::error::printable;
 use crate::pipeline::latency::Summary;
 use crate::robot::health::{Health, Level, is_recent};
 use crate::robot::inputs::Inputs;
@@ -69,7 +70,7 @@ impl Diagnostics {
         DiagnosticStatus {
             level: health.level as u8,
             name: format!("xvla: {part}"),
-            message: health.reason,
+            message: printable(&health.reason).into_owned(),
             hardware_id: self.node_name.clone(),
             values,
         }
@@ -162,7 +163,7 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
 }
 
 fn pair(key: &str, value: impl ToString) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: value.to_string() }
+    KeyValue { key: printable(key).into_owned(), value: printable(&value.to_string()).into_owned() }
 }
 
 #[cfg(test)]
