@@ -89,15 +89,12 @@ fn segment_size(xml: &str) -> Option<u64> {
     after.split_once('<')?.0.trim().parse().ok()
 }
 
-/// The size of /dev/shm up to which a container surely has one of its own: what Docker and Podman give.
-const CONTAINERS_OWN: u64 = 64 << 20;
-
 /// Fast DDS keeps its segments in /dev/shm. The probe is a file without a name: anyone may write to that folder, and a
 /// name that can be guessed could be a link to somewhere else.
 fn shared_memory() -> Finding {
     let usable = tempfile::tempfile_in(SHARED_MEMORY).and_then(|mut probe| probe.write_all(b"probe"));
     match usable {
-        Ok(()) => judge(in_container(), shared_memory_size(), fast_dds_segments()),
+        Ok(()) => judge(in_container(), shared_memory_mount().as_ref()),
         Err(error) => Finding::note(
             "shared memory",
             format!("{SHARED_MEMORY}: {error}"),
@@ -108,27 +105,37 @@ fn shared_memory() -> Finding {
 
 const SHARED_MEMORY: &str = "/dev/shm";
 
+/// The file system at /dev/shm.
+struct Mount {
+    /// What is mounted: `shm` for one that Docker, Podman or Kubernetes made for a container, whatever its size; with
+    /// `--ipc=host` it is the host's, which is called `tmpfs`.
+    source: String,
+    /// Its limit in bytes, if it has one.
+    bytes: Option<u64>,
+}
+
 /// What a /dev/shm that can be written means for participants elsewhere on this machine.
 ///
 /// Fast DDS takes whoever has the same network addresses for a neighbour with the same /dev/shm. In a container with the
-/// network of its host that is wrong: topics match, and no data comes. Only the outside shows who shares it, so this
-/// says what can be seen from here and no more.
-fn judge(in_container: bool, size: Option<u64>, segments: usize) -> Finding {
-    let size_text = size.map_or(String::new(), |bytes| format!(", {} MiB", bytes >> 20));
-    let found = format!("{SHARED_MEMORY} can be written{size_text}, {segments} Fast DDS file(s)");
-    let remedy = "if topics match and no data comes: start this container and those of the cameras with --ipc=host, or \
-                  leave shared memory out of the Fast DDS profiles of both";
-    match size {
-        _ if !in_container => Finding::ok("shared memory", found),
-        Some(size) if size <= CONTAINERS_OWN => {
-            let own = format!("{found}; this container has it for itself, participants outside do not see it");
-            Finding::note("shared memory", own, remedy)
+/// network of its host that is wrong: topics match, and no data comes.
+fn judge(in_container: bool, mount: Option<&Mount>) -> Finding {
+    let size = mount.and_then(|mount| mount.bytes).map_or(String::new(), |bytes| format!(", {} MiB", bytes >> 20));
+    let found = format!("{SHARED_MEMORY} can be written{size}");
+    if !in_container {
+        return Finding::ok("shared memory", found);
+    }
+    match mount {
+        Some(mount) if mount.source != "shm" => {
+            Finding::ok("shared memory", format!("{found}; in a container, but mounted from outside"))
         }
-        _ if segments == 0 => {
-            let unknown = format!("{found}; inside a container, and nothing here shows whether others share it");
-            Finding::note("shared memory", unknown, remedy)
-        }
-        _ => Finding::ok("shared memory", format!("{found}; inside a container")),
+        _ => Finding::note(
+            "shared memory",
+            format!(
+                "{found}; it is this container's own, or its pod's: participants elsewhere do not see it, so that their topics match and no data comes"
+            ),
+            "start this container and those of the cameras with --ipc=host, or leave shared memory out of the Fast DDS \
+             profiles of both sides",
+        ),
     }
 }
 
@@ -138,12 +145,13 @@ fn in_container() -> bool {
         || env::var_os("container").is_some()
 }
 
-/// The limit of the file system at /dev/shm, bytes; `None` if it has none, or is no mount of its own.
-fn shared_memory_size() -> Option<u64> {
+/// What is mounted at /dev/shm; `None` if it is a part of another file system.
+fn shared_memory_mount() -> Option<Mount> {
     let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
     // A later mount covers those before it.
     let mount = mounts.into_iter().rfind(|mount| mount.mount_point == Path::new(SHARED_MEMORY))?;
-    size_in_bytes(mount.super_options.get("size")?.as_deref()?)
+    let bytes = mount.super_options.get("size").and_then(|size| size_in_bytes(size.as_deref()?));
+    Some(Mount { source: mount.mount_source?, bytes })
 }
 
 /// The size of a tmpfs as its mount options tell it: a number that may end in `k`, `m` or `g`.
@@ -155,13 +163,6 @@ fn size_in_bytes(text: &str) -> Option<u64> {
         _ => (text, 0),
     };
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
-/// Files that Fast DDS participants have in /dev/shm. They may be left over from participants that are gone.
-fn fast_dds_segments() -> usize {
-    let Ok(entries) = std::fs::read_dir(SHARED_MEMORY) else { return 0 };
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.contains("fastrtps_") || name.contains("fastdds_")).count()
 }
 
 fn prefixes() -> Vec<PathBuf> {
@@ -180,23 +181,24 @@ mod tests {
         assert_eq!(segment_size("<profiles/>"), None);
     }
 
+    fn mounted(source: &str) -> Mount {
+        Mount { source: source.to_owned(), bytes: Some(64 << 20) }
+    }
+
     #[test]
     fn a_containers_own_shared_memory_is_noted_with_what_it_does() {
-        let line = judge(true, Some(CONTAINERS_OWN), 4).line();
-        assert!(line.starts_with("note") && line.contains("64 MiB") && line.contains("do not see it"), "{line}");
-        assert!(line.contains("topics match and no data comes") && line.contains("--ipc=host"), "{line}");
+        for mount in [Some(&mounted("shm")), None] {
+            let line = judge(true, mount).line();
+            assert!(line.starts_with("note") && line.contains("topics match and no data comes"), "{line}");
+            assert!(line.contains("--ipc=host"), "{line}");
+        }
     }
 
     #[test]
-    fn a_large_one_in_a_container_is_noted_unless_participants_are_seen_there() {
-        assert!(judge(true, Some(8 << 30), 0).line().contains("nothing here shows whether others share it"));
-        assert!(judge(true, None, 0).line().starts_with("note"));
-        assert!(judge(true, Some(8 << 30), 3).line().starts_with("ok"));
-    }
-
-    #[test]
-    fn outside_a_container_shared_memory_that_can_be_written_is_fine() {
-        assert!(judge(false, Some(CONTAINERS_OWN), 0).line().starts_with("ok"));
+    fn shared_memory_that_is_the_hosts_is_fine() {
+        assert!(judge(true, Some(&mounted("tmpfs"))).line().starts_with("ok"));
+        assert!(judge(false, Some(&mounted("shm"))).line().starts_with("ok"));
+        assert!(judge(false, None).line().starts_with("ok"));
     }
 
     #[test]
