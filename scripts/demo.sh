@@ -52,7 +52,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 echo "==> a tiny checkpoint with random weights: what it does means nothing, how it runs does" >&2
-"$programs/xvla" checkpoint synth --preset tiny --out "$scratch/checkpoint"
+"$programs/xvla" checkpoint synth --preset tiny --action-mode franka_joint7 --out "$scratch/checkpoint"
 
 echo "==> xvla_node (ROS_DOMAIN_ID=$ROS_DOMAIN_ID)" >&2
 "$programs/xvla_node" --ros-args --params-file "$root/tools/demo.yaml" -p "checkpoint:=$scratch/checkpoint" \

@@ -3,6 +3,10 @@
 //!
 //! Each message names what is at fault and how to fix it, fits on one line, and keeps its cause as `source`.
 
+mod content;
+
+pub use content::{PROBE_BYTES, check_content, printable};
+
 use std::path::PathBuf;
 
 /// An error message of libtorch. `Display` shows its first line only; `Debug` includes the C++ stack trace that
@@ -119,6 +123,26 @@ pub enum InputError {
         expected: String,
         /// What the input has instead.
         found: String,
+    },
+    /// A state of another width than the checkpoint expects, or than its sender had before.
+    #[error("`proprio`: {found} channels, but {wanted}")]
+    StateWidth {
+        /// Channels of the state.
+        found: usize,
+        /// What was expected, as a sentence.
+        wanted: String,
+    },
+    /// Images whose values no ImageNet normalisation gives.
+    #[error(
+        "`image_input`: values from {min} to {max}: expected ImageNet-normalised RGB, which lies within -2.2 and 2.7: {advice}"
+    )]
+    PixelRange {
+        /// Smallest value.
+        min: f32,
+        /// Largest value.
+        max: f32,
+        /// What the values seem to be, and what to do.
+        advice: &'static str,
     },
     /// A value is not a finite number.
     #[error("`{field}`: not finite at index {index}: NaN and infinity are refused")]

@@ -100,6 +100,72 @@ fn a_configuration_that_is_no_json_is_named() {
 }
 
 #[test]
+fn bytes_behind_the_configuration_are_refused() {
+    let bench = Bench::tiny().copy();
+    let path = bench.checkpoint().join("config.json");
+    let text = std::fs::read(&path).unwrap();
+    for behind in [b"\0".as_slice(), b"}", b"{}"] {
+        std::fs::write(&path, [text.as_slice(), behind].concat()).unwrap();
+        checkpoint_refused(&bench, &["config.json: not JSON: trailing characters"]);
+    }
+}
+
+#[test]
+fn a_nul_is_shown_and_never_written_raw() {
+    let bench = Bench::tiny().copy();
+    bench.configure("/action_mode", json!("ee\u{0}d"));
+    checkpoint_refused(&bench, &["`action_mode`: `ee\\u{0}d` is unknown"]);
+    std::fs::write(bench.checkpoint().join("config.json"), b"{\"a\": \"\0\"}").unwrap();
+    checkpoint_refused(&bench, &["config.json", "control character"]);
+    std::fs::write(bench.checkpoint().join("config.json"), b"\xff\xfe{").unwrap();
+    checkpoint_refused(&bench, &["config.json: not JSON"]);
+}
+
+#[test]
+fn a_shard_whose_name_holds_a_nul_is_refused() {
+    let bench = Bench::tiny().copy();
+    let index = json!({"weight_map": {"a": "m\u{0}.safetensors"}});
+    std::fs::write(bench.checkpoint().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    checkpoint_refused(&bench, &["m\\u{0}.safetensors", "NUL"]);
+}
+
+/// What Git leaves in the place of a file that Git LFS has not fetched.
+const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 3519381272\n";
+
+#[test]
+fn a_git_lfs_pointer_is_told_with_the_way_to_fetch_the_file() {
+    for file in ["model.safetensors", "config.json"] {
+        let bench = Bench::tiny().copy();
+        std::fs::write(bench.checkpoint().join(file), POINTER).unwrap();
+        checkpoint_refused(&bench, &[file, "a Git LFS pointer", "git lfs pull", "hf download"]);
+    }
+    let bench = Bench::tiny();
+    let batch = bench.path("pointer.npz");
+    std::fs::write(&batch, POINTER).unwrap();
+    refused(&bench, &batch, &["pointer.npz", "a Git LFS pointer"]);
+}
+
+#[test]
+fn a_page_in_the_place_of_weights_is_told() {
+    let bench = Bench::tiny().copy();
+    std::fs::write(bench.weights(), "<!DOCTYPE html><html><title>Log in</title></html>").unwrap();
+    checkpoint_refused(&bench, &["model.safetensors: an HTML page"]);
+}
+
+#[test]
+fn an_adapter_is_told_with_its_base_and_that_it_must_be_merged() {
+    let bench = Bench::tiny().copy();
+    let adapter = json!({"peft_type": "LORA", "base_model_name_or_path": "2toINF/X-VLA-Pt", "r": 8});
+    std::fs::write(bench.checkpoint().join("adapter_config.json"), adapter.to_string()).unwrap();
+    let told = ["adapter_config.json: a LORA adapter for `2toINF/X-VLA-Pt`", "merge it into its base"];
+    // PEFT saves no weights of the base, and some people copy the base's configuration beside the adapter.
+    std::fs::rename(bench.weights(), bench.checkpoint().join("adapter_model.safetensors")).unwrap();
+    checkpoint_refused(&bench, &told);
+    std::fs::remove_file(bench.checkpoint().join("config.json")).unwrap();
+    checkpoint_refused(&bench, &told);
+}
+
+#[test]
 fn a_file_that_is_no_archive_is_refused() {
     let bench = Bench::tiny();
     let path = bench.path("text.npz");
@@ -152,12 +218,12 @@ fn a_missing_key_is_named() {
 }
 
 #[test]
-fn a_wrong_dtype_is_named() {
+fn a_dtype_whose_values_cannot_be_cast_is_named() {
     let bench = Bench::tiny();
     let path = bench.path("dtype.npz");
-    let ids = NpyArray { shape: vec![1, 50], data: NpyData::F32(vec![0.0; 50]) };
+    let ids = NpyArray { shape: vec![1, 50], data: NpyData::F32(vec![0.5; 50]) };
     write_npz(&path, &[("input_ids", ids)]).unwrap();
-    refused(&bench, &path, &["dtype.npz", "`input_ids`", "float32", "expected int64"]);
+    refused(&bench, &path, &["dtype.npz", "`input_ids`", "float32, and 0.5 at index 0 is no int64"]);
 }
 
 /// `infer` on the good batch after `change` must fail with all of `parts`.
@@ -179,6 +245,28 @@ fn more_text_tokens_than_the_checkpoint_takes_are_refused() {
 fn more_channels_of_proprioception_than_the_checkpoint_takes_are_refused() {
     let wider = |batch: &mut Batch| (batch.inputs.proprio_dim, batch.inputs.proprio) = (21, vec![0.0; 21]);
     changed_batch_is_refused(wider, &["`proprio`", "21"]);
+}
+
+#[test]
+fn joints_for_a_checkpoint_of_poses_are_refused_with_the_widths_it_takes() {
+    let joints = |batch: &mut Batch| (batch.inputs.proprio_dim, batch.inputs.proprio) = (7, vec![0.0; 7]);
+    changed_batch_is_refused(joints, &["`proprio`: 7 channels", "ee6d state has 10 (one arm) or 20 (two)"]);
+}
+
+#[test]
+fn a_batch_without_state_is_refused_by_a_policy_that_uses_it() {
+    let none = |batch: &mut Batch| (batch.inputs.proprio_dim, batch.inputs.proprio) = (0, vec![]);
+    changed_batch_is_refused(none, &["`proprio`: 0 channels"]);
+}
+
+#[test]
+fn pixels_that_are_not_normalised_are_refused_with_their_range() {
+    let pixels = |batch: &mut Batch| {
+        for (index, value) in batch.inputs.image_input.iter_mut().enumerate() {
+            *value = (index % 256) as f32;
+        }
+    };
+    changed_batch_is_refused(pixels, &["`image_input`: values from 0 to 255", "ImageNet-normalised"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod cli;
 
-use cli::{Bench, array, delta, succeeds, text};
+use cli::{Bench, array, delta, succeeds, text, xvla};
 use xvla_ros::data::batch::Batch;
 use xvla_ros::pipeline::noise;
 use xvla_ros::types::{HostArray, ModelInputs};
@@ -48,6 +48,30 @@ fn every_layout_and_any_number_of_files_give_the_same_actions() {
             assert!(difference <= TOLERANCE, "{layout} in {shards} file(s): {difference}");
         }
     }
+}
+
+#[test]
+fn the_pose_of_one_arm_gives_the_actions_of_two_poses_of_which_the_second_is_zeros() {
+    let bench = Bench::tiny();
+    let mut batch = bench.batch();
+    batch.inputs.proprio.truncate(10);
+    let padded = [batch.inputs.proprio.clone(), vec![0.0; 10]].concat();
+    let both = Batch { inputs: ModelInputs { proprio: padded, ..batch.inputs.clone() }, ..batch.clone() };
+    batch.inputs.proprio_dim = 10;
+    let one = bench.infer(&bench.save("one.npz", &batch), &[]);
+    assert_eq!(one, bench.infer(&bench.save("both.npz", &both), &[]));
+}
+
+#[test]
+fn images_that_may_be_pixels_of_0_to_1_are_answered_and_told_of() {
+    let bench = Bench::tiny();
+    let mut batch = bench.batch();
+    for (index, value) in batch.inputs.image_input.iter_mut().enumerate() {
+        *value = (index % 256) as f32 / 255.0;
+    }
+    let ran = xvla(bench.infer_arguments(&bench.save("unit.npz", &batch), &[]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stderr.contains("if these are pixels of 0 to 1"), "{ran:?}");
 }
 
 #[test]

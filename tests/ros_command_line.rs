@@ -5,7 +5,7 @@
 #[path = "ros/mod.rs"]
 mod ros;
 
-use ros::{NodeProcess, checkpoint, domain};
+use ros::{NodeProcess, checkpoint, checkpoint_of_joints, checkpoint_of_poses, domain};
 
 /// Exit code and stderr, without the log's own lines.
 fn refused(arguments: &[&str]) -> (Option<i32>, String) {
@@ -13,6 +13,18 @@ fn refused(arguments: &[&str]) -> (Option<i32>, String) {
     let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(lines.len(), 1, "expected one line that tells the error:\n{text}");
     (code, lines[0].to_owned())
+}
+
+/// `checkpoint` is refused with a line that holds `why` if its state comes as `parameters` say.
+fn state_is_refused(checkpoint: &std::path::Path, parameters: &[&str], why: &[&str]) {
+    let checkpoint = format!("checkpoint:={}", checkpoint.display());
+    let needed = ["-p", &checkpoint, "-p", "num_threads:=1", "-p", "cameras:=[front]"];
+    let extra = parameters.iter().flat_map(|parameter| ["-p", parameter]);
+    let (code, line) = refused(&needed.into_iter().chain(extra).collect::<Vec<_>>());
+    assert_eq!(code, Some(1));
+    for part in why {
+        assert!(line.contains(part), "`{part}` is not in: {line}");
+    }
 }
 
 /// The tiny checkpoint, deployed with `parameter` besides what it needs, is refused with a line that holds `why`.
@@ -101,7 +113,26 @@ fn an_embodiment_that_the_checkpoint_does_not_know_is_refused_before_the_robot_m
 #[test]
 fn more_joints_than_the_checkpoint_takes_are_refused_before_the_robot_moves() {
     let joints: Vec<String> = (0..21).map(|joint| format!("j{joint}")).collect();
-    misfit_is_refused(&format!("proprio.joint_names:=[{}]", joints.join(", ")), "`proprio`: expected at most 20");
+    let why = "parameter `proprio.joint_names`: 21 names, but this checkpoint's auto state has 1 to 20";
+    misfit_is_refused(&format!("proprio.joint_names:=[{}]", joints.join(", ")), why);
+}
+
+#[test]
+fn joints_for_a_checkpoint_of_poses_are_refused_before_the_robot_moves() {
+    let why = ["parameter `proprio.source`", "10 (one arm) or 20 (two)", "use `ee_pose`"];
+    state_is_refused(&checkpoint_of_poses(), &["proprio.joint_names:=[a, b, c, d, e, f, g]"], &why);
+}
+
+#[test]
+fn a_pose_for_a_checkpoint_of_joints_is_refused_before_the_robot_moves() {
+    let why = ["parameter `proprio.source`", "joint state has 14", "use `joint_states`"];
+    state_is_refused(&checkpoint_of_joints(), &["proprio.source:=ee_pose"], &why);
+}
+
+#[test]
+fn fewer_joints_than_the_checkpoint_has_are_refused_before_the_robot_moves() {
+    let why = ["parameter `proprio.joint_names`: 2 names", "joint state has 14"];
+    state_is_refused(&checkpoint_of_joints(), &["proprio.joint_names:=[a, b]"], &why);
 }
 
 #[test]
@@ -114,6 +145,18 @@ fn a_checkpoint_that_is_not_there_is_named() {
     let (code, line) = refused(&["-p", "checkpoint:=/nowhere", "-p", "proprio.joint_names:=[a]"]);
     assert_eq!(code, Some(1));
     assert!(line.contains("/nowhere/config.json: cannot be read"), "{line}");
+}
+
+#[test]
+fn a_configuration_with_a_nul_is_refused_in_one_line() {
+    let folder = ros::folder().join("nul");
+    std::fs::create_dir(&folder).unwrap();
+    let text = std::fs::read_to_string(checkpoint().join("config.json")).unwrap();
+    let damaged = text.replacen("\"auto\"", "\"au\\u0000to\"", 1);
+    assert_ne!(damaged, text);
+    std::fs::write(folder.join("config.json"), damaged).unwrap();
+    // With names for its cameras the node meets the configuration only once its topics are there.
+    state_is_refused(&folder, &["proprio.joint_names:=[a]"], &["config.json: `action_mode`: `au\\u{0}to` is unknown"]);
 }
 
 #[test]

@@ -57,7 +57,18 @@ fn strange_engine() -> PathBuf {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     let make = || {
         let other = folder().join("other");
-        xvla(&["checkpoint", "synth", "--preset", "tiny", "--seed", "9", "--out", other.to_str().unwrap()]);
+        xvla(&[
+            "checkpoint",
+            "synth",
+            "--preset",
+            "tiny",
+            "--action-mode",
+            "auto",
+            "--seed",
+            "9",
+            "--out",
+            other.to_str().unwrap(),
+        ]);
         let strange = export(&other, "strange.onnx");
         let mut sidecar = Sidecar::read(&good_engine()).unwrap();
         sidecar.engine_sha256 = sha256_of_file(&strange).unwrap();

@@ -7,8 +7,8 @@
 mod ros;
 
 use ros::{
-    Chunk, Deployment, JOINTS, NodeProcess, Robot, Shared, checkpoint, domain, folder, noise_image, photograph, shared,
-    xvla,
+    Chunk, Deployment, JOINTS, NodeProcess, Robot, Shared, checkpoint, checkpoint_of_poses, domain, folder,
+    noise_image, photograph, shared, xvla,
 };
 use serde_json::json;
 use std::path::Path;
@@ -48,8 +48,13 @@ fn resized(image: &RgbImage) -> Vec<f32> {
 
 /// Actions [T, A'] of `xvla infer` for these inputs.
 fn offline(name: &str, views: &[Vec<f32>], instruction: &str, proprio: &[f32]) -> Vec<f32> {
+    offline_of(&checkpoint(), name, views, instruction, proprio)
+}
+
+/// The same for any checkpoint.
+fn offline_of(checkpoint: &Path, name: &str, views: &[Vec<f32>], instruction: &str, proprio: &[f32]) -> Vec<f32> {
     let text_tokens = 50;
-    let tokenizer = Tokenizer::from_file(&checkpoint().join("tokenizer.json"), text_tokens, BART_PAD_ID).unwrap();
+    let tokenizer = Tokenizer::from_file(&checkpoint.join("tokenizer.json"), text_tokens, BART_PAD_ID).unwrap();
     let mut image_input: Vec<f32> = views.concat();
     image_input.resize(VIEWS * 3 * SIDE * SIDE, 0.0);
     let inputs = ModelInputs {
@@ -59,7 +64,7 @@ fn offline(name: &str, views: &[Vec<f32>], instruction: &str, proprio: &[f32]) -
         width: SIDE,
         tokens: text_tokens,
         proprio_dim: proprio.len(),
-        input_ids: tokenizer.encode(instruction).unwrap(),
+        input_ids: tokenizer.encode(instruction).unwrap().ids,
         image_input,
         image_mask: (0..VIEWS).map(|view| view < views.len()).collect(),
         domain_id: vec![DOMAIN],
@@ -68,7 +73,7 @@ fn offline(name: &str, views: &[Vec<f32>], instruction: &str, proprio: &[f32]) -
     let [input, output] = ["in", "out"].map(|part| folder().join(format!("{name}_{part}.npz")));
     write_batch(&input, &Batch { inputs, noise: None, actions: None }).unwrap();
     let path = |path: &Path| path.to_str().unwrap().to_owned();
-    let arguments = ["--checkpoint", &path(&checkpoint()), "--input", &path(&input), "--output", &path(&output)];
+    let arguments = ["--checkpoint", &path(checkpoint), "--input", &path(&input), "--output", &path(&output)];
     xvla(&[&["infer", "--seed", SEED, "--steps", "4"], arguments.as_slice()].concat());
     match NpzReader::open(&output, Limits::default()).unwrap().require("actions").unwrap().data {
         NpyData::F32(actions) => actions,
@@ -85,8 +90,8 @@ fn assert_equal(live: &Chunk, offline: &[f32]) {
 }
 
 /// A node with what these tests have in common, and `extra`.
-fn start(domain: u32, extra: &[&str]) -> NodeProcess {
-    let checkpoint = format!("checkpoint:={}", checkpoint().display());
+fn start(domain: u32, checkpoint: &Path, extra: &[&str]) -> NodeProcess {
+    let checkpoint = format!("checkpoint:={}", checkpoint.display());
     let joints = format!("proprio.joint_names:=[{}]", JOINTS.join(", "));
     let (seed, embodiment) = (format!("seed:={SEED}"), format!("domain_id:={DOMAIN}"));
     // Messages come one by one and not as streams, so no state is too old and no scene frozen.
@@ -102,8 +107,11 @@ fn node() -> MutexGuard<'static, Deployment> {
     static NODE: Shared = Shared::new();
     shared(&NODE, || {
         let domain = domain();
-        let node =
-            start(domain, &["-p", "cameras:=[camera_0, camera_1]", "-p", "frame_id:=base", "-p", "step_dt_s:=0.05"]);
+        let node = start(
+            domain,
+            &checkpoint(),
+            &["-p", "cameras:=[camera_0, camera_1]", "-p", "frame_id:=base", "-p", "step_dt_s:=0.05"],
+        );
         let mut robot = Robot::start(domain, "/xvla");
         robot.connect(&[
             ("image", CAMERAS[0]),
@@ -202,8 +210,8 @@ fn a_chunk_names_its_inputs_with_their_stamps_and_the_oldest() {
 #[test]
 fn a_chunk_names_its_actions_one_by_one() {
     let message = node().answer_to(&views()).message;
-    assert_eq!((&message["action_dim"], &message["action_mode"]), (&json!(20), &json!("ee6d")));
-    assert_eq!(message["action_names"].as_array().unwrap().len(), 20);
+    assert_eq!((&message["action_dim"], &message["action_mode"]), (&json!(7), &json!("auto")));
+    assert_eq!(message["action_names"].as_array().unwrap().len(), 7);
 }
 
 #[test]
@@ -331,7 +339,7 @@ fn compressed_node() -> MutexGuard<'static, Deployment> {
         let text = format!("xvla:\n  ros__parameters:\n    {names}\n    camera:\n{cameras}");
         std::fs::write(&file, text).unwrap();
         let params = ["-p", "proprio.source:=ee_pose", "-p", "instruction:=open the drawer", "--params-file"];
-        let node = start(domain, &[params.as_slice(), &[file.to_str().unwrap()]].concat());
+        let node = start(domain, &checkpoint_of_poses(), &[params.as_slice(), &[file.to_str().unwrap()]].concat());
         let mut robot = Robot::start(domain, "/xvla");
         let images = COMPRESSED.iter().map(|topic| ("compressed", *topic));
         robot.connect(&images.chain([("pose", "ee_pose"), ("gripper", "gripper")]).collect::<Vec<_>>());
@@ -348,7 +356,8 @@ fn a_live_chunk_of_compressed_cameras_and_a_pose_equals_the_offline_one() {
     let views = [7, 8, 9].map(|seed| noise_image(SIDE, SIDE, seed));
     // The first two columns of the rotation are y and -x.
     let proprio = [0.5, 0.25, 0.125, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.75];
-    let expected = offline("compressed", &views.each_ref().map(planes), "open the drawer", &proprio);
+    let planes = views.each_ref().map(planes);
+    let expected = offline_of(&checkpoint_of_poses(), "compressed", &planes, "open the drawer", &proprio);
     let mut node = compressed_node();
     for (topic, view) in COMPRESSED.iter().zip(&views) {
         node.robot.compressed(topic, "png", &png(view));

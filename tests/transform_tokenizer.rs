@@ -42,7 +42,7 @@ fn assert_equals_hugging_face(tokenizer_json: &str) {
         assert_eq!(ids.len(), expected.sentences.len());
         for (sentence, ids) in expected.sentences.iter().zip(ids) {
             match tokenizer.encode(sentence) {
-                Ok(found) => assert_eq!(found, *ids, "{sentence:?} at {max_length} tokens"),
+                Ok(found) => assert_eq!(found.ids, *ids, "{sentence:?} at {max_length} tokens"),
                 Err(error) => assert!(sentence.trim().is_empty(), "{sentence:?}: {error}"),
             }
         }
@@ -65,7 +65,7 @@ fn left_padding_moves_the_text_to_the_end() {
     let left =
         Tokenizer::from_file(&fixture("tokenizer.json"), 40, BART_PAD_ID).unwrap().with_padding_side(PaddingSide::Left);
     let text = "pick up the red cube";
-    let (mut right, left) = (right.encode(text).unwrap(), left.encode(text).unwrap());
+    let (mut right, left) = (right.encode(text).unwrap().ids, left.encode(text).unwrap().ids);
     let padding = right.iter().filter(|id| **id == BART_PAD_ID).count();
     assert!(padding > 0);
     right.rotate_right(padding);
@@ -75,8 +75,21 @@ fn left_padding_moves_the_text_to_the_end() {
 #[test]
 fn a_cut_instruction_keeps_its_end_token() {
     let tokenizer = Tokenizer::from_file(&fixture("tokenizer.json"), 5, BART_PAD_ID).unwrap();
-    let ids = tokenizer.encode(&"stack the blocks ".repeat(50)).unwrap();
+    let ids = tokenizer.encode(&"stack the blocks ".repeat(50)).unwrap().ids;
     assert_eq!((ids.len(), ids[0], ids[4]), (5, 0, 2));
+}
+
+#[test]
+fn the_tokens_of_a_cut_instruction_are_counted_as_if_it_had_not_been_cut() {
+    let text = "stack the blocks ".repeat(50);
+    let tokens = |length: usize| {
+        Tokenizer::from_file(&fixture("tokenizer.json"), length, BART_PAD_ID).unwrap().encode(&text).unwrap().tokens
+    };
+    let whole = tokens(10_000);
+    assert!(whole > 100, "{whole}");
+    for length in [3, 5, 40, whole - 1, whole, whole + 1] {
+        assert_eq!(tokens(length), whole, "cut to {length}");
+    }
 }
 
 #[test]
@@ -125,14 +138,14 @@ fn a_tokenizer_trained_for_a_synthetic_checkpoint_has_the_vocabulary_that_was_as
 
 #[test]
 fn a_tokenizer_trained_for_a_synthetic_checkpoint_starts_and_pads_as_barts() {
-    let ids = trained().encode("pick up the red block and place it in the basket").unwrap();
+    let ids = trained().encode("pick up the red block and place it in the basket").unwrap().ids;
     assert_eq!((ids.len(), ids[0]), (50, 0));
     assert!(ids.iter().all(|id| (0..512).contains(id)));
 }
 
 #[test]
 fn a_tokenizer_trained_for_a_synthetic_checkpoint_knows_words_of_instructions() {
-    let ids = trained().encode("pick up the red block and place it in the basket").unwrap();
+    let ids = trained().encode("pick up the red block and place it in the basket").unwrap().ids;
     let words = ids.iter().take_while(|id| **id != 2).count();
     assert!((5..20).contains(&words), "{words} tokens for 11 words");
 }

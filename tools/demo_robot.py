@@ -31,7 +31,7 @@ from xvla_ros.msg import ActionChunk, StageLatency
 WIDTH, HEIGHT = 640, 480
 CAMERA_HZ, JOINTS_HZ = 30, 50
 PHOTOGRAPHS = ("coffee.png", "motorcycle_left.png")
-JOINTS = ("joint_1", "joint_2", "joint_3", "joint_4", "joint_5", "joint_6", "gripper")
+JOINTS = ("joint_1", "joint_2", "joint_3", "joint_4", "joint_5", "joint_6", "joint_7")
 INSTRUCTIONS = (
     "pick up the spoon beside the cup",
     "put the spoon into the cup",

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use xvla_ros::config::environment::{self, Setting};
+use xvla_ros::error::printable;
 use xvla_ros::ros::arguments::Arguments;
 use xvla_ros::ros::error::NodeError;
 use xvla_ros::ros::node::{self, Ended};
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         Ok(Ended::Busy) => signal_hook::low_level::exit(0),
         Err(error) => {
             let line = format!("{error}").split_whitespace().collect::<Vec<_>>().join(" ");
-            let _ = writeln!(std::io::stderr(), "error: {line}");
+            let _ = writeln!(std::io::stderr(), "error: {}", printable(&line));
             ExitCode::from(error.downcast_ref::<NodeError>().map_or(1, NodeError::exit_code))
         }
     }

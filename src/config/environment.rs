@@ -6,12 +6,12 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 /// A default for an environment variable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Setting {
     /// Name of the variable.
     pub name: &'static str,
-    /// Value that the variable gets if the user has not decided.
-    pub value: OsString,
+    /// Makes the value that the variable gets. It is called only if the user has not decided.
+    pub value: fn() -> OsString,
     /// Other variables by which the user may decide. If any of them is set, the default does not apply.
     pub unless: &'static [&'static str],
 }
@@ -25,7 +25,7 @@ impl Setting {
     /// (docs/benchmarks/2026-11-24-cpu.md).
     pub fn openmp_spins_briefly() -> Self {
         let unless = &["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
-        Self { name: "GOMP_SPINCOUNT", value: "10000".into(), unless }
+        Self { name: "GOMP_SPINCOUNT", value: || "10000".into(), unless }
     }
 
     /// Whether the user has set neither the variable nor any other that decides the same.
@@ -47,7 +47,7 @@ pub fn start_with(settings: impl IntoIterator<Item = Setting>) {
     if let Some(name) = arguments.next() {
         program.arg0(name);
     }
-    program.args(arguments).envs(undecided.into_iter().map(|setting| (setting.name, setting.value)));
+    program.args(arguments).envs(undecided.into_iter().map(|setting| (setting.name, (setting.value)())));
     let error = program.exec();
     tracing::debug!("starting over: {error}");
 }

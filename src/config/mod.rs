@@ -55,14 +55,14 @@ impl Config {
     /// leaves them to it.
     ///
     /// # Errors
-    /// A `checkpoint` or `cameras` that is not allowed, and what `own` fails with.
-    pub fn name_cameras<E: From<ConfigError>>(
-        given: &mut Parameters,
-        own: impl FnOnce(&Path) -> Result<Vec<String>, E>,
-    ) -> Result<(), E> {
-        let config = Self::read("", given)?;
-        if config.cameras.is_empty() {
-            given.insert("cameras".to_owned(), Value::Strings(own(&config.checkpoint)?));
+    /// What `own` fails with. Parameters that are not allowed are left to [`Config::from_parameters`].
+    pub fn name_cameras<E>(given: &mut Parameters, own: impl FnOnce(&Path) -> Result<Vec<String>, E>) -> Result<(), E> {
+        let is_named = given.get("cameras").is_some_and(|names| *names != Value::Strings(Vec::new()));
+        if let Some(Value::String(checkpoint)) = given.get("checkpoint").filter(|_| !is_named)
+            && !checkpoint.is_empty()
+        {
+            let names = own(Path::new(checkpoint))?;
+            given.insert("cameras".to_owned(), Value::Strings(names));
         }
         Ok(())
     }

@@ -10,11 +10,12 @@
 //! | `noise`, optional | [B, T, A] | float32 |
 //! | `actions`, optional: expected | [B, T, A'] | float32 |
 //!
-//! Arrays under other keys are left alone.
+//! Other booleans, integers and floats are taken where each value is exactly one of that type. Arrays under other keys
+//! are left alone.
 
 use std::path::{Path, PathBuf};
 
-use super::npy::{NpyArray, NpyData};
+use super::npy::{Inexact, NpyArray, NpyData};
 use super::npz::{NpzReader, write_npz};
 use crate::data::DatasetError;
 use crate::types::{HostArray, ModelInputs};
@@ -42,7 +43,8 @@ pub fn read_batch(path: &Path, limits: Limits) -> Result<Batch, DatasetError> {
     let (shape, input_ids) = file.integers("input_ids")?;
     let [batch, tokens] = file.extents("input_ids", shape, "[B, L]", |[b, l]| b > 0 && l > 0)?;
 
-    let (shape, image_input) = file.image()?;
+    let array = file.require("image_input", "float32 or float16")?;
+    let (shape, image_input) = file.floats("image_input", array)?;
     let expected = format!("[B={batch}, V, 3, H, W]");
     let accepted = |[b, v, c, h, w]: [usize; 5]| b == batch && v > 0 && c == 3 && h > 0 && w > 0;
     let [_, views, _, height, width] = file.extents("image_input", shape, &expected, accepted)?;
@@ -123,8 +125,6 @@ fn calibration_number(path: &Path) -> Option<u64> {
     digits.parse().ok().filter(|_| numeric)
 }
 
-const IMAGE_DTYPE: &str = "float32 or float16";
-
 /// The same error, saying what this key's type is rather than which types there are.
 fn with_expected(error: DatasetError, expected: &'static str) -> DatasetError {
     match error {
@@ -145,43 +145,42 @@ impl BatchFile<'_> {
     }
 
     fn integers(&mut self, key: &str) -> Result<(Vec<usize>, Vec<i64>), DatasetError> {
-        let array = self.require(key, "int64")?;
-        match array.data {
-            NpyData::I64(values) => Ok((array.shape, values)),
-            other => Err(self.dtype(key, "int64", &other)),
-        }
+        let NpyArray { shape, data } = self.require(key, "int64")?;
+        let values = self.exact(key, "int64", data, NpyData::into_i64)?;
+        Ok((shape, values))
     }
 
     fn booleans(&mut self, key: &str) -> Result<(Vec<usize>, Vec<bool>), DatasetError> {
-        let array = self.require(key, "bool")?;
-        match array.data {
-            NpyData::Bool(values) => Ok((array.shape, values)),
-            other => Err(self.dtype(key, "bool", &other)),
-        }
-    }
-
-    fn image(&mut self) -> Result<(Vec<usize>, Vec<f32>), DatasetError> {
-        let array = self.require("image_input", IMAGE_DTYPE)?;
-        let array = match array.data {
-            NpyData::F16(values) => {
-                let data = NpyData::F32(values.into_iter().map(half::f16::to_f32).collect());
-                NpyArray { shape: array.shape, data }
-            }
-            NpyData::F32(_) => array,
-            other => return Err(self.dtype("image_input", IMAGE_DTYPE, &other)),
-        };
-        self.floats("image_input", array)
+        let NpyArray { shape, data } = self.require(key, "bool")?;
+        let values = self.exact(key, "bool", data, NpyData::into_bool)?;
+        Ok((shape, values))
     }
 
     fn floats(&self, key: &str, array: NpyArray) -> Result<(Vec<usize>, Vec<f32>), DatasetError> {
-        let values = match array.data {
-            NpyData::F32(values) => values,
-            other => return Err(self.dtype(key, "float32", &other)),
-        };
+        let values = self.exact(key, "float32", array.data, NpyData::into_f32)?;
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok((array.shape, values)),
             Some(index) => Err(DatasetError::NotFinite { path: self.path.to_owned(), key: key.to_owned(), index }),
         }
+    }
+
+    /// The values of `data` after a cast to the type that the contract has for `key`.
+    fn exact<T>(
+        &self,
+        key: &str,
+        expected: &'static str,
+        data: NpyData,
+        cast: impl FnOnce(NpyData) -> Result<Vec<T>, Inexact>,
+    ) -> Result<Vec<T>, DatasetError> {
+        let found = data.dtype();
+        cast(data).map_err(|Inexact { index, value }| DatasetError::Inexact {
+            path: self.path.to_owned(),
+            key: key.to_owned(),
+            index,
+            value,
+            found,
+            expected,
+        })
     }
 
     /// An optional [B, T, A] array.
@@ -211,10 +210,5 @@ impl BatchFile<'_> {
         };
         let extents = <[usize; N]>::try_from(shape).map_err(refuse)?;
         if accepted(extents) { Ok(extents) } else { Err(refuse(extents.to_vec())) }
-    }
-
-    fn dtype(&self, key: &str, expected: &'static str, found: &NpyData) -> DatasetError {
-        let found = found.dtype().to_owned();
-        DatasetError::Dtype { path: self.path.to_owned(), key: key.to_owned(), expected, found }
     }
 }

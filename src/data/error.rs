@@ -65,6 +65,25 @@ pub enum DatasetError {
         /// What is stored.
         found: String,
     },
+    /// An array has another element type, and a value that the contract's type cannot hold.
+    #[error(
+        "{}: `{key}`: dtype is {found}, and {value} at index {index} is no {expected}: convert it to {expected} where it is written",
+        path.display()
+    )]
+    Inexact {
+        /// The file.
+        path: PathBuf,
+        /// The array.
+        key: String,
+        /// Row-major index of the first such value.
+        index: usize,
+        /// The value.
+        value: String,
+        /// What is stored.
+        found: &'static str,
+        /// What the contract says.
+        expected: &'static str,
+    },
     /// An array has another shape than the contract and the other arrays say.
     #[error("{}: `{key}`: shape is {found:?}: expected {expected}", path.display())]
     Shape {

@@ -1,9 +1,12 @@
-//! NumPy's array format (`.npy`, versions 1 to 3) for the element types of the batch contract.
+//! NumPy's array format (`.npy`, versions 1 to 3) with elements that are booleans, integers or floats.
 //!
 //! Files come from anywhere, so this is written out here rather than taken from a crate; ARCHITECTURE.md says what the
 //! crates do with a hostile header. What is accepted is the flat dictionary that NumPy itself writes.
 
+mod cast;
 mod header;
+
+pub use cast::Inexact;
 
 use crate::types::HostArray;
 use half::f16;
@@ -18,38 +21,70 @@ pub struct NpyArray {
     pub data: NpyData,
 }
 
-/// The values of an array.
-#[derive(Clone, Debug, PartialEq)]
-pub enum NpyData {
-    /// `bool`, one byte each.
-    Bool(Vec<bool>),
-    /// `int64`
-    I64(Vec<i64>),
-    /// `float16`
-    F16(Vec<f16>),
-    /// `float32`
-    F32(Vec<f32>),
+/// Defines the element types: variant, Rust type, `descr` without its byte order, NumPy's name.
+macro_rules! elements {
+    ($( $Variant:ident($type:ty) = $descr:literal, $name:literal; )+) => {
+        /// The values of an array.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum NpyData {
+            $(
+                #[doc = concat!("`", $name, "`")]
+                $Variant(Vec<$type>),
+            )+
+        }
+
+        impl NpyData {
+            /// NumPy's name of the element type.
+            pub fn dtype(&self) -> &'static str {
+                match self {
+                    $( Self::$Variant(_) => $name, )+
+                }
+            }
+
+            fn len(&self) -> usize {
+                match self {
+                    $( Self::$Variant(values) => values.len(), )+
+                }
+            }
+        }
+
+        #[derive(Clone, Copy)]
+        enum Element {
+            $( $Variant, )+
+        }
+
+        impl Element {
+            /// The type called `descr`, without its byte order.
+            fn named(descr: &str) -> Option<Self> {
+                match descr {
+                    $( $descr => Some(Self::$Variant), )+
+                    _ => None,
+                }
+            }
+
+            /// Bytes of one value.
+            fn size(self) -> usize {
+                match self {
+                    $( Self::$Variant => size_of::<$type>(), )+
+                }
+            }
+        }
+    };
 }
 
-impl NpyData {
-    /// NumPy's name of the element type.
-    pub fn dtype(&self) -> &'static str {
-        match self {
-            Self::Bool(_) => "bool",
-            Self::I64(_) => "int64",
-            Self::F16(_) => "float16",
-            Self::F32(_) => "float32",
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Bool(values) => values.len(),
-            Self::I64(values) => values.len(),
-            Self::F16(values) => values.len(),
-            Self::F32(values) => values.len(),
-        }
-    }
+elements! {
+    Bool(bool) = "b1", "bool";
+    I8(i8) = "i1", "int8";
+    U8(u8) = "u1", "uint8";
+    I16(i16) = "i2", "int16";
+    U16(u16) = "u2", "uint16";
+    I32(i32) = "i4", "int32";
+    U32(u32) = "u4", "uint32";
+    I64(i64) = "i8", "int64";
+    U64(u64) = "u8", "uint64";
+    F16(f16) = "f2", "float16";
+    F32(f32) = "f4", "float32";
+    F64(f64) = "f8", "float64";
 }
 
 impl From<HostArray> for NpyArray {
@@ -94,9 +129,17 @@ pub fn decode(bytes: &[u8]) -> Result<NpyArray, NpyError> {
             }
             NpyData::Bool(stored.values(|[byte]| byte == 1))
         }
+        Element::I8 => NpyData::I8(stored.values(i8::from_le_bytes)),
+        Element::U8 => NpyData::U8(stored.values(u8::from_le_bytes)),
+        Element::I16 => NpyData::I16(stored.values(i16::from_le_bytes)),
+        Element::U16 => NpyData::U16(stored.values(u16::from_le_bytes)),
+        Element::I32 => NpyData::I32(stored.values(i32::from_le_bytes)),
+        Element::U32 => NpyData::U32(stored.values(u32::from_le_bytes)),
         Element::I64 => NpyData::I64(stored.values(i64::from_le_bytes)),
+        Element::U64 => NpyData::U64(stored.values(u64::from_le_bytes)),
         Element::F16 => NpyData::F16(stored.values(f16::from_le_bytes)),
         Element::F32 => NpyData::F32(stored.values(f32::from_le_bytes)),
+        Element::F64 => NpyData::F64(stored.values(f64::from_le_bytes)),
     };
     Ok(NpyArray { shape, data })
 }
@@ -114,9 +157,17 @@ pub fn encode(array: &NpyArray) -> Result<Vec<u8>, NpyError> {
         |descr: &str| Header { descr: descr.to_owned(), fortran_order: false, shape: shape.clone() }.to_bytes();
     Ok(match data {
         NpyData::Bool(values) => with_values(header("|b1")?, values, |value| [u8::from(value)]),
+        NpyData::I8(values) => with_values(header("|i1")?, values, i8::to_le_bytes),
+        NpyData::U8(values) => with_values(header("|u1")?, values, u8::to_le_bytes),
+        NpyData::I16(values) => with_values(header("<i2")?, values, i16::to_le_bytes),
+        NpyData::U16(values) => with_values(header("<u2")?, values, u16::to_le_bytes),
+        NpyData::I32(values) => with_values(header("<i4")?, values, i32::to_le_bytes),
+        NpyData::U32(values) => with_values(header("<u4")?, values, u32::to_le_bytes),
         NpyData::I64(values) => with_values(header("<i8")?, values, i64::to_le_bytes),
+        NpyData::U64(values) => with_values(header("<u8")?, values, u64::to_le_bytes),
         NpyData::F16(values) => with_values(header("<f2")?, values, f16::to_le_bytes),
         NpyData::F32(values) => with_values(header("<f4")?, values, f32::to_le_bytes),
+        NpyData::F64(values) => with_values(header("<f8")?, values, f64::to_le_bytes),
     })
 }
 
@@ -131,42 +182,17 @@ fn count(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |count, extent| count.checked_mul(*extent))
 }
 
-#[derive(Clone, Copy)]
-enum Element {
-    Bool,
-    I64,
-    F16,
-    F32,
-}
-
 impl Element {
     /// The type that a header's `descr` names, and whether its values are big-endian.
     fn parse(descr: &str) -> Option<(Self, bool)> {
         let (order, element) = descr.split_at_checked(1)?;
-        let element = match element {
-            "b1" => Self::Bool,
-            "i8" => Self::I64,
-            "f2" => Self::F16,
-            "f4" => Self::F32,
-            _ => return None,
-        };
         let big_endian = match order {
             "<" | "|" => false,
             ">" => true,
             "=" => cfg!(target_endian = "big"),
             _ => return None,
         };
-        Some((element, big_endian))
-    }
-
-    /// Bytes of one value.
-    fn size(self) -> usize {
-        match self {
-            Self::Bool => 1,
-            Self::F16 => 2,
-            Self::F32 => 4,
-            Self::I64 => 8,
-        }
+        Some((Self::named(element)?, big_endian))
     }
 }
 
@@ -229,6 +255,14 @@ mod tests {
             NpyData::I64(vec![i64::MIN, -1, 0, 1, 2, i64::MAX]),
             NpyData::F16([0.0, -1.5, 2.0, 65504.0, 0.1, 3.0].map(f16::from_f32).to_vec()),
             NpyData::F32(vec![0.0, -1.5, f32::MAX, f32::MIN_POSITIVE, f32::INFINITY, 3.0]),
+            NpyData::F64(vec![0.0, -1.5, f64::MAX, f64::MIN_POSITIVE, f64::INFINITY, 0.1]),
+            NpyData::I8(vec![i8::MIN, -1, 0, 1, 2, i8::MAX]),
+            NpyData::U8(vec![0, 1, 2, 3, 254, u8::MAX]),
+            NpyData::I16(vec![i16::MIN, -1, 0, 1, 2, i16::MAX]),
+            NpyData::U16(vec![0, 1, 2, 3, 256, u16::MAX]),
+            NpyData::I32(vec![i32::MIN, -1, 0, 1, 2, i32::MAX]),
+            NpyData::U32(vec![0, 1, 2, 3, 1 << 16, u32::MAX]),
+            NpyData::U64(vec![0, 1, 2, 3, 1 << 32, u64::MAX]),
         ] {
             for shape in [vec![6], vec![2, 3], vec![1, 3, 2], vec![6, 1, 1]] {
                 let array = NpyArray { shape, data: data.clone() };
@@ -283,7 +317,7 @@ mod tests {
         let fault = |header: &str, body: &[u8]| decode(&with_header(header, body)).unwrap_err().to_string();
         let huge = "{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775807, 9223372036854775807)}";
         assert!(fault(huge, &[]).contains("more than memory can hold"));
-        assert!(fault("{'descr': '<f8', 'fortran_order': False, 'shape': ()}", &[0; 8]).contains("dtype <f8"));
+        assert!(fault("{'descr': '<c8', 'fortran_order': False, 'shape': ()}", &[0; 8]).contains("dtype <c8"));
         assert!(fault("{'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", &[0; 7]).contains("but 7 are there"));
         assert!(fault("{'descr': '|b1', 'fortran_order': False, 'shape': (1,)}", &[2]).contains("no bool"));
         assert!(fault("{'descr': '<f4', 'shape': (1,)}", &[0; 4]).contains("lacks"));

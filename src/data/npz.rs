@@ -2,8 +2,9 @@
 
 use super::npy::{self, NpyArray, NpyError};
 use crate::data::DatasetError;
+use crate::error::{PROBE_BYTES, check_content};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 use zip::result::ZipError;
@@ -46,10 +47,14 @@ impl NpzReader {
     pub fn open(path: &Path, limits: Limits) -> Result<Self, DatasetError> {
         let io = |source| DatasetError::Io { path: path.to_owned(), source };
         let broken = |reason: String| DatasetError::Archive { path: path.to_owned(), reason };
-        let file = File::open(path).map_err(io)?;
+        let mut file = File::open(path).map_err(io)?;
         if !file.metadata().map_err(io)?.is_file() {
             return Err(broken("not a file".to_owned()));
         }
+        let mut probe = Vec::with_capacity(PROBE_BYTES);
+        Read::by_ref(&mut file).take(PROBE_BYTES as u64).read_to_end(&mut probe).map_err(io)?;
+        check_content(&probe).map_err(broken)?;
+        file.rewind().map_err(io)?;
         let archive = ZipArchive::new(BufReader::new(file)).map_err(|error| broken(error.to_string()))?;
         if archive.len() > limits.max_members {
             return Err(broken(format!("{} members: at most {}", archive.len(), limits.max_members)));

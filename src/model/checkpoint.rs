@@ -4,9 +4,10 @@
 //! libtorch maps the file privately (`from_file`); every tensor is a view of that map and keeps it alive. On the
 //! CPU, in the file's own dtype, resident memory is therefore the file's pages and nothing else.
 
+use super::adapter;
 use super::config_json::CONFIG_FILE;
 use super::layout::Layout;
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, PROBE_BYTES, check_content};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use sha2::{Digest, Sha256};
@@ -356,16 +357,21 @@ fn sha256<'a>(files: impl IntoIterator<Item = (&'a Path, &'a File)>) -> Result<S
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let index_path = folder.join(INDEX_FILE);
     if !index_path.exists() {
-        return Ok(vec![folder.join(WEIGHTS_FILE)]);
+        let path = folder.join(WEIGHTS_FILE);
+        if !path.exists() {
+            adapter::check_whole(folder)?;
+        }
+        return Ok(vec![path]);
     }
     #[derive(serde::Deserialize)]
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let text = std::fs::read_to_string(&index_path)
-        .map_err(|source| CheckpointError::Io { path: index_path.clone(), source })?;
+    let bytes =
+        std::fs::read(&index_path).map_err(|source| CheckpointError::Io { path: index_path.clone(), source })?;
+    check_content(&bytes).map_err(|reason| malformed(&index_path, reason))?;
     let index: Index =
-        serde_json::from_str(&text).map_err(|error| malformed(&index_path, format!("weight map: {error}")))?;
+        serde_json::from_slice(&bytes).map_err(|error| malformed(&index_path, format!("weight map: {error}")))?;
     let names: BTreeSet<&String> = index.weight_map.values().collect();
     if let Some(name) = names.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
         return Err(malformed(&index_path, format!("shard `{name}` is not a plain file name")));
@@ -385,6 +391,10 @@ fn read_header(
 ) -> Result<(), CheckpointError> {
     let io = |source| CheckpointError::Io { path: path.to_owned(), source };
     let size = reader.metadata().map_err(io)?.len();
+    let mut probe = Vec::with_capacity(PROBE_BYTES);
+    reader.take(PROBE_BYTES as u64).read_to_end(&mut probe).map_err(io)?;
+    check_content(&probe).map_err(|reason| malformed(path, reason))?;
+    reader.rewind().map_err(io)?;
     let mut length = [0; 8];
     reader.read_exact(&mut length).map_err(|_| malformed(path, "truncated: shorter than a header"))?;
     let length = u64::from_le_bytes(length);

@@ -154,6 +154,9 @@ pub struct InputConfig {
     pub cameras: Vec<String>,
     /// V: camera views the checkpoint was trained with.
     pub views: usize,
+    /// Channels of the robot's state as LeRobot's features declare them; `None` in the original release, which declares
+    /// none.
+    pub state_channels: Option<usize>,
     /// H of an image, pixels.
     pub image_height: usize,
     /// W of an image, pixels.

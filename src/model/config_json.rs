@@ -3,8 +3,9 @@
 //! validated.
 
 use super::action_space::{ActionMode, ActionSpace};
+use super::adapter;
 use super::config::{InputConfig, ModelConfig, PolicyConfig, StageConfig, TextConfig, VisionConfig};
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, check_content};
 use crate::types::ResizeMode;
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -204,6 +205,9 @@ impl ModelConfig {
     /// An unreadable file, or the first key whose value is missing, of the wrong type or out of range.
     pub fn from_folder(folder: &Path) -> Result<Self, CheckpointError> {
         let path = folder.join(CONFIG_FILE);
+        if !path.exists() {
+            adapter::check_whole(folder)?;
+        }
         let raw: Raw = read_json(&path)?;
         let preprocessor = folder.join(PREPROCESSOR_FILE);
         let image_processor = preprocessor.exists().then(|| read_json::<Value>(&preprocessor)).transpose()?;
@@ -212,13 +216,21 @@ impl ModelConfig {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
-    let text = std::fs::read_to_string(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
-    let mut deserializer = serde_json::Deserializer::from_str(&text);
-    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| CheckpointError::Config {
-        path: path.to_owned(),
-        field: error.path().to_string(),
-        reason: error.into_inner().to_string(),
-    })
+    let malformed = |reason| CheckpointError::Malformed { path: path.to_owned(), reason };
+    let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+    check_content(&bytes).map_err(malformed)?;
+    let mut deserializer = serde_json::Deserializer::from_slice(&bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let (field, reason) = (error.path().to_string(), error.inner().to_string());
+        // No key is at fault where the text as a whole is not JSON.
+        if field == "." {
+            malformed(format!("not JSON: {reason}"))
+        } else {
+            CheckpointError::Config { path: path.to_owned(), field, reason }
+        }
+    })?;
+    deserializer.end().map_err(|error| malformed(format!("not JSON: {error}")))?;
+    Ok(value)
 }
 
 /// Validates values; its errors name the file at `path`.
@@ -459,6 +471,7 @@ impl Checker {
         Ok(InputConfig {
             cameras: camera_names(cameras.iter().map(|(key, _)| key.as_str()), views),
             views: self.within("num_image_views", views, 1, 64)?.unsigned_abs() as usize,
+            state_channels: state_channels(raw),
             image_height: side("image height", height)?,
             image_width: side("image width", width)?,
             resize,
@@ -466,6 +479,12 @@ impl Checker {
             pad_left: raw.tokenizer_padding_side.as_deref() == Some("left"),
         })
     }
+}
+
+/// The width of `observation.state` in LeRobot's features.
+fn state_channels(raw: &Raw) -> Option<usize> {
+    let state = raw.input_features.as_ref()?.get("observation.state")?;
+    usize::try_from(*state.shape.last()?).ok()
 }
 
 /// The size that the image processor's configuration names: `crop_size` if it crops, else `size`.

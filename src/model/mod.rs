@@ -13,6 +13,7 @@
 //! | [`policy`], [`domain`] | the soft-prompted transformer | Zheng et al. 2025, "X-VLA" |
 //! | [`flow`] | the denoising loop, generic over the network | the same |
 //! | [`action_space`] | what the channels of an action mean | the same |
+//! | [`state_spec`] | the state that a checkpoint expects from the robot | X-VLA's data handlers, LeRobot's features |
 //! | [`layers`], [`weight`] | the layers that all parts share, and their matrices | – |
 //! | [`prune`] | 2:4 sparsity | Mishra et al. 2021 |
 //! | [`onnx`] | the policy of one domain as an ONNX graph | the ONNX specification |
@@ -23,6 +24,7 @@
 //! stage, N image tokens per view (h·w + 1), H hidden width of the policy, S soft prompts.
 
 pub mod action_space;
+mod adapter;
 pub mod audit;
 pub mod checkpoint;
 pub mod config;
@@ -35,6 +37,7 @@ pub mod onnx;
 pub mod policy;
 pub mod projector;
 pub mod prune;
+pub mod state_spec;
 pub mod synth;
 pub mod text;
 pub mod vision;

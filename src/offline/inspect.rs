@@ -4,9 +4,11 @@ use crate::error::CheckpointError;
 use crate::model::action_space::ActionSpace;
 use crate::model::audit::{Audit, audit};
 use crate::model::config::ModelConfig;
+use crate::model::state_spec::{StateKind, StateSpec};
 use crate::pipeline::prepare::{Preparer, TOKENIZER_FILE};
 use crate::pipeline::validate::check_processors;
 use crate::transform::processors::Processors;
+use crate::transform::state::MeanStd;
 use crate::transform::tokenize::{BART_PAD_ID, Tokenizer};
 use crate::types::ResizeMode;
 use serde::Serialize;
@@ -32,6 +34,8 @@ pub struct Inspection {
     pub sizes: Sizes,
     /// Sizes of the network's inputs.
     pub inputs: Inputs,
+    /// The state that it expects from the robot.
+    pub state: StateFacts,
     /// The actions that it predicts.
     pub actions: Actions,
     /// Denoising steps per chunk, unless other options are given.
@@ -118,6 +122,17 @@ pub struct Inputs {
     pub domains: i64,
 }
 
+/// The state that a checkpoint expects from the robot.
+#[derive(Clone, Debug, Serialize)]
+pub struct StateFacts {
+    /// What its channels describe: `end effector`, `joints` or `any`.
+    pub kind: &'static str,
+    /// Channels that it usually has; 0 if the policy ignores it.
+    pub channels: usize,
+    /// Every width that is taken, and what says so.
+    pub expected: String,
+}
+
 /// The actions that the network predicts.
 #[derive(Clone, Debug, Serialize)]
 pub struct Actions {
@@ -180,6 +195,7 @@ pub fn inspect(folder: &Path) -> Result<Inspection, CheckpointError> {
         },
         sizes: sizes(&config),
         inputs: inputs(&config, text_tokens),
+        state: state_facts(&StateSpec::new(&config, processors.state.as_ref().map(MeanStd::dim))),
         actions: actions(&config.action_space, config.policy.chunk_length),
         denoising_steps: config.denoising_steps,
         processors: processor_facts(&processors),
@@ -241,6 +257,15 @@ fn inputs(config: &ModelConfig, text_tokens: usize) -> Inputs {
         proprio_dim: config.policy.proprio_dim,
         domains: config.policy.domains,
     }
+}
+
+fn state_facts(spec: &StateSpec) -> StateFacts {
+    let kind = match spec.kind() {
+        StateKind::EndEffector => "end effector",
+        StateKind::Joints => "joints",
+        StateKind::Any => "any",
+    };
+    StateFacts { kind, channels: spec.channels(), expected: spec.to_string() }
 }
 
 fn actions(space: &ActionSpace, chunk_length: i64) -> Actions {

@@ -84,13 +84,11 @@ fn append(batch: &mut ModelInputs, next: ModelInputs) {
 }
 
 fn observation(facts: &Inspection, random: &mut ChaCha8Rng) -> Observation {
-    let model_wide = facts.inputs.proprio_dim.unsigned_abs() as usize;
-    let state = facts.processors.as_ref().and_then(|processors| processors.state_channels);
     let instruction = INSTRUCTIONS.get(random.random_range(0..INSTRUCTIONS.len())).copied().unwrap_or_default();
     Observation {
         views: (0..facts.inputs.views).map(|_| scene(random).map(|image| unstamped(Arc::new(image)))).collect(),
         instruction: instruction.to_owned(),
-        state: vec![unstamped((0..state.unwrap_or(model_wide)).map(|_| random.random_range(-0.5..0.5)).collect())],
+        state: vec![unstamped((0..facts.state.channels).map(|_| random.random_range(-0.5..0.5)).collect())],
         domain_id: random.random_range(0..facts.inputs.domains.max(1)),
     }
 }

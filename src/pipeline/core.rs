@@ -15,7 +15,9 @@ use crate::backend::{BackendError, queue};
 use crate::config::Preprocess;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
+use crate::model::state_spec::StateSpec;
 use crate::transform::processors::Processors;
+use crate::transform::state::MeanStd;
 use crate::types::{ModelInputs, Observation};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -27,6 +29,7 @@ pub(super) type SharedRuntime = Arc<Mutex<Arc<Runtime>>>;
 pub(super) struct Core {
     pub(super) config: Arc<ModelConfig>,
     pub(super) processors: Arc<Processors>,
+    pub(super) state: Arc<StateSpec>,
     pub(super) options: Options,
     pub(super) steps: usize,
     /// The weights stay open, so that a fallback is loaded from the same files even if their path has changed since.
@@ -44,6 +47,8 @@ pub(super) struct Core {
     preparer: Preparer,
     postprocess: Arc<Postprocess>,
     device_lost: bool,
+    /// Whether a batch has been told of whose images may be pixels of 0 to 1.
+    told_of_unit_range: bool,
     /// The number of times that the backends have been replaced.
     generation: u64,
 }
@@ -147,6 +152,7 @@ impl Core {
         let config = Arc::new(ModelConfig::from_folder(folder)?);
         let processors = Arc::new(Processors::load(folder)?);
         check_processors(folder, &config, &processors)?;
+        let state = StateSpec::new(&config, processors.state.as_ref().map(MeanStd::dim));
         let preparer = Preparer::new(folder, &config, &processors, options.rotate_180.clone())?;
         let checkpoint = Checkpoint::open(folder)?;
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
@@ -162,10 +168,12 @@ impl Core {
             active: Some(active),
             suspended: None,
             non_finite_confirmed: false,
+            told_of_unit_range: false,
             ended: String::new(),
             generation: 0,
             config,
             processors,
+            state: Arc::new(state),
             steps,
             checkpoint,
             target,
@@ -185,7 +193,7 @@ impl Core {
 
     /// Inputs of the sizes that real ones will have, all zero.
     pub(super) fn zeros(&self) -> ModelInputs {
-        self.preparer.zeros(self.target.sizes)
+        self.preparer.zeros(self.target.sizes, self.state.channels())
     }
 
     /// Queues `request` on the loaded backends, or on the fallback if they fail.
@@ -306,12 +314,33 @@ impl Core {
         let attempt = Instant::now();
         let mut queued = match &request.input {
             Input::Batch(inputs) => {
-                self.queue_inputs(request, inputs, HostImages::Normalised(&inputs.image_input), attempt)
+                // As for the other check of images: it costs no time where the device computes meanwhile.
+                let checks_later = self.active.as_ref().is_some_and(|active| active.backends.stream.only_queues());
+                if !checks_later {
+                    self.check_normalised(&inputs.image_input)?;
+                }
+                let images = HostImages::Normalised(&inputs.image_input);
+                let queued = self.queue_inputs(request, inputs, images, attempt)?;
+                if checks_later {
+                    self.check_normalised(&inputs.image_input)?;
+                }
+                Ok(queued)
             }
             Input::Observation(observation) => self.queue_observation(request, observation, attempt),
         }?;
         queued.started = started;
         Ok(queued)
+    }
+
+    /// Checks that a batch's images are normalised; the first ones that may not be are told of.
+    fn check_normalised(&mut self, images: &[f32]) -> Result<(), PipelineError> {
+        if let Some(notice) = validate::normalised(images)?
+            && !self.told_of_unit_range
+        {
+            self.told_of_unit_range = true;
+            tracing::warn!("{notice}");
+        }
+        Ok(())
     }
 
     fn queue_observation(
@@ -337,7 +366,7 @@ impl Core {
         images: HostImages,
         attempt: Instant,
     ) -> Result<Queued, PipelineError> {
-        validate::inputs(&self.config, inputs, images)?;
+        validate::inputs(&self.config, &self.state, inputs, images)?;
         let noise_shape = noise_shape(&self.config, inputs.batch);
         let noise = request.noise.values(&noise_shape);
         validate::noise(&noise_shape, &noise)?;

@@ -40,12 +40,17 @@ pub use options::Options;
 pub use provenance::{Degraded, Provenance, Runtime};
 pub use request::{Input, Request};
 
+/// What a checkpoint expects as the robot's state; layers above the pipeline know it by this name.
+pub use crate::model::state_spec::{StateKind, StateSpec, StateWidth};
+
 use self::core::{Core, SharedRuntime, lock};
 use crate::backend::stream::DeviceMemory;
 use crate::error::CheckpointError;
 use crate::model::config::ModelConfig;
 use crate::transform::processors::Processors;
+use crate::transform::state::MeanStd;
 use crate::types::HostArray;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -54,10 +59,28 @@ use std::time::Instant;
 pub struct Pipeline {
     config: Arc<ModelConfig>,
     processors: Arc<Processors>,
+    state: Arc<StateSpec>,
     steps: usize,
     overlap: bool,
     runtime: SharedRuntime,
     core: Arc<Mutex<Core>>,
+}
+
+/// The names of the cameras of the checkpoint in `folder`, in the order of views. No weights are read.
+///
+/// # Errors
+/// A configuration that cannot be used.
+pub fn camera_names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
+    Ok(ModelConfig::from_folder(folder)?.inputs.cameras)
+}
+
+/// The state that the checkpoint in `folder` expects from the robot. No weights are read.
+///
+/// # Errors
+/// A configuration or processors that cannot be used.
+pub fn state_spec(folder: &Path) -> Result<StateSpec, CheckpointError> {
+    let processors = Processors::load(folder)?;
+    Ok(StateSpec::new(&ModelConfig::from_folder(folder)?, processors.state.as_ref().map(MeanStd::dim)))
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -79,6 +102,7 @@ impl Pipeline {
         Self {
             config: core.config.clone(),
             processors: core.processors.clone(),
+            state: core.state.clone(),
             steps: core.steps,
             overlap: core.options.overlap,
             runtime: core.runtime.clone(),
@@ -116,6 +140,11 @@ impl Pipeline {
     /// The checkpoint's own pre- and post-processing settings.
     pub fn processors(&self) -> &Processors {
         &self.processors
+    }
+
+    /// The state that the checkpoint expects from the robot.
+    pub fn state_spec(&self) -> &StateSpec {
+        &self.state
     }
 
     /// The backend that runs now. A fallback may replace it at any time, so an answer records its own in

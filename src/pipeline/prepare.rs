@@ -3,7 +3,7 @@
 
 use crate::backend::engine::golden::InputSpec;
 use crate::backend::stream::Frame;
-use crate::error::{CheckpointError, InputError};
+use crate::error::{CheckpointError, InputError, printable};
 use crate::model::config::ModelConfig;
 use crate::pipeline::PipelineError;
 use crate::transform::TransformError;
@@ -12,7 +12,7 @@ use crate::transform::processors::Processors;
 use crate::transform::resample;
 use crate::transform::resampling::Resampling;
 use crate::transform::state;
-use crate::transform::tokenize::{BART_PAD_ID, PaddingSide, Tokenizer};
+use crate::transform::tokenize::{BART_PAD_ID, Encoded, PaddingSide, Tokenizer};
 use crate::types::{ModelInputs, Observation, ResizeMode};
 use std::path::Path;
 use std::sync::Arc;
@@ -71,8 +71,8 @@ impl Preparer {
         Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?, Vec::new())
     }
 
-    /// Inputs of `sizes`, all zero, with every view marked valid as for live frames.
-    pub fn zeros(&self, sizes: InputSpec) -> ModelInputs {
+    /// Inputs of `sizes` with a state of `channels`, all zero, with every view marked valid as for live frames.
+    pub fn zeros(&self, sizes: InputSpec, channels: usize) -> ModelInputs {
         let InputSpec { domain, views, text_tokens, image_height: height, image_width: width } = sizes;
         ModelInputs {
             views,
@@ -83,6 +83,8 @@ impl Preparer {
             image_mask: vec![true; views],
             image_input: vec![0.0; views * 3 * height * width],
             domain_id: vec![domain],
+            proprio_dim: channels,
+            proprio: vec![0.0; channels],
             ..self.sizes()
         }
     }
@@ -175,10 +177,26 @@ impl Preparer {
             return Ok(ids.clone());
         }
         let tokenizer = self.tokenizer.as_ref().map_err(|missing| TransformError::Tokenizer(missing.clone()))?;
-        let ids = tokenizer.encode(instruction)?;
+        let Encoded { ids, tokens } = tokenizer.encode(instruction)?;
+        if let Some(notice) = cut_notice(instruction, tokens, ids.len()) {
+            tracing::warn!("{notice}");
+        }
         self.last_instruction = Some((instruction.to_owned(), ids.clone()));
         Ok(ids)
     }
+}
+
+/// What to say about an instruction of so many `tokens` if the model takes fewer.
+fn cut_notice(instruction: &str, tokens: usize, limit: usize) -> Option<String> {
+    /// Characters of the instruction that are quoted.
+    const QUOTED: usize = 60;
+    if tokens <= limit {
+        return None;
+    }
+    let start: String = printable(instruction).chars().take(QUOTED).collect();
+    Some(format!(
+        "the instruction has {tokens} tokens and the checkpoint takes {limit}: its end is cut off, shorten it: \"{start}…\""
+    ))
 }
 
 fn read_tokenizer(
@@ -225,4 +243,21 @@ pub fn proprio(config: &ModelConfig, processors: &Processors, inputs: &ModelInpu
         padded.extend(state::pad_to(sample, wide)?);
     }
     Ok(padded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_that_is_cut_is_told_with_both_numbers() {
+        let notice = cut_notice(&"fold the towel ".repeat(200), 602, 50).unwrap();
+        assert!(notice.starts_with("the instruction has 602 tokens and the checkpoint takes 50"), "{notice}");
+        assert!(notice.len() < 300 && notice.contains("fold the towel"), "{notice}");
+    }
+
+    #[test]
+    fn an_instruction_that_fits_is_not_told_of() {
+        assert_eq!(cut_notice("go", 50, 50), None);
+    }
 }

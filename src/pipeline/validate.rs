@@ -5,21 +5,28 @@ use crate::backend::stream::HostImages;
 use crate::error::CheckpointError;
 use crate::error::InputError;
 use crate::model::config::ModelConfig;
+use crate::model::state_spec::StateSpec;
 use crate::pipeline::PipelineError;
 use crate::transform::processors::Processors;
 use crate::types::{HostArray, ModelInputs};
 use std::path::Path;
 
-/// Checks that a batch fits the checkpoint: sizes, ranges of ids, at least one view per sample, and finite
-/// proprioception. `images` are part of the batch or still to be resized; [`images`] checks whether they are finite.
+/// Checks that a batch fits the checkpoint: sizes, the width of `state`, ranges of ids, at least one view per sample, and
+/// finite proprioception. `images` are part of the batch or still to be resized; [`images`] checks whether they are finite.
 ///
 /// # Errors
 /// The first field that does not fit.
-pub fn inputs(config: &ModelConfig, inputs: &ModelInputs, images: HostImages) -> Result<(), InputError> {
+pub fn inputs(
+    config: &ModelConfig,
+    state: &StateSpec,
+    inputs: &ModelInputs,
+    images: HostImages,
+) -> Result<(), InputError> {
     inputs
         .check(matches!(images, HostImages::Normalised(_)))
         .map_err(|(field, expected, found)| shape(field, format!("{expected} values"), found))?;
     sizes(config, inputs)?;
+    state.check(inputs.proprio_dim)?;
     range("input_ids", &inputs.input_ids, config.text.vocabulary - 1)?;
     range("domain_id", &inputs.domain_id, config.policy.domains - 1)?;
     finite("proprio", &inputs.proprio)?;
@@ -42,15 +49,63 @@ pub fn images(images: HostImages) -> Result<(), InputError> {
     }
 }
 
+/// The magnitude that no normalised image exceeds.
+///
+/// Pixels of 8 bits become values within (0 − 0.485)/0.229 = −2.12 and (1 − 0.406)/0.225 = 2.64. A bicubic filter on
+/// floats overshoots at edges by at most 0.27 of the full range, the sum of its negative weights in two dimensions, so
+/// batches that were resized without rounding in between reach 3.84.
+const MOST_NORMALISED: f32 = 4.0;
+
+/// Checks that the images of a batch are normalised, and not pixels. Images that the pipeline normalises itself need no
+/// such check, and values that are not finite are for [`images`] to refuse.
+///
+/// Returns what to say about images that may be pixels of 0 to 1. A dim, even scene has such values after normalisation
+/// too, so they are no error.
+///
+/// # Errors
+/// [`InputError::PixelRange`] for values that no normalisation gives.
+pub fn normalised(values: &[f32]) -> Result<Option<String>, InputError> {
+    let (min, max) = range_of(values);
+    if !(min.is_finite() && max.is_finite()) {
+        return Ok(None);
+    }
+    if min < -MOST_NORMALISED || max > MOST_NORMALISED {
+        let advice = if min >= 0.0 && max <= 255.0 {
+            "these look like pixels of 0 to 255: divide by 255, subtract the mean and divide by the standard deviation"
+        } else {
+            "normalise once, by (x / 255 - mean) / std for each channel"
+        };
+        return Err(InputError::PixelRange { min, max, advice });
+    }
+    // Zeros stand for views that are missing, and for the mean colour.
+    let may_be_pixels = min >= 0.0 && max <= 1.0 && max > min;
+    Ok(may_be_pixels.then(|| {
+        format!(
+            "`image_input` lies within {min} and {max}: if these are pixels of 0 to 1, they are not ImageNet-normalised, \
+             and the actions are wrong"
+        )
+    }))
+}
+
+/// The smallest and the largest value but NaN; infinite without values.
+fn range_of(values: &[f32]) -> (f32, f32) {
+    /// Independent extremes, so that the compiler can use SIMD.
+    const LANES: usize = 16;
+    let (mut least, mut most) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    for values in values.chunks(LANES) {
+        for ((least, most), &value) in least.iter_mut().zip(&mut most).zip(values) {
+            *least = if value < *least { value } else { *least };
+            *most = if value > *most { value } else { *most };
+        }
+    }
+    (least.into_iter().fold(f32::INFINITY, f32::min), most.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
 fn sizes(config: &ModelConfig, inputs: &ModelInputs) -> Result<(), InputError> {
     for (field, count) in [("input_ids", inputs.tokens), ("image_mask", inputs.views), ("domain_id", inputs.batch)] {
         if count == 0 {
             return Err(shape(field, "at least 1".to_owned(), 0));
         }
-    }
-    let proprio_dim = config.policy.proprio_dim.unsigned_abs() as usize;
-    if inputs.proprio_dim > proprio_dim && proprio_dim > 0 {
-        return Err(shape("proprio", format!("at most {proprio_dim} channels"), inputs.proprio_dim));
     }
     let [height, width, views, text] = [inputs.height, inputs.width, inputs.views, inputs.tokens].map(|n| n as i64);
     let (rows, columns) = config.feature_map(height, width);
@@ -180,6 +235,34 @@ pub(crate) fn check_processors(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_normalised_pixel_passes_and_none_of_0_to_255_does() {
+        let normalised_ends = [(0.0, 0.485, 0.229), (1.0, 0.406, 0.225)].map(|(x, mean, std)| (x - mean) / std);
+        assert_eq!(normalised(&normalised_ends), Ok(None));
+        let mut pixels = vec![0.0; 50];
+        pixels[37] = 255.0;
+        let refusal = normalised(&pixels).unwrap_err().to_string();
+        assert!(refusal.contains("values from 0 to 255") && refusal.contains("divide by 255"), "{refusal}");
+        assert!(normalised(&[-9.5, 3.0]).is_err());
+    }
+
+    #[test]
+    fn images_within_0_and_1_are_told_of_unless_they_are_even() {
+        assert!(normalised(&[0.0, 0.25, 1.0]).unwrap().is_some());
+        for even in [vec![-0.1, 0.25, 1.0], vec![0.0; 20], vec![], vec![f32::NAN, 0.5, f32::INFINITY]] {
+            assert_eq!(normalised(&even), Ok(None), "{even:?}");
+        }
+    }
+
+    #[test]
+    fn the_range_is_found_wherever_its_ends_are() {
+        for (low, high) in [(0, 99), (99, 0), (17, 16), (40, 3)] {
+            let mut values = vec![0.5; 100];
+            (values[low], values[high]) = (-1.0, 2.0);
+            assert_eq!(range_of(&values), (-1.0, 2.0));
+        }
+    }
 
     #[test]
     fn the_first_value_that_is_not_finite_is_named() {

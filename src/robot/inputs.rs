@@ -16,6 +16,7 @@ use super::time::{JumpDetector, Now};
 use super::topic::Topic;
 use crate::config::Config;
 use crate::error::InputError;
+use crate::pipeline::StateSpec;
 use crate::types::{EncodedImage, Stamp, Stamped};
 use std::time::{Duration, Instant};
 
@@ -118,9 +119,9 @@ impl Inputs {
         self.new_faults.extend(self.instruction.take(text, origin, now));
     }
 
-    /// Fixes the channels of the state that a deployment leaves to the checkpoint.
-    pub fn fix_state_width(&mut self, channels: usize) {
-        self.state.iter_mut().for_each(|state| state.fix_width(channels));
+    /// Holds state that a deployment leaves to the checkpoint to what the checkpoint takes.
+    pub fn expect_state(&mut self, spec: &StateSpec) {
+        self.state.iter_mut().for_each(|state| state.expect(spec));
     }
 
     /// The observation to infer on, if there is one and the pace asks for it. Its frames then count as used.

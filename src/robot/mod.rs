@@ -12,6 +12,7 @@
 //! | the present on two clocks, and jumps | [`time`] |
 //! | counts and faults of a topic | [`topic`] |
 //! | frames that went missing on the way | [`frame_loss`] |
+//! | whether the state's source fits the checkpoint | [`state_source`] |
 //! | the severity of a fault, its reason, and whether the policy may act | [`health`] |
 
 pub mod camera;
@@ -23,6 +24,7 @@ pub mod instruction;
 pub mod pace;
 pub mod selection;
 pub mod state;
+pub mod state_source;
 pub mod sync;
 pub mod time;
 pub mod topic;

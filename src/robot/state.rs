@@ -6,6 +6,7 @@ use super::time::Now;
 use super::topic::Topic;
 use crate::config::{JointConfig, JointUnit, Named, ProprioConfig, ProprioSource};
 use crate::error::InputError;
+use crate::pipeline::{StateSpec, StateWidth};
 use crate::transform::rotation::Quaternion;
 use crate::transform::state::{EE6D_ARM, check_finite, ee6d_arm};
 use crate::types::{Stamp, Stamped};
@@ -98,7 +99,18 @@ pub struct State {
 enum Content {
     Joints(Vec<Joint>),
     Pose(History<Pose>),
-    Channels { field: &'static str, width: Option<usize>, history: History<Vec<f32>> },
+    Channels { field: &'static str, width: Width, history: History<Vec<f32>> },
+}
+
+/// How many channels a message has.
+#[derive(Debug)]
+enum Width {
+    /// This many: those of a gripper, or of the first message.
+    Exactly(usize),
+    /// What the checkpoint takes.
+    OfCheckpoint(StateWidth),
+    /// Any number; the first message decides.
+    Open,
 }
 
 #[derive(Debug)]
@@ -155,16 +167,20 @@ impl State {
             content: match kind {
                 Kind::Joints => Content::Joints(config.joints.iter().map(joint).collect()),
                 Kind::Pose => Content::Pose(History::default()),
-                Kind::Gripper => Content::Channels { field: "gripper", width: Some(1), history: History::default() },
-                Kind::Channels => Content::Channels { field: "proprio", width: None, history: History::default() },
+                Kind::Gripper => {
+                    Content::Channels { field: "gripper", width: Width::Exactly(1), history: History::default() }
+                }
+                Kind::Channels => {
+                    Content::Channels { field: "proprio", width: Width::Open, history: History::default() }
+                }
             },
         }
     }
 
-    /// Fixes the number of channels of a topic that leaves it to the checkpoint.
-    pub fn fix_width(&mut self, channels: usize) {
-        if let Content::Channels { width, .. } = &mut self.content {
-            *width = Some(channels);
+    /// Holds a topic that leaves its channels to the checkpoint to what the checkpoint takes.
+    pub fn expect(&mut self, spec: &StateSpec) {
+        if let Content::Channels { width: width @ Width::Open, .. } = &mut self.content {
+            *width = Width::OfCheckpoint(StateWidth::new(spec.clone()));
         }
     }
 
@@ -200,10 +216,8 @@ impl State {
                 Ok(())
             }
             (Content::Channels { field, width, history }, Reading::Channels(channels)) => {
-                check_width(field, *width, channels.len())?;
                 check_finite(field, &channels)?;
-                // The first message fixes the width if nothing else has.
-                *width = Some(channels.len());
+                width.check(field, channels.len())?;
                 history.push(channels, stamp, now);
                 Ok(())
             }
@@ -314,6 +328,21 @@ impl Limits {
     }
 }
 
+impl Width {
+    fn check(&mut self, field: &'static str, found: usize) -> Result<(), InputError> {
+        let expected = match self {
+            Self::OfCheckpoint(width) => return width.check(found),
+            Self::Exactly(expected) if *expected != found => format!("{expected} channels"),
+            Self::Open if found == 0 => "at least 1 channel".to_owned(),
+            Self::Exactly(_) | Self::Open => {
+                *self = Self::Exactly(found);
+                return Ok(());
+            }
+        };
+        Err(InputError::Shape { field, expected, found: found.to_string() })
+    }
+}
+
 impl Joint {
     fn at(&self, reference: Stamp, limits: Limits, now: Now) -> Option<Found<f64>> {
         let limits = Limits { latched: limits.latched || self.settings.latched, ..limits };
@@ -375,15 +404,6 @@ fn check_frame(topic: &str, expected: Option<&str>, found: &str) -> Result<(), I
 /// tf once wrote frames with a leading slash.
 fn without_slash(frame_id: &str) -> &str {
     frame_id.trim_start_matches('/')
-}
-
-fn check_width(field: &'static str, width: Option<usize>, found: usize) -> Result<(), InputError> {
-    let expected = match width {
-        Some(width) if width != found => format!("{width} channels"),
-        None if found == 0 => "at least 1 channel".to_owned(),
-        _ => return Ok(()),
-    };
-    Err(InputError::Shape { field, expected, found: found.to_string() })
 }
 
 /// The pose between two others: the position on the line, the orientation on the shorter way (normalised linear

@@ -405,9 +405,8 @@ fn a_gripper_that_publishes_once_holds_without_ageing_the_observation() {
 }
 
 #[test]
-fn channels_of_another_number_are_dropped_and_leave_the_last_good_state() {
+fn channels_of_another_number_than_the_first_are_dropped_and_leave_the_last_good_state() {
     let mut bench = Bench::with(&[("proprio.source", Value::String("proprio".to_owned()))]);
-    bench.inputs.fix_state_width(2);
     for channels in [vec![1.0, 2.0], vec![3.0], vec![4.0, 5.0, 6.0], vec![]] {
         bench.inputs.state(0, Reading::Channels(channels), None, bench.now());
     }

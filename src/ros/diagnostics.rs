@@ -6,6 +6,7 @@ use super::convert;
 use super::error::NodeError;
 use super::outputs::{Record, SharedRecord};
 use crate::config::Config;
+use crate::error::printable;
 use crate::pipeline::latency::Summary;
 use crate::robot::health::{Health, Level};
 use crate::robot::inputs::Inputs;
@@ -101,7 +102,7 @@ impl Diagnostics {
         DiagnosticStatus {
             level: health.level as u8,
             name: format!("{}: {part}", self.node_name),
-            message: health.reason,
+            message: printable(&health.reason).into_owned(),
             hardware_id: self.hardware_id.clone(),
             values,
         }
@@ -243,7 +244,7 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
 }
 
 fn pair(key: &str, value: impl ToString) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: value.to_string() }
+    KeyValue { key: printable(key).into_owned(), value: printable(&value.to_string()).into_owned() }
 }
 
 #[cfg(test)]

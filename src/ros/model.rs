@@ -8,6 +8,7 @@ use crate::pipeline::worker::Worker;
 use crate::pipeline::{InFlight, Options, Pipeline, Request};
 use crate::robot::selection::Selection;
 use crate::robot::state::channels_of;
+use crate::robot::state_source::check_source;
 use crate::transform::TransformError;
 use crate::types::{Observation, RgbImage, Stamp, Stamped};
 use std::sync::{Arc, mpsc};
@@ -123,6 +124,7 @@ fn load(
         crate::backend::device::limit_threads(threads);
     }
     let pipeline = Pipeline::load(&Options::from(config))?;
+    check_source(config.proprio.source, channels_of(&config.proprio), pipeline.state_spec())?;
     let facts = facts(config, &pipeline)?;
     rehearse(config, &pipeline)?;
     record_loaded(record, &facts, &pipeline);
@@ -159,12 +161,18 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
     })
 }
 
+/// Width and height of the frames of the rehearsal, pixels. No camera has told its size yet, and this is what most send:
+/// with `preprocess: device` their resampling tables and buffers are on the device before the first frame comes. Frames of
+/// another size bring their own when the first one arrives.
+const REHEARSED_FRAME: (usize, usize) = (640, 480);
+
 /// Runs one inference on a black observation of this deployment's shape. It warms everything up, and it shows before
 /// the robot moves whether cameras, state and embodiment fit the checkpoint.
 fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
-    let black = RgbImage::new(64, 48, vec![0; 64 * 48 * 3]).map(Arc::new);
+    let (width, height) = REHEARSED_FRAME;
+    let black = RgbImage::new(width, height, vec![0; width * height * 3]).map(Arc::new);
     let black = black.map(|value| Stamped { value, stamp: Stamp::default() });
-    let channels = channels_of(&config.proprio).unwrap_or_else(|| proprio_channels(pipeline));
+    let channels = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
     let observation = Observation {
         views: vec![black; config.cameras.len()],
         state: vec![Stamped { value: vec![0.0; channels], stamp: Stamp::default() }],
@@ -178,12 +186,6 @@ fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
         }
         other => other.into(),
     })
-}
-
-/// Channels of proprioception that the checkpoint expects: those of its statistics, or else P.
-fn proprio_channels(pipeline: &Pipeline) -> usize {
-    let widest = usize::try_from(pipeline.config().policy.proprio_dim).unwrap_or(0);
-    pipeline.processors().state.as_ref().map_or(widest, |statistics| statistics.dim())
 }
 
 #[cfg(test)]

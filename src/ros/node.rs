@@ -11,6 +11,8 @@ use super::parameter_services::ParameterServices;
 use super::params::NodeParameters;
 use super::rosout::Rosout;
 use super::subscriptions::Subscriptions;
+use crate::config::ProprioSource;
+use crate::pipeline::{PipelineError, state_spec};
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
 use crate::robot::selection::Undecodable;
@@ -64,6 +66,9 @@ fn spin(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
     let subscriptions = Subscriptions::new(node, &config)?;
     let mut inputs = Inputs::new(&config);
     inputs.loss_remedy = loss_remedy();
+    if config.proprio.source == ProprioSource::Proprio {
+        inputs.expect_state(&state_spec(&config.checkpoint).map_err(PipelineError::from)?);
+    }
     rosout.info(&format!("loading {} on {}", config.checkpoint.display(), config.device));
     let model = Model::start(config, outputs, record)?;
     let mut turn =

@@ -2,10 +2,8 @@
 
 use super::error::NodeError;
 use crate::config::{Audience, Config, ConfigError, Domain, Parameter, Parameters, Value, declared};
-use crate::model::config::ModelConfig;
-use crate::pipeline::PipelineError;
+use crate::pipeline::{PipelineError, camera_names};
 use r2r::ParameterValue;
-use std::path::Path;
 
 /// The parameter that every ROS 2 node has.
 const USE_SIM_TIME: &str = "use_sim_time";
@@ -46,7 +44,9 @@ impl NodeParameters {
         }
         let sim_time = sim_time_row();
         let use_sim_time = sim_time.check(given.remove(USE_SIM_TIME).unwrap_or(Value::Bool(false)))?;
-        Config::name_cameras(&mut given, own_cameras)?;
+        Config::name_cameras(&mut given, |checkpoint| {
+            camera_names(checkpoint).map_err(PipelineError::from).map_err(NodeError::from)
+        })?;
         let config = Config::from_parameters(&given)?;
 
         let mut table = Vec::new();
@@ -58,12 +58,6 @@ impl NodeParameters {
         table.push(Declared { row: sim_time, value: use_sim_time });
         Ok(Self { config, use_sim_time: enabled, table })
     }
-}
-
-/// The names of a checkpoint's cameras.
-fn own_cameras(checkpoint: &Path) -> Result<Vec<String>, NodeError> {
-    let config = ModelConfig::from_folder(checkpoint).map_err(PipelineError::from)?;
-    Ok(config.inputs.cameras)
 }
 
 fn sim_time_row() -> Parameter {

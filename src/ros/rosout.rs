@@ -7,8 +7,10 @@ use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
 use crate::config::environment::Setting;
+use crate::error::printable;
 use r2r::rcl_interfaces::msg::Log;
 use r2r::{Node, Publisher, QosProfile};
+use std::ffi::OsString;
 
 /// Severity levels of `rcl_interfaces/Log`.
 const INFO: u8 = 20;
@@ -16,9 +18,16 @@ const WARN: u8 = 30;
 const ERROR: u8 = 40;
 
 /// The middleware's log folder for a process without a home folder. Without one the middleware refuses to start.
+///
+/// The folder is new and this user's alone: a name in the folder for temporary files that others can guess could lead
+/// the logs elsewhere.
 pub fn log_folder() -> Setting {
-    let value = std::env::temp_dir().join("xvla_ros_log").into_os_string();
-    Setting { name: "ROS_LOG_DIR", value, unless: &["ROS_HOME", "HOME"] }
+    Setting { name: "ROS_LOG_DIR", value: new_log_folder, unless: &["ROS_HOME", "HOME"] }
+}
+
+fn new_log_folder() -> OsString {
+    let made = tempfile::Builder::new().prefix("xvla_ros_log_").tempdir();
+    made.map_or_else(|_| std::env::temp_dir(), tempfile::TempDir::keep).into_os_string()
 }
 
 /// Writes log lines to stderr and to `/rosout`.
@@ -60,7 +69,7 @@ impl Rosout {
 
     fn publish(&self, level: u8, text: &str) {
         let stamp = convert::header(self.clock.now(), "").stamp;
-        let line = Log { stamp, level, name: self.name.clone(), msg: text.to_owned(), ..Log::default() };
+        let line = Log { stamp, level, name: self.name.clone(), msg: printable(text).into_owned(), ..Log::default() };
         if let Err(error) = self.publisher.publish(&line) {
             tracing::debug!("/rosout: {error}");
         }

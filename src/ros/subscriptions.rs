@@ -55,7 +55,7 @@ impl Subscriptions {
     /// Subscribes to the topics of `inputs`: cameras, state and instruction.
     ///
     /// # Errors
-    /// [`NodeError::Middleware`], naming the topic.
+    /// [`NodeError::Middleware`], naming the topic; a checkpoint that does not say which state it expects.
     pub fn new(node: &mut Node, config: &Config) -> Result<Self, NodeError> {
         let mut sources = Vec::new();
         for (index, camera) in config.cameras.iter().enumerate() {

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::state::MeanStd;
 use super::tokenize::PaddingSide;
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, check_content};
 
 /// File of the steps that run before the policy.
 pub const PREPROCESSOR_FILE: &str = "policy_preprocessor.json";
@@ -181,6 +181,9 @@ impl StepFile {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(CheckpointError::Io { path, source }),
         };
+        if let Err(reason) = check_content(&bytes) {
+            return Err(CheckpointError::Malformed { path, reason });
+        }
         match serde_json::from_slice(&bytes) {
             Ok(StepList { steps }) => Ok(Some(Self { folder: folder.to_owned(), path, steps })),
             Err(error) => Err(CheckpointError::Malformed { path, reason: format!("not a list of steps: {error}") }),
@@ -313,6 +316,7 @@ impl StepAt<'_> {
         }
         let path = self.file.folder.join(name);
         let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        check_content(&bytes).map_err(|reason| CheckpointError::Malformed { path: path.clone(), reason })?;
         let statistics = Statistics { path, bytes: Some(bytes) };
         statistics.tensors()?;
         Ok(statistics)

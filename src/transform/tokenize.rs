@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokenizers::TruncationParams;
 
-use crate::error::{CheckpointError, InputError};
+use crate::error::{CheckpointError, InputError, check_content};
 use crate::transform::TransformError;
 
 /// BART's padding token.
@@ -26,6 +26,17 @@ pub struct Tokenizer {
     max_length: usize,
     pad_id: i64,
     padding_side: PaddingSide,
+    /// Tokens that are put around every text, `<s>` and `</s>`.
+    special: usize,
+}
+
+/// The token ids of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// As many ids as the model takes, padded or cut.
+    pub ids: Vec<i64>,
+    /// Tokens of the whole text with its special tokens; if there are more than `ids`, the text was cut.
+    pub tokens: usize,
 }
 
 impl Tokenizer {
@@ -39,8 +50,9 @@ impl Tokenizer {
     /// tokens.
     pub fn from_file(path: &Path, max_length: usize, pad_id: i64) -> Result<Self, CheckpointError> {
         let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
-        Self::from_bytes(&bytes, max_length, pad_id)
-            .map_err(|reason| CheckpointError::Malformed { path: path.to_owned(), reason })
+        let malformed = |reason| CheckpointError::Malformed { path: path.to_owned(), reason };
+        check_content(&bytes).map_err(malformed)?;
+        Self::from_bytes(&bytes, max_length, pad_id).map_err(malformed)
     }
 
     fn from_bytes(bytes: &[u8], max_length: usize, pad_id: i64) -> Result<Self, String> {
@@ -53,7 +65,7 @@ impl Tokenizer {
         inner.with_padding(None);
         let truncation = TruncationParams { max_length, ..TruncationParams::default() };
         inner.with_truncation(Some(truncation)).map_err(|error| error.to_string())?;
-        Ok(Self { inner, max_length, pad_id, padding_side: PaddingSide::Right })
+        Ok(Self { inner, max_length, pad_id, padding_side: PaddingSide::Right, special })
     }
 
     /// The same tokenizer, padding on `side`.
@@ -74,11 +86,11 @@ impl Tokenizer {
     }
 
     /// The [`Self::max_length`] token ids of `text`: `<s> … </s>` with padding. A longer text is cut so that `</s>`
-    /// stays.
+    /// stays; [`Encoded::tokens`] tells.
     ///
     /// # Errors
     /// A text without words, or one the tokenizer refuses.
-    pub fn encode(&self, text: &str) -> Result<Vec<i64>, TransformError> {
+    pub fn encode(&self, text: &str) -> Result<Encoded, TransformError> {
         if text.trim().is_empty() {
             return Err(InputError::EmptyInstruction.into());
         }
@@ -86,9 +98,13 @@ impl Tokenizer {
             self.inner.encode_fast(text, true).map_err(|error| TransformError::Tokenizer(error.to_string()))?;
         let ids = encoding.get_ids().iter().map(|id| i64::from(*id));
         let padding = std::iter::repeat_n(self.pad_id, self.max_length.saturating_sub(encoding.len()));
-        Ok(match self.padding_side {
+        let ids = match self.padding_side {
             PaddingSide::Left => padding.chain(ids).collect(),
             PaddingSide::Right => ids.chain(padding).collect(),
-        })
+        };
+        // Every part that was cut off has special tokens of its own.
+        let words = |part: &tokenizers::Encoding| part.len().saturating_sub(self.special);
+        let cut_off: usize = encoding.get_overflowing().iter().map(words).sum();
+        Ok(Encoded { ids, tokens: encoding.len() + cut_off })
     }
 }

@@ -22,15 +22,30 @@ use std::sync::OnceLock;
 /// Joints of the synthetic robot.
 pub const JOINTS: [&str; 3] = ["shoulder", "elbow", "wrist"];
 
-/// A tiny checkpoint with three views, 64x64 images, ee6d and a tokenizer.
+/// A tiny checkpoint with three views, 64x64 images and a tokenizer. Its action space `auto` leaves the state to the data
+/// set, so that it takes the joints of the synthetic robot as well as a pose.
 pub fn checkpoint() -> PathBuf {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let out = folder().join("tiny");
-        xvla(&["checkpoint", "synth", "--preset", "tiny", "--out", out.to_str().unwrap()]);
-        out
-    })
-    .clone()
+    MADE.get_or_init(|| synthesise("tiny", "auto")).clone()
+}
+
+/// A tiny checkpoint whose state is two arms' poses.
+pub fn checkpoint_of_poses() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| synthesise("tiny_ee6d", "ee6d")).clone()
+}
+
+/// A tiny checkpoint whose state is fourteen joints.
+pub fn checkpoint_of_joints() -> PathBuf {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| synthesise("tiny_joint", "joint")).clone()
+}
+
+fn synthesise(name: &str, action_mode: &str) -> PathBuf {
+    let out = folder().join(name);
+    let path = out.to_str().unwrap();
+    xvla(&["checkpoint", "synth", "--preset", "tiny", "--action-mode", action_mode, "--out", path]);
+    out
 }
 
 /// Writes a file of this program's folder whole, so that whoever reads it meanwhile sees all of it or the one before.

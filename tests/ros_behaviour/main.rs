@@ -14,6 +14,7 @@ mod instruction;
 mod names;
 mod parameters;
 mod slow_model;
+mod state;
 mod streams;
 
 use ros::{JOINTS, checkpoint, folder};

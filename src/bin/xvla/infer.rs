@@ -19,7 +19,7 @@ use xvla_ros::pipeline::{Inference, Options, Pipeline};
 ///
 /// The input holds `input_ids` [B,L] int64, `image_input` [B,V,3,H,W] float32 or float16 (ImageNet-normalised RGB),
 /// `image_mask` [B,V] bool, `domain_id` [B] int64, `proprio` [B,P] float32, and optionally `noise` [B,T,A] and the
-/// expected `actions` [B,T,A'], both float32. The output holds `actions` [B,T,A'], what a robot executes, and
+/// expected `actions` [B,T,A'], both float32. Other dtypes are taken where the cast is exact. The output holds `actions` [B,T,A'], what a robot executes, and
 /// `actions_raw` [B,T,A], what the network predicted.
 #[derive(Debug, Parser)]
 #[command(

@@ -94,6 +94,7 @@ fn text(found: &Inspection) -> String {
             inputs.domains
         ),
     );
+    line("state", format!("{} (kind: {})", found.state.expected, found.state.kind));
     line(
         "actions",
         format!(

@@ -6,6 +6,7 @@ use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use tracing_subscriber::EnvFilter;
+use xvla_ros::error::printable;
 
 /// Warnings of the library go to stderr; `RUST_LOG` asks for more or less.
 pub fn log_to_stderr() {
@@ -38,7 +39,7 @@ pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 
 /// Tells of a failure in one line on stderr; nobody is left to tell if that fails.
 pub fn complain(error: &anyhow::Error) {
-    let _ = writeln!(std::io::stderr(), "error: {}", one_line(error));
+    let _ = writeln!(std::io::stderr(), "error: {}", printable(&one_line(error)));
 }
 
 /// The chain of causes joined by colons; causes that an outer message already quotes are not repeated, and what
