@@ -1,8 +1,9 @@
 """Plays the robot of `make demo`: cameras, joints and a person's instructions go out, action chunks come back.
 
-Two 640x480 streams at 30 Hz pan over real photographs, joint states move at 50 Hz, the instruction changes twice.
-Everything that comes back is shown, and a summary at the end. Exits 1, saying what was missing, unless chunks followed
-every instruction, latencies and diagnostics came, and the frames sent arrived.
+Two 640x480 streams at 30 Hz pan over real photographs, joint states move at 50 Hz, the instruction changes twice. Then
+the joint states are cut for two seconds: the node says so, stops, and goes on when they are back. Some chunks are shown,
+every word of the diagnostics, and a summary at the end. Exits 1, saying what was missing, unless chunks followed
+every instruction, none came without joint states, latencies and diagnostics came, and the frames sent arrived.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from xvla_ros.msg import ActionChunk, StageLatency
 
 WIDTH, HEIGHT = 640, 480
 CAMERA_HZ, JOINTS_HZ = 30, 50
-PHOTOGRAPHS = ("coffee.png", "motorcycle_left.png")
+CAMERAS = {"front": "coffee.png", "side": "motorcycle_left.png"}
 JOINTS = ("joint_1", "joint_2", "joint_3", "joint_4", "joint_5", "joint_6", "joint_7")
 INSTRUCTIONS = (
     "pick up the spoon beside the cup",
@@ -46,7 +47,10 @@ LEVELS = {
 }
 SHOWN_CHANNELS = 6
 # How long the node may take to listen, and how long all sending may take, from the start.
-NODE_PATIENCE_S, LIMIT_S = 10.0, 24.0
+NODE_PATIENCE_S, LIMIT_S = 10.0, 30.0
+# How long the joint states are cut, and after which part of it no chunk may come: their maximum age and a margin.
+CUT_S, GRACE_S = 2.0, 1.0
+SHOWN_EVERY_S = 1.3
 # Diagnostics come once a second; the last ones must have seen the last frame.
 LAST_DIAGNOSTICS_S = 2.2
 # Of the frames sent, the part that has to arrive; on a busy machine a few may miss their slot.
@@ -96,13 +100,12 @@ class Robot(Node):
     def __init__(self, photos: Path) -> None:
         super().__init__("demo_robot")
         self.received = Received()
-        self.frames_sent = [0] * len(PHOTOGRAPHS)
+        self.frames_sent = [0] * len(CAMERAS)
+        self.joints_are_cut = False
         self._sending = False
-        self._instruction = ""
-        self._cameras = [PanningCamera(photos / name, phase) for phase, name in enumerate(PHOTOGRAPHS)]
-        self._images = [
-            self.create_publisher(Image, f"camera_{index}/image", SENSOR_QOS) for index in range(len(PHOTOGRAPHS))
-        ]
+        self._shown_s = 0.0
+        self._cameras = [PanningCamera(photos / photo, phase) for phase, photo in enumerate(CAMERAS.values())]
+        self._images = [self.create_publisher(Image, f"{name}/image", SENSOR_QOS) for name in CAMERAS]
         self._joints = self.create_publisher(JointState, "joint_states", SENSOR_QOS)
         self._instructions = self.create_publisher(String, "instruction", LATCHED_QOS)
         self.create_subscription(ActionChunk, "xvla/action_chunk", self._on_chunk, LISTENER_QOS)
@@ -119,7 +122,6 @@ class Robot(Node):
     def instruct(self, text: str) -> None:
         """Publishes an instruction; the first one starts the cameras too."""
         print(f'  instruction: "{text}"', flush=True)
-        self._instruction = text
         self._instructions.publish(String(data=text))
         self._sending = True
 
@@ -132,14 +134,14 @@ class Robot(Node):
             return
         for index, (camera, publisher) in enumerate(zip(self._cameras, self._images, strict=True)):
             message = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH)
-            message.header.frame_id = f"camera_{index}"
+            message.header.frame_id = list(CAMERAS)[index]
             message.header.stamp = self.get_clock().now().to_msg()
             message.data = camera.frame(time.monotonic())
             publisher.publish(message)
             self.frames_sent[index] += 1
 
     def _send_joints(self) -> None:
-        if not self._sending:
+        if not self._sending or self.joints_are_cut:
             return
         message = JointState(name=list(JOINTS))
         message.header.stamp = self.get_clock().now().to_msg()
@@ -152,6 +154,9 @@ class Robot(Node):
         actions = np.asarray(chunk.actions, dtype=np.float32).reshape(chunk.chunk_length, chunk.action_dim)
         if not np.isfinite(actions).all():
             self.received.not_finite += 1
+        if time.monotonic() - self._shown_s < SHOWN_EVERY_S:
+            return
+        self._shown_s = time.monotonic()
         age_ms = (self.get_clock().now() - Time.from_msg(chunk.header.stamp)).nanoseconds / 1e6
         first = "  ".join(f"{value:+.3f}" for value in actions[0][:SHOWN_CHANNELS])
         rest = "  ..." if chunk.action_dim > SHOWN_CHANNELS else ""
@@ -165,7 +170,8 @@ class Robot(Node):
         for status in message.status:
             before = self.received.diagnostics.get(status.name)
             self.received.diagnostics[status.name] = status
-            if before is None or gist(before) != gist(status):
+            # What the demo itself has stopped is no news.
+            if self._sending and (before is None or gist(before) != gist(status)):
                 print(f"  /diagnostics  {status.name}: {LEVELS[status.level]}, {status.message}", flush=True)
 
     def diagnostic_values(self) -> dict[str, str]:
@@ -199,6 +205,31 @@ def give_instruction(robot: Robot, text: str, seconds: float, end: float) -> Non
         rclpy.spin_once(robot, timeout_sec=0.1)
 
 
+def cut_joint_states(robot: Robot, end: float) -> list[str]:
+    """Sends no joint states for a while; returns what the node should have done and did not."""
+    print(f"  joint_states is cut for {CUT_S:.0f} s", flush=True)
+    missing = []
+    robot.joints_are_cut = True
+    start = time.monotonic()
+    spin_until(robot, start + GRACE_S)
+    before = robot.received.chunks
+    spin_until(robot, start + CUT_S)
+    status = robot.received.diagnostics.get("/xvla: inputs")
+    if status is None or status.level != DiagnosticStatus.ERROR or "joint_states" not in status.message:
+        missing.append("/diagnostics did not say that joint_states stopped")
+    if robot.received.chunks > before:
+        missing.append(f"{robot.received.chunks - before} chunks came without joint states")
+    print("  joint_states is back", flush=True)
+    robot.joints_are_cut = False
+    before = robot.received.chunks
+    spin_until(robot, time.monotonic() + CUT_S)
+    while robot.received.chunks == before and time.monotonic() < end:
+        rclpy.spin_once(robot, timeout_sec=0.1)
+    if robot.received.chunks == before:
+        missing.append("no chunk came once joint_states was back")
+    return missing
+
+
 def print_latencies(latencies_ms: dict[str, list[float]]) -> None:
     """One line per stage: median, 90th percentile, maximum."""
     count = len(latencies_ms["e2e"])
@@ -227,8 +258,8 @@ def frame_counts(robot: Robot) -> list[tuple[int, int | None, int | None]]:
         return int(values[key]) if values.get(key, "").isdigit() else None
 
     return [
-        (sent, number(f"camera_{index}.received"), number(f"camera_{index}.used"))
-        for index, sent in enumerate(robot.frames_sent)
+        (sent, number(f"{name}.received"), number(f"{name}.used"))
+        for name, sent in zip(CAMERAS, robot.frames_sent, strict=True)
     ]
 
 
@@ -236,9 +267,9 @@ def print_frames(counts: list[tuple[int, int | None, int | None]]) -> None:
     """One line per camera."""
     print("\nframes")
     print(f"  {'camera':<16}{'sent':>9}{'received':>9}{'used':>9}")
-    for index, (sent, received, used) in enumerate(counts):
+    for name, (sent, received, used) in zip(CAMERAS, counts, strict=True):
         shown = [sent, *("?" if count is None else count for count in (received, used))]
-        print(f"  {f'camera_{index}':<16}" + "".join(f"{count:>9}" for count in shown))
+        print(f"  {name:<16}" + "".join(f"{count:>9}" for count in shown))
 
 
 def shortcomings(robot: Robot, counts: list[tuple[int, int | None, int | None]]) -> list[str]:
@@ -260,13 +291,13 @@ def shortcomings(robot: Robot, counts: list[tuple[int, int | None, int | None]])
     if not received.diagnostics:
         missing.append("nothing arrived on /diagnostics")
         return missing
-    for index, (sent, arrived, used) in enumerate(counts):
+    for name, (sent, arrived, used) in zip(CAMERAS, counts, strict=True):
         if arrived is None or used is None:
-            missing.append(f"/diagnostics does not count the frames of camera_{index}")
+            missing.append(f"/diagnostics does not count the frames of {name}")
         elif arrived < MIN_RECEIVED * sent:
-            missing.append(f"camera_{index}: only {arrived} of {sent} frames reached the node")
+            missing.append(f"{name}: only {arrived} of {sent} frames reached the node")
         elif used == 0:
-            missing.append(f"camera_{index}: no frame was used")
+            missing.append(f"{name}: no frame was used")
     return missing
 
 
@@ -278,6 +309,7 @@ def play(robot: Robot, seconds: float) -> list[str]:
         return [f"xvla_node does not listen to {topic}" for topic in unmatched]
     for text in INSTRUCTIONS:
         give_instruction(robot, text, seconds / len(INSTRUCTIONS), start + LIMIT_S)
+    missing = cut_joint_states(robot, start + LIMIT_S)
     while_sending = dict(robot.received.diagnostics)  # rates fall to zero afterwards
     robot.stop_sending()
     spin_until(robot, time.monotonic() + LAST_DIAGNOSTICS_S)
@@ -285,7 +317,7 @@ def play(robot: Robot, seconds: float) -> list[str]:
     print_latencies(robot.received.latencies_ms)
     print_diagnostics(while_sending)
     print_frames(counts)
-    return shortcomings(robot, counts)
+    return missing + shortcomings(robot, counts)
 
 
 def main() -> int:
@@ -305,7 +337,7 @@ def main() -> int:
     if missing:
         print("", *(f"missing: {line}" for line in missing), sep="\n", file=sys.stderr)
         return 1
-    print(f"\ndemo: {robot.received.chunks} action chunks in {arguments.seconds:.0f} s; every instruction was followed")
+    print(f"\ndemo: {robot.received.chunks} action chunks; every instruction was followed, and none came without joint states")
     return 0
 
 

@@ -133,12 +133,12 @@ pub enum Freshness {
     Fresh,
     /// Nothing has come yet, of a joint or of all.
     Waiting {
-        /// The joints that nothing has come of.
+        /// The joints that nothing has come of, unless it is all.
         joints: Vec<String>,
     },
     /// It is too old.
     TooOld {
-        /// The joints that are too old.
+        /// The joints that are too old, unless it is all.
         joints: Vec<String>,
         /// Time since the last value, seconds.
         seconds: f64,
@@ -270,9 +270,8 @@ impl State {
             Content::Joints(joints) => {
                 let limits_of =
                     |joint: &Joint| Limits { latched: self.limits.latched || joint.settings.latched, ..self.limits };
-                let each = joints
-                    .iter()
-                    .map(|joint| (Some(joint.name.as_str()), limits_of(joint).freshness(&joint.history, now)));
+                let each =
+                    joints.iter().map(|joint| (joint.name.as_str(), limits_of(joint).freshness(&joint.history, now)));
                 worst(each)
             }
             Content::Pose(history) => self.limits.freshness(history, now),
@@ -422,25 +421,27 @@ fn between(a: &Pose, b: &Pose, share: f64) -> Pose {
     if pose.orientation.iter().all(|value| value.abs() < 1e-6) { *a } else { pose }
 }
 
-/// The worst of several joints, with the names of those that are alike in it.
-fn worst<'j>(each: impl Iterator<Item = (Option<&'j str>, Freshness)>) -> Freshness {
+/// The worst of several joints, with the names of those that are alike in it unless all are.
+fn worst<'j>(each: impl Iterator<Item = (&'j str, Freshness)>) -> Freshness {
     let (mut waiting, mut old, mut longest_s, mut behind_s) = (Vec::new(), Vec::new(), 0.0_f64, None::<f64>);
+    let mut count = 0;
     for (name, freshness) in each {
-        let name = name.unwrap_or_default().to_owned();
+        count += 1;
         match freshness {
             Freshness::Fresh => {}
-            Freshness::Waiting { .. } => waiting.push(name),
+            Freshness::Waiting { .. } => waiting.push(name.to_owned()),
             Freshness::TooOld { seconds, .. } => {
-                old.push(name);
+                old.push(name.to_owned());
                 longest_s = longest_s.max(seconds);
             }
             Freshness::Behind { seconds } => behind_s = Some(behind_s.map_or(seconds, |most| most.max(seconds))),
         }
     }
+    let unless_all = |names: Vec<String>| if names.len() == count { Vec::new() } else { names };
     if !waiting.is_empty() {
-        Freshness::Waiting { joints: waiting }
+        Freshness::Waiting { joints: unless_all(waiting) }
     } else if !old.is_empty() {
-        Freshness::TooOld { joints: old, seconds: longest_s }
+        Freshness::TooOld { joints: unless_all(old), seconds: longest_s }
     } else {
         behind_s.map_or(Freshness::Fresh, |seconds| Freshness::Behind { seconds })
     }

@@ -115,7 +115,7 @@ impl Bench {
 #[test]
 fn there_is_no_observation_before_every_input_has_come() {
     let mut bench = Bench::with(&[("instruction", Value::String(String::new()))]);
-    bench.says(Level::Stale, "waiting for front/image, wrist/image, joint_states (a, b), instruction");
+    bench.says(Level::Stale, "waiting for front/image, wrist/image, joint_states, instruction");
     bench.everything();
     assert!(bench.observe().is_none());
     bench.inputs.instruction("pick".to_owned(), Origin::Volatile, bench.now());
@@ -145,7 +145,7 @@ fn a_dead_state_stops_the_policy_although_cameras_go_on() {
         bench.frames(bench.ms, bench.ms);
         assert_eq!(bench.observe().is_some(), bench.ms <= 500, "{} ms", bench.ms);
     }
-    bench.says(Level::Error, "nothing on joint_states (a, b) for 1.3 s");
+    bench.says(Level::Error, "nothing on joint_states for 1.3 s");
     assert!(!bench.health().may_act);
     bench.everything();
     assert!(bench.observe().is_some(), "it goes on once the state is back");
@@ -422,7 +422,7 @@ fn state_that_is_not_required_is_held() {
     bench.ms = 3_000;
     bench.frames(bench.ms, bench.ms);
     assert_eq!(bench.state(), Some(vec![0.1, 0.2]));
-    bench.says(Level::Warn, "nothing on joint_states (a, b) for 3.0 s: the last one is held");
+    bench.says(Level::Warn, "nothing on joint_states for 3.0 s: the last one is held");
 }
 
 fn with_optional_wrist() -> Bench {
