@@ -147,7 +147,7 @@ impl Core {
         let config = Arc::new(ModelConfig::from_folder(folder)?);
         let processors = Arc::new(Processors::load(folder)?);
         check_processors(folder, &config, &processors)?;
-        let preparer = Preparer::new(folder, &config, &processors, options.rotate_180.clone())?;
+        let preparer = Preparer::new(folder, &config, &processors)?;
         let checkpoint = Checkpoint::open(folder)?;
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
         let target = options.target(own_input_spec(&config, &processors, options.domain));

@@ -2,10 +2,8 @@
 //! topic or field.
 
 use crate::error::InputError;
-use crate::transform::compressed::rgb_from_compressed;
-use crate::transform::pixels::rgb_from_raw;
 use crate::transform::state::{check_finite, ee6d_arm, joints_by_name};
-use crate::types::{RgbImage, Stamp};
+use crate::types::{EncodedImage, ImageFormat, Stamp};
 use r2r::builtin_interfaces::msg::{Duration as DurationMessage, Time};
 use r2r::geometry_msgs::msg::PoseStamped;
 use r2r::sensor_msgs::msg::{CompressedImage, Image, JointState};
@@ -17,21 +15,27 @@ pub fn stamp_of(header: &Header, now: Stamp) -> Stamp {
     if stamp == Stamp::default() { now } else { stamp }
 }
 
-/// Converts a raw image to RGB. `topic` names the camera in errors.
-///
-/// # Errors
-/// [`InputError::Image`] for an unknown encoding or data that does not match the image's size.
-pub fn image(topic: &str, message: &Image) -> Result<RgbImage, InputError> {
-    let Image { encoding, width, height, step, is_bigendian, data, .. } = message;
-    rgb_from_raw(topic, encoding, *width, *height, *step, *is_bigendian != 0, data)
+/// A message that carries an image.
+pub trait ImageMessage {
+    /// The image as it was sent; its bytes are moved out of the message.
+    fn encoded(self) -> EncodedImage;
 }
 
-/// Decodes a compressed image to RGB. `topic` names the camera in errors.
-///
-/// # Errors
-/// [`InputError::Image`] for data that cannot be decoded.
-pub fn compressed_image(topic: &str, message: &CompressedImage) -> Result<RgbImage, InputError> {
-    rgb_from_compressed(topic, &message.data)
+impl ImageMessage for Image {
+    fn encoded(self) -> EncodedImage {
+        let Image { encoding, width, height, step, is_bigendian, data, .. } = self;
+        EncodedImage {
+            format: ImageFormat::Raw { encoding, width, height, step, is_bigendian: is_bigendian != 0 },
+            data,
+        }
+    }
+}
+
+impl ImageMessage for CompressedImage {
+    fn encoded(self) -> EncodedImage {
+        let CompressedImage { format, data, .. } = self;
+        EncodedImage { format: ImageFormat::Compressed { format }, data }
+    }
 }
 
 /// Positions (rad or m) of the joints `wanted`, in that order.
@@ -119,12 +123,26 @@ mod tests {
     }
 
     #[test]
-    fn an_image_error_names_the_topic() {
-        let message = Image { encoding: "rgb8".to_owned(), width: 4, height: 4, step: 12, ..Image::default() };
-        let error = image("camera_1/image", &message).unwrap_err().to_string();
-        assert_eq!(error, "`camera_1/image`: data holds 0 bytes, but height 4 x step 12 is 48");
-        let error = compressed_image("camera_0/image/compressed", &CompressedImage::default()).unwrap_err().to_string();
-        assert!(error.starts_with("`camera_0/image/compressed`: "), "{error}");
+    fn an_image_keeps_the_fields_that_say_how_its_bytes_are_read() {
+        let message = Image {
+            encoding: "mono16".to_owned(),
+            width: 1,
+            height: 2,
+            step: 4,
+            is_bigendian: 1,
+            data: vec![7; 8],
+            ..Image::default()
+        };
+        let encoding = "mono16".to_owned();
+        let format = ImageFormat::Raw { encoding, width: 1, height: 2, step: 4, is_bigendian: true };
+        assert_eq!(message.encoded(), EncodedImage { format, data: vec![7; 8] });
+    }
+
+    #[test]
+    fn a_compressed_image_keeps_its_format() {
+        let format = "bayer_rggb8; jpeg compressed ".to_owned();
+        let message = CompressedImage { format: format.clone(), data: vec![7], ..CompressedImage::default() };
+        assert_eq!(message.encoded(), EncodedImage { format: ImageFormat::Compressed { format }, data: vec![7] });
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The node's subscriptions. r2r keeps ten messages per topic and drops the newest beyond that, so every topic is
 //! drained after every turn of the spinning thread; [`Inputs`] then keeps the latest value of each.
 //!
-//! Images are decoded here, on the spinning thread. Packing a 640×480 frame takes a tenth of a millisecond, decoding a
-//! JPEG of that size some milliseconds, and the middleware keeps only the newest frame meanwhile.
+//! Images are decoded here, on the spinning thread. An RGB image is only moved, decoding a JPEG of 640×480 takes some
+//! milliseconds, and the middleware keeps only the newest frame meanwhile.
 
-use super::convert;
+use super::convert::{self, ImageMessage};
 use super::error::NodeError;
 use crate::config::{CameraConfig, Config, Named, ProprioConfig, ProprioSource, Transport};
 use crate::robot::inputs::Inputs;
+use crate::transform::decode;
 use crate::transform::state::EE6D_ARM;
 use crate::types::Stamp;
 use futures::{FutureExt, Stream, StreamExt};
@@ -40,15 +41,16 @@ impl Subscriptions {
     pub fn new(node: &mut Node, config: &Config) -> Result<Self, NodeError> {
         let mut drains = Vec::new();
         for (index, (topic, camera)) in camera_topics(config).into_iter().zip(&config.cameras).enumerate() {
+            let view = camera.settings.view;
             drains.push(match camera.settings.transport {
                 Transport::Raw => on(node, SENSOR, &topic.clone(), move |inputs, message: Image, now| {
                     let stamp = convert::stamp_of(&message.header, now);
-                    inputs.frame(index, convert::image(&topic, &message), stamp, now);
+                    inputs.frame(index, decode(&topic, message.encoded(), &view), stamp, now);
                 })?,
                 Transport::Compressed => {
                     on(node, SENSOR, &topic.clone(), move |inputs, message: CompressedImage, now| {
                         let stamp = convert::stamp_of(&message.header, now);
-                        inputs.frame(index, convert::compressed_image(&topic, &message), stamp, now);
+                        inputs.frame(index, decode(&topic, message.encoded(), &view), stamp, now);
                     })?
                 }
             });
