@@ -24,7 +24,7 @@ fn main() -> Result<()> {
     for _ in 0..rounds {
         let start = Instant::now();
         for (image, view) in images.iter().zip(planes.chunks_exact_mut(transform.output_len())) {
-            transform.apply(image, false, view)?;
+            transform.apply(image, view)?;
         }
         milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
     }

@@ -73,6 +73,11 @@ impl RgbImage {
     pub fn data(&self) -> &[u8] {
         &self.data
     }
+
+    /// The same bytes, moved out.
+    pub fn into_data(self) -> Vec<u8> {
+        self.data
+    }
 }
 
 /// An image as its camera sent it, not decoded yet.

@@ -174,8 +174,7 @@ fn frames_resized_on_the_gpu_give_the_actions_of_frames_resized_on_the_host() {
         domain_id: 3,
     };
     let answer = |preprocess| {
-        let rotate_180 = vec![true, false];
-        let options = Options { preprocess, rotate_180, ..captured(&base.checkpoint(), Dtype::F16, 2) };
+        let options = Options { preprocess, ..captured(&base.checkpoint(), Dtype::F16, 2) };
         let pipeline = Pipeline::load(&options).unwrap();
         let noise = noise::draw(0, &pipeline.noise_shape(1));
         let request = || Request::new(observation.clone(), noise.clone());

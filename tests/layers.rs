@@ -17,7 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["error", "types"]),
     ("data", &["error", "types"]),
     ("model", &["error", "types"]),
-    ("transform", &["error", "types"]),
+    ("transform", &["config", "error", "types"]),
     ("backend", &["config", "error", "model", "transform", "types"]),
     ("pipeline", &["backend", "config", "error", "model", "transform", "types"]),
     ("robot", &["config", "data", "error", "pipeline", "types"]),

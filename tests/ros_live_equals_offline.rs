@@ -42,7 +42,7 @@ fn planes(image: &RgbImage) -> Vec<f32> {
 /// What a 640x480 image becomes; that this equals PIL's is proven where the resize is tested.
 fn resized(image: &RgbImage) -> Vec<f32> {
     let mut planes = vec![0.0; 3 * SIDE * SIDE];
-    ImageTransform::new(SIDE, SIDE, ResizeMode::Bicubic).apply(image, false, &mut planes).unwrap();
+    ImageTransform::new(SIDE, SIDE, ResizeMode::Bicubic).apply(image, &mut planes).unwrap();
     planes
 }
 

@@ -7,12 +7,13 @@
 
 use std::path::{Path, PathBuf};
 
+use xvla_ros::config::{Rotation, ViewSettings};
 use xvla_ros::data::npy::NpyData;
 use xvla_ros::data::npz::{Limits, NpzReader};
+use xvla_ros::transform::decode;
 use xvla_ros::transform::image::ImageTransform;
 use xvla_ros::transform::normalize::{IMAGENET_MEAN, IMAGENET_STD};
-use xvla_ros::types::ResizeMode;
-use xvla_ros::types::RgbImage;
+use xvla_ros::types::{EncodedImage, ImageFormat, ResizeMode, RgbImage};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images")
@@ -44,9 +45,9 @@ fn bicubic_cases() -> Vec<(String, RgbImage, usize, usize)> {
     cases(files.map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()))
 }
 
-fn transform(image: &RgbImage, width: usize, height: usize, mode: ResizeMode, rotate: bool) -> Vec<f32> {
+fn transform(image: &RgbImage, width: usize, height: usize, mode: ResizeMode) -> Vec<f32> {
     let mut planes = vec![f32::NAN; 3 * width * height];
-    ImageTransform::new(width, height, mode).apply(image, rotate, &mut planes).unwrap();
+    ImageTransform::new(width, height, mode).apply(image, &mut planes).unwrap();
     planes
 }
 
@@ -60,10 +61,12 @@ fn bytes(planes: &[f32]) -> Vec<u8> {
     (0..planes.len()).map(|index| byte(index).round() as u8).collect()
 }
 
-fn half_turn(image: &RgbImage) -> RgbImage {
+/// The photograph as a camera that is mounted upside down sends it.
+fn upside_down(image: &RgbImage) -> EncodedImage {
+    let (width, height) = (image.width() as u32, image.height() as u32);
+    let format = ImageFormat::Raw { encoding: "rgb8".to_owned(), width, height, step: 3 * width, is_bigendian: false };
     let (pixels, _) = image.data().as_chunks::<3>();
-    let turned = pixels.iter().rev().flatten().copied().collect();
-    RgbImage::new(image.width(), image.height(), turned).unwrap()
+    EncodedImage { format, data: pixels.iter().rev().flatten().copied().collect() }
 }
 
 fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
@@ -74,7 +77,7 @@ fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
 #[test]
 fn bicubic_equals_pillow_to_one_step_in_every_channel() {
     for (name, image, width, height) in bicubic_cases() {
-        let found = bytes(&transform(&image, width, height, ResizeMode::Bicubic, false));
+        let found = bytes(&transform(&image, width, height, ResizeMode::Bicubic));
         let pillow = open(&fixtures().join("bicubic").join(format!("{name}.png")));
         let off: Vec<u8> = found.iter().zip(pillow.data()).map(|(a, b)| a.abs_diff(*b)).collect();
         let differing = off.iter().filter(|off| **off > 0).count();
@@ -85,12 +88,14 @@ fn bicubic_equals_pillow_to_one_step_in_every_channel() {
 }
 
 #[test]
-fn bicubic_of_a_turned_camera_equals_the_turned_photograph() {
+fn a_camera_mounted_upside_down_gives_what_an_upright_one_gives() {
+    let view = ViewSettings { rotation: Rotation::Half, ..ViewSettings::default() };
     for (name, image, width, height) in bicubic_cases() {
-        let found = bytes(&transform(&image, width, height, ResizeMode::Bicubic, true));
-        let expected = bytes(&transform(&half_turn(&image), width, height, ResizeMode::Bicubic, false));
-        let worst = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
-        assert!(worst <= 1, "{name}: a channel is off by {worst}/255");
+        let turned = decode("camera", upside_down(&image), &view).unwrap();
+        for mode in [ResizeMode::Bicubic, ResizeMode::PaddedBilinear] {
+            let found = transform(&turned, width, height, mode);
+            assert_eq!(found, transform(&image, width, height, mode), "{name}, {mode:?}");
+        }
     }
 }
 
@@ -100,7 +105,7 @@ fn normalisation_equals_the_original_processor() {
     let golden = goldens.require("coffee_40x40").unwrap();
     let NpyData::F32(expected) = golden.data else { panic!("{}", golden.data.dtype()) };
     let image = open(&fixtures().join("bicubic/coffee_40x40.png"));
-    let found = transform(&image, 40, 40, ResizeMode::Bicubic, false);
+    let found = transform(&image, 40, 40, ResizeMode::Bicubic);
     assert!(largest_difference(&found, &expected) <= 1e-6);
 }
 
@@ -118,7 +123,7 @@ fn padded_bilinear_equals_lerobot_padding_included() {
         let golden = goldens.require(&format!("{name}.model")).unwrap();
         assert_eq!(golden.shape, [3, height, width]);
         let NpyData::F32(expected) = golden.data else { panic!("{}", golden.data.dtype()) };
-        let found = transform(&image, width, height, ResizeMode::PaddedBilinear, false);
+        let found = transform(&image, width, height, ResizeMode::PaddedBilinear);
         let worst = largest_difference(&found, &expected);
         println!("{name}: largest difference {worst:e}");
         assert!(worst <= 1e-5, "{name}: off by {worst}");
@@ -126,24 +131,11 @@ fn padded_bilinear_equals_lerobot_padding_included() {
 }
 
 #[test]
-fn padding_stays_left_and_top_when_the_camera_is_turned() {
-    let (_, cases) = padded_cases();
-    for (name, image, width, height) in cases {
-        let found = transform(&image, width, height, ResizeMode::PaddedBilinear, true);
-        let expected = transform(&half_turn(&image), width, height, ResizeMode::PaddedBilinear, false);
-        let worst = largest_difference(&found, &expected);
-        assert!(worst <= 1e-4, "{name}: off by {worst}");
-    }
-}
-
-#[test]
 fn an_image_of_the_models_size_is_not_resampled() {
     let image = open(&fixtures().join("coffee.png"));
     for mode in [ResizeMode::Bicubic, ResizeMode::PaddedBilinear] {
-        let upright = transform(&image, image.width(), image.height(), mode, false);
-        assert_eq!(bytes(&upright), image.data());
-        let turned = transform(&image, image.width(), image.height(), mode, true);
-        assert_eq!(bytes(&turned), half_turn(&image).data());
+        let same = transform(&image, image.width(), image.height(), mode);
+        assert_eq!(bytes(&same), image.data());
     }
 }
 
@@ -154,9 +146,8 @@ fn one_transform_serves_cameras_of_different_sizes_in_turn() {
         let mut shared = ImageTransform::new(64, 48, mode);
         for (index, image) in images.iter().enumerate() {
             let mut found = vec![0.0; shared.output_len()];
-            let rotate = index % 2 == 1;
-            shared.apply(image, rotate, &mut found).unwrap();
-            assert_eq!(found, transform(image, 64, 48, mode, rotate), "{mode:?}, image {index}");
+            shared.apply(image, &mut found).unwrap();
+            assert_eq!(found, transform(image, 64, 48, mode), "{mode:?}, image {index}");
         }
     }
 }
@@ -165,7 +156,7 @@ fn one_transform_serves_cameras_of_different_sizes_in_turn() {
 fn one_pixel_fills_the_whole_image() {
     let image = RgbImage::new(1, 1, vec![10, 20, 30]).unwrap();
     for mode in [ResizeMode::Bicubic, ResizeMode::PaddedBilinear] {
-        let found = bytes(&transform(&image, 7, 7, mode, false));
+        let found = bytes(&transform(&image, 7, 7, mode));
         assert!(found.as_chunks::<3>().0.iter().all(|pixel| *pixel == [10, 20, 30]), "{mode:?}");
     }
 }
@@ -175,7 +166,7 @@ fn room_of_the_wrong_size_is_an_error() {
     let image = open(&fixtures().join("cat.png"));
     let mut transform = ImageTransform::new(8, 8, ResizeMode::Bicubic);
     for room in [0, 191, 193] {
-        let error = transform.apply(&image, false, &mut vec![0.0; room]).unwrap_err().to_string();
+        let error = transform.apply(&image, &mut vec![0.0; room]).unwrap_err().to_string();
         assert!(error.starts_with("`image_input`: expected 3 x 8 x 8 values"), "{error}");
     }
 }

@@ -16,20 +16,18 @@ use tch::Tensor;
 pub enum HostImages<'a> {
     /// [B, V, 3, H, W], resized and normalised.
     Normalised(&'a [f32]),
-    /// The present views of one sample in their order, as the cameras sent them, for streams that resize on the device
+    /// The present views of one sample in their order and their cameras' sizes, for streams that resize on the device
     /// ([`Stream::resizes`]).
     Frames(&'a [Frame]),
 }
 
-/// An image as a camera sent it, with what turns it into the model's input.
+/// A picture in its camera's size, with what turns it into the model's input.
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// Index of the model's view that it fills.
     pub view: usize,
     /// The pixels, 8-bit RGB.
     pub image: Arc<RgbImage>,
-    /// Whether it is turned by 180°.
-    pub rotate_180: bool,
     /// Resampling tables from its size to the model's.
     pub resampling: Arc<Resampling>,
 }

@@ -7,6 +7,7 @@
 //! | file | |
 //! |---|---|
 //! | [`table`] | every parameter, and the structs that hold their values |
+//! | [`camera`] | encodings, crops and rotations of pictures |
 //! | [`rule`] | the type, default and allowed values of one parameter |
 //! | [`group`](mod@group) | several parameters as one entry of the table |
 //! | [`schema`] | turns the table into structs, rows and readers |
@@ -14,6 +15,7 @@
 //! | `file` | reads parameters from YAML |
 //! | [`environment`] | environment variables that libraries read before `main` |
 
+pub mod camera;
 mod choice;
 pub mod environment;
 mod error;
@@ -25,6 +27,7 @@ pub mod schema;
 pub mod table;
 mod value;
 
+pub use camera::{Crop, PixelEncoding, Rotation};
 pub use choice::{Choice, Device, Dtype, Fallback, JointUnit, Preprocess, ProprioSource, Transport};
 pub use error::ConfigError;
 pub use file::read_parameters_file;
@@ -33,7 +36,7 @@ pub use parameter::{Domain, Parameter};
 pub use schema::Audience;
 pub use table::{
     BuildOptions, CameraConfig, Config, EngineConfig, GripperConfig, JointConfig, MAX_CAMERAS, PolicyConfig,
-    ProprioConfig, SyncConfig,
+    ProprioConfig, SyncConfig, ViewSettings,
 };
 pub use value::{Parameters, Value};
 
@@ -136,15 +139,33 @@ mod tests {
     fn each_camera_has_parameters_of_its_own_under_its_name() {
         let mut parameters = minimal();
         parameters.insert("cameras".to_owned(), names(&["front", "wrist"]));
-        parameters.insert("camera.wrist.rotate_180".to_owned(), Value::Bool(true));
+        parameters.insert("camera.wrist.rotation".to_owned(), Value::Integer(180));
         let cameras = Config::from_parameters(&parameters).unwrap().cameras;
-        let turned: Vec<_> = cameras.iter().map(|camera| (camera.name.as_str(), camera.settings.rotate_180)).collect();
-        assert_eq!(turned, [("front", false), ("wrist", true)]);
+        let turned: Vec<_> =
+            cameras.iter().map(|camera| (camera.name.as_str(), camera.settings.view.rotation)).collect();
+        assert_eq!(turned, [("front", Rotation::None), ("wrist", Rotation::Half)]);
+    }
+
+    #[test]
+    fn the_picture_of_a_camera_is_checked_at_the_start() {
+        let refusal = |name: &str, value: Value| {
+            let mut parameters = minimal();
+            parameters.insert("cameras".to_owned(), names(&["wrist"]));
+            parameters.insert(name.to_owned(), value);
+            Config::from_parameters(&parameters).unwrap_err().to_string()
+        };
+        assert_eq!(
+            refusal("camera.wrist.rotation", Value::Integer(45)),
+            "parameter `camera.wrist.rotation`: 45: expected one of 0, 90, 180, 270"
+        );
+        assert!(refusal("camera.wrist.crop", Value::Integers(vec![0, 0, 5])).contains("[x, y, width, height]"));
+        let encoding = refusal("camera.wrist.encoding", Value::String("rgb".to_owned()));
+        assert!(encoding.contains("\"rgb\" is not supported: expected one of rgb8, bgr8"), "{encoding}");
     }
 
     #[test]
     fn parameters_of_a_camera_that_is_not_listed_are_refused() {
-        assert!(refusal("camera.wrist.rotate_180", Value::Bool(true)).contains("does not exist"));
+        assert!(refusal("camera.wrist.rotation", Value::Integer(180)).contains("does not exist"));
     }
 
     #[test]
@@ -214,7 +235,16 @@ mod tests {
     fn readers_see_one_group_for_all_cameras() {
         let rows = declared(Audience::Readers).unwrap();
         let cameras: Vec<_> = rows.iter().map(|row| row.name.as_str()).filter(|n| n.starts_with("camera")).collect();
-        assert_eq!(cameras, ["cameras", "camera.<name>.transport", "camera.<name>.rotate_180"]);
+        assert_eq!(
+            cameras,
+            [
+                "cameras",
+                "camera.<name>.transport",
+                "camera.<name>.rotation",
+                "camera.<name>.crop",
+                "camera.<name>.encoding"
+            ]
+        );
     }
 
     #[test]
@@ -240,12 +270,13 @@ mod tests {
         let path = folder.path().join("robot.yaml");
         std::fs::write(
             &path,
-            "/**:\n  ros__parameters:\n    checkpoint: model\n    cameras: [top]\n    camera:\n      top: {rotate_180: true}\n    \
+            "/**:\n  ros__parameters:\n    checkpoint: model\n    cameras: [top]\n    camera:\n      top: {rotation: 180, crop: [0, 8, 640, 464]}\n    \
              proprio.joint_names: [a]\n",
         )
         .unwrap();
         let config = Config::from_parameters(&read_parameters_file(&path).unwrap()).unwrap();
-        assert!(config.cameras[0].settings.rotate_180);
+        let view = config.cameras[0].settings.view;
+        assert_eq!((view.rotation, view.crop.map(|crop| crop.y)), (Rotation::Half, Some(8)));
         assert_eq!(config.proprio.joints[0].name, "a");
     }
 

@@ -118,6 +118,19 @@ impl<T: 'static> Rule<T> {
         }
     }
 
+    /// Converts the value with `check`, which refuses it with a reason. The default has to become `U`'s own default.
+    pub fn checked<U: Default + 'static>(self, check: impl Fn(T) -> Result<U, String> + 'static) -> Rule<U> {
+        let typed = self.typed;
+        Rule {
+            name: self.name,
+            default: self.default,
+            domain: self.domain,
+            live: self.live,
+            typed_default: U::default(),
+            typed: Box::new(move |value| check(typed(value)?)),
+        }
+    }
+
     /// Refuses a value for which `fault` returns a reason. The default is checked only when it is used.
     fn refuse_if(self, fault: impl Fn(&T) -> Option<String> + 'static) -> Self {
         let typed = self.typed;

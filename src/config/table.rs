@@ -3,9 +3,10 @@
 //! A new parameter is one field here, plus its row in the README and, where a deployment wants another value, a line in
 //! `config/*.yaml`; `tests/parameters.rs` holds both to this file. [`schema`](super::schema) explains the notation.
 
+use super::camera::{Crop, PixelEncoding, Rotation};
 use super::choice::{Device, Dtype, Fallback, JointUnit, Preprocess, ProprioSource, Transport};
 use super::group::{Named, flattened, group, per_name};
-use super::rule::{Rule, choice, flag, integer, number, parsed, path, text, texts};
+use super::rule::{Rule, choice, flag, integer, integers, number, parsed, path, text, texts};
 use super::schema::{Table, parameters};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -70,14 +71,26 @@ parameters! {
     pub struct CameraConfig {
         /// How this camera's images travel.
         transport: Transport = choice(Transport::Raw),
-        /// Whether this camera's images are turned by 180 degrees (LIBERO's agent view).
-        rotate_180: bool = flag(false),
+        /// What the model sees of them.
+        view: ViewSettings = flattened(),
         /// Whether the policy stops without this camera; otherwise its view is masked while it is too old.
         required: bool = flag(true),
         /// Oldest frame that an observation may hold, milliseconds, by its stamp and by its receipt; 0 for any.
         max_age: Option<Duration> = milliseconds(500).named("max_age_ms"),
         /// Rate at which the camera sends, Hz, so that lost frames can be counted; 0 to estimate it from the stamps.
         rate_hz: Option<f64> = number(0.0).within(0.0..=1000.0).map(|rate_hz| (rate_hz > 0.0).then_some(rate_hz)),
+    }
+
+    /// What the model sees of a camera's images: how their bytes are read, which part is kept, how that is turned.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct ViewSettings {
+        /// How far this camera's images are turned clockwise, degrees: 0, 90, 180 (LIBERO's agent view) or 270.
+        rotation: Rotation = integer(0).within(0..=270).checked(Rotation::from_degrees),
+        /// Part that is kept, [x, y, width, height] in pixels of the image as received, before it is turned; empty for all
+        /// of it.
+        crop: Option<Crop> = integers(&[]).checked(|list| Crop::from_list(&list)),
+        /// Encoding of the pixels, whatever the message says; empty for the message's own.
+        encoding: Option<PixelEncoding> = text("").checked(|name| PixelEncoding::from_setting(&name)),
     }
 
     /// How the robot's state is obtained.
@@ -180,6 +193,12 @@ fn milliseconds(default: i64) -> Rule<Option<Duration>> {
 }
 
 impl Default for EngineConfig {
+    fn default() -> Self {
+        Self::defaults()
+    }
+}
+
+impl Default for ViewSettings {
     fn default() -> Self {
         Self::defaults()
     }

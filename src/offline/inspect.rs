@@ -176,7 +176,7 @@ pub fn inspect(folder: &Path) -> Result<Inspection, CheckpointError> {
     if let Err(error) = check_processors(folder, &config, &processors) {
         problems.push(error.to_string());
     }
-    if let Err(error) = Preparer::new(folder, &config, &processors, Vec::new()) {
+    if let Err(error) = Preparer::new(folder, &config, &processors) {
         problems.push(error.to_string());
     }
     let tokenizer_ids = tokenizer_ids(folder, &config);

@@ -153,7 +153,7 @@ impl Core {
         let processors = Arc::new(Processors::load(folder)?);
         check_processors(folder, &config, &processors)?;
         let state = StateSpec::new(&config, processors.state.as_ref().map(MeanStd::dim));
-        let preparer = Preparer::new(folder, &config, &processors, options.rotate_180.clone())?;
+        let preparer = Preparer::new(folder, &config, &processors)?;
         let checkpoint = Checkpoint::open(folder)?;
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
         let target = options.target(own_input_spec(&config, &processors, options.domain));

@@ -22,8 +22,6 @@ pub struct Options {
     pub dtype: Dtype,
     /// Denoising steps; `None` for the checkpoint's own number.
     pub steps: Option<usize>,
-    /// Per camera, whether its images are turned by 180°. Cameras beyond the end of the list are not turned.
-    pub rotate_180: Vec<bool>,
     /// Where images are resized and normalised.
     pub preprocess: Preprocess,
     /// Whether a frame's vision-language part may run while the previous frame is being denoised.
@@ -48,7 +46,6 @@ impl Options {
             device: Device::Cpu,
             dtype: Dtype::F32,
             steps: None,
-            rotate_180: Vec::new(),
             preprocess: Preprocess::Host,
             overlap: false,
             engine: EngineConfig::default(),
@@ -84,7 +81,6 @@ impl From<&Config> for Options {
             device: config.device,
             dtype: config.dtype,
             steps: config.steps,
-            rotate_180: config.cameras.iter().map(|camera| camera.settings.rotate_180).collect(),
             preprocess: config.preprocess,
             overlap: config.overlap,
             engine: config.engine.clone(),

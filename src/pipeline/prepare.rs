@@ -29,7 +29,6 @@ pub struct Preparer {
     /// The tokenizer, or why there is none. Batches bring token ids, so only an instruction in words needs it.
     tokenizer: Result<Tokenizer, String>,
     last_instruction: Option<(String, Vec<i64>)>,
-    rotate_180: Vec<bool>,
     spare: ModelInputs,
     views: usize,
     height: usize,
@@ -41,12 +40,7 @@ impl Preparer {
     ///
     /// # Errors
     /// A tokenizer that is there but cannot be used.
-    pub fn new(
-        folder: &Path,
-        config: &ModelConfig,
-        processors: &Processors,
-        rotate_180: Vec<bool>,
-    ) -> Result<Self, CheckpointError> {
+    pub fn new(folder: &Path, config: &ModelConfig, processors: &Processors) -> Result<Self, CheckpointError> {
         let inputs = &config.inputs;
         let mode = inputs.resize;
         Ok(Self {
@@ -55,7 +49,6 @@ impl Preparer {
             resamplings: Vec::new(),
             tokenizer: read_tokenizer(folder, config, processors)?,
             last_instruction: None,
-            rotate_180,
             spare: ModelInputs::default(),
             views: inputs.views,
             height: inputs.image_height,
@@ -68,7 +61,7 @@ impl Preparer {
     /// # Errors
     /// A configuration, processors or a tokenizer that cannot be used.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?, Vec::new())
+        Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?)
     }
 
     /// Inputs of `sizes` with a state of `channels`, all zero, with every view marked valid as for live frames.
@@ -111,7 +104,7 @@ impl Preparer {
         inputs.image_input.resize(if images { self.views * self.image_len() } else { 0 }, 0.0);
         for (index, planes) in inputs.image_input.chunks_exact_mut(3 * self.height * self.width).enumerate() {
             match view(index) {
-                Some(image) => self.images.apply(image, self.rotate_180.get(index) == Some(&true), planes)?,
+                Some(image) => self.images.apply(image, planes)?,
                 None => planes.fill(0.0),
             }
         }
@@ -138,7 +131,7 @@ impl Preparer {
         present
             .map(|(view, image)| {
                 let resampling = self.resampling((image.width(), image.height()))?;
-                Ok(Frame { view, image, rotate_180: self.rotate_180.get(view) == Some(&true), resampling })
+                Ok(Frame { view, image, resampling })
             })
             .collect()
     }

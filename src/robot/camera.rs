@@ -3,8 +3,9 @@
 use super::frame_loss::FrameLoss;
 use super::time::Now;
 use super::topic::Topic;
-use crate::config::{CameraConfig, Named, SyncConfig, Transport};
+use crate::config::{CameraConfig, Named, SyncConfig, Transport, ViewSettings};
 use crate::error::InputError;
+use crate::transform::decode;
 use crate::types::{EncodedImage, Stamp, Stamped};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -114,11 +115,17 @@ impl Camera {
         self.settings.required
     }
 
+    /// What the model sees of its images.
+    pub fn view(&self) -> ViewSettings {
+        self.settings.view
+    }
+
     /// Takes a frame. A missing stamp is replaced by the time of receipt.
     ///
     /// # Errors
-    /// [`InputError::Ahead`] for a stamp of another clock.
+    /// [`InputError::Image`] for an image that no decoding can save, [`InputError::Ahead`] for a stamp of another clock.
     pub(super) fn take_frame(&mut self, image: EncodedImage, stamp: Option<Stamp>, now: Now) -> Result<(), InputError> {
+        decode::check(&self.topic.name, &image, &self.settings.view)?;
         if stamp.is_none() {
             self.topic.count_unstamped(now);
         }

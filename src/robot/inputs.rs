@@ -136,7 +136,7 @@ impl Inputs {
         let state = self.state.iter().map(|state| state.at(reference, now)).collect::<Option<_>>()?;
         let take = |(camera, stamp): (&mut Camera, &Option<Stamp>)| {
             let image: Stamped<EncodedImage> = camera.use_frame((*stamp)?)?;
-            Some(View { topic: camera.topic.name.clone(), image })
+            Some(View { topic: camera.topic.name.clone(), settings: camera.view(), image })
         };
         let views = self.cameras.iter_mut().zip(&set).map(take).collect();
         self.pace.begun(now.at);

@@ -1,11 +1,11 @@
 //! What was chosen for one inference: an observation whose images are still as their cameras sent them. It is decoded
 //! by whoever computes, so that the thread that receives messages never waits for a JPEG.
 
+use crate::config::ViewSettings;
 use crate::error::InputError;
 use crate::pipeline::worker::Offer;
-use crate::transform::compressed::rgb_from_compressed;
-use crate::transform::pixels::rgb_from_raw;
-use crate::types::{EncodedImage, ImageFormat, Observation, RgbImage, Stamp, Stamped};
+use crate::transform::decode;
+use crate::types::{EncodedImage, Observation, Stamp, Stamped};
 use std::sync::Arc;
 
 /// The inputs chosen for one inference.
@@ -26,6 +26,8 @@ pub struct Selection {
 pub struct View {
     /// The topic that it came from, for errors.
     pub topic: String,
+    /// What the model sees of it.
+    pub settings: ViewSettings,
     /// The image as its camera sent it.
     pub image: Stamped<EncodedImage>,
 }
@@ -51,8 +53,8 @@ impl Offer for Selection {
 
     fn decode(self) -> Result<Observation, Undecodable> {
         let decode = |(camera, view): (usize, Option<View>)| {
-            let Some(View { topic, image }) = view else { return Ok(None) };
-            let value = decode(&topic, image.value).map_err(|error| Undecodable { camera, error })?;
+            let Some(View { topic, settings, image }) = view else { return Ok(None) };
+            let value = decode(&topic, image.value, &settings).map_err(|error| Undecodable { camera, error })?;
             Ok(Some(Stamped { value: Arc::new(value), stamp: image.stamp }))
         };
         Ok(Observation {
@@ -61,14 +63,5 @@ impl Offer for Selection {
             instruction: self.instruction,
             domain_id: self.domain_id,
         })
-    }
-}
-
-fn decode(topic: &str, image: EncodedImage) -> Result<RgbImage, InputError> {
-    match image.format {
-        ImageFormat::Raw { encoding, width, height, step, is_bigendian } => {
-            rgb_from_raw(topic, &encoding, width, height, step, is_bigendian, &image.data)
-        }
-        ImageFormat::Compressed { .. } => rgb_from_compressed(topic, &image.data),
     }
 }

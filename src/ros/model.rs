@@ -191,6 +191,7 @@ fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ViewSettings;
     use crate::pipeline::mock;
     use crate::robot::selection::View;
     use crate::types::{EncodedImage, ImageFormat};
@@ -217,7 +218,7 @@ mod tests {
             ImageFormat::Raw { encoding: "rgb8".to_owned(), width: 32, height: 32, step: 96, is_bigendian: false };
         let image = Stamped { value: EncodedImage { format, data: vec![90; 32 * 32 * 3] }, stamp: Stamp::default() };
         Selection {
-            views: vec![Some(View { topic: "camera_0/image".to_owned(), image })],
+            views: vec![Some(View { topic: "camera_0/image".to_owned(), settings: ViewSettings::default(), image })],
             state: observation.state,
             instruction: observation.instruction,
             domain_id: 0,

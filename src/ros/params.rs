@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(parameters.table.len(), declared(Audience::Node(&given)).unwrap().len() + 1);
         let value = |name: &str| parameters.table.iter().find(|p| p.row.name == name).map(|p| p.value.clone());
         assert_eq!(value("cameras"), Some(names));
-        assert_eq!(value("camera.wrist.rotate_180"), Some(Value::Bool(false)));
+        assert_eq!(value("camera.wrist.rotation"), Some(Value::Integer(0)));
         assert_eq!(value("use_sim_time"), Some(Value::Bool(false)));
     }
 

@@ -17,7 +17,7 @@ pub(super) struct Tap {
 pub struct PaddedBilinear {
     width: usize,
     height: usize,
-    source: (usize, usize, bool),
+    source: (usize, usize),
     columns: Vec<Tap>,
     rows: Vec<Tap>,
 }
@@ -25,23 +25,15 @@ pub struct PaddedBilinear {
 impl PaddedBilinear {
     /// A resize to `width` x `height` pixels.
     pub fn new(width: usize, height: usize) -> Self {
-        Self { width, height, source: (0, 0, false), columns: Vec::new(), rows: Vec::new() }
+        Self { width, height, source: (0, 0), columns: Vec::new(), rows: Vec::new() }
     }
 
     /// Writes the padded, normalised [3, H, W] of `image` into `out`, which holds 3·H·W values.
     ///
-    /// With `rotate_180` the content is turned before it is padded, so the padding stays on the left and top.
-    ///
     /// # Errors
     /// An aspect ratio so extreme that one side would shrink to nothing.
-    pub fn apply(
-        &mut self,
-        normalizer: &Normalizer,
-        image: &RgbImage,
-        rotate_180: bool,
-        out: &mut [f32],
-    ) -> Result<(), TransformError> {
-        self.prepare(image, rotate_180)?;
+    pub fn apply(&mut self, normalizer: &Normalizer, image: &RgbImage, out: &mut [f32]) -> Result<(), TransformError> {
+        self.prepare(image)?;
         out.fill(0.0);
         let plane = self.width.saturating_mul(self.height);
         let pad_top = self.height.saturating_sub(self.rows.len());
@@ -63,9 +55,9 @@ impl PaddedBilinear {
         Ok(())
     }
 
-    /// Brings the tap tables up to date with the size and orientation of `image`.
-    fn prepare(&mut self, image: &RgbImage, rotate_180: bool) -> Result<(), TransformError> {
-        let source = (image.width(), image.height(), rotate_180);
+    /// Brings the tap tables up to date with the size of `image`.
+    fn prepare(&mut self, image: &RgbImage) -> Result<(), TransformError> {
+        let source = (image.width(), image.height());
         if self.source == source {
             return Ok(());
         }
@@ -79,8 +71,8 @@ impl PaddedBilinear {
                 reason: "keeping the aspect ratio leaves a side without pixels".to_owned(),
             });
         }
-        self.columns = taps(image.width(), width, rotate_180);
-        self.rows = taps(image.height(), height, rotate_180);
+        self.columns = taps(image.width(), width);
+        self.rows = taps(image.height(), height);
         self.source = source;
         Ok(())
     }
@@ -94,16 +86,15 @@ pub fn fitted_size(from_width: usize, from_height: usize, width: usize, height: 
 }
 
 /// torch's source coordinate `scale·(i + ½) − ½`, clamped at the borders; in f32, as torch computes it.
-pub(super) fn taps(from: usize, to: usize, reverse: bool) -> Vec<Tap> {
+pub(super) fn taps(from: usize, to: usize) -> Vec<Tap> {
     let last = from.saturating_sub(1);
     let scale = from as f32 / to as f32;
-    let place = |index: usize| if reverse { last.saturating_sub(index) } else { index };
     (0..to)
         .map(|index| {
             let position = (scale * (index as f32 + 0.5) - 0.5).max(0.0);
             let first = (position as usize).min(last);
             let weight_second = (position - first as f32).clamp(0.0, 1.0);
-            Tap { first: place(first), second: place((first + 1).min(last)), weight_second }
+            Tap { first, second: (first + 1).min(last), weight_second }
         })
         .collect()
 }
@@ -146,14 +137,14 @@ mod tests {
     #[test]
     fn taps_of_a_doubled_axis_lie_a_quarter_pixel_off_and_clamp_at_the_borders() {
         let expected = [(0, 1, 0.0), (0, 1, 0.25), (0, 1, 0.75), (1, 1, 0.25)];
-        let found: Vec<_> = taps(2, 4, false).iter().map(|tap| (tap.first, tap.second, tap.weight_second)).collect();
+        let found: Vec<_> = taps(2, 4).iter().map(|tap| (tap.first, tap.second, tap.weight_second)).collect();
         assert_eq!(found, expected);
     }
 
     #[test]
     fn an_aspect_ratio_that_leaves_no_rows_is_refused() {
         let image = RgbImage::new(1000, 1, vec![0; 3000]).unwrap();
-        let error = PaddedBilinear::new(8, 8).apply(&Normalizer::imagenet(), &image, false, &mut [0.0; 192]);
+        let error = PaddedBilinear::new(8, 8).apply(&Normalizer::imagenet(), &image, &mut [0.0; 192]);
         assert!(matches!(error, Err(TransformError::Resize { .. })));
     }
 }

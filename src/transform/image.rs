@@ -1,4 +1,4 @@
-//! Turns a camera image into model input: resize, optional turn by 180 degrees, normalise to [3, H, W].
+//! Turns a picture into model input: resize, normalise to [3, H, W].
 
 use super::bicubic::Bicubic;
 use super::bilinear::PaddedBilinear;
@@ -35,13 +35,13 @@ impl ImageTransform {
         self.width.saturating_mul(self.height).saturating_mul(3)
     }
 
-    /// Writes the normalised [3, H, W] of `image`, turned by 180 degrees if `rotate_180`, into `out`.
+    /// Writes the normalised [3, H, W] of `image` into `out`.
     ///
     /// An image that already has the model's size is normalised without resampling.
     ///
     /// # Errors
     /// An `out` that does not hold [`Self::output_len`] values, or a size that cannot be resized.
-    pub fn apply(&mut self, image: &RgbImage, rotate_180: bool, out: &mut [f32]) -> Result<(), TransformError> {
+    pub fn apply(&mut self, image: &RgbImage, out: &mut [f32]) -> Result<(), TransformError> {
         if out.len() != self.output_len() {
             return Err(InputError::Shape {
                 field: "image_input",
@@ -51,16 +51,16 @@ impl ImageTransform {
             .into());
         }
         if (image.width(), image.height()) == (self.width, self.height) {
-            self.normalizer.write_planes(image.data(), rotate_180, out);
+            self.normalizer.write_planes(image.data(), out);
             return Ok(());
         }
         match self.mode {
-            ResizeMode::Bicubic => self.bicubic(image, rotate_180, out),
-            ResizeMode::PaddedBilinear => self.bilinear.apply(&self.normalizer, image, rotate_180, out),
+            ResizeMode::Bicubic => self.bicubic(image, out),
+            ResizeMode::PaddedBilinear => self.bilinear.apply(&self.normalizer, image, out),
         }
     }
 
-    fn bicubic(&mut self, image: &RgbImage, rotate_180: bool, out: &mut [f32]) -> Result<(), TransformError> {
+    fn bicubic(&mut self, image: &RgbImage, out: &mut [f32]) -> Result<(), TransformError> {
         let resized = self.bicubic.resize(image, (self.width, self.height));
         let resized = resized.map_err(|reason| TransformError::Resize {
             from_width: image.width(),
@@ -69,8 +69,7 @@ impl ImageTransform {
             to_height: self.height,
             reason,
         })?;
-        // The filter is symmetric, so turning the result equals turning the source.
-        self.normalizer.write_planes(resized, rotate_180, out);
+        self.normalizer.write_planes(resized, out);
         Ok(())
     }
 }

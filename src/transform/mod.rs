@@ -2,7 +2,7 @@
 //!
 //! | from | to | file |
 //! |---|---|---|
-//! | bytes of an image message | [`crate::types::RgbImage`] | [`pixels`], [`compressed`] |
+//! | bytes of an image message | [`crate::types::RgbImage`] | [`decode`](mod@decode) |
 //! | image | normalised [3, H, W] | [`image`] ([`bicubic`], [`bilinear`], [`normalize`]; for kernels [`resample`], [`resampling`]) |
 //! | instruction | token ids | [`tokenize`] ([`train_tokenizer`]) |
 //! | joints, poses | proprioception channels | [`state`], [`rotation`] |
@@ -10,11 +10,10 @@
 
 pub mod bicubic;
 pub mod bilinear;
-pub mod compressed;
+pub mod decode;
 mod error;
 pub mod image;
 pub mod normalize;
-pub mod pixels;
 pub mod processors;
 pub mod resample;
 pub mod resampling;
@@ -23,4 +22,5 @@ pub mod state;
 pub mod tokenize;
 pub mod train_tokenizer;
 
+pub use decode::decode;
 pub use error::TransformError;

@@ -27,25 +27,15 @@ impl Normalizer {
         [self.red[usize::from(red)], self.green[usize::from(green)], self.blue[usize::from(blue)]]
     }
 
-    /// Writes packed RGB `pixels` as three planes [3, n]; with `reverse`, the last pixel comes first, which turns an
-    /// image by 180 degrees.
+    /// Writes packed RGB `pixels` as three planes [3, n].
     ///
     /// `planes` holds three values per pixel; whatever exceeds the shorter of the two is left alone.
-    pub fn write_planes(&self, pixels: &[u8], reverse: bool, planes: &mut [f32]) {
+    pub fn write_planes(&self, pixels: &[u8], planes: &mut [f32]) {
         let (pixels, _) = pixels.as_chunks::<3>();
-        if reverse {
-            self.write(pixels.iter().rev(), planes);
-        } else {
-            self.write(pixels.iter(), planes);
-        }
-    }
-
-    #[inline]
-    fn write<'a>(&self, pixels: impl Iterator<Item = &'a [u8; 3]>, planes: &mut [f32]) {
         let count = planes.len() / 3;
         let (red_plane, rest) = planes.split_at_mut(count);
         let (green_plane, blue_plane) = rest.split_at_mut(count);
-        for (((pixel, red), green), blue) in pixels.zip(red_plane).zip(green_plane).zip(blue_plane) {
+        for (((pixel, red), green), blue) in pixels.iter().zip(red_plane).zip(green_plane).zip(blue_plane) {
             [*red, *green, *blue] = self.pixel(*pixel);
         }
     }
@@ -76,17 +66,14 @@ mod tests {
     }
 
     #[test]
-    fn planes_hold_one_channel_each_and_reverse_puts_the_last_pixel_first() {
+    fn planes_hold_one_channel_each() {
         let normalizer = Normalizer::imagenet();
         let pixels = [10, 20, 30, 40, 50, 60];
         let first = normalizer.pixel([10, 20, 30]);
         let second = normalizer.pixel([40, 50, 60]);
 
         let mut planes = [0.0; 6];
-        normalizer.write_planes(&pixels, false, &mut planes);
+        normalizer.write_planes(&pixels, &mut planes);
         assert_eq!(planes, [first[0], second[0], first[1], second[1], first[2], second[2]]);
-
-        normalizer.write_planes(&pixels, true, &mut planes);
-        assert_eq!(planes, [second[0], first[0], second[1], first[1], second[2], first[2]]);
     }
 }

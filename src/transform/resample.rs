@@ -68,7 +68,7 @@ pub fn bicubic(from: usize, to: usize) -> Axis<i32> {
 ///
 /// A second tap beyond the last source pixel stands for that pixel. [`bilinear::fitted_size`] gives `to`.
 pub fn bilinear(from: usize, to: usize) -> Axis<f32> {
-    let taps = bilinear::taps(from, to, false);
+    let taps = bilinear::taps(from, to);
     let first_weights = taps.iter().map(|tap| 1.0 - tap.weight_second);
     let second_weights = taps.iter().map(|tap| tap.weight_second);
     Axis {
@@ -220,7 +220,7 @@ mod tests {
             for (width, height) in targets() {
                 let found = resize_bicubic(&image, width, height);
                 let mut planes = vec![0.0; 3 * width * height];
-                Normalizer::imagenet().write_planes(found.data(), false, &mut planes);
+                Normalizer::imagenet().write_planes(found.data(), &mut planes);
                 assert_equals_the_host(&image, &planes, (width, height), ResizeMode::Bicubic, 1.001);
             }
         }
@@ -271,7 +271,7 @@ mod tests {
         worst: f32,
     ) {
         let mut expected = vec![f32::NAN; planes.len()];
-        if ImageTransform::new(width, height, mode).apply(image, false, &mut expected).is_err() {
+        if ImageTransform::new(width, height, mode).apply(image, &mut expected).is_err() {
             return;
         }
         for (index, (found, expected)) in planes.iter().zip(&expected).enumerate() {

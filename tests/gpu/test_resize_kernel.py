@@ -20,7 +20,6 @@ FRACTION_BITS = 22
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 VIEWS = 3
-ROTATED_VIEWS = 0b010
 # (width, height) of the source and of the result.
 SIZES = [
     ((640, 480), (224, 224)),
@@ -112,19 +111,19 @@ def launch_later(name, launch_grid, *arguments):
     return name, lambda: kernels.launch(kernel, launch_grid, BLOCK, *arguments)
 
 
-def rows_pass(images, target, suffix, *last):
+def rows_pass(images, target, suffix):
     _, height, source, _ = images.shape
     width = target.shape[-1] if suffix == "planes" else target.shape[2]
     starts, weights = bicubic_table(source, width)
-    arguments = (target, images, starts, weights, len(weights), source, width, height, *last)
+    arguments = (target, images, starts, weights, len(weights), source, width, height)
     return launch_later(f"resample_rows_to_{suffix}", grid(width, height, 16), *arguments)
 
 
-def columns_pass(images, target, suffix, *last):
+def columns_pass(images, target, suffix):
     _, source, width, _ = images.shape
     height = target.shape[2] if suffix == "planes" else target.shape[1]
     starts, weights = bicubic_table(source, height)
-    arguments = (target, images, starts, weights, len(weights), source, height, width, *last)
+    arguments = (target, images, starts, weights, len(weights), source, height, width)
     return launch_later(f"resample_columns_to_{suffix}", grid(width, height, 4), *arguments)
 
 
@@ -144,9 +143,9 @@ def bicubic(images, target):
         first, last = rows_pass, columns_pass
         between = (target[0], height)
     if between == (width, height):
-        return planes, [last(images, planes, "planes", ROTATED_VIEWS)]
+        return planes, [last(images, planes, "planes")]
     halfway = byte_buffer((VIEWS, between[1], between[0], 3))
-    return planes, [first(images, halfway, "bytes"), last(halfway, planes, "planes", ROTATED_VIEWS)]
+    return planes, [first(images, halfway, "bytes"), last(halfway, planes, "planes")]
 
 
 def fitted_size(source, target):
@@ -161,14 +160,8 @@ def padded_bilinear(images, target):
     planes = poisoned_planes(target)
     columns, rows = bilinear_table(width, content_width), bilinear_table(height, content_height)
     sizes = (height, width, content_height, content_width, target[1], target[0])
-    arguments = (planes, images, *columns, *rows, *sizes, ROTATED_VIEWS)
+    arguments = (planes, images, *columns, *rows, *sizes)
     return planes, [launch_later("padded_bilinear", grid(*target, 4), *arguments)]
-
-
-def half_turned_views(images):
-    """`images` [views, height, width, 3] with the views of ROTATED_VIEWS turned."""
-    turned = [image.flip(0, 1) if ROTATED_VIEWS >> view & 1 else image for view, image in enumerate(images)]
-    return torch.stack(turned)
 
 
 def pillow_bicubic(image, target):
@@ -188,12 +181,12 @@ def normalised(values):
 
 def expected_bicubic(images, target):
     resized = torch.stack([pillow_bicubic(image.numpy(), target) for image in images])
-    return normalised(half_turned_views(resized))
+    return normalised(resized)
 
 
 def expected_padded_bilinear(images, target):
     width, height = fitted_size((images.shape[2], images.shape[1]), target)
-    planes = normalised(half_turned_views(images)).float()
+    planes = normalised(images).float()
     content = torch.nn.functional.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)
     return torch.nn.functional.pad(content, (target[0] - width, 0, target[1] - height, 0))
 

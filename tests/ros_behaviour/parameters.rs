@@ -58,15 +58,16 @@ fn a_whole_number_in_the_file_is_taken_for_a_double() {
 
 #[test]
 fn what_nobody_set_has_its_default() {
-    assert_eq!(values(&["camera.camera_0.rotate_180", "dtype"]), json!([false, "f32"]));
+    assert_eq!(values(&["camera.camera_0.rotation", "camera.camera_0.crop", "dtype"]), json!([0, [], "f32"]));
 }
 
 #[test]
 fn every_parameter_has_its_type_even_an_empty_list() {
-    let names = ["steps", "step_dt_s", "proprio.joint_names", "action_names", "camera.camera_0.rotate_180", "dtype"];
-    let (boolean, integer, double, string, strings) = (1, 2, 3, 4, 9);
+    let names =
+        ["steps", "step_dt_s", "proprio.joint_names", "action_names", "camera.camera_0.crop", "overlap", "dtype"];
+    let (boolean, integer, double, string, integers, strings) = (1, 2, 3, 4, 7, 9);
     let types = node().robot.ask(json!({"do": "parameter_types", "names": names}));
-    assert_eq!(types, json!([integer, double, strings, strings, boolean, string]));
+    assert_eq!(types, json!([integer, double, strings, strings, integers, boolean, string]));
 }
 
 #[test]

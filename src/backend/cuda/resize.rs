@@ -81,7 +81,6 @@ struct Run<'a> {
     between: Span,
     /// [views, 3, H, W]
     planes: Span,
-    rotated: u32,
 }
 
 impl Resizer {
@@ -129,7 +128,6 @@ impl Resizer {
         };
         for run in frames.chunk_by(alike) {
             let Some(first) = run.first() else { continue };
-            let rotated = run.iter().enumerate().map(|(index, frame)| u32::from(frame.rotate_180) << index).sum();
             self.resize(
                 &Run {
                     resampling: &first.resampling,
@@ -138,7 +136,6 @@ impl Resizer {
                     // Launches on one stream run one after the other, so all runs can share this buffer.
                     between,
                     planes: planes.from(first.view * plane),
-                    rotated,
                 },
                 size,
             )?;
@@ -234,7 +231,6 @@ impl Resizer {
         let planes = Address(run.planes.holding(run.views * 3 * to_width * to_height, "resize: planes")?);
         let between_pixels = if rows_shrink_first { from_width * to_height } else { to_width * from_height };
         let between = Address(run.between.holding(run.views * 3 * between_pixels, "resize: between")?);
-        let rotated = Int(run.rotated as i32);
         let (columns, rows) = (tables.columns.addresses()?, tables.rows.addresses()?);
         let row_grid = |height: usize| [to_width.div_ceil(32), height.div_ceil(16), run.views];
         let column_grid = |width: usize| [width.div_ceil(32), to_height.div_ceil(4), run.views];
@@ -262,7 +258,7 @@ impl Resizer {
         }
         let (kernel, (table, sizes), other, grid) = last;
         let input = if first_is_idle { pixels } else { between };
-        let arguments = [[planes, input].as_slice(), &table, &sizes, &[int(other), rotated]].concat();
+        let arguments = [[planes, input].as_slice(), &table, &sizes, &[int(other)]].concat();
         // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { kernel.launch(stream, grid, [32, 4], 0, &arguments) }
     }
@@ -291,7 +287,6 @@ impl Resizer {
             int(content_width),
             int(height),
             int(width),
-            Int(run.rotated as i32),
         ];
         let grid = [width.div_ceil(32), height.div_ceil(4), run.views];
         // SAFETY: `holding` has checked the length of every buffer above.

@@ -19,7 +19,6 @@
 //   padded_bilinear:     grid (⌈W / 32⌉, ⌈H / 4⌉, views),        block (32, 4)
 //
 // Buffers of bytes are read in whole words: their length is rounded up to a multiple of 4, the rest may hold anything.
-// Bit v of `rotated_views` turns view v by 180 degrees, hence at most 32 views.
 //
 // No macros; both precisions give the same code.
 
@@ -32,8 +31,6 @@ __device__ __forceinline__ int byte_of(unsigned int word, int index) { return (w
 __device__ __forceinline__ int to_byte(int sum) {
     return min(max((sum + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS, 0), 255);
 }
-
-__device__ __forceinline__ bool is_rotated(unsigned int rotated_views) { return (rotated_views >> blockIdx.z) & 1; }
 
 // Where a first pass writes: packed RGB [views, height, width, 3].
 struct Bytes {
@@ -52,6 +49,14 @@ struct Planes {
     float* planes;
     int height, width;
 
+    // The result of a bicubic pass.
+    __device__ __forceinline__ void store(int y, int x, const int sums[3]) const {
+        float values[3];
+#pragma unroll
+        for (int channel = 0; channel < 3; ++channel) values[channel] = static_cast<float>(to_byte(sums[channel]));
+        store_normalized(y, x, values);
+    }
+
     // `values` are in [0, 255].
     __device__ __forceinline__ void store_normalized(int y, int x, const float values[3]) const {
         constexpr float mean[3] = {0.485f, 0.456f, 0.406f};
@@ -63,20 +68,6 @@ struct Planes {
             const float scale = 1.0f / (255.0f * deviation[channel]);
             pixel[channel * plane] = values[channel] * scale - mean[channel] / deviation[channel];
         }
-    }
-};
-
-// The same for a bicubic pass, whose views may be turned.
-struct TurnedPlanes {
-    Planes target;
-    bool rotated;
-
-    __device__ __forceinline__ void store(int y, int x, const int sums[3]) const {
-        float values[3];
-#pragma unroll
-        for (int channel = 0; channel < 3; ++channel) values[channel] = static_cast<float>(to_byte(sums[channel]));
-        // The filter is symmetric, so turning the result is turning the source.
-        target.store_normalized(rotated ? target.height - 1 - y : y, rotated ? target.width - 1 - x : x, values);
     }
 };
 
@@ -181,17 +172,15 @@ resample_columns_to_bytes(unsigned char* __restrict__ resized, const unsigned ch
 extern "C" __global__ void __launch_bounds__(128)
 resample_rows_to_planes(float* __restrict__ planes, const unsigned char* __restrict__ images,
                         const int* __restrict__ starts, const int* __restrict__ weights, int taps, int from, int to,
-                        int height, unsigned int rotated_views) {
-    const TurnedPlanes target{{planes, height, to}, is_rotated(rotated_views)};
-    resample_rows(images, starts, weights, taps, from, to, height, target);
+                        int height) {
+    resample_rows(images, starts, weights, taps, from, to, height, Planes{planes, height, to});
 }
 
 extern "C" __global__ void __launch_bounds__(128)
 resample_columns_to_planes(float* __restrict__ planes, const unsigned char* __restrict__ images,
                            const int* __restrict__ starts, const int* __restrict__ weights, int taps, int from, int to,
-                           int width, unsigned int rotated_views) {
-    const TurnedPlanes target{{planes, to, width}, is_rotated(rotated_views)};
-    resample_columns(images, starts, weights, taps, from, to, width, target);
+                           int width) {
+    resample_columns(images, starts, weights, taps, from, to, width, Planes{planes, to, width});
 }
 
 // Two source pixels of an axis and their weights; a second one beyond the border is the last.
@@ -200,28 +189,22 @@ struct Tap {
     float weight_first, weight_second;
 
     __device__ __forceinline__ Tap(const int* __restrict__ starts, const float* __restrict__ weights, int from, int to,
-                                   int index, bool reversed)
+                                   int index)
         : first(starts[index]),
           second(min(first + 1, from - 1)),
           weight_first(weights[index]),
-          weight_second(weights[to + index]) {
-        if (reversed) {
-            first = from - 1 - first;
-            second = from - 1 - second;
-        }
-    }
+          weight_second(weights[to + index]) {}
 };
 
 // lerobot's `resize_with_pad`: bilinear without antialiasing to content_height × content_width, which is the bottom
 // right corner of `height` × `width`; left of it and above it are zeros, the mean colour.
 //
-// Tables of an axis with `to` outputs: starts [to], weights [2, to]. A turned view's padding stays left and above.
+// Tables of an axis with `to` outputs: starts [to], weights [2, to].
 extern "C" __global__ void __launch_bounds__(128)
 padded_bilinear(float* __restrict__ planes, const unsigned char* __restrict__ images,
                 const int* __restrict__ column_starts, const float* __restrict__ column_weights,
                 const int* __restrict__ row_starts, const float* __restrict__ row_weights, int from_height,
-                int from_width, int content_height, int content_width, int height, int width,
-                unsigned int rotated_views) {
+                int from_width, int content_height, int content_width, int height, int width) {
     const int x = blockIdx.x * 32 + threadIdx.x;
     const int y = blockIdx.y * 4 + threadIdx.y;
     if (x >= width || y >= height) return;
@@ -235,9 +218,8 @@ padded_bilinear(float* __restrict__ planes, const unsigned char* __restrict__ im
         return;
     }
 
-    const bool rotated = is_rotated(rotated_views);
-    const Tap column(column_starts, column_weights, from_width, content_width, content_x, rotated);
-    const Tap row(row_starts, row_weights, from_height, content_height, content_y, rotated);
+    const Tap column(column_starts, column_weights, from_width, content_width, content_x);
+    const Tap row(row_starts, row_weights, from_height, content_height, content_y);
     const unsigned char* image = images + static_cast<size_t>(blockIdx.z) * from_height * from_width * 3;
     const unsigned char* upper = image + static_cast<size_t>(row.first) * from_width * 3;
     const unsigned char* lower = image + static_cast<size_t>(row.second) * from_width * 3;
