@@ -126,9 +126,13 @@ impl Outputs {
         }
     }
 
+    /// Records why there is no chunk, and logs it unless it was the reason before as well.
     fn record_failure(&self, reason: String) {
         let mut record = self.record.lock();
         record.failed += 1;
+        if record.last_failure.as_ref().is_none_or(|last| last.reason != reason) {
+            tracing::error!("no chunk: {reason}");
+        }
         record.last_failure = Some(Fault { reason, at: self.clock.now() });
     }
 

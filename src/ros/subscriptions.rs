@@ -6,6 +6,7 @@
 
 use super::convert;
 use super::error::NodeError;
+use super::qos::QosOverrides;
 use crate::config::{CameraConfig, Config, Named, ProprioConfig, ProprioSource, Transport};
 use crate::robot::inputs::Inputs;
 use crate::transform::state::EE6D_ARM;
@@ -33,20 +34,20 @@ pub struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Subscribes to the cameras, the state's topics and the instruction.
+    /// Subscribes to the cameras, the state's topics and the instruction, with the QoS that `qos` overrides.
     ///
     /// # Errors
-    /// [`NodeError::Middleware`], naming the topic.
-    pub fn new(node: &mut Node, config: &Config) -> Result<Self, NodeError> {
+    /// [`NodeError::Middleware`], naming the topic; [`NodeError::Config`] for a QoS that there is not.
+    pub fn new(node: &mut Node, config: &Config, qos: &mut QosOverrides) -> Result<Self, NodeError> {
         let mut drains = Vec::new();
         for (index, (topic, camera)) in camera_topics(config).into_iter().zip(&config.cameras).enumerate() {
             drains.push(match camera.settings.transport {
-                Transport::Raw => on(node, SENSOR, &topic.clone(), move |inputs, message: Image, now| {
+                Transport::Raw => on(node, (qos, SENSOR), &topic.clone(), move |inputs, message: Image, now| {
                     let stamp = convert::stamp_of(&message.header, now);
                     inputs.frame(index, convert::image(&topic, &message), stamp, now);
                 })?,
                 Transport::Compressed => {
-                    on(node, SENSOR, &topic.clone(), move |inputs, message: CompressedImage, now| {
+                    on(node, (qos, SENSOR), &topic.clone(), move |inputs, message: CompressedImage, now| {
                         let stamp = convert::stamp_of(&message.header, now);
                         inputs.frame(index, convert::compressed_image(&topic, &message), stamp, now);
                     })?
@@ -56,26 +57,26 @@ impl Subscriptions {
         match config.proprio.source {
             ProprioSource::JointStates => {
                 let wanted = config.proprio.joint_names.clone();
-                drains.push(on(node, SENSOR, "joint_states", move |inputs, message: JointState, now| {
+                drains.push(on(node, (qos, SENSOR), "joint_states", move |inputs, message: JointState, now| {
                     let stamp = convert::stamp_of(&message.header, now);
                     inputs.state(0, convert::joint_state(&wanted, &message), stamp, now);
                 })?);
             }
             ProprioSource::EePose => {
-                drains.push(on(node, SENSOR, "ee_pose", |inputs, message: PoseStamped, now| {
+                drains.push(on(node, (qos, SENSOR), "ee_pose", |inputs, message: PoseStamped, now| {
                     inputs.state(0, convert::ee_pose(&message), convert::stamp_of(&message.header, now), now);
                 })?);
-                drains.push(on(node, SENSOR, "gripper", |inputs, message: Float32, now| {
+                drains.push(on(node, (qos, SENSOR), "gripper", |inputs, message: Float32, now| {
                     inputs.state(1, convert::gripper(&message), now, now);
                 })?);
             }
             ProprioSource::Proprio => {
-                drains.push(on(node, SENSOR, "proprio", |inputs, message: Float32MultiArray, now| {
+                drains.push(on(node, (qos, SENSOR), "proprio", |inputs, message: Float32MultiArray, now| {
                     inputs.state(0, convert::proprio(&message), now, now);
                 })?);
             }
         }
-        drains.push(on(node, LATCHED, "instruction", |inputs, message: r2r::std_msgs::msg::String, now| {
+        drains.push(on(node, (qos, LATCHED), "instruction", |inputs, message: r2r::std_msgs::msg::String, now| {
             inputs.instruction(message.data, now);
         })?);
         Ok(Self { drains })
@@ -116,13 +117,14 @@ pub fn state_channels(proprio: &ProprioConfig) -> Option<usize> {
     }
 }
 
-/// Subscribes to `topic`. The returned function passes each message that has arrived to `apply`.
+/// Subscribes to `topic` with the default QoS unless it is overridden. The returned function passes each message that has arrived to `apply`.
 fn on<T: WrappedTypesupport + 'static>(
     node: &mut Node,
-    qos: QosProfile,
+    (qos, default): (&mut QosOverrides, QosProfile),
     topic: &str,
     mut apply: impl FnMut(&mut Inputs, T, Stamp) + 'static,
 ) -> Result<Drain, NodeError> {
+    let qos = qos.subscription(topic, default)?;
     let stream = node.subscribe::<T>(topic, qos).map_err(NodeError::middleware(format!("subscribing to {topic}")))?;
     let mut messages: Messages<T> = Box::new(stream);
     Ok(Box::new(move |inputs, now| {
