@@ -6,10 +6,11 @@
 
 use anyhow::Context;
 use clap::Parser;
+use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use tokio::signal::unix::{SignalKind, signal};
 use xvla_ros::config::environment::{self, Setting};
 use xvla_ros::ros::arguments::Arguments;
@@ -39,11 +40,19 @@ fn main() -> ExitCode {
         // ends without running them.
         Ok(Ended::Busy) => signal_hook::low_level::exit(0),
         Err(error) => {
-            let line = format!("{error}").split_whitespace().collect::<Vec<_>>().join(" ");
-            let _ = writeln!(std::io::stderr(), "error: {line}");
+            complain(&error);
             ExitCode::from(error.downcast_ref::<NodeError>().map_or(1, NodeError::exit_code))
         }
     }
+}
+
+/// Tells of the failure that ends the program, in one line on stderr, unless that is done already.
+fn complain(error: &dyn Display) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let _ = writeln!(std::io::stderr(), "error: {line}");
+    });
 }
 
 fn run() -> anyhow::Result<Ended> {
@@ -52,7 +61,7 @@ fn run() -> anyhow::Result<Ended> {
     let rosout = logging::start(&arguments, &arguments.logger(node::NAME));
     let stop = stop_on_signals().context("signals")?;
     let overrides = arguments.overrides().map_err(NodeError::from)?;
-    Ok(node::run(&arguments, &overrides, &rosout, &stop)?)
+    Ok(node::run(&arguments, &overrides, &rosout, &stop, |failure| complain(failure))?)
 }
 
 /// Starts a thread that waits for SIGINT and SIGTERM, and returns the flag that it sets on the first of them. A second

@@ -191,7 +191,13 @@ pub fn create_context() -> Result<r2r::Context, NodeError> {
     let outcome = std::panic::catch_unwind(r2r::Context::create);
     std::panic::set_hook(hook);
     match outcome {
-        Ok(context) => context.map_err(NodeError::middleware("starting")),
+        // rcl has accepted the arguments, so what failed is its logging, which r2r does not tell.
+        Ok(context) => context.map_err(|_| NodeError::Start {
+            reason:
+                "its log could not be set up: its folder (ROS_LOG_DIR) must be writable, and the usual implementation \
+                     takes no --log-config-file"
+                    .to_owned(),
+        }),
         Err(panic) => {
             let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             let line = message.unwrap_or("no reason given").split_whitespace().collect::<Vec<_>>().join(" ");

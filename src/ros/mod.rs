@@ -4,7 +4,7 @@
 //! | what | file |
 //! |---|---|
 //! | the command line and names as ROS 2 defines them | [`arguments`], [`names`] |
-//! | parameters, the services that show them, their events | [`params`], [`parameter_services`], [`parameter_events`] |
+//! | parameters, the services that show them, their events | [`params`], [`declared`], [`parameter_services`], [`parameter_events`] |
 //! | messages ↔ values | [`convert`], [`parameter_messages`] |
 //! | subscriptions, drained every turn, and their QoS | [`subscriptions`], [`qos`] |
 //! | loading, the inference thread | [`model`] |
@@ -14,6 +14,7 @@
 pub mod arguments;
 pub mod clock;
 pub mod convert;
+pub mod declared;
 pub mod diagnostics;
 pub mod error;
 pub mod logging;

@@ -37,7 +37,8 @@ pub enum Ended {
 }
 
 /// Runs the node on this thread until `stop` is set. This thread handles messages, parameters and diagnostics; the
-/// model loads and computes on other threads, which also publish its chunks.
+/// model loads and computes on other threads, which also publish its chunks. A failure is told through `tell` before
+/// the node takes the time to deliver it.
 ///
 /// # Errors
 /// Any failure that keeps the node from starting or going on. An invalid message does not.
@@ -46,14 +47,16 @@ pub fn run(
     overrides: &Overrides,
     rosout: &Rosout,
     stop: &AtomicBool,
+    tell: impl Fn(&NodeError),
 ) -> Result<Ended, NodeError> {
     let mut node = Node::create(create_context()?, NAME, "").map_err(NodeError::middleware("creating the node"))?;
     rosout.open(&mut node)?;
     let ended = spin(&mut node, arguments, overrides, stop);
     if let Err(failure) = &ended {
+        tell(failure);
         rosout.last_word(node.logger(), failure);
     }
-    rosout.close(ended.is_err());
+    rosout.close(|| ended.is_err() && !stop.load(Ordering::Relaxed));
     // The node must outlive the streams and publishers that `spin` owned.
     drop(node);
     ended

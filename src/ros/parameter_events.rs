@@ -2,15 +2,15 @@
 
 use super::clock::RosClock;
 use super::convert;
+use super::declared::Declared;
 use super::error::NodeError;
 use super::parameter_messages::message_of;
-use super::params::Declared;
 use r2r::rcl_interfaces::msg::ParameterEvent;
 use r2r::{Node, Publisher, QosProfile};
 use std::time::{Duration, Instant};
 
 /// How long the declarations wait for somebody to hear them. Whoever is found later asks the parameter services.
-const DISCOVERY: Duration = Duration::from_secs(1);
+const DISCOVERY: Duration = Duration::from_secs(3);
 
 /// Publishes the node's parameter events.
 pub struct ParameterEvents {
@@ -34,8 +34,8 @@ impl ParameterEvents {
         Ok(Self { publisher, clock, node_name, undeclared_since: Some(Instant::now()) })
     }
 
-    /// Publishes one event for each declared parameter, as rclcpp does, once: as soon as somebody listens, or a second
-    /// after the start.
+    /// Publishes one event for each declared parameter, as rclcpp does, once: as soon as somebody listens, or
+    /// three seconds after the start.
     pub fn declare_when_heard(&mut self, table: &[Declared]) {
         let Some(since) = self.undeclared_since else { return };
         let is_heard = self.publisher.get_inter_process_subscription_count().is_ok_and(|count| count > 0);

@@ -1,6 +1,6 @@
 //! Parameters as messages of rcl_interfaces, and back.
 
-use super::params::Declared;
+use super::declared::Declared;
 use crate::config::Value;
 use r2r::rcl_interfaces::msg::{Parameter, ParameterValue};
 

@@ -3,9 +3,9 @@
 //!
 //! r2r's own handler is not used because it supports neither ranges nor lists nor refusals.
 
+use super::declared::Declared;
 use super::error::NodeError;
 use super::parameter_messages::{from_message, to_message, type_of};
-use super::params::Declared;
 use crate::config::{Domain, Value};
 use futures::{FutureExt, Stream, StreamExt};
 use r2r::rcl_interfaces::msg::{

@@ -1,5 +1,6 @@
 //! Validates ROS 2 parameters into a [`Config`], and lists every parameter for the parameter services.
 
+use super::declared::Declared;
 use super::error::NodeError;
 use super::qos::QosOverrides;
 use crate::config::overrides::QOS_OVERRIDES;
@@ -10,15 +11,6 @@ use std::path::Path;
 
 /// The parameter that every ROS 2 node has.
 const USE_SIM_TIME: &str = "use_sim_time";
-
-/// A declared parameter with its value.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Declared {
-    /// Its name, default, domain and description.
-    pub row: Parameter,
-    /// Its value for the life of the node.
-    pub value: Value,
-}
 
 /// All parameters of the node, validated.
 #[derive(Clone, Debug)]

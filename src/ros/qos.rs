@@ -1,8 +1,8 @@
 //! The QoS of subscriptions: what the parameters `qos_overrides.<topic>.subscription.<policy>` ask for, with the names and
 //! values of rclcpp, and publishers whose QoS keeps their messages from arriving.
 
+use super::declared::Declared;
 use super::names::Names;
-use super::params::Declared;
 use crate::config::overrides::QOS_OVERRIDES;
 use crate::config::{ConfigError, Domain, Parameter, Parameters, Value};
 use r2r::qos::{DurabilityPolicy, HistoryPolicy, ReliabilityPolicy};
