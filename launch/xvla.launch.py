@@ -1,7 +1,8 @@
 """Starts xvla_node.
 
-ros2 launch xvla_ros xvla.launch.py checkpoint:=DIR params_file:=FILE camera_0_image:=/agentview/image_raw
+ros2 launch xvla_ros xvla.launch.py checkpoint:=DIR params_file:=FILE agentview_image:=/agentview/image_raw
 
+`<camera>_image:=TOPIC` remaps the topic of the camera with that name, whatever names the deployment gives its cameras.
 A value that is not given on the command line comes from the parameters file, or else from the node's defaults.
 """
 
@@ -9,7 +10,7 @@ import os
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -25,9 +26,6 @@ PARAMETERS = {
 
 # Arguments that remap a topic, with the node's own name of that topic.
 TOPICS = {
-    "camera_0_image": "camera_0/image",
-    "camera_1_image": "camera_1/image",
-    "camera_2_image": "camera_2/image",
     "instruction_topic": "instruction",
     "joint_states_topic": "joint_states",
     "ee_pose_topic": "ee_pose",
@@ -35,47 +33,79 @@ TOPICS = {
     "proprio_topic": "proprio",
 }
 
+# How the argument that remaps a camera's topic ends, after the camera's name.
+CAMERA_ARGUMENT = "_image"
+
+# Arguments for the process, with their defaults and descriptions.
+PROCESS = {
+    "log_level": ("", "level of the node's log: debug, info, warn, error or fatal"),
+    "respawn": ("false", "whether the node is started again when it ends"),
+    "respawn_delay": ("2.0", "seconds before it is started again"),
+}
+
+TRUTH = {"true": True, "1": True, "false": False, "0": False}
+
 # Fast DDS reads both variables and prefers the second.
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 
 
-def profile_actions() -> list[SetEnvironmentVariable]:
-    """Selects the Fast DDS profile that carries images without loss, unless the environment names a profile."""
+def argument(context: LaunchContext, name: str) -> str:
+    """Returns the value of an argument."""
+    return LaunchConfiguration(name).perform(context)
+
+
+def truth(name: str, text: str) -> bool:
+    """Returns the truth value that the argument called `name` was given as."""
+    if text.lower() not in TRUTH:
+        raise ValueError(f"{name}: {text!r} is neither true nor false")
+    return TRUTH[text.lower()]
+
+
+def profile_environment() -> dict[str, str]:
+    """Returns what selects the Fast DDS profile that carries images without loss, unless the environment names one."""
     if any(os.environ.get(name) for name in PROFILE_VARIABLES):
-        return []
-    return [SetEnvironmentVariable(PROFILE_VARIABLES[0], str(CONFIG / "fastdds_shm.xml"))]
+        return {}
+    return {PROFILE_VARIABLES[0]: str(CONFIG / "fastdds_shm.xml")}
 
 
 def topic_remappings(context: LaunchContext) -> list[tuple[str, str]]:
     """Returns the remappings of the topics that were given, for both transports of a camera."""
     remappings = []
-    for argument, topic in TOPICS.items():
-        chosen = LaunchConfiguration(argument).perform(context)
-        if not chosen:
+    for name, chosen in context.launch_configurations.items():
+        camera = name.removesuffix(CAMERA_ARGUMENT)
+        if not chosen or camera in ("", name):
             continue
-        remappings.append((topic, chosen))
-        if topic.startswith("camera_"):
-            remappings.append((f"{topic}/compressed", f"{chosen}/compressed"))
+        remappings.append((f"{camera}/image", chosen))
+        remappings.append((f"{camera}/image/compressed", f"{chosen}/compressed"))
+    for name, topic in TOPICS.items():
+        if chosen := argument(context, name):
+            remappings.append((topic, chosen))
     return remappings
 
 
-def node_parameters(context: LaunchContext) -> list[str | dict[str, str]]:
+def node_parameters(context: LaunchContext) -> list[str | dict[str, str | bool | list[str]]]:
     """Returns the parameters file, if any, then the parameters of the command line, which override it."""
-    parameters: list[str | dict[str, str]] = []
-    params_file = LaunchConfiguration("params_file").perform(context)
+    parameters: list[str | dict[str, str | bool | list[str]]] = []
+    params_file = argument(context, "params_file")
     if params_file:
         path = Path(params_file).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f"params_file: {path} is not a file")
         parameters.append(str(path))
-    given: dict[str, str] = {}
-    checkpoint = LaunchConfiguration("checkpoint").perform(context)
+    given: dict[str, str | bool | list[str]] = {}
+    checkpoint = argument(context, "checkpoint")
     if checkpoint:
         given["checkpoint"] = str(Path(checkpoint).expanduser().absolute())
     for name in PARAMETERS:
-        value = LaunchConfiguration(name).perform(context)
+        value = argument(context, name)
         if value:
             given[name] = value
+    cameras = argument(context, "cameras").strip("[] ").replace(",", " ").split()
+    if cameras:
+        given["cameras"] = cameras
+    use_sim_time = argument(context, "use_sim_time")
+    if use_sim_time:
+        given["use_sim_time"] = truth("use_sim_time", use_sim_time)
     if given:
         parameters.append(given)
     return parameters
@@ -83,6 +113,7 @@ def node_parameters(context: LaunchContext) -> list[str | dict[str, str]]:
 
 def node_actions(context: LaunchContext) -> list[Node]:
     """Returns the node; called once the values of the arguments are known."""
+    log_level = argument(context, "log_level")
     return [
         Node(
             package="xvla_ros",
@@ -91,6 +122,11 @@ def node_actions(context: LaunchContext) -> list[Node]:
             namespace=LaunchConfiguration("namespace"),
             parameters=node_parameters(context),
             remappings=topic_remappings(context),
+            ros_arguments=["--log-level", log_level] if log_level else [],
+            # Of this process only: a variable that launch sets itself reaches every later node of an including launch.
+            additional_env=profile_environment(),
+            respawn=truth("respawn", argument(context, "respawn")),
+            respawn_delay=float(argument(context, "respawn_delay")),
             output="screen",
             emulate_tty=True,
         )
@@ -104,6 +140,10 @@ def generate_launch_description() -> LaunchDescription:
             "checkpoint", default_value="", description="folder of the checkpoint; needed unless params_file names it"
         ),
         DeclareLaunchArgument("params_file", default_value="", description="YAML file of parameters, see config/"),
+        DeclareLaunchArgument(
+            "cameras", default_value="", description="names of the cameras in the checkpoint's order, as [front, wrist]"
+        ),
+        DeclareLaunchArgument("use_sim_time", default_value="", description="whether time comes from /clock"),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its topics"),
     ]
     arguments += [
@@ -113,4 +153,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(name, default_value="", description=f"topic to use for {topic}")
         for name, topic in TOPICS.items()
     ]
-    return LaunchDescription([*arguments, *profile_actions(), OpaqueFunction(function=node_actions)])
+    arguments += [
+        DeclareLaunchArgument(name, default_value=default, description=meaning)
+        for name, (default, meaning) in PROCESS.items()
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=node_actions)])

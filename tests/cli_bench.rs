@@ -224,9 +224,20 @@ fn flags_win_over_the_nodes_parameter_file() {
 fn a_parameter_that_does_not_exist_is_named_with_its_file() {
     let folder = Bench::tiny();
     let (parameters, calibration) = (folder.path("params.yaml"), folder.calibration());
-    std::fs::write(&parameters, "/**:\n  ros__parameters:\n    step: 2\n").unwrap();
+    std::fs::write(&parameters, "xvla:\n  ros__parameters:\n    step: 2\n").unwrap();
     let arguments = ["bench", "--params-file", text(&parameters), "--calib", text(&calibration)];
     fails(arguments, &["params.yaml", "`step`"]);
+}
+
+#[test]
+fn a_parameter_file_of_other_nodes_is_refused_with_their_names() {
+    let folder = Bench::tiny();
+    let (parameters, calibration) = (folder.path("params.yaml"), folder.calibration());
+    std::fs::write(&parameters, "left:\n  xvla:\n    ros__parameters:\n      stepz: 2\n").unwrap();
+    let arguments = ["bench", "--params-file", text(&parameters), "--calib", text(&calibration)];
+    fails(arguments, &["no parameters for the node /xvla", "left/xvla"]);
+    let chosen = ["--node", "/left/xvla"];
+    fails(arguments.iter().chain(&chosen), &["`stepz` does not exist", "did you mean `steps`?"]);
 }
 
 #[test]

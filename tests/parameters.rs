@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use std::path::{Path, PathBuf};
-use xvla_ros::config::{Audience, Config, Domain, Parameter, Value, declared, read_parameters_file};
+use xvla_ros::config::overrides::DEFAULT_NODE;
+use xvla_ros::config::{Audience, Config, Domain, Overrides, Parameter, Value, declared};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -18,6 +19,7 @@ fn literal(value: &Value) -> String {
         Value::Double(value) => value.to_string(),
         Value::String(text) if text.is_empty() => "\"\"".to_owned(),
         Value::String(text) => text.clone(),
+        Value::Bools(values) => list(values.iter().map(ToString::to_string).collect()),
         Value::Integers(values) => list(values.iter().map(ToString::to_string).collect()),
         Value::Doubles(values) => list(values.iter().map(ToString::to_string).collect()),
         Value::Strings(values) => list(values.clone()),
@@ -72,7 +74,9 @@ fn shipped_parameter_files() -> Vec<PathBuf> {
 #[test]
 fn every_shipped_parameter_file_makes_a_deployment_once_a_checkpoint_is_added() {
     for file in shipped_parameter_files() {
-        let mut parameters = read_parameters_file(&file).unwrap();
+        let mut overrides = Overrides::default();
+        overrides.add_file(&file).unwrap();
+        let mut parameters = overrides.for_node(DEFAULT_NODE).parameters;
         let checkpoint = parameters.insert("checkpoint".to_owned(), Value::String("model".to_owned()));
         assert_eq!(checkpoint, None, "{}: a checkpoint is the user's own", file.display());
         Config::from_parameters(&parameters).unwrap_or_else(|error| panic!("{}: {error}", file.display()));

@@ -70,9 +70,28 @@ fn a_parameter_file_that_is_no_yaml_is_named() {
 
 #[test]
 fn what_only_rcl_refuses_is_passed_on() {
-    let (code, line) = refused(&["-p", "checkpoint:=[1, a]"]);
+    let (code, line) = refused(&["-r", "a b:=c"]);
     assert_eq!(code, Some(1));
-    assert!(line.contains("ROS 2 did not start") && line.contains("checkpoint"), "{line}");
+    assert!(line.contains("ROS 2 did not start") && line.contains("a b:=c"), "{line}");
+}
+
+#[test]
+fn a_configuration_of_the_log_that_nothing_would_read_is_refused_with_a_word() {
+    let (code, line) = refused(&["--log-config-file", "/nowhere/log.yaml"]);
+    assert_eq!(code, Some(1));
+    assert!(line.contains("takes no --log-config-file"), "{line}");
+}
+
+#[test]
+fn a_list_of_several_types_is_refused_by_name() {
+    let (code, line) = refused(&["-p", "cameras:=[1, a]"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(line, "error: -p \"cameras:=[1, a]\": line 1: the values of a list must be of one type");
+}
+
+#[test]
+fn a_level_that_there_is_not_is_bad_usage() {
+    assert_eq!(refused(&["--log-level", "loud"]).0, Some(2));
 }
 
 #[test]

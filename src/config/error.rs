@@ -21,6 +21,22 @@ pub enum ConfigError {
         /// What is wrong with its content.
         reason: String,
     },
+    /// An assignment on the command line is not well-formed.
+    #[error("-p {assignment:?}: {reason}")]
+    Assignment {
+        /// The assignment as given.
+        assignment: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There are parameters, but none of them is for this node.
+    #[error("no parameters for the node {node}: there are sections for {sections}")]
+    NoSection {
+        /// The node's fully qualified name.
+        node: String,
+        /// The names of the sections.
+        sections: String,
+    },
     /// No parameter has this name.
     #[error("parameter `{name}` does not exist{hint}")]
     Unknown {

@@ -1,8 +1,8 @@
 //! Deployment parameters: the facts about a robot, as opposed to those about a checkpoint.
 //!
-//! One [`table`] describes every parameter. The node declares exactly this table on ROS 2, and the command line reads
-//! the same YAML files through [`read_parameters_file`]. Both call [`Config::from_parameters`], so a file that starts
-//! the node also drives the bench.
+//! One [`table`] describes every parameter. The node declares exactly this table on ROS 2. Node and command line read
+//! the same YAML files through [`Overrides`] and call [`Config::from_parameters`], so a file that starts the node also
+//! drives the bench.
 //!
 //! | file | |
 //! |---|---|
@@ -12,7 +12,8 @@
 //! | [`group`](mod@group) | several parameters as one entry of the table |
 //! | [`schema`] | turns the table into structs, rows and readers |
 //! | `parameter`, `value`, `choice` | a row, the values it can hold, and enumerations by name |
-//! | `file` | reads parameters from YAML |
+//! | [`overrides`] | which parameters of files and command line are for a node |
+//! | `file`, `scalar` | reads parameters from YAML as rcl does |
 //! | [`environment`] | environment variables that libraries read before `main` |
 
 pub mod camera;
@@ -21,8 +22,10 @@ pub mod environment;
 mod error;
 mod file;
 pub mod group;
+pub mod overrides;
 mod parameter;
 pub mod rule;
+mod scalar;
 pub mod schema;
 pub mod table;
 mod value;
@@ -30,8 +33,8 @@ mod value;
 pub use camera::{Crop, PixelEncoding, Rotation};
 pub use choice::{Choice, Device, Dtype, Fallback, JointUnit, Preprocess, ProprioSource, Transport};
 pub use error::ConfigError;
-pub use file::read_parameters_file;
 pub use group::Named;
+pub use overrides::{Given, Overrides};
 pub use parameter::{Domain, Parameter};
 pub use schema::Audience;
 pub use table::{
@@ -66,6 +69,26 @@ impl Config {
         {
             let names = own(Path::new(checkpoint))?;
             given.insert("cameras".to_owned(), Value::Strings(names));
+        }
+        Ok(())
+    }
+
+    /// Drops parameters that do not exist if they were meant for any node, as those of a shared file are, and warns of
+    /// each. The cameras must be named.
+    ///
+    /// # Errors
+    /// The first parameter that does not exist although it was given to this very node.
+    pub fn keep_declared(given: &mut Given) -> Result<(), ConfigError> {
+        let rows = declared(Audience::Node(&given.parameters))?;
+        let unknown: Vec<String> =
+            given.parameters.keys().filter(|name| !rows.iter().any(|row| row.name == **name)).cloned().collect();
+        for name in unknown {
+            let error = parameter::unknown(&name, &rows);
+            if given.is_deliberate(&name) {
+                return Err(error);
+            }
+            given.warnings.push(format!("ignored, because it is not given to this node alone: {error}"));
+            given.parameters.remove(&name);
         }
         Ok(())
     }
@@ -129,6 +152,9 @@ mod tests {
     fn a_misspelt_parameter_is_refused_with_a_hint() {
         let message = refusal("state.joint_names", Value::Strings(vec![]));
         assert_eq!(message, "parameter `state.joint_names` does not exist: did you mean `proprio.joint_names`?");
+        let message = refusal("stepz", Value::Integer(1));
+        assert_eq!(message, "parameter `stepz` does not exist: did you mean `steps`?");
+        assert_eq!(refusal("rate_hz", Value::Integer(1)), "parameter `rate_hz` does not exist");
     }
 
     fn names(names: &[&str]) -> Value {
@@ -265,19 +291,31 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_file_may_nest_names_or_dot_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("robot.yaml");
-        std::fs::write(
-            &path,
-            "/**:\n  ros__parameters:\n    checkpoint: model\n    cameras: [top]\n    camera:\n      top: {rotation: 180, crop: [0, 8, 640, 464]}\n    \
-             proprio.joint_names: [a]\n",
-        )
-        .unwrap();
-        let config = Config::from_parameters(&read_parameters_file(&path).unwrap()).unwrap();
-        let view = config.cameras[0].settings.view;
-        assert_eq!((view.rotation, view.crop.map(|crop| crop.y)), (Rotation::Half, Some(8)));
-        assert_eq!(config.proprio.joints[0].name, "a");
+    fn a_parameter_that_does_not_exist_is_dropped_only_if_it_was_meant_for_any_node() {
+        let given = |node: &str| {
+            let mut overrides = Overrides::default();
+            overrides.assign("checkpoint:=model").unwrap();
+            let file = format!("{node}: {{ros__parameters: {{steps: 3, proprio: {{rates: [true, false]}}}}}}\n");
+            let path = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(&path, file).unwrap();
+            overrides.add_file(path.path()).unwrap();
+            overrides.for_node("/xvla")
+        };
+        let mut shared = given("/**");
+        Config::keep_declared(&mut shared).unwrap();
+        assert_eq!(shared.parameters.keys().collect::<Vec<_>>(), ["checkpoint", "steps"]);
+        assert_eq!(
+            shared.warnings,
+            ["ignored, because it is not given to this node alone: parameter `proprio.rates` does not exist"]
+        );
+        let refusal = Config::keep_declared(&mut given("xvla")).unwrap_err();
+        assert_eq!(refusal.to_string(), "parameter `proprio.rates` does not exist");
+    }
+
+    #[test]
+    fn a_value_of_a_type_that_no_parameter_has_is_refused_where_a_parameter_gets_it() {
+        let refused = refusal("action_names", Value::Bools(vec![true]));
+        assert_eq!(refused, "parameter `action_names`: expected a list of strings, found a list of booleans");
     }
 
     fn any_value() -> impl Strategy<Value = Value> {

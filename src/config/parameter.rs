@@ -61,11 +61,19 @@ impl Parameter {
     }
 }
 
-/// The error for a `name` that no row has. It suggests a row that shares the last part of the name or contains all of
-/// it, if there is one.
+/// How much of two names must agree for one to be suggested for the other, 0 to 1.
+const SIMILAR: f64 = 0.75;
+
+/// The error for a `name` that no row has. It suggests a row that shares the last part of the name, contains all of it,
+/// or differs by little, if there is one.
 pub(super) fn unknown(name: &str, rows: &[Parameter]) -> ConfigError {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let similar = rows.iter().find(|row| last(&row.name) == last(name) || row.name.contains(name));
+    let similarity = |row: &&Parameter| strsim::normalized_damerau_levenshtein(&row.name, name);
+    let closest = || {
+        let closest = rows.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+        closest.filter(|row| similarity(row) >= SIMILAR)
+    };
+    let similar = rows.iter().find(|row| last(&row.name) == last(name) || row.name.contains(name)).or_else(closest);
     let hint = similar.map_or(String::new(), |row| format!(": did you mean `{}`?", row.name));
     ConfigError::Unknown { name: name.to_owned(), hint }
 }

@@ -13,6 +13,8 @@ pub enum Value {
     Double(f64),
     /// Text, UTF-8.
     String(String),
+    /// A list of truth values, which no parameter has but files for other nodes may hold.
+    Bools(Vec<bool>),
     /// A list of integers.
     Integers(Vec<i64>),
     /// A list of double-precision numbers.
@@ -32,6 +34,7 @@ impl Value {
             Self::Integer(_) => "an integer",
             Self::Double(_) => "a number",
             Self::String(_) => "a string",
+            Self::Bools(_) => "a list of booleans",
             Self::Integers(_) => "a list of integers",
             Self::Doubles(_) => "a list of numbers",
             Self::Strings(_) => "a list of strings",
@@ -58,6 +61,7 @@ impl Value {
 
     fn is_empty_list(&self) -> bool {
         match self {
+            Self::Bools(list) => list.is_empty(),
             Self::Integers(list) => list.is_empty(),
             Self::Doubles(list) => list.is_empty(),
             Self::Strings(list) => list.is_empty(),
@@ -72,7 +76,7 @@ impl Value {
             Self::Double(number) => vec![*number],
             Self::Integers(list) => list.iter().map(|whole| *whole as f64).collect(),
             Self::Doubles(list) => list.clone(),
-            Self::Bool(_) | Self::String(_) | Self::Strings(_) => Vec::new(),
+            Self::Bool(_) | Self::String(_) | Self::Bools(_) | Self::Strings(_) => Vec::new(),
         }
     }
 }
@@ -104,6 +108,7 @@ stands_for! {
     i64 => Integer,
     f64 => Double,
     String => String,
+    Vec<bool> => Bools,
     Vec<i64> => Integers,
     Vec<f64> => Doubles,
     Vec<String> => Strings,

@@ -1,5 +1,6 @@
 //! The error of offline work: why a batch is not answered, or a measurement fails.
 
+use crate::config::ConfigError;
 use crate::data::DatasetError;
 use crate::error::InputError;
 use crate::pipeline::PipelineError;
@@ -18,6 +19,17 @@ pub enum OfflineError {
         path: PathBuf,
         /// The field that does not fit.
         source: InputError,
+    },
+    /// A parameter file cannot be read.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What a parameter file gives cannot be used.
+    #[error("{}: {source}", path.display())]
+    Parameters {
+        /// The parameter file.
+        path: PathBuf,
+        /// The parameter that is at fault.
+        source: ConfigError,
     },
     /// The pipeline does not load or does not answer.
     #[error(transparent)]

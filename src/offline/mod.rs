@@ -7,9 +7,11 @@
 //! | results of a measurement, as JSON and as a page | [`report`], [`html`] |
 //! | the description of a checkpoint, and its faults | [`inspect`] |
 //! | exported graphs and engines | [`engines`] |
+//! | the node's parameters, from its file | [`deployment`] |
 //! | random batches for a checkpoint without a robot | [`synthetic_batches`] |
 
 pub mod bench;
+pub mod deployment;
 pub mod engines;
 mod error;
 pub mod html;

@@ -55,6 +55,7 @@ impl Health {
         if !waiting_for.is_empty() {
             complaints.push(Complaint::new(Level::Stale, format!("waiting for {}", waiting_for.join(", "))));
         }
+        complaints.extend(inputs.obstacles.iter().map(|text| Complaint::new(Level::Warn, text.clone())));
         complaints.extend(of_messages(inputs, now));
         let level = complaints.iter().map(|complaint| complaint.level).max().unwrap_or(Level::Ok);
         complaints.sort_by_key(|complaint| std::cmp::Reverse(complaint.level));

@@ -39,6 +39,8 @@ pub struct Inputs {
     /// The skew of the latest observation.
     last_skew: Option<Duration>,
     new_faults: Vec<String>,
+    /// What keeps messages from arriving, in a person's words: publishers whose QoS does not fit.
+    pub obstacles: Vec<String>,
     /// What helps against lost frames with this middleware, if that is known.
     pub loss_remedy: Option<&'static str>,
 }
@@ -60,6 +62,7 @@ impl Inputs {
             unmatched_since: None,
             last_skew: None,
             new_faults: Vec::new(),
+            obstacles: Vec::new(),
             loss_remedy: None,
         }
     }

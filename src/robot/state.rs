@@ -73,6 +73,15 @@ pub fn channels_of(config: &ProprioConfig) -> Option<usize> {
     }
 }
 
+/// Whether the last value of a topic holds until the next, so that a publisher may keep it for latecomers.
+pub fn is_latched(kind: Kind, config: &ProprioConfig) -> bool {
+    match kind {
+        Kind::Gripper => config.gripper.latched,
+        Kind::Joints => config.latched || config.joints.iter().any(|joint| joint.settings.latched),
+        Kind::Pose | Kind::Channels => config.latched,
+    }
+}
+
 /// How old a value may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Limits {
@@ -182,11 +191,6 @@ impl State {
         if let Content::Channels { width: width @ Width::Open, .. } = &mut self.content {
             *width = Width::OfCheckpoint(StateWidth::new(spec.clone()));
         }
-    }
-
-    /// Whether the last value holds until the next, so that a publisher may offer it to latecomers.
-    pub fn is_latched(&self) -> bool {
-        self.limits.latched
     }
 
     /// Whether the policy stops when this state is too old.

@@ -1,12 +1,14 @@
 //! The command line as ROS 2 defines it: `program [its own] --ros-args … [--] [its own]`.
 //!
 //! r2r passes the whole command line to rcl and panics if rcl refuses it, so it is checked here first. What this check
-//! misses (a file that rcl's YAML parser refuses) is caught in [`create_context`].
+//! misses (a name that rcl refuses) is caught in [`create_context`].
 
 use super::error::{ArgumentError, NodeError};
-use crate::config::read_parameters_file;
+use super::names::Remap;
+use crate::config::{ConfigError, Overrides};
 use std::ffi::OsString;
 use std::path::Path;
+use tracing::level_filters::LevelFilter;
 
 /// Flags that take a value: both spellings, what the value must be, and the characters it must contain.
 const WITH_VALUE: &[(&str, &str, &str, &str)] = &[
@@ -23,12 +25,42 @@ const WITH_VALUE: &[(&str, &str, &str, &str)] = &[
 const SWITCHES: &[&str] = &["rosout-logs", "stdout-logs", "external-lib-logs"];
 
 /// A command line that ROS 2 will accept.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct Arguments {
     /// The program's name and its own arguments, without those of ROS 2.
     pub own: Vec<String>,
-    /// The values of `--params-file`, in the order given; later files win.
-    pub params_files: Vec<String>,
+    /// Where parameters come from, in the order given.
+    pub parameters: Vec<ParameterSource>,
+    /// The remapping rules of topics, in the order given.
+    pub remaps: Vec<Remap>,
+    /// The other rules, which name the node or its namespace, in the order given.
+    own_name_rules: Vec<String>,
+    /// Levels of logging by the name of a logger, in the order given; an empty name stands for all.
+    pub log_levels: Vec<(String, LevelFilter)>,
+    /// Whether log lines go to `/rosout`.
+    pub rosout_logs: bool,
+}
+
+/// An argument that gives parameters.
+#[derive(Debug, PartialEq)]
+pub enum ParameterSource {
+    /// The path of a parameter file.
+    File(String),
+    /// An assignment `name:=value` or `node:name:=value`.
+    Assignment(String),
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Self {
+            own: vec![],
+            parameters: vec![],
+            remaps: vec![],
+            own_name_rules: vec![],
+            log_levels: vec![],
+            rosout_logs: true,
+        }
+    }
 }
 
 impl Arguments {
@@ -49,7 +81,7 @@ impl Arguments {
                 (_, "--ros-args") => inside = true,
                 (true, "--") => inside = false,
                 (false, _) => parsed.own.push(argument),
-                (true, _) if is_switch(&argument) => {}
+                (true, _) if is_switch(&argument) => parsed.switch(&argument),
                 (true, _) => parsed.flag(argument, arguments.next().transpose()?)?,
             }
         }
@@ -69,22 +101,72 @@ impl Arguments {
         if *name == "--param" && has_number_after_dot(&value) {
             return Err(ArgumentError::NumberInName { flag, value });
         }
-        if *name == "--params-file" {
-            self.params_files.push(value);
+        match *name {
+            "--params-file" => self.parameters.push(ParameterSource::File(value)),
+            "--param" => self.parameters.push(ParameterSource::Assignment(value)),
+            "--remap" => match Remap::of_topic(&value) {
+                Some(remap) => self.remaps.push(remap),
+                None => self.own_name_rules.push(value),
+            },
+            "--log-level" => self.log_levels.push(log_level(&value).ok_or(ArgumentError::Level { value })?),
+            _ => {}
         }
         Ok(())
     }
 
-    /// Reads the parameter files, so that a missing or malformed one gives a clearer error than rcl's.
+    fn switch(&mut self, switch: &str) {
+        match switch {
+            "--enable-rosout-logs" => self.rosout_logs = true,
+            "--disable-rosout-logs" => self.rosout_logs = false,
+            // rcl acts on the others.
+            _ => {}
+        }
+    }
+
+    /// The name of the node's logger: its fully qualified name with dots, `left.xvla`. `name` is the node's own name,
+    /// without the rules of the command line.
+    pub fn logger(&self, name: &str) -> String {
+        let rule = |keys: [&str; 2]| {
+            let applies = |rule: &&String| {
+                let left = rule.split(":=").next().unwrap_or_default();
+                keys.contains(&left.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).unwrap_or(left))
+            };
+            self.own_name_rules.iter().find(applies).and_then(|rule| rule.split_once(":=")).map(|(_, to)| to)
+        };
+        let node = rule(["__node", "__name"]).unwrap_or(name);
+        let namespace = rule(["__ns", "__ns"]).unwrap_or_default().trim_matches('/').replace('/', ".");
+        if namespace.is_empty() { node.to_owned() } else { format!("{namespace}.{node}") }
+    }
+
+    /// Reads the parameter files and assignments.
     ///
     /// # Errors
-    /// [`NodeError::Config`] for the first file that cannot be read.
-    pub fn check_files(&self) -> Result<(), NodeError> {
-        for file in &self.params_files {
-            read_parameters_file(Path::new(file))?;
+    /// The first file that cannot be read, or value that is not well-formed.
+    pub fn overrides(&self) -> Result<Overrides, ConfigError> {
+        let mut overrides = Overrides::default();
+        for source in &self.parameters {
+            match source {
+                ParameterSource::File(path) => overrides.add_file(Path::new(path))?,
+                ParameterSource::Assignment(assignment) => overrides.assign(assignment)?,
+            }
         }
-        Ok(())
+        Ok(overrides)
     }
+}
+
+/// The value of `--log-level`: a level, or `name:=level` for one logger.
+fn log_level(value: &str) -> Option<(String, LevelFilter)> {
+    let (logger, level) = value.split_once(":=").unwrap_or(("", value));
+    let level = match level.to_ascii_lowercase().as_str() {
+        "debug" => LevelFilter::DEBUG,
+        "info" | "unset" => LevelFilter::INFO,
+        "warn" => LevelFilter::WARN,
+        "error" => LevelFilter::ERROR,
+        // No line of this node is more than an error.
+        "fatal" => LevelFilter::OFF,
+        _ => return None,
+    };
+    Some((logger.to_owned(), level))
 }
 
 /// Whether the name in `name:=value` has a part that starts with a digit, as `limits.0.speed` does.
@@ -109,7 +191,13 @@ pub fn create_context() -> Result<r2r::Context, NodeError> {
     let outcome = std::panic::catch_unwind(r2r::Context::create);
     std::panic::set_hook(hook);
     match outcome {
-        Ok(context) => context.map_err(NodeError::middleware("starting")),
+        // rcl has accepted the arguments, so what failed is its logging, which r2r does not tell.
+        Ok(context) => context.map_err(|_| NodeError::Start {
+            reason:
+                "its log could not be set up: its folder (ROS_LOG_DIR) must be writable, and the usual implementation \
+                     takes no --log-config-file"
+                    .to_owned(),
+        }),
         Err(panic) => {
             let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             let line = message.unwrap_or("no reason given").split_whitespace().collect::<Vec<_>>().join(" ");
@@ -131,7 +219,8 @@ mod tests {
         let line = "xvla_node --help --ros-args -r __ns:=/left -p a:=1 --params-file f.yaml --enable-rosout-logs -- -V";
         let arguments = parse(line).unwrap();
         assert_eq!(arguments.own, ["xvla_node", "--help", "-V"]);
-        assert_eq!(arguments.params_files, ["f.yaml"]);
+        let sources = [ParameterSource::Assignment("a:=1".to_owned()), ParameterSource::File("f.yaml".to_owned())];
+        assert_eq!(arguments.parameters, sources);
         assert_eq!(parse("xvla_node --ros-args").unwrap().own, ["xvla_node"]);
     }
 
@@ -148,6 +237,31 @@ mod tests {
         let message = parse("xvla_node --ros-args -p limits.0.speed:=1").unwrap_err().to_string();
         assert!(message.ends_with("use --params-file"), "{message}");
         assert!(parse("xvla_node --ros-args -p xvla:camera.top.transport:=raw -p seed:=0.5").is_ok());
+    }
+
+    #[test]
+    fn levels_are_kept_by_logger_and_an_unknown_one_is_refused() {
+        let arguments = parse("xvla_node --ros-args --log-level WARN --log-level left.xvla:=debug").unwrap();
+        let levels = [(String::new(), LevelFilter::WARN), ("left.xvla".to_owned(), LevelFilter::DEBUG)];
+        assert_eq!(arguments.log_levels, levels);
+        let message = parse("xvla_node --ros-args --log-level loud").unwrap_err().to_string();
+        assert_eq!(message, "--log-level \"loud\": expected debug, info, warn, error or fatal, or LOGGER:=LEVEL");
+    }
+
+    #[test]
+    fn the_logger_is_named_like_the_node_with_its_namespace() {
+        let logger = |line: &str| parse(&format!("xvla_node --ros-args {line}")).unwrap().logger("xvla");
+        assert_eq!(logger("-p a:=1"), "xvla");
+        assert_eq!(logger("-r __ns:=/left/arm -r __node:=policy"), "left.arm.policy");
+        assert_eq!(logger("-r xvla:__ns:=/left -r other:__node:=policy"), "left.xvla");
+    }
+
+    #[test]
+    fn the_last_switch_for_rosout_counts() {
+        let enabled = |line: &str| parse(&format!("xvla_node --ros-args {line}")).unwrap().rosout_logs;
+        assert!(enabled("--disable-stdout-logs"));
+        assert!(!enabled("--disable-rosout-logs"));
+        assert!(enabled("--disable-rosout-logs --enable-rosout-logs"));
     }
 
     #[test]

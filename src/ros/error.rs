@@ -40,6 +40,12 @@ pub enum ArgumentError {
         /// Its value.
         value: String,
     },
+    /// A level of logging that ROS 2 does not know.
+    #[error("--log-level {value:?}: expected debug, info, warn, error or fatal, or LOGGER:=LEVEL")]
+    Level {
+        /// The value as given.
+        value: String,
+    },
     /// A flag that ROS 2 does not know.
     #[error("{argument:?} is not an argument of ROS 2: those of the program come before --ros-args or after --")]
     Unknown {

@@ -1,6 +1,7 @@
 //! `~/infer_once`: one inference on the next set of inputs, whatever the pace. It answers once the chunk is published.
 
 use super::error::NodeError;
+use crate::error::printable;
 use crate::robot::health::Health;
 use crate::robot::pace::Pace;
 use crate::types::Stamp;
@@ -91,7 +92,9 @@ impl InferOnce {
                 Err(reason) => format!("no chunk: {reason}"),
             };
             // A client may have left without waiting for its answer, which is no fault of the node.
-            if let Err(error) = open.request.respond(Trigger::Response { success, message }) {
+            if let Err(error) =
+                open.request.respond(Trigger::Response { success, message: printable(&message).into_owned() })
+            {
                 tracing::debug!("~/infer_once: {error}");
             }
         }

@@ -3,23 +3,30 @@
 //!
 //! | what | file |
 //! |---|---|
-//! | the command line as ROS 2 defines it | [`arguments`] |
-//! | parameters and the services that show them | [`params`], [`parameter_services`] |
-//! | messages ↔ values | [`convert`] |
-//! | subscriptions, drained every turn | [`subscriptions`] |
+//! | the command line and names as ROS 2 defines them | [`arguments`], [`names`] |
+//! | parameters, the services that show them, their events | [`params`], [`declared`], [`parameter_services`], [`parameter_events`] |
+//! | messages ↔ values | [`convert`], [`parameter_messages`] |
+//! | subscriptions, drained every turn, and their QoS | [`subscriptions`], [`qos`] |
 //! | loading, the inference thread | [`model`] |
-//! | chunks and latencies, health, log lines, time | [`outputs`], [`diagnostics`], [`rosout`], [`clock`] |
+//! | chunks and latencies, health, time | [`outputs`], [`diagnostics`], [`clock`] |
+//! | log lines, on the console and as messages | [`logging`], [`rosout`] |
 
 pub mod arguments;
 pub mod clock;
 pub mod convert;
+pub mod declared;
 pub mod diagnostics;
 pub mod error;
 pub mod infer_once;
+pub mod logging;
 pub mod model;
+pub mod names;
 pub mod node;
 pub mod outputs;
+pub mod parameter_events;
+pub mod parameter_messages;
 pub mod parameter_services;
 pub mod params;
+pub mod qos;
 pub mod rosout;
 pub mod subscriptions;

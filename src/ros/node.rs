@@ -1,29 +1,34 @@
 //! The node's main loop: the path of a message from its topic to the chunk that it leads to.
 
-use super::arguments::create_context;
+use super::arguments::{Arguments, create_context};
 use super::clock::RosClock;
 use super::diagnostics::Diagnostics;
 use super::error::NodeError;
 use super::infer_once::InferOnce;
 use super::model::Model;
+use super::names::Names;
 use super::outputs::{Event, Outputs, SharedRecord};
+use super::parameter_events::ParameterEvents;
 use super::parameter_services::ParameterServices;
 use super::params::NodeParameters;
+use super::qos::QosWatch;
 use super::rosout::Rosout;
 use super::subscriptions::Subscriptions;
-use crate::config::ProprioSource;
+use crate::config::{Overrides, ProprioSource};
 use crate::pipeline::{PipelineError, state_spec};
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
 use crate::robot::selection::Undecodable;
 use r2r::Node;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The node's name unless the command line remaps it.
-const NAME: &str = "xvla";
+pub const NAME: &str = "xvla";
 /// The longest wait for a message. It bounds how late the loop notices a signal or a finished load.
 const TURN: Duration = Duration::from_millis(10);
+/// The time between two looks at the publishers of the inputs.
+const QOS_PERIOD: Duration = Duration::from_millis(500);
 /// How long the node waits at its end for an inference that has begun.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -37,46 +42,78 @@ pub enum Ended {
 }
 
 /// Runs the node on this thread until `stop` is set. This thread handles messages, parameters and diagnostics; the
-/// model loads and computes on other threads, which also publish its chunks.
+/// model loads and computes on other threads, which also publish its chunks. A failure is told through `tell` before
+/// the node takes the time to deliver it.
 ///
 /// # Errors
 /// Any failure that keeps the node from starting or going on. An invalid message does not.
-pub fn run(stop: &AtomicBool) -> Result<Ended, NodeError> {
+pub fn run(
+    arguments: &Arguments,
+    overrides: &Overrides,
+    rosout: &Rosout,
+    stop: &AtomicBool,
+    tell: impl Fn(&NodeError),
+) -> Result<Ended, NodeError> {
     let mut node = Node::create(create_context()?, NAME, "").map_err(NodeError::middleware("creating the node"))?;
-    let ended = spin(&mut node, stop);
+    rosout.open(&mut node)?;
+    let ended = spin(&mut node, arguments, overrides, stop);
+    if let Err(failure) = &ended {
+        tell(failure);
+        rosout.last_word(node.logger(), failure);
+    }
+    rosout.close(|| ended.is_err() && !stop.load(Ordering::Relaxed));
     // The node must outlive the streams and publishers that `spin` owned.
     drop(node);
     ended
 }
 
-fn spin(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
-    let overrides = std::mem::take(&mut *node.params.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
-    let values = overrides.iter().map(|(name, parameter)| (name, &parameter.value));
-    let NodeParameters { config, use_sim_time, table } = NodeParameters::from_overrides(values)?;
+fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &AtomicBool) -> Result<Ended, NodeError> {
+    let own_name = node.fully_qualified_name().map_err(NodeError::middleware("the node's name"))?;
+    let given = overrides.for_node(&own_name);
+    let NodeParameters { config, use_sim_time, mut table, mut qos, warnings } = NodeParameters::of(given)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     if use_sim_time {
         node.get_time_source().enable_sim_time(node).map_err(NodeError::middleware("use_sim_time"))?;
     }
     let clock = RosClock::of(node);
     let record = SharedRecord::default();
-    let rosout = Rosout::new(node, clock.clone())?;
+    qos.resolve_with(names(node, arguments).map_err(NodeError::middleware("the node's name"))?);
+    let subscriptions = Subscriptions::new(node, &config, &mut qos)?;
+    for name in qos.unused() {
+        tracing::warn!("ignored, because this node has no such subscription or policy: `{name}`");
+    }
+    table.extend_from_slice(qos.declared());
     let parameters = ParameterServices::new(node, table)?;
+    let parameter_events = ParameterEvents::new(node, clock.clone())?;
     let diagnostics = Diagnostics::new(node, clock.clone(), &config, record.clone())?;
     let infer_once = InferOnce::new(node)?;
     let outputs = Outputs::new(node, clock.clone(), &config, record.clone())?;
-    let subscriptions = Subscriptions::new(node, &config)?;
     let mut inputs = Inputs::new(&config);
     inputs.loss_remedy = loss_remedy();
     if config.proprio.source == ProprioSource::Proprio {
         inputs.expect_state(&state_spec(&config.checkpoint).map_err(PipelineError::from)?);
     }
-    rosout.info(&format!("loading {} on {}", config.checkpoint.display(), config.device));
+    tracing::info!("loading {} on {}", config.checkpoint.display(), config.device);
     let model = Model::start(config, outputs, record)?;
-    let mut turn =
-        Turn { clock, rosout, parameters, diagnostics, infer_once, subscriptions, inputs, model, could_act: false };
+    let mut turn = Turn {
+        clock,
+        parameters,
+        parameter_events,
+        diagnostics,
+        infer_once,
+        subscriptions,
+        qos_watch: qos.watch(),
+        looked: None,
+        inputs,
+        model,
+        could_act: false,
+    };
 
     while !stop.load(Ordering::Relaxed) {
         node.spin_once(TURN);
-        turn.take()?;
+        turn.take(node)?;
     }
     tracing::info!("stopping");
     Ok(if turn.model.stop(PATIENCE) { Ended::Quiet } else { Ended::Busy })
@@ -85,11 +122,14 @@ fn spin(node: &mut Node, stop: &AtomicBool) -> Result<Ended, NodeError> {
 /// What the spinning thread does after every wait for messages.
 struct Turn {
     clock: RosClock,
-    rosout: Rosout,
     parameters: ParameterServices,
+    parameter_events: ParameterEvents,
     diagnostics: Diagnostics,
     infer_once: InferOnce,
     subscriptions: Subscriptions,
+    qos_watch: QosWatch,
+    /// When the publishers were last looked at.
+    looked: Option<Instant>,
     inputs: Inputs,
     model: Model,
     /// Whether the inputs could be acted on in the turn before.
@@ -97,16 +137,17 @@ struct Turn {
 }
 
 impl Turn {
-    fn take(&mut self) -> Result<(), NodeError> {
+    fn take(&mut self, node: &mut Node) -> Result<(), NodeError> {
         self.parameters.answer();
+        self.parameter_events.declare_when_heard(self.parameters.table());
+        self.look_at_publishers(node)?;
         self.receive();
         let health = Health::of_inputs(&self.inputs, self.clock.present());
         match self.model.advance() {
-            Ok(true) => self.rosout.info("ready"),
+            Ok(true) => tracing::info!("ready"),
             Ok(false) => {}
             Err(error) => {
                 self.diagnostics.publish(&self.inputs, &health, Some(&error));
-                self.rosout.error(&error.to_string());
                 return Err(error);
             }
         }
@@ -115,11 +156,22 @@ impl Turn {
         Ok(())
     }
 
+    /// Listens to publishers that keep what they said before the node started, and names those that cannot reach it.
+    fn look_at_publishers(&mut self, node: &mut Node) -> Result<(), NodeError> {
+        if self.looked.is_some_and(|looked| looked.elapsed() < QOS_PERIOD) {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
+        self.subscriptions.listen_to_latched(node)?;
+        self.inputs.obstacles = self.qos_watch.look(node).iter().map(ToString::to_string).collect();
+        Ok(())
+    }
+
     /// Moves what has arrived into the inputs, and drops what it has made invalid.
     fn receive(&mut self) {
         let now = self.clock.present();
         if let Some(by_ms) = self.inputs.advance(now) {
-            self.rosout.warn(&format!("ROS time jumped by {:.3} s: inputs from before are forgotten", by_ms / 1e3));
+            tracing::warn!("ROS time jumped by {:.3} s: inputs from before are forgotten", by_ms / 1e3);
             self.begin_epoch();
         }
         self.subscriptions.drain(&mut self.inputs, now);
@@ -134,7 +186,7 @@ impl Turn {
             }
         }
         for reason in self.inputs.take_new_faults() {
-            self.rosout.warn(&format!("dropped: {reason}"));
+            tracing::warn!("dropped: {reason}");
         }
         if self.inputs.take_instruction_changed() {
             self.begin_epoch();
@@ -174,4 +226,8 @@ fn loss_remedy() -> Option<&'static str> {
     is_fast_dds.then_some(
         "start the camera driver with the shared-memory profile (FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds_shm.xml)",
     )
+}
+
+fn names(node: &Node, arguments: &Arguments) -> r2r::Result<Names> {
+    Ok(Names { node: node.name()?, namespace: node.namespace()?, remaps: arguments.remaps.clone() })
 }

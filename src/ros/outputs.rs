@@ -153,6 +153,7 @@ impl Outputs {
         Ok(chunk.sequence)
     }
 
+    /// Records why there is no chunk, and logs it unless it was the reason before as well.
     fn record_failure(&self, reason: &str) {
         let mut record = self.record.lock();
         record.failed += 1;

@@ -3,31 +3,18 @@
 //!
 //! r2r's own handler is not used because it supports neither ranges nor lists nor refusals.
 
+use super::declared::Declared;
 use super::error::NodeError;
-use super::params::Declared;
+use super::parameter_messages::{from_message, to_message, type_of};
 use crate::config::{Domain, Value};
 use futures::{FutureExt, Stream, StreamExt};
 use r2r::rcl_interfaces::msg::{
-    FloatingPointRange, IntegerRange, ListParametersResult, Parameter, ParameterDescriptor, ParameterValue,
-    SetParametersResult,
+    FloatingPointRange, IntegerRange, ListParametersResult, Parameter, ParameterDescriptor, SetParametersResult,
 };
 use r2r::rcl_interfaces::srv::{
     DescribeParameters, GetParameterTypes, GetParameters, ListParameters, SetParameters, SetParametersAtomically,
 };
 use r2r::{Node, QosProfile, ServiceRequest, WrappedServiceTypeSupport};
-
-/// The constants of `rcl_interfaces/ParameterType`. r2r has them as bindgen constants whose names and types differ
-/// between ROS releases.
-mod kind {
-    pub const NOT_SET: u8 = 0;
-    pub const BOOL: u8 = 1;
-    pub const INTEGER: u8 = 2;
-    pub const DOUBLE: u8 = 3;
-    pub const STRING: u8 = 4;
-    pub const INTEGER_ARRAY: u8 = 7;
-    pub const DOUBLE_ARRAY: u8 = 8;
-    pub const STRING_ARRAY: u8 = 9;
-}
 
 /// Requests of one service that have arrived and are not answered yet.
 type Requests<S> = Box<dyn Stream<Item = ServiceRequest<S>> + Unpin>;
@@ -58,6 +45,11 @@ impl ParameterServices {
             set: offer(node, "~/set_parameters")?,
             set_atomically: offer(node, "~/set_parameters_atomically")?,
         })
+    }
+
+    /// The parameters, in the order of their declaration.
+    pub fn table(&self) -> &[Declared] {
+        &self.table
     }
 
     /// Answers every request that has arrived since the last call.
@@ -108,49 +100,6 @@ fn answer<S: WrappedServiceTypeSupport + 'static>(
 
 fn find<'t>(table: &'t [Declared], name: &str) -> Option<&'t Declared> {
     table.iter().find(|declared| declared.row.name == name)
-}
-
-/// Converts a value to a message; a parameter that does not exist has type `NOT_SET`.
-fn to_message(declared: Option<&Declared>) -> ParameterValue {
-    let mut message = ParameterValue { type_: type_of(declared), ..ParameterValue::default() };
-    match declared.map(|declared| declared.value.clone()) {
-        None => {}
-        Some(Value::Bool(value)) => message.bool_value = value,
-        Some(Value::Integer(value)) => message.integer_value = value,
-        Some(Value::Double(value)) => message.double_value = value,
-        Some(Value::String(value)) => message.string_value = value,
-        Some(Value::Integers(values)) => message.integer_array_value = values,
-        Some(Value::Doubles(values)) => message.double_array_value = values,
-        Some(Value::Strings(values)) => message.string_array_value = values,
-    }
-    message
-}
-
-/// Converts a message to a value; `None` for a type that no parameter of this node has.
-fn from_message(message: &ParameterValue) -> Option<Value> {
-    Some(match message.type_ {
-        kind::BOOL => Value::Bool(message.bool_value),
-        kind::INTEGER => Value::Integer(message.integer_value),
-        kind::DOUBLE => Value::Double(message.double_value),
-        kind::STRING => Value::String(message.string_value.clone()),
-        kind::INTEGER_ARRAY => Value::Integers(message.integer_array_value.clone()),
-        kind::DOUBLE_ARRAY => Value::Doubles(message.double_array_value.clone()),
-        kind::STRING_ARRAY => Value::Strings(message.string_array_value.clone()),
-        _ => return None,
-    })
-}
-
-fn type_of(declared: Option<&Declared>) -> u8 {
-    match declared.map(|declared| &declared.value) {
-        None => kind::NOT_SET,
-        Some(Value::Bool(_)) => kind::BOOL,
-        Some(Value::Integer(_)) => kind::INTEGER,
-        Some(Value::Double(_)) => kind::DOUBLE,
-        Some(Value::String(_)) => kind::STRING,
-        Some(Value::Integers(_)) => kind::INTEGER_ARRAY,
-        Some(Value::Doubles(_)) => kind::DOUBLE_ARRAY,
-        Some(Value::Strings(_)) => kind::STRING_ARRAY,
-    }
 }
 
 /// Names below any of `prefixes` (or below the root if there are none), at most `depth` levels down. A depth of 0 means
@@ -213,6 +162,7 @@ fn refuse(table: &[Declared], parameter: &Parameter) -> SetParametersResult {
 
 #[cfg(test)]
 mod tests {
+    use super::super::parameter_messages::kind;
     use super::*;
     use crate::config::{Audience, Parameters, declared};
 
@@ -265,20 +215,6 @@ mod tests {
         assert_eq!(describe("step_dt_s", find(&table, "step_dt_s")).floating_point_range[0].to_value, 60.0);
         assert_eq!(describe("dtype", find(&table, "dtype")).additional_constraints, "one of: f32, f16, bf16");
         assert_eq!(describe("nothing", None).type_, kind::NOT_SET);
-    }
-
-    #[test]
-    fn lists_keep_their_type_in_messages() {
-        for (value, kind) in [
-            (Value::Integers(vec![1, -2]), kind::INTEGER_ARRAY),
-            (Value::Doubles(vec![0.5]), kind::DOUBLE_ARRAY),
-            (Value::Strings(vec!["a".to_owned()]), kind::STRING_ARRAY),
-        ] {
-            let declared = Declared { row: row(Domain::Any, false), value };
-            let message = to_message(Some(&declared));
-            assert_eq!((message.type_, type_of(Some(&declared))), (kind, kind));
-            assert_eq!(from_message(&message), Some(declared.value));
-        }
     }
 
     #[test]

@@ -1,21 +1,14 @@
 //! Validates ROS 2 parameters into a [`Config`], and lists every parameter for the parameter services.
 
+use super::declared::Declared;
 use super::error::NodeError;
-use crate::config::{Audience, Config, ConfigError, Domain, Parameter, Parameters, Value, declared};
+use super::qos::QosOverrides;
+use crate::config::overrides::QOS_OVERRIDES;
+use crate::config::{Audience, Config, Domain, Given, Parameter, Value, declared};
 use crate::pipeline::{PipelineError, camera_names};
-use r2r::ParameterValue;
 
 /// The parameter that every ROS 2 node has.
 const USE_SIM_TIME: &str = "use_sim_time";
-
-/// A declared parameter with its value.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Declared {
-    /// Its name, default, domain and description.
-    pub row: Parameter,
-    /// Its value for the life of the node.
-    pub value: Value,
-}
 
 /// All parameters of the node, validated.
 #[derive(Clone, Debug)]
@@ -26,27 +19,27 @@ pub struct NodeParameters {
     pub use_sim_time: bool,
     /// Every parameter in the order of declaration, `use_sim_time` last.
     pub table: Vec<Declared>,
+    /// The QoS that was asked for, by topic.
+    pub qos: QosOverrides,
+    /// What a person should know about the parameters, one line each.
+    pub warnings: Vec<String>,
 }
 
 impl NodeParameters {
-    /// Validates the overrides that rcl read from the command line and parameter files.
+    /// Validates the parameters that the command line and parameter files give to this node.
     ///
     /// # Errors
-    /// The first parameter that does not exist, has the wrong type, or is out of range.
-    pub fn from_overrides<'a>(
-        overrides: impl IntoIterator<Item = (&'a String, &'a ParameterValue)>,
-    ) -> Result<Self, NodeError> {
-        let mut given = Parameters::new();
-        for (name, value) in overrides {
-            if let Some(value) = from_ros(name, value)? {
-                given.insert(name.clone(), value);
-            }
-        }
+    /// The first parameter that does not exist although it was given to this very node, has the wrong type, or is out of
+    /// range.
+    pub fn of(mut given: Given) -> Result<Self, NodeError> {
         let sim_time = sim_time_row();
-        let use_sim_time = sim_time.check(given.remove(USE_SIM_TIME).unwrap_or(Value::Bool(false)))?;
-        Config::name_cameras(&mut given, |checkpoint| {
+        let use_sim_time = sim_time.check(given.parameters.remove(USE_SIM_TIME).unwrap_or(Value::Bool(false)))?;
+        let qos = QosOverrides::from_parameters(given.take_group(QOS_OVERRIDES));
+        Config::name_cameras(&mut given.parameters, |checkpoint| {
             camera_names(checkpoint).map_err(PipelineError::from).map_err(NodeError::from)
         })?;
+        Config::keep_declared(&mut given)?;
+        let Given { parameters: given, warnings, .. } = given;
         let config = Config::from_parameters(&given)?;
 
         let mut table = Vec::new();
@@ -56,7 +49,7 @@ impl NodeParameters {
         }
         let enabled = use_sim_time == Value::Bool(true);
         table.push(Declared { row: sim_time, value: use_sim_time });
-        Ok(Self { config, use_sim_time: enabled, table })
+        Ok(Self { config, use_sim_time: enabled, table, qos, warnings })
     }
 }
 
@@ -70,44 +63,26 @@ fn sim_time_row() -> Parameter {
     }
 }
 
-/// Converts an rcl value; `None` for one that is not set, which is how rcl reads an empty list.
-///
-/// # Errors
-/// [`ConfigError::Invalid`] for a type that no parameter of this node has.
-pub fn from_ros(name: &str, value: &ParameterValue) -> Result<Option<Value>, ConfigError> {
-    Ok(Some(match value {
-        ParameterValue::NotSet => return Ok(None),
-        ParameterValue::Bool(value) => Value::Bool(*value),
-        ParameterValue::Integer(value) => Value::Integer(*value),
-        ParameterValue::Double(value) => Value::Double(*value),
-        ParameterValue::String(value) => Value::String(value.clone()),
-        ParameterValue::IntegerArray(values) => Value::Integers(values.clone()),
-        ParameterValue::DoubleArray(values) => Value::Doubles(values.clone()),
-        ParameterValue::StringArray(values) => Value::Strings(values.clone()),
-        other => {
-            let reason = format!("no parameter of this node is of type {}", other.type_name());
-            return Err(ConfigError::Invalid { name: name.to_owned(), reason });
-        }
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn overrides(extra: &[(&str, ParameterValue)]) -> Result<NodeParameters, NodeError> {
-        let mut all = vec![
-            ("checkpoint".to_owned(), ParameterValue::String("model".to_owned())),
-            ("proprio.joint_names".to_owned(), ParameterValue::StringArray(vec!["a".to_owned()])),
-            ("cameras".to_owned(), ParameterValue::StringArray(vec!["front".to_owned(), "wrist".to_owned()])),
-        ];
+    use crate::config::Parameters;
+
+    fn parameters(extra: &[(&str, Value)]) -> Result<NodeParameters, NodeError> {
+        let names = |names: &[&str]| Value::Strings(names.iter().map(|name| (*name).to_owned()).collect());
+        let mut all = Parameters::from([
+            ("checkpoint".to_owned(), Value::String("model".to_owned())),
+            ("proprio.joint_names".to_owned(), names(&["a"])),
+            ("cameras".to_owned(), names(&["front", "wrist"])),
+        ]);
         all.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        NodeParameters::from_overrides(all.iter().map(|(name, value)| (name, value)))
+        NodeParameters::of(all.into())
     }
 
     #[test]
     fn every_parameter_of_the_table_is_declared_with_its_value() {
-        let parameters = overrides(&[]).unwrap();
+        let parameters = parameters(&[]).unwrap();
         let names = Value::Strings(vec!["front".to_owned(), "wrist".to_owned()]);
         let given = Parameters::from([("cameras".to_owned(), names.clone())]);
         assert_eq!(parameters.table.len(), declared(Audience::Node(&given)).unwrap().len() + 1);
@@ -118,38 +93,8 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_number_is_accepted_for_a_number() {
-        let parameters = overrides(&[("step_dt_s", ParameterValue::Integer(1))]).unwrap();
-        assert_eq!(parameters.config.step_dt_s, 1.0);
-    }
-
-    #[test]
-    fn a_list_of_the_wrong_type_is_refused_by_name() {
-        let refusal = |value| overrides(&[("action_names", value)]).unwrap_err().to_string();
-        assert_eq!(
-            refusal(ParameterValue::IntegerArray(vec![1])),
-            "parameter `action_names`: expected a list of strings, found a list of integers"
-        );
-        assert_eq!(
-            refusal(ParameterValue::DoubleArray(vec![1.5])),
-            "parameter `action_names`: expected a list of strings, found a list of numbers"
-        );
-    }
-
-    #[test]
-    fn a_type_that_no_parameter_has_is_refused_by_name() {
-        let error = overrides(&[("action_names", ParameterValue::BoolArray(vec![true]))]).unwrap_err();
-        assert_eq!(error.to_string(), "parameter `action_names`: no parameter of this node is of type boolean array");
-    }
-
-    #[test]
-    fn an_empty_list_leaves_the_default() {
-        assert!(overrides(&[("action_names", ParameterValue::NotSet)]).unwrap().config.action_names.is_empty());
-    }
-
-    #[test]
     fn use_sim_time_must_be_a_boolean() {
-        assert!(overrides(&[("use_sim_time", ParameterValue::Bool(true))]).unwrap().use_sim_time);
-        assert!(overrides(&[("use_sim_time", ParameterValue::Integer(1))]).is_err());
+        assert!(parameters(&[("use_sim_time", Value::Bool(true))]).unwrap().use_sim_time);
+        assert!(parameters(&[("use_sim_time", Value::Integer(1))]).is_err());
     }
 }

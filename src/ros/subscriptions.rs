@@ -5,15 +5,17 @@
 
 use super::convert;
 use super::error::NodeError;
+use super::qos::QosOverrides;
 use crate::config::{Config, Transport};
 use crate::robot::camera;
 use crate::robot::inputs::Inputs;
 use crate::robot::instruction::Origin;
-use crate::robot::state::{Kind, Reading};
+use crate::robot::state::{self, Kind, Reading};
 use crate::robot::time::Now;
 use crate::types::Stamp;
 use futures::{FutureExt, Stream, StreamExt};
 use r2r::geometry_msgs::msg::PoseStamped;
+use r2r::qos::DurabilityPolicy;
 use r2r::sensor_msgs::msg::{CompressedImage, Image, JointState};
 use r2r::std_msgs::msg::{Float32, Float32MultiArray, String as Text};
 use r2r::{NativeMsg, Node, QosProfile, WrappedTypesupport};
@@ -49,39 +51,77 @@ struct StateTopic<T> {
 /// Every subscription of a deployment.
 pub struct Subscriptions {
     sources: Vec<Source>,
+    latched: Vec<Latched>,
+}
+
+/// An input that may have been published before the node started, and is not listened to for that yet.
+struct Latched {
+    topic: String,
+    /// The topic's fully qualified name.
+    resolved: String,
+    what: LatchedInput,
+}
+
+#[derive(Clone, Copy)]
+enum LatchedInput {
+    State(usize, Kind),
+    Instruction,
 }
 
 impl Subscriptions {
-    /// Subscribes to the topics of `inputs`: cameras, state and instruction.
+    /// Subscribes to the cameras, the state's topics and the instruction, with the QoS that `qos` overrides.
     ///
     /// # Errors
-    /// [`NodeError::Middleware`], naming the topic; a checkpoint that does not say which state it expects.
-    pub fn new(node: &mut Node, config: &Config) -> Result<Self, NodeError> {
-        let mut sources = Vec::new();
+    /// [`NodeError::Middleware`], naming the topic; [`NodeError::Config`] for a QoS that there is not.
+    pub fn new(node: &mut Node, config: &Config, qos: &mut QosOverrides) -> Result<Self, NodeError> {
+        let (mut sources, mut latched) = (Vec::new(), Vec::new());
         for (index, camera) in config.cameras.iter().enumerate() {
             let topic = camera::topic_of(camera);
+            let profile = qos.subscription(&topic, SENSOR)?;
             sources.push(match camera.settings.transport {
                 Transport::Raw => {
-                    let messages = node.subscribe_native(&topic, SENSOR).map_err(refused(&topic))?;
+                    let messages = node.subscribe_native(&topic, profile).map_err(refused(&topic))?;
                     Source::Image { camera: index, messages: Box::new(messages) }
                 }
                 Transport::Compressed => {
-                    Source::CompressedImage { camera: index, messages: subscribe(node, &topic, SENSOR)? }
+                    Source::CompressedImage { camera: index, messages: subscribe(node, &topic, profile)? }
                 }
             });
         }
-        for (index, (kind, topic)) in crate::robot::state::topics_of(&config.proprio).into_iter().enumerate() {
-            sources.push(of_state(node, index, kind, &topic, false)?);
-            let is_latched =
-                if kind == Kind::Gripper { config.proprio.gripper.latched } else { config.proprio.latched };
-            if is_latched {
-                sources.push(of_state(node, index, kind, &topic, true)?);
+        for (index, (kind, topic)) in state::topics_of(&config.proprio).into_iter().enumerate() {
+            sources.push(of_state(node, (index, kind), &topic, qos.subscription(&topic, SENSOR)?, false)?);
+            if state::is_latched(kind, &config.proprio) {
+                let resolved = qos.resolve(&topic);
+                latched.push(Latched { topic, resolved, what: LatchedInput::State(index, kind) });
             }
         }
-        for (origin, qos) in [(Origin::Volatile, VOLATILE), (Origin::Latched, LATCHED)] {
-            sources.push(Source::Instruction { origin, messages: subscribe(node, "instruction", qos)? });
+        let topic = "instruction".to_owned();
+        let messages = subscribe(node, &topic, qos.subscription(&topic, VOLATILE)?)?;
+        sources.push(Source::Instruction { origin: Origin::Volatile, messages });
+        latched.push(Latched { resolved: qos.resolve(&topic), topic, what: LatchedInput::Instruction });
+        Ok(Self { sources, latched })
+    }
+
+    /// Subscribes once more, to receive what was published before, to topics of which a publisher keeps that. Where none
+    /// does, such a subscription would only make volatile publishers warn of one that they do not match.
+    ///
+    /// # Errors
+    /// [`NodeError::Middleware`], naming the topic.
+    pub fn listen_to_latched(&mut self, node: &mut Node) -> Result<(), NodeError> {
+        for latched in std::mem::take(&mut self.latched) {
+            if !keeps_messages(node, &latched.resolved) {
+                self.latched.push(latched);
+                continue;
+            }
+            let topic = &latched.topic;
+            self.sources.push(match latched.what {
+                LatchedInput::State(index, kind) => of_state(node, (index, kind), topic, LATCHED, true)?,
+                LatchedInput::Instruction => {
+                    Source::Instruction { origin: Origin::Latched, messages: subscribe(node, topic, LATCHED)? }
+                }
+            });
         }
-        Ok(Self { sources })
+        Ok(())
     }
 
     /// Moves every message that has arrived into `inputs`.
@@ -132,23 +172,28 @@ impl<T> StateTopic<T> {
     }
 }
 
-fn of_state(node: &mut Node, state: usize, kind: Kind, topic: &str, is_historic: bool) -> Result<Source, NodeError> {
-    Ok(match kind {
-        Kind::Joints => Source::Joints(state_topic(node, state, topic, is_historic)?),
-        Kind::Pose => Source::Pose(state_topic(node, state, topic, is_historic)?),
-        Kind::Gripper => Source::Gripper(state_topic(node, state, topic, is_historic)?),
-        Kind::Channels => Source::Channels(state_topic(node, state, topic, is_historic)?),
-    })
+/// Whether a publisher of `topic` keeps its messages for those who come later.
+fn keeps_messages(node: &Node, topic: &str) -> bool {
+    let publishers = node.get_publishers_info_by_topic(topic, false).unwrap_or_else(|error| {
+        tracing::debug!("the publishers of {topic}: {error}");
+        Vec::new()
+    });
+    publishers.iter().any(|publisher| matches!(publisher.qos_profile.durability, DurabilityPolicy::TransientLocal))
 }
 
-fn state_topic<T: WrappedTypesupport + 'static>(
+fn of_state(
     node: &mut Node,
-    state: usize,
+    (state, kind): (usize, Kind),
     topic: &str,
+    qos: QosProfile,
     is_historic: bool,
-) -> Result<StateTopic<T>, NodeError> {
-    let qos = if is_historic { LATCHED } else { SENSOR };
-    Ok(StateTopic { state, is_historic, messages: subscribe(node, topic, qos)? })
+) -> Result<Source, NodeError> {
+    Ok(match kind {
+        Kind::Joints => Source::Joints(StateTopic { state, is_historic, messages: subscribe(node, topic, qos)? }),
+        Kind::Pose => Source::Pose(StateTopic { state, is_historic, messages: subscribe(node, topic, qos)? }),
+        Kind::Gripper => Source::Gripper(StateTopic { state, is_historic, messages: subscribe(node, topic, qos)? }),
+        Kind::Channels => Source::Channels(StateTopic { state, is_historic, messages: subscribe(node, topic, qos)? }),
+    })
 }
 
 fn subscribe<T: WrappedTypesupport + 'static>(

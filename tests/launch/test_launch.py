@@ -19,17 +19,22 @@ ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILE = ROOT / "launch/xvla.launch.py"
 PROGRAMS = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 PATIENCE_S = 60.0
+# A file that gives the node a state that any checkpoint takes.
+STATE = [f"params_file:={Path(__file__).with_name('proprio.yaml')}"]
 
-# What `ros2 launch FILE name:=value...` does, without ros2cli.
+# What `ros2 launch FILE name:=value...` does, without ros2cli. A process of the including launch file can show its
+# environment.
 LAUNCHER = """
+import os
 import sys
 from launch import LaunchDescription, LaunchService
-from launch.actions import IncludeLaunchDescription
+from launch.actions import ExecuteProcess, IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 arguments = [tuple(argument.split(":=", 1)) for argument in sys.argv[2:]]
 include = IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)
 service = LaunchService()
-service.include_launch_description(LaunchDescription([include]))
+later = [ExecuteProcess(cmd=["env"], output="screen")] if os.environ.get("SHOW_ENVIRONMENT") else []
+service.include_launch_description(LaunchDescription([include, *later]))
 sys.exit(service.run())
 """
 
@@ -89,10 +94,16 @@ class Launched:
                 start_new_session=True,
             )
 
+    def node_process(self) -> Path | None:
+        """What the system tells about the node's process, if there is one."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return Path("/proc", children[0]) if children else None
+
     def node_environment(self) -> dict[str, str]:
         """The environment of the node's process."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        entries = Path(f"/proc/{children[0]}/environ").read_text().split("\0")
+        process = self.node_process()
+        assert process is not None
+        entries = (process / "environ").read_text().split("\0")
         return dict(entry.split("=", 1) for entry in entries if entry)
 
     def interrupt(self) -> int:
@@ -174,11 +185,11 @@ class LaunchTest(unittest.TestCase):
         launched = self.launch(
             f"params_file:={ROOT / 'config/libero.yaml'}",
             "namespace:=robot",
-            "camera_0_image:=/agentview/image_raw",
-            "camera_1_image:=wrist/image_raw",
+            "agentview_image:=/head/image_raw",
+            "wrist_image:=hand/image_raw",
             "instruction_topic:=/task",
         )
-        expected = {"/agentview/image_raw", "/robot/wrist/image_raw", "/task", "/robot/ee_pose"}
+        expected = {"/head/image_raw", "/robot/hand/image_raw", "/task", "/robot/ee_pose"}
         self.wait_until(launched, lambda: expected <= self.subscribed("xvla", "/robot"))
 
     def test_arguments_set_parameters_over_the_file(self) -> None:
@@ -187,6 +198,31 @@ class LaunchTest(unittest.TestCase):
         self.assertEqual(self.parameter("/xvla", "instruction"), "pick up the cup")
         self.assertEqual(self.parameter("/xvla", "domain_id"), 3, "from the file")
 
+    def test_cameras_may_be_named_by_an_argument(self) -> None:
+        launched = self.launch("cameras:=[head, hand]", "head_image:=/color", *STATE)
+        self.wait_until(launched, lambda: {"/color", "/hand/image"} <= self.subscribed("xvla", "/"))
+        self.assertEqual(self.parameter("/xvla", "cameras"), ["head", "hand"])
+
+    def test_arguments_set_simulated_time_and_the_level_of_the_log(self) -> None:
+        launched = self.launch("use_sim_time:=true", "log_level:=warn", *STATE)
+        self.assertIs(self.parameter("/xvla", "use_sim_time"), True)
+        process = launched.node_process()
+        assert process is not None
+        self.assertIn("--log-level\0warn\0", (process / "cmdline").read_text())
+
+    def test_a_truth_value_that_is_none_is_named(self) -> None:
+        launched = self.launch("respawn:=maybe")
+        self.assertNotEqual(launched.process.wait(timeout=PATIENCE_S), 0)
+        self.assertIn("respawn: 'maybe' is neither true nor false", launched.log.read_text())
+
+    def test_a_node_that_ended_is_started_again_if_that_is_asked_for(self) -> None:
+        launched = self.launch("respawn:=true", "respawn_delay:=0.1", *STATE)
+        self.wait_until(launched, lambda: launched.node_process() is not None)
+        first = launched.node_process()
+        assert first is not None
+        os.kill(int(first.name), signal.SIGKILL)
+        self.wait_until(launched, lambda: launched.node_process() not in (None, first))
+
     def test_ctrl_c_ends_launch_and_the_node_without_a_fault(self) -> None:
         launched = self.launch(f"params_file:={ROOT / 'config/libero.yaml'}", "namespace:=robot")
         self.wait_until(launched, lambda: bool(self.subscribed("xvla", "/robot")))
@@ -194,22 +230,28 @@ class LaunchTest(unittest.TestCase):
 
     def test_without_namespace_and_remappings_topics_are_the_nodes_own(self) -> None:
         launched = self.launch(f"params_file:={ROOT / 'config/bimanual_joints.yaml'}", action_mode="joint")
-        expected = {"/camera_0/image", "/camera_1/image/compressed", "/instruction", "/joint_states"}
+        expected = {"/overhead/image", "/left_wrist/image/compressed", "/instruction", "/joint_states"}
         self.wait_until(launched, lambda: expected <= self.subscribed("xvla", "/"))
 
     def test_a_compressed_camera_is_remapped_with_its_suffix(self) -> None:
         launched = self.launch(
             f"params_file:={ROOT / 'config/bimanual_joints.yaml'}",
-            "camera_1_image:=/left_wrist/image",
+            "left_wrist_image:=/left_hand/image",
             action_mode="joint",
         )
-        self.wait_until(launched, lambda: "/left_wrist/image/compressed" in self.subscribed("xvla", "/"))
+        self.wait_until(launched, lambda: "/left_hand/image/compressed" in self.subscribed("xvla", "/"))
 
     def test_the_node_gets_the_shared_memory_profile(self) -> None:
         launched = self.launch(f"params_file:={ROOT / 'config/libero.yaml'}")
         self.wait_until(launched, lambda: bool(self.subscribed("xvla", "/")))
         profile = launched.node_environment()["FASTRTPS_DEFAULT_PROFILES_FILE"]
         self.assertEqual(profile, str(ROOT / "config/fastdds_shm.xml"))
+
+    def test_the_profile_does_not_reach_what_is_launched_after_the_node(self) -> None:
+        launched = self.launch(f"params_file:={ROOT / 'config/libero.yaml'}", SHOW_ENVIRONMENT="1")
+        self.wait_until(launched, lambda: "SHOW_ENVIRONMENT=1" in launched.log.read_text())
+        self.wait_until(launched, lambda: bool(self.subscribed("xvla", "/")))
+        self.assertNotIn("PROFILES_FILE", launched.log.read_text())
 
     def test_a_profile_that_was_chosen_is_kept(self) -> None:
         chosen = str(self.folder / "chosen.xml")

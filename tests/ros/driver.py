@@ -13,11 +13,17 @@ import time
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
-from rcl_interfaces.msg import Log
+from rcl_interfaces.msg import Log, ParameterEvent
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.parameter_client import AsyncParameterClient
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_profile_parameter_events,
+    qos_profile_sensor_data,
+)
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float32, Float32MultiArray, String
@@ -51,7 +57,7 @@ class Driver:
     def __init__(self, node_name):
         rclpy.init(args=[])
         self.node = rclpy.create_node("driver")
-        self.seen = {"chunks": [], "latencies": [], "diagnostics": [], "log": []}
+        self.seen = {"chunks": [], "latencies": [], "diagnostics": [], "log": [], "events": []}
         # Reports that were made before this moment are none of the test's.
         self.reports_since_ns = 0
         self.changed = threading.Condition()
@@ -65,6 +71,7 @@ class Driver:
             subscribe(StageLatency, f"{node_name}/stage_latency", self.on_latency, 100),
             subscribe(DiagnosticArray, "/diagnostics", self.on_diagnostics, 10),
             subscribe(Log, "/rosout", self.on_log, LATCHED_LOG),
+            subscribe(ParameterEvent, "/parameter_events", self.on_event, qos_profile_parameter_events),
         ]
         self.parameters = AsyncParameterClient(self.node, node_name)
         self.executor = SingleThreadedExecutor()
@@ -118,6 +125,10 @@ class Driver:
         if message.name == self.logger_name:
             self.remember("log", message.msg)
 
+    def on_event(self, message):
+        if message.node == self.node_name:
+            self.remember("events", [parameter.name for parameter in message.new_parameters])
+
     def sender(self, kind, topic):
         if (kind, topic) not in self.senders:
             qos = LATCHED if kind in ("instruction", "latched_gripper") else 10
@@ -136,6 +147,10 @@ class Driver:
                 return True
             time.sleep(0.02)
         return False
+
+    def offer_best_effort(self, kind, topic):
+        """Advertises a topic as a sensor driver does."""
+        self.senders[kind, topic] = self.node.create_publisher(TYPES[kind], topic, qos_profile_sensor_data)
 
     def send(self, kind, topic, stamp_ns=0, frame_id="", **fields):
         """Publishes a message; a stamp of 0 stands for now, and a negative one for a header without a stamp."""
@@ -256,6 +271,11 @@ class Driver:
             time.sleep(0.02)
         return True
 
+    def client(self):
+        """What asks the node for its parameters, once it can answer."""
+        self.parameters.wait_for_services(PATIENCE_S)
+        return self.parameters
+
     def call(self, future):
         deadline = time.monotonic() + PATIENCE_S
         while not future.done() and time.monotonic() < deadline:
@@ -263,24 +283,24 @@ class Driver:
         return future.result()
 
     def list_parameters(self):
-        return list(self.call(self.parameters.list_parameters()).result.names)
+        return list(self.call(self.client().list_parameters()).result.names)
 
     def get_parameters(self, names):
-        values = self.call(self.parameters.get_parameters(names)).values
+        values = self.call(self.client().get_parameters(names)).values
         return [rclpy.parameter.parameter_value_to_python(value) for value in values]
 
     def parameter_types(self, names):
-        return list(self.call(self.parameters.get_parameter_types(names)).types)
+        return list(self.call(self.client().get_parameter_types(names)).types)
 
     def describe_parameter(self, name):
-        found = self.call(self.parameters.describe_parameters([name])).descriptors[0]
+        found = self.call(self.client().describe_parameters([name])).descriptors[0]
         integers = [[r.from_value, r.to_value] for r in found.integer_range]
         doubles = [[r.from_value, r.to_value] for r in found.floating_point_range]
         fields = ("type", "description", "read_only", "additional_constraints")
         return {field: getattr(found, field) for field in fields} | {"integers": integers, "doubles": doubles}
 
     def set_parameter(self, name, value, atomically=False):
-        method = self.parameters.set_parameters_atomically if atomically else self.parameters.set_parameters
+        method = self.client().set_parameters_atomically if atomically else self.client().set_parameters
         answer = self.call(method([Parameter(name, value=value)]))
         result = answer.result if atomically else answer.results[0]
         return [result.successful, result.reason]

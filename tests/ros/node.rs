@@ -99,10 +99,28 @@ impl NodeProcess {
         assert!(said.contains(text), "the node did not say `{text}`:\n{said}");
     }
 
-    /// Sends a signal; the exit code that follows.
-    pub fn end_with(mut self, signal: &str) -> Option<i32> {
+    /// Waits until the node has a thread of that name.
+    pub fn wait_for_thread(&self, name: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let has_name = |task: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(task.ok()?.path().join("comm")).ok().map(|comm| comm.trim() == name)
+        };
+        let tasks = format!("/proc/{}/task", self.child.id());
+        while !std::fs::read_dir(&tasks).unwrap().filter_map(has_name).any(|is_it| is_it) {
+            assert!(Instant::now() < deadline, "the node has no thread `{name}`");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// Sends a signal; the exit code that follows.
+    pub fn end_with(mut self, signal: &str) -> Option<i32> {
+        self.signal(signal);
         self.wait().code()
     }
 

@@ -22,11 +22,29 @@ fn sigint_ends_an_idle_node() {
     assert_eq!(idle().end_with("INT"), Some(0));
 }
 
+/// Makes a pipe that nobody writes to.
+fn pipe(path: &std::path::Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[test]
+fn a_second_signal_ends_the_node_at_once_whatever_it_waits_for() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let file = folder().join(format!("never_read_{signal}.yaml"));
+        pipe(&file);
+        let node = NodeProcess::start(domain(), &["--params-file", file.to_str().unwrap()]);
+        node.wait_for_thread("signals");
+        node.signal("INT");
+        node.wait_for_line("a second signal ends the node at once");
+        assert_eq!(node.end_with(signal), Some(code));
+    }
+}
+
 /// A node whose checkpoint is a pipe that nobody writes to: reading it is a disk that never answers.
 fn loads_forever(name: &str, domain: u32) -> NodeProcess {
     let folder = folder().join(name);
     std::fs::create_dir(&folder).unwrap();
-    assert!(Command::new("mkfifo").arg(folder.join("config.json")).status().unwrap().success());
+    pipe(&folder.join("config.json"));
     let checkpoint = format!("checkpoint:={}", folder.display());
     NodeProcess::start(domain, &["-p", &checkpoint, "-p", "proprio.joint_names:=[a]", "-p", "cameras:=[front]"])
 }

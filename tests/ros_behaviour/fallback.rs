@@ -40,6 +40,11 @@ fn libtorch_answers_in_the_place_of_a_backend_that_cannot_run() {
 }
 
 #[test]
+fn a_fallback_is_told_on_rosout() {
+    node().robot.log_line_with(&["libtorch on cpu instead of cuda_graph"]);
+}
+
+#[test]
 fn diagnostics_warn_of_the_fallback_and_name_both_backends() {
     let report = node().robot.report(|report| !report["inference"].is_null());
     fallback_is_told(&report);

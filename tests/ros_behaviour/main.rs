@@ -1,4 +1,4 @@
-//! How the node behaves on a real ROS 2: its parameters and names, bad input, another instruction, a model that is slow or
+//! How the node behaves on a real ROS 2: its parameters, names, QoS and log, bad input, another instruction, a model that is slow or
 //! cannot run, and its end.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
@@ -11,8 +11,11 @@ mod completeness;
 mod end;
 mod fallback;
 mod instruction;
+mod log;
 mod names;
+mod parameter_files;
 mod parameters;
+mod qos;
 mod slow_model;
 mod state;
 mod streams;

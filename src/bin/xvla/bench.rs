@@ -5,11 +5,13 @@ use crate::output;
 use anyhow::{Context, bail};
 use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use xvla_ros::backend::{device, select};
-use xvla_ros::config::{Config, Device, Dtype, Fallback, Value, read_parameters_file};
+use xvla_ros::config::overrides::DEFAULT_NODE;
+use xvla_ros::config::{Config, Device, Dtype, Fallback};
 use xvla_ros::data::batch::{Limits, calibration_files, read_batch};
 use xvla_ros::offline::bench::{Event, Plan, measure};
+use xvla_ros::offline::deployment;
 use xvla_ros::offline::html;
 use xvla_ros::offline::inspect::inspect;
 use xvla_ros::offline::report::{BackendReport, Report, ThroughputReport};
@@ -60,6 +62,9 @@ pub struct Args {
     /// The node's parameter file, for defaults; flags win.
     #[arg(long, value_name = "F.yaml")]
     params_file: Option<PathBuf>,
+    /// The node whose sections of the parameter file count.
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_NODE, requires = "params_file")]
+    node: String,
     /// Write everything, every sample included, as JSON.
     #[arg(long, value_name = "F")]
     json: Option<PathBuf>,
@@ -99,7 +104,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn plan(args: &Args) -> anyhow::Result<Plan> {
-    let config = args.params_file.as_deref().map(|path| parameters(path, args)).transpose()?;
+    let config = parameters(args)?;
     if let Some(threads) = config.as_ref().and_then(|config| config.num_threads) {
         device::limit_threads(threads);
     }
@@ -133,13 +138,15 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
     })
 }
 
-/// The configuration in the node's parameter file, with the checkpoint of the command line if one is given.
-fn parameters(path: &Path, args: &Args) -> anyhow::Result<Config> {
-    let mut parameters = read_parameters_file(path)?;
-    if let Some(checkpoint) = &args.checkpoint {
-        parameters.insert("checkpoint".to_owned(), Value::String(checkpoint.display().to_string()));
+/// The configuration in the node's parameter file, if there is one, with the checkpoint of the command line if that is
+/// given.
+fn parameters(args: &Args) -> anyhow::Result<Option<Config>> {
+    let Some(path) = &args.params_file else { return Ok(None) };
+    let (config, warnings) = deployment::read(path, &args.node, args.checkpoint.as_deref())?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
     }
-    Config::from_parameters(&parameters).with_context(|| path.display().to_string())
+    Ok(Some(config))
 }
 
 fn text(report: &Report) -> String {
