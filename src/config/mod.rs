@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(message, "parameter `state.joint_names` does not exist: did you mean `proprio.joint_names`?");
         let message = refusal("stepz", Value::Integer(1));
         assert_eq!(message, "parameter `stepz` does not exist: did you mean `steps`?");
-        assert_eq!(refusal("rate_hz", Value::Integer(1)), "parameter `rate_hz` does not exist");
+        assert_eq!(refusal("voltage", Value::Integer(1)), "parameter `voltage` does not exist");
     }
 
     fn names(names: &[&str]) -> Value {
@@ -268,7 +268,10 @@ mod tests {
                 "camera.<name>.transport",
                 "camera.<name>.rotation",
                 "camera.<name>.crop",
-                "camera.<name>.encoding"
+                "camera.<name>.encoding",
+                "camera.<name>.required",
+                "camera.<name>.max_age_ms",
+                "camera.<name>.rate_hz",
             ]
         );
     }
@@ -295,7 +298,7 @@ mod tests {
         let given = |node: &str| {
             let mut overrides = Overrides::default();
             overrides.assign("checkpoint:=model").unwrap();
-            let file = format!("{node}: {{ros__parameters: {{steps: 3, proprio: {{rates: [true, false]}}}}}}\n");
+            let file = format!("{node}: {{ros__parameters: {{steps: 3, battery: {{cells: [true, false]}}}}}}\n");
             let path = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(&path, file).unwrap();
             overrides.add_file(path.path()).unwrap();
@@ -306,10 +309,10 @@ mod tests {
         assert_eq!(shared.parameters.keys().collect::<Vec<_>>(), ["checkpoint", "steps"]);
         assert_eq!(
             shared.warnings,
-            ["ignored, because it is not given to this node alone: parameter `proprio.rates` does not exist"]
+            ["ignored, because it is not given to this node alone: parameter `battery.cells` does not exist"]
         );
         let refusal = Config::keep_declared(&mut given("xvla")).unwrap_err();
-        assert_eq!(refusal.to_string(), "parameter `proprio.rates` does not exist");
+        assert_eq!(refusal.to_string(), "parameter `battery.cells` does not exist");
     }
 
     #[test]

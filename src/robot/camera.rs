@@ -13,8 +13,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// The most frames kept per camera: a third of a second at 30 Hz, for cameras whose frames take longer than others'.
 const MOST: usize = 10;
-/// A stamp that lies back by more than this comes from a clock that was set, so that newer frames mean nothing.
+/// A stamp that lies back by more than this is a stray one or comes from a clock that was set.
 const RESET_MS: f64 = 1_000.0;
+/// Stamps in a row that lie back so far, after which the clock was set, so that newer frames mean nothing.
+const CONFIRMED: u32 = 3;
 /// Images in a row that could not be decoded, after which the camera counts as broken.
 const BROKEN: u32 = 3;
 
@@ -40,6 +42,8 @@ pub struct Camera {
     same_bytes: u64,
     last_hash: Option<u64>,
     undecodable: u32,
+    /// Stamps in a row that lay far back.
+    set_back: u32,
 }
 
 /// What became of the frames that were received and not invalid.
@@ -107,6 +111,7 @@ impl Camera {
             same_bytes: 0,
             last_hash: None,
             undecodable: 0,
+            set_back: 0,
         }
     }
 
@@ -132,8 +137,14 @@ impl Camera {
         let stamp = stamp.unwrap_or(now.stamp);
         self.topic.check_stamp(stamp, now)?;
         if self.newest.is_some_and(|newest| newest.ms_since(stamp) > RESET_MS) {
+            self.set_back += 1;
+            if self.set_back < CONFIRMED {
+                self.frames.skipped += 1;
+                return Ok(());
+            }
             self.clear();
         }
+        self.set_back = 0;
         if self.repeats(&image, stamp) {
             self.frames.repeated += 1;
             return Ok(());

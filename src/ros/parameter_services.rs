@@ -196,13 +196,17 @@ mod tests {
         };
         assert_eq!(names(&[], 0).len(), table().len());
         assert!(names(&[], 1).iter().all(|name| !name.contains('.')));
-        assert_eq!(names(&["policy"], 1), ["policy.deadline_ms"]);
+        assert_eq!(names(&["policy"], 1), ["policy.deadline_ms", "policy.rate_hz"]);
         assert_eq!(
             names(&["camera.front"], 0),
-            ["transport", "rotation", "crop", "encoding"].map(|name| format!("camera.front.{name}"))
+            ["transport", "rotation", "crop", "encoding", "required", "max_age_ms", "rate_hz"]
+                .map(|name| format!("camera.front.{name}"))
         );
         assert_eq!(names(&["camera"], 1), [""; 0]);
-        assert_eq!(list(&table(), &[], 0).prefixes, ["proprio", "policy", "engine", "camera.front"]);
+        assert_eq!(
+            list(&table(), &[], 0).prefixes,
+            ["proprio", "proprio.gripper", "sync", "policy", "engine", "camera.front"]
+        );
     }
 
     #[test]

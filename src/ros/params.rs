@@ -84,7 +84,8 @@ mod tests {
     fn every_parameter_of_the_table_is_declared_with_its_value() {
         let parameters = parameters(&[]).unwrap();
         let names = Value::Strings(vec!["front".to_owned(), "wrist".to_owned()]);
-        let given = Parameters::from([("cameras".to_owned(), names.clone())]);
+        let joints = ("proprio.joint_names".to_owned(), Value::Strings(vec!["a".to_owned()]));
+        let given = Parameters::from([("cameras".to_owned(), names.clone()), joints]);
         assert_eq!(parameters.table.len(), declared(Audience::Node(&given)).unwrap().len() + 1);
         let value = |name: &str| parameters.table.iter().find(|p| p.row.name == name).map(|p| p.value.clone());
         assert_eq!(value("cameras"), Some(names));
