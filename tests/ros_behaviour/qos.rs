@@ -30,7 +30,7 @@ fn overrides_are_in_effect_and_declared_with_their_values() {
     robot.connect(&ONE_CAMERA);
     let names = [RELIABLE.split(":=").next().unwrap(), "qos_overrides./camera_0/image.subscription.depth", durability];
     let values = robot.ask(json!({"do": "get_parameters", "names": names}));
-    assert_eq!(values, json!(["reliable", 1, "volatile"]));
+    assert_eq!(values, json!(["reliable", 5, "volatile"]));
     let listed = robot.ask(json!({"do": "list_parameters"}));
     assert!(names.iter().all(|name| listed.as_array().unwrap().contains(&json!(name))), "{listed}");
     robot.joints("joint_states", &JOINTS, &[0.0; 3], 0);

@@ -51,7 +51,7 @@ fn node() -> MutexGuard<'static, Deployment> {
     static NODE: Shared = Shared::new();
     let mut node = shared(&NODE, || {
         let domain = domain();
-        let node = start(domain, &[]);
+        let node = start(domain, &["hardware_id:=arm_7"]);
         let mut robot = Robot::start(domain, "/xvla");
         robot.connect(&[("image", CAMERAS[0]), ("image", CAMERAS[1]), ("joints", "joint_states")]);
         Deployment { node, robot, cameras: &CAMERAS }
@@ -87,6 +87,17 @@ fn a_state_that_stops_stops_the_policy() {
     let mut node = node();
     node.robot.ask(json!({"do": "cut", "stream": "joints"}));
     stops_because(&mut node, "nothing on joint_states for ");
+}
+
+#[test]
+fn a_change_of_level_is_reported_at_once_and_under_the_robots_name() {
+    let mut node = node();
+    node.robot.ask(json!({"do": "cut", "stream": "joints"}));
+    let report = node.robot.report(|report| report["inputs"]["level"] == ERROR);
+    // A report of the next second could not say so.
+    let message = report["inputs"]["message"].as_str().unwrap();
+    assert!(message.starts_with("nothing on joint_states for 0."), "{message}");
+    assert_eq!(report["robot"]["id"], "arm_7");
 }
 
 #[test]
