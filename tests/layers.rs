@@ -20,7 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("transform", &["config", "error", "types"]),
     ("backend", &["config", "error", "model", "transform", "types"]),
     ("pipeline", &["backend", "config", "error", "model", "transform", "types"]),
-    ("robot", &["config", "data", "error", "pipeline", "types"]),
+    ("robot", &["config", "data", "error", "pipeline", "transform", "types"]),
     ("offline", &["backend", "config", "data", "error", "model", "pipeline", "robot", "transform", "types"]),
     ("ros", &["backend", "config", "data", "error", "pipeline", "robot", "transform", "types"]),
 ];

@@ -46,6 +46,9 @@ pub use value::{Parameters, Value};
 use schema::{Rows, Table};
 use std::path::Path;
 
+/// How the names of a camera's parameters start.
+const OF_A_CAMERA: &str = "camera.";
+
 /// Every parameter, in the order of the table; those that repeat for each name in a list come last.
 ///
 /// # Errors
@@ -74,14 +77,18 @@ impl Config {
     }
 
     /// Drops parameters that do not exist if they were meant for any node, as those of a shared file are, and warns of
-    /// each. The cameras must be named.
+    /// each. Those of cameras are left as they are until the cameras have names, so that a misspelt name is told before a
+    /// checkpoint is opened.
     ///
     /// # Errors
     /// The first parameter that does not exist although it was given to this very node.
     pub fn keep_declared(given: &mut Given) -> Result<(), ConfigError> {
         let rows = declared(Audience::Node(&given.parameters))?;
+        let are_named = rows.iter().any(|row| row.name.starts_with(OF_A_CAMERA));
+        let is_declared = |name: &str| rows.iter().any(|row| row.name == name);
+        let may_be_declared = |name: &str| !are_named && name.starts_with(OF_A_CAMERA);
         let unknown: Vec<String> =
-            given.parameters.keys().filter(|name| !rows.iter().any(|row| row.name == **name)).cloned().collect();
+            given.parameters.keys().filter(|name| !is_declared(name) && !may_be_declared(name)).cloned().collect();
         for name in unknown {
             let error = parameter::unknown(&name, &rows);
             if given.is_deliberate(&name) {
@@ -313,6 +320,19 @@ mod tests {
         );
         let refusal = Config::keep_declared(&mut given("xvla")).unwrap_err();
         assert_eq!(refusal.to_string(), "parameter `battery.cells` does not exist");
+    }
+
+    #[test]
+    fn a_misspelt_name_is_told_before_the_cameras_have_names_but_not_that_of_a_cameras_parameter() {
+        let mut given = Parameters::from([("camera.top.transport".to_owned(), Value::String("raw".to_owned()))]);
+        assert!(Config::keep_declared(&mut given.clone().into()).is_ok());
+        given.insert("stepz".to_owned(), Value::Integer(1));
+        let refusal = Config::keep_declared(&mut given.clone().into()).unwrap_err().to_string();
+        assert!(refusal.contains("`stepz`"), "{refusal}");
+        given.remove("stepz");
+        given.insert("cameras".to_owned(), names(&["front"]));
+        let refusal = Config::keep_declared(&mut given.into()).unwrap_err().to_string();
+        assert!(refusal.contains("`camera.top.transport` does not exist"), "{refusal}");
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub fn read(file: &Path, node: &str, checkpoint: Option<&Path>) -> Result<(Confi
     if let Some(checkpoint) = checkpoint {
         given.parameters.insert("checkpoint".to_owned(), Value::String(checkpoint.display().to_string()));
     }
+    Config::keep_declared(&mut given).map_err(in_file)?;
     name_cameras(&mut given)?.map_err(in_file)?;
     Config::keep_declared(&mut given).map_err(in_file)?;
     let config = Config::from_parameters(&given.parameters).map_err(in_file)?;

@@ -10,7 +10,9 @@ use r2r::{Node, Publisher, QosProfile};
 use std::time::{Duration, Instant};
 
 /// How long the declarations wait for somebody to hear them. Whoever is found later asks the parameter services.
-const DISCOVERY: Duration = Duration::from_secs(3);
+const DISCOVERY: Duration = Duration::from_secs(5);
+/// How long a listener has been known before it knows this publisher as well, so that a message arrives.
+const ACQUAINTANCE: Duration = Duration::from_secs(1);
 
 /// Publishes the node's parameter events.
 pub struct ParameterEvents {
@@ -19,6 +21,8 @@ pub struct ParameterEvents {
     node_name: String,
     /// When the node started, until its declarations are published.
     undeclared_since: Option<Instant>,
+    /// When somebody was first found to listen.
+    heard_since: Option<Instant>,
 }
 
 impl ParameterEvents {
@@ -31,14 +35,18 @@ impl ParameterEvents {
         let publisher = node
             .create_publisher("/parameter_events", QosProfile::parameter_events())
             .map_err(NodeError::middleware("/parameter_events"))?;
-        Ok(Self { publisher, clock, node_name, undeclared_since: Some(Instant::now()) })
+        Ok(Self { publisher, clock, node_name, undeclared_since: Some(Instant::now()), heard_since: None })
     }
 
     /// Publishes one event for each declared parameter, as rclcpp does, once: as soon as somebody listens, or
-    /// three seconds after the start.
+    /// five seconds after the start.
     pub fn declare_when_heard(&mut self, table: &[Declared]) {
         let Some(since) = self.undeclared_since else { return };
-        let is_heard = self.publisher.get_inter_process_subscription_count().is_ok_and(|count| count > 0);
+        if self.heard_since.is_none() {
+            let listeners = self.publisher.get_inter_process_subscription_count();
+            self.heard_since = listeners.is_ok_and(|count| count > 0).then(Instant::now);
+        }
+        let is_heard = self.heard_since.is_some_and(|heard| heard.elapsed() >= ACQUAINTANCE);
         if is_heard || since.elapsed() >= DISCOVERY {
             self.undeclared_since = None;
             table.iter().for_each(|declared| self.publish(&[declared], &[]));

@@ -35,6 +35,7 @@ impl NodeParameters {
         let sim_time = sim_time_row();
         let use_sim_time = sim_time.check(given.parameters.remove(USE_SIM_TIME).unwrap_or(Value::Bool(false)))?;
         let qos = QosOverrides::from_parameters(given.take_group(QOS_OVERRIDES));
+        Config::keep_declared(&mut given)?;
         Config::name_cameras(&mut given.parameters, |checkpoint| {
             camera_names(checkpoint).map_err(PipelineError::from).map_err(NodeError::from)
         })?;

@@ -15,11 +15,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// The number of lines that are kept until the node exists; older ones make way for newer ones.
 const KEPT: usize = 1000;
-/// The time that the middleware gets to deliver to a subscriber that it has found.
+/// The time that the middleware gets to deliver to a subscriber that it has long found.
 const DELIVERY: Duration = Duration::from_millis(100);
-/// The age at which a node has found who listens; one that fails earlier waits until then. On a busy machine Fast DDS was
-/// seen to take two seconds.
-const DISCOVERY: Duration = Duration::from_secs(3);
+/// The time that it gets after a young node's failure. That this side has found the other does not mean that the other has
+/// found this one, and r2r cannot wait for acknowledgements.
+const FIRST_DELIVERY: Duration = Duration::from_secs(1);
+/// The age at which a node has found who listens; one that fails earlier waits until then. Fast DDS was
+/// seen to take two seconds, on a busy machine more than three.
+const DISCOVERY: Duration = Duration::from_secs(5);
 
 /// How severe a line is, with the constants of `rcl_interfaces/Log`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,7 +149,9 @@ impl Rosout {
             };
             if subscribers.unwrap_or(0) > 0 {
                 let found = *delivering_since.get_or_insert_with(|| if looked { Instant::now() } else { last });
-                if last.max(found).elapsed() >= DELIVERY {
+                let is_young = found.saturating_duration_since(since) < DISCOVERY;
+                let time = if is_young && must_arrive() { FIRST_DELIVERY } else { DELIVERY };
+                if last.max(found).elapsed() >= time {
                     break;
                 }
             } else if !must_arrive() || since.elapsed() >= DISCOVERY {

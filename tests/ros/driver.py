@@ -211,6 +211,11 @@ class Driver:
             ended.set()
             thread.join()
 
+    def silence(self):
+        """Ends every stream."""
+        for stream in list(self.streams):
+            self.cut(stream)
+
     def clock(self, seconds):
         """Publishes a moment on /clock."""
         message = Clock()

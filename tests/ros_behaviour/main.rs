@@ -18,7 +18,6 @@ mod parameters;
 mod qos;
 mod slow_model;
 mod state;
-mod streams;
 
 use ros::{JOINTS, checkpoint, folder};
 

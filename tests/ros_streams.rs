@@ -1,9 +1,14 @@
 //! Inputs as a robot sends them, one of which then dies, freezes or lies: the policy stops, says why, and goes on once the
 //! input is back.
 
-use crate::ros::{Deployment, count};
-use crate::ros::{JOINTS, NodeProcess, Robot, Shared, checkpoint, domain, hex, noise_image, shared};
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
+#[path = "ros/mod.rs"]
+mod ros;
+
+use ros::{Deployment, JOINTS, NodeProcess, Robot, Shared, checkpoint, count, domain, hex, noise_image, shared};
 use serde_json::{Value, json};
+use std::ops::{Deref, DerefMut};
 use std::sync::MutexGuard;
 
 const CAMERAS: [&str; 2] = ["front/image", "wrist/image"];
@@ -46,8 +51,32 @@ fn joints(robot: &mut Robot, stream: &str, names: &[&str]) {
         "name": names, "position": position}));
 }
 
-/// A node whose robot streams everything.
-fn node() -> MutexGuard<'static, Deployment> {
+/// A node whose robot streams everything for as long as a test has it.
+struct Streaming(MutexGuard<'static, Deployment>);
+
+impl Deref for Streaming {
+    type Target = Deployment;
+
+    fn deref(&self) -> &Deployment {
+        &self.0
+    }
+}
+
+impl DerefMut for Streaming {
+    fn deref_mut(&mut self) -> &mut Deployment {
+        &mut self.0
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.robot.ask(json!({"do": "silence"}));
+        }
+    }
+}
+
+fn node() -> Streaming {
     static NODE: Shared = Shared::new();
     let mut node = shared(&NODE, || {
         let domain = domain();
@@ -57,7 +86,7 @@ fn node() -> MutexGuard<'static, Deployment> {
         Deployment { node, robot, cameras: &CAMERAS }
     });
     everything(&mut node);
-    node
+    Streaming(node)
 }
 
 /// Streams everything as it should be, and waits until it is.

@@ -1,0 +1,180 @@
+//! Frames: which of them make an observation, and which are never used.
+
+use super::Bench;
+use crate::config::Value;
+use crate::error::InputError;
+use crate::robot::health::Level;
+use crate::robot::instruction::Origin;
+
+#[test]
+fn there_is_no_observation_before_every_input_has_come() {
+    let mut bench = Bench::with(&[("instruction", Value::String(String::new()))]);
+    bench.says(Level::Stale, "waiting for front/image, wrist/image, joint_states, instruction");
+    bench.everything();
+    assert!(bench.observe().is_none());
+    bench.inputs.instruction("pick".to_owned(), Origin::Volatile, bench.now());
+    assert_eq!(bench.observe().unwrap().instruction, "pick");
+}
+
+#[test]
+fn frames_that_belong_together_are_used_together_and_never_twice() {
+    let mut bench = Bench::new();
+    bench.everything();
+    assert_eq!(bench.views(), Some(vec![Some(0), Some(0)]));
+    assert_eq!(bench.views(), None);
+    bench.ms = 33;
+    bench.frame(0, 33);
+    assert_eq!(bench.views(), None, "wrist has nothing new");
+    bench.frame(1, 30);
+    assert_eq!(bench.views(), Some(vec![Some(33), Some(30)]));
+}
+
+#[test]
+fn a_dead_camera_stops_the_policy_and_its_last_frame_is_never_paired_with_later_ones() {
+    let mut bench = Bench::new();
+    bench.everything();
+    for frame in 1..60 {
+        bench.ms = frame * 33;
+        bench.joints(&["a", "b"], &[0.0, 0.0], bench.ms);
+        bench.frame(0, bench.ms);
+    }
+    bench.says(Level::Error, "no frame on wrist/image for 1.9 s");
+    assert!(bench.observe().is_none());
+    bench.frame(1, bench.ms);
+    assert_eq!(bench.views(), Some(vec![Some(bench.ms), Some(bench.ms)]));
+}
+
+#[test]
+fn cameras_that_are_apart_make_no_observation_and_how_far_is_said() {
+    let mut bench = Bench::new();
+    for frame in 0..60 {
+        bench.ms = frame * 33;
+        bench.joints(&["a", "b"], &[0.0, 0.0], bench.ms);
+        if frame % 6 == 0 {
+            bench.frames(bench.ms, bench.ms - 100);
+        }
+        assert!(bench.observe().is_none());
+    }
+    bench.says(Level::Error, "frames of front and wrist are 98 ms apart (sync.tolerance_ms is 50)");
+}
+
+#[test]
+fn a_camera_that_repeats_its_bytes_is_frozen_until_they_change() {
+    let mut bench = Bench::new();
+    let still = bench.image();
+    let mut used = 0;
+    for frame in 0..60 {
+        bench.ms = frame * 10;
+        bench.joints(&["a", "b"], &[0.0, 0.0], bench.ms);
+        bench.inputs.frame(0, still.clone(), Some(Bench::stamp(bench.ms)), bench.now());
+        bench.frame(1, bench.ms);
+        used += u32::from(bench.observe().is_some());
+    }
+    assert_eq!(used, 29, "until the thirtieth");
+    bench.says(Level::Error, "front/image is frozen: 60 frames with the same bytes");
+    bench.ms += 10;
+    bench.everything();
+    assert!(bench.observe().is_some());
+    bench.says(Level::Ok, "arrive");
+}
+
+#[test]
+fn a_scene_may_stand_still_where_the_deployment_says_so() {
+    let mut bench = Bench::with(&[("sync.frozen_after", Value::Integer(0))]);
+    let still = bench.image();
+    for frame in 0..60 {
+        bench.ms = frame * 10;
+        bench.joints(&["a", "b"], &[0.0, 0.0], bench.ms);
+        bench.inputs.frame(0, still.clone(), Some(Bench::stamp(bench.ms)), bench.now());
+        bench.frame(1, bench.ms);
+        assert!(bench.observe().is_some());
+    }
+}
+
+fn with_optional_wrist() -> Bench {
+    Bench::with(&[("camera.wrist.required", Value::Bool(false))])
+}
+
+#[test]
+fn an_optional_camera_is_masked_once_it_is_too_old() {
+    let mut bench = with_optional_wrist();
+    bench.everything();
+    assert_eq!(bench.views(), Some(vec![Some(0), Some(0)]));
+    let mut masked_from = None;
+    for frame in 1..40 {
+        bench.ms = frame * 33;
+        bench.joints(&["a", "b"], &[0.0, 0.0], bench.ms);
+        bench.frame(0, bench.ms);
+        if let Some(views) = bench.views() {
+            assert_eq!(views, [Some(bench.ms), None]);
+            masked_from = masked_from.or(Some(bench.ms));
+        }
+    }
+    assert_eq!(masked_from, Some(528), "at first the policy waits for it");
+    bench.says(Level::Warn, "no frame on wrist/image for 1.3 s: its view is masked");
+    bench.ms += 33;
+    bench.everything();
+    assert_eq!(bench.views(), Some(vec![Some(1320), Some(1320)]), "it is used again");
+}
+
+#[test]
+fn an_optional_camera_that_never_came_does_not_hold_the_policy_up() {
+    let mut bench = with_optional_wrist();
+    bench.joints(&["a", "b"], &[0.0, 0.0], 0);
+    bench.frame(0, 0);
+    assert_eq!(bench.views(), Some(vec![Some(0), None]));
+    bench.says(Level::Warn, "nothing on wrist/image yet: its view is masked");
+}
+
+#[test]
+fn a_set_waits_for_the_frame_that_is_about_to_match_it_better() {
+    let mut bench = Bench::new();
+    for frame in 0..12 {
+        bench.ms = frame * 33;
+        bench.joints(&["a", "b"], &[0.0, 0.0], bench.ms);
+        bench.frames(bench.ms, bench.ms);
+        bench.observe();
+    }
+    // One frame of the wrist is early, the next one on time.
+    bench.ms = 12 * 33;
+    bench.frame(1, bench.ms - 25);
+    bench.frame(0, bench.ms);
+    assert_eq!(bench.views(), None);
+    bench.frame(1, bench.ms);
+    assert_eq!(bench.views(), Some(vec![Some(bench.ms), Some(bench.ms)]));
+}
+
+#[test]
+fn a_frame_that_does_not_come_is_not_waited_for_beyond_its_period() {
+    let mut bench = Bench::new();
+    for frame in 0..12 {
+        bench.ms = frame * 33;
+        bench.joints(&["a", "b"], &[0.0, 0.0], bench.ms);
+        bench.frames(bench.ms, bench.ms);
+        bench.observe();
+    }
+    bench.ms = 12 * 33;
+    bench.frame(1, bench.ms - 25);
+    bench.frame(0, bench.ms);
+    assert_eq!(bench.views(), None);
+    bench.ms += 50;
+    assert_eq!(bench.views(), Some(vec![Some(396), Some(371)]));
+}
+
+#[test]
+fn a_camera_none_of_whose_frames_can_be_decoded_stops_the_policy() {
+    let mut bench = Bench::new();
+    let error = InputError::Image { field: "front/image".to_owned(), reason: "cut short".to_owned() };
+    for frame in 0..3 {
+        bench.ms = frame * 33;
+        bench.everything();
+        assert!(bench.observe().is_some());
+        bench.inputs.decoded(0, Some(&error), bench.now());
+    }
+    assert_eq!(bench.inputs.take_new_faults(), ["`front/image`: cut short"], "said once");
+    bench.says(Level::Error, "no frame of front/image can be decoded: `front/image`: cut short");
+    bench.inputs.decoded(0, None, bench.now());
+    bench.says(Level::Warn, "dropped: `front/image`: cut short");
+    let camera = &bench.inputs.cameras()[0];
+    assert_eq!((camera.frames.used, camera.topic.dropped_invalid), (0, 3));
+}
