@@ -227,7 +227,7 @@ impl Inputs {
         let lines: Vec<Vec<Stamp>> =
             self.cameras.iter().filter(|camera| camera.is_required()).map(|camera| camera.stamps(now)).collect();
         let is_lasting = now.at.saturating_duration_since(since) > Duration::from_secs(1);
-        sync::smallest_span(&lines).filter(|_| is_lasting)
+        sync::smallest_span(&lines).filter(|span| is_lasting && *span > self.tolerance)
     }
 
     /// The cameras, in the order of views.

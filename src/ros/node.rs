@@ -200,8 +200,8 @@ impl Turn {
         if has_stopped {
             // No chunk comes after the report that says so, not even one that is under way.
             self.begin_epoch();
-        } else if health.may_act
-            && self.model.is_running()
+        } else if self.model.is_running()
+            // The inputs hold themselves to their limits, and only a new attempt shows that images can be decoded again.
             && let Some(selection) = self.inputs.observe(self.clock.present())
         {
             self.infer_once.offered(selection.reference());

@@ -146,6 +146,12 @@ impl NodeProcess {
 
 impl Drop for NodeProcess {
     fn drop(&mut self) {
+        // A node that is killed leaves its shared memory behind, 32 MiB, until the machine has none left.
+        let _ = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
+        let deadline = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         // The killer first: once the node is gone its number may become another process's.
         for child in [&mut self.killer, &mut self.child] {
             let _ = child.kill();

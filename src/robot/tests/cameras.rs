@@ -56,6 +56,8 @@ fn cameras_that_are_apart_make_no_observation_and_how_far_is_said() {
         assert!(bench.observe().is_none());
     }
     bench.says(Level::Error, "frames of front and wrist are 98 ms apart (sync.tolerance_ms is 50)");
+    bench.frames(bench.ms, bench.ms);
+    bench.says(Level::Ok, "arrive");
 }
 
 #[test]
