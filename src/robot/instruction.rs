@@ -9,8 +9,9 @@ use crate::error::InputError;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How much later than on one subscription a message may come on the other.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How much later than on one subscription a message may come on the other: the second is made once a publisher is seen
+/// that keeps its messages, and has to be discovered in turn.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which of the two subscriptions an instruction came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
