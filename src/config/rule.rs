@@ -106,28 +106,29 @@ impl<T: 'static> Rule<T> {
     }
 
     /// Converts the value with `map`.
-    pub fn map<U: 'static>(self, map: impl Fn(T) -> U + 'static) -> Rule<U> {
-        let typed = self.typed;
-        Rule {
-            name: self.name,
-            default: self.default,
-            domain: self.domain,
-            live: self.live,
-            typed_default: map(self.typed_default),
-            typed: Box::new(move |value| typed(value).map(&map)),
-        }
+    pub fn map<U: 'static>(self, map: impl Fn(T) -> U + Clone + 'static) -> Rule<U> {
+        let convert = map.clone();
+        self.converted(map, move |value| Ok(convert(value)))
     }
 
     /// Converts the value with `check`, which refuses it with a reason. The default has to become `U`'s own default.
     pub fn checked<U: Default + 'static>(self, check: impl Fn(T) -> Result<U, String> + 'static) -> Rule<U> {
+        self.converted(|_| U::default(), check)
+    }
+
+    fn converted<U: 'static>(
+        self,
+        default: impl FnOnce(T) -> U,
+        convert: impl Fn(T) -> Result<U, String> + 'static,
+    ) -> Rule<U> {
         let typed = self.typed;
         Rule {
             name: self.name,
             default: self.default,
             domain: self.domain,
             live: self.live,
-            typed_default: U::default(),
-            typed: Box::new(move |value| check(typed(value)?)),
+            typed_default: default(self.typed_default),
+            typed: Box::new(move |value| convert(typed(value)?)),
         }
     }
 

@@ -19,6 +19,8 @@ const RESET_MS: f64 = 1_000.0;
 const CONFIRMED: u32 = 3;
 /// Images in a row that could not be decoded, after which the camera counts as broken.
 const BROKEN: u32 = 3;
+/// How long a broken camera that is not required is left out before another of its images is tried.
+const REST: Duration = Duration::from_secs(1);
 
 /// A camera with its latest frames.
 #[derive(Debug)]
@@ -42,6 +44,7 @@ pub struct Camera {
     same_bytes: u64,
     last_hash: Option<u64>,
     undecodable: u32,
+    last_undecodable: Option<Instant>,
     /// Stamps in a row that lay far back.
     set_back: u32,
 }
@@ -111,6 +114,7 @@ impl Camera {
             same_bytes: 0,
             last_hash: None,
             undecodable: 0,
+            last_undecodable: None,
             set_back: 0,
         }
     }
@@ -256,6 +260,7 @@ impl Camera {
             return None;
         };
         self.undecodable = self.undecodable.saturating_add(1);
+        self.last_undecodable = Some(now.at);
         self.frames.used = self.frames.used.saturating_sub(1);
         self.topic.drop_invalid(error, now)
     }
@@ -281,6 +286,12 @@ impl Camera {
         } else {
             CameraState::Fresh
         }
+    }
+
+    /// Whether its images could lately not be decoded, so that an observation is better made without it.
+    pub(super) fn rests(&self, now: Now) -> bool {
+        let is_recent = self.last_undecodable.is_some_and(|last| now.at.saturating_duration_since(last) < REST);
+        self.undecodable >= BROKEN && is_recent
     }
 
     /// Age of the newest stamp, ms, negative if it lies ahead; `None` before the first frame.

@@ -164,13 +164,13 @@ impl Inputs {
         let (oldest, newest) = (chosen.iter().min().copied()?, chosen.iter().max().copied()?);
 
         let mut chosen = chosen.into_iter();
-        let join =
-            |line: &[Stamp]| sync::joining(line, oldest, newest, self.tolerance).and_then(|at| line.get(at).copied());
-        let set: Vec<Option<Stamp>> = lines
-            .iter()
-            .zip(&is_required)
-            .map(|(line, required)| if *required { chosen.next() } else { join(line) })
-            .collect();
+        let join = |camera: &Camera, line: &[Stamp]| {
+            let at = sync::joining(line, oldest, newest, self.tolerance).filter(|_| !camera.rests(now))?;
+            line.get(at).copied()
+        };
+        let each = self.cameras.iter().zip(&lines).zip(&is_required);
+        let set: Vec<Option<Stamp>> =
+            each.map(|((camera, line), required)| if *required { chosen.next() } else { join(camera, line) }).collect();
         (self.is_complete(&set, now) && !self.is_about_to_be_beaten(&set, now)).then_some(set)
     }
 

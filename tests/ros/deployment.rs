@@ -47,11 +47,15 @@ impl Deployment {
         self.robot.report(|report| counters.iter().all(|(key, sent)| count(report, "inputs", key) == Some(*sent)))
     }
 
-    /// What counters call a topic: cameras by their view, others by their last name.
+    /// What counters call a topic: cameras by their names, others by their last. A camera whose topic is remapped to one
+    /// that does not end in `image` is the first.
     fn key(&self, topic: &str) -> String {
-        match self.cameras.iter().position(|camera| *camera == topic) {
-            Some(view) => format!("camera_{view}"),
-            None => topic.rsplit('/').next().unwrap_or_default().to_owned(),
-        }
+        let own = topic.strip_suffix("/compressed").unwrap_or(topic).strip_suffix("/image");
+        let name = match own {
+            None if self.cameras.contains(&topic) => "camera_0",
+            Some(own) => own.rsplit('/').next().unwrap_or_default(),
+            None => topic.rsplit('/').next().unwrap_or_default(),
+        };
+        name.to_owned()
     }
 }

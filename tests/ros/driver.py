@@ -318,7 +318,10 @@ def main():
         command = json.loads(line)
         answer = getattr(driver, command.pop("do"))(**command)
         print(json.dumps(answer), flush=True)
-    # Nothing is torn down under the thread that spins.
+    # The participant's shared memory goes with it; nothing else is torn down under the thread that spins.
+    driver.silence()
+    driver.executor.shutdown(timeout_sec=1.0)
+    rclpy.try_shutdown()
     os._exit(0)
 
 

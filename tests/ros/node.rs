@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How long an event may take on a machine that has other things to do; only a test that fails waits for so long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Ends a process: a node that is killed leaves its shared memory behind, 32 MiB, until the machine has none left.
+const END: &str = "end() { kill -s TERM \"$1\"; sleep 2; kill -s KILL \"$1\"; }; end";
+
 /// Domains whose ports lie below those that Linux gives to clients.
 const DOMAINS: u32 = 100;
 
@@ -75,7 +78,7 @@ impl NodeProcess {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let killer = afterwards("kill -s KILL", child.id().to_string());
+        let killer = afterwards(END, child.id().to_string());
         let log = Arc::new(Log::default());
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let reader = std::thread::spawn({
@@ -146,7 +149,6 @@ impl NodeProcess {
 
 impl Drop for NodeProcess {
     fn drop(&mut self) {
-        // A node that is killed leaves its shared memory behind, 32 MiB, until the machine has none left.
         let _ = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status();
         let deadline = Instant::now() + Duration::from_secs(1);
         while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 use xvla_ros::types::RgbImage;
 
 /// Reports of `/diagnostics`, one a second, that are waited for before a test gives up.
@@ -15,7 +16,8 @@ const REPORTS: usize = 60;
 /// A robot by remote control; it sees of its domain what its node publishes.
 pub struct Robot {
     child: Child,
-    commands: ChildStdin,
+    /// `None` once the robot ends.
+    commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     /// Messages published on each topic, streams aside.
     sent: BTreeMap<String, u64>,
@@ -32,7 +34,7 @@ impl Robot {
             .stdout(Stdio::piped())
             .spawn()
             .expect("python3 must be on PATH: run `make test`, or `source scripts/env.sh` first");
-        let commands = child.stdin.take().unwrap();
+        let commands = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().unwrap());
         let mut robot = Self { child, commands, answers, sent: BTreeMap::new() };
         assert_eq!(robot.answer(), "up");
@@ -41,7 +43,7 @@ impl Robot {
 
     /// Gives one command of driver.py and returns its answer.
     pub fn ask(&mut self, command: Value) -> Value {
-        writeln!(self.commands, "{command}").unwrap();
+        writeln!(self.commands.as_mut().unwrap(), "{command}").unwrap();
         self.answer()
     }
 
@@ -158,6 +160,12 @@ impl Robot {
 
 impl Drop for Robot {
     fn drop(&mut self) {
+        // The driver ends with its standard input, and takes its shared memory with it.
+        drop(self.commands.take());
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

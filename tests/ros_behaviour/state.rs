@@ -63,7 +63,6 @@ fn states_of_another_width_are_counted_and_named_in_diagnostics() {
 }
 
 #[test]
-#[ignore = "the report never counts its instruction as sent: to be found out"]
 fn an_instruction_that_is_too_long_is_answered_and_told_of() {
     let mut node = node();
     node.robot.connect(&[("instruction", "instruction")]);
