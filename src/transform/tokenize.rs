@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tokenizers::TruncationParams;
+use tokenizers::TruncationDirection;
 
 use crate::error::{CheckpointError, InputError, check_content};
 use crate::transform::TransformError;
@@ -63,8 +63,7 @@ impl Tokenizer {
             return Err(format!("{max_length} tokens leave no room for words beside {special} special tokens"));
         }
         inner.with_padding(None);
-        let truncation = TruncationParams { max_length, ..TruncationParams::default() };
-        inner.with_truncation(Some(truncation)).map_err(|error| error.to_string())?;
+        inner.with_truncation(None).map_err(|error| error.to_string())?;
         Ok(Self { inner, max_length, pad_id, padding_side: PaddingSide::Right, special })
     }
 
@@ -94,17 +93,18 @@ impl Tokenizer {
         if text.trim().is_empty() {
             return Err(InputError::EmptyInstruction.into());
         }
-        let encoding =
-            self.inner.encode_fast(text, true).map_err(|error| TransformError::Tokenizer(error.to_string()))?;
+        let refused = |error: tokenizers::Error| TransformError::Tokenizer(error.to_string());
+        // The tokenizer's own truncation would stop at the limit, and nobody would know how much was cut off.
+        let mut encoding = self.inner.encode_fast(text, false).map_err(refused)?;
+        let tokens = encoding.len() + self.special;
+        encoding.truncate(self.max_length - self.special, 0, TruncationDirection::Right);
+        let encoding = self.inner.post_process(encoding, None, true).map_err(refused)?;
         let ids = encoding.get_ids().iter().map(|id| i64::from(*id));
         let padding = std::iter::repeat_n(self.pad_id, self.max_length.saturating_sub(encoding.len()));
         let ids = match self.padding_side {
             PaddingSide::Left => padding.chain(ids).collect(),
             PaddingSide::Right => ids.chain(padding).collect(),
         };
-        // Every part that was cut off has special tokens of its own.
-        let words = |part: &tokenizers::Encoding| part.len().saturating_sub(self.special);
-        let cut_off: usize = encoding.get_overflowing().iter().map(words).sum();
-        Ok(Encoded { ids, tokens: encoding.len() + cut_off })
+        Ok(Encoded { ids, tokens })
     }
 }
