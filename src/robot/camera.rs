@@ -37,6 +37,8 @@ pub struct Camera {
     frozen_after: Option<u64>,
     ring: VecDeque<Frame>,
     newest: Option<Stamp>,
+    /// The stamp of the latest frame, which need not be the newest.
+    last_stamp: Option<Stamp>,
     /// When the latest frame came that did not repeat one before.
     last_new: Option<Instant>,
     used_until: Option<Stamp>,
@@ -108,6 +110,7 @@ impl Camera {
             frozen_after: sync.frozen_after.map(|frames| frames.max(2)),
             ring: VecDeque::new(),
             newest: None,
+            last_stamp: None,
             last_new: None,
             used_until: None,
             same_stamp: 0,
@@ -170,7 +173,10 @@ impl Camera {
 
     /// Notes what a frame has in common with the one before. Returns whether it must not be used for that.
     fn repeats(&mut self, image: &EncodedImage, stamp: Stamp) -> bool {
-        let is_known = self.newest == Some(stamp) || self.ring.iter().any(|frame| frame.stamp == stamp);
+        let is_known = self.last_stamp == Some(stamp)
+            || self.newest == Some(stamp)
+            || self.ring.iter().any(|frame| frame.stamp == stamp);
+        self.last_stamp = Some(stamp);
         if is_known {
             self.same_stamp += 1;
         } else {

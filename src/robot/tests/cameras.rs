@@ -174,3 +174,15 @@ fn a_frame_that_does_not_come_is_not_waited_for_beyond_its_period() {
     bench.ms += 50;
     assert_eq!(bench.views(), Some(vec![Some(396), Some(371)]));
 }
+
+#[test]
+fn a_camera_that_freezes_at_a_stamp_before_its_newest_is_frozen_too() {
+    let mut bench = Bench::new();
+    bench.ms = 100;
+    bench.everything();
+    assert!(bench.observe().is_some());
+    for _ in 0..30 {
+        bench.frame(0, 90);
+    }
+    bench.says(Level::Error, "front/image is frozen: 30 frames with the same stamp");
+}
