@@ -5,8 +5,10 @@
     python tools/input_bench.py latency --size 640x480 --cameras 3      # stamp to chunk, less the inference
     python tools/input_bench.py soak --size 640x480 --cameras 4 --seconds 600
 
-Images are noise, rgb8, at --rate-hz. `latency` prints, from ~/stage_latency, the time from the stamp of an image to the
-model's input (queue and preprocessing included) and from the stamp to the published chunk less the inference. `soak`
+Images are noise, rgb8, at --rate-hz. `latency` prints, from ~/stage_latency and ~/action_chunk, the time from the
+publication of a set's last image to the model's input (queue and preprocessing included), and from the first image's
+stamp to the published chunk less the inference. An image that comes while an inference runs waits for its end: let the inference take less time
+than a period, with a lower --rate-hz or a smaller --image-size. `soak`
 prints every frame's fate and the node's resident memory once a minute, and exits with 1 if a frame is unaccounted for or
 memory grows by more than 2 % after the first minute.
 """
@@ -25,11 +27,12 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, JointState
-from xvla_ros.msg import StageLatency
+from xvla_ros.msg import ActionChunk, StageLatency
 
 ROOT = Path(__file__).resolve().parent.parent
 JOINTS = [f"joint_{number}" for number in range(1, 8)]
@@ -47,6 +50,9 @@ class Robot(Node):
         super().__init__("input_bench")
         width, height = size
         self.latencies: list[StageLatency] = []
+        self.chunks: dict[int, ActionChunk] = {}
+        # By an image's stamp, when it had been published.
+        self.published_ns: dict[int, int] = {}
         self.values: dict[str, str] = {}
         self.message = ""
         self._cameras = [self.create_publisher(Image, f"{name}/image", SENSOR) for name in cameras]
@@ -56,6 +62,7 @@ class Robot(Node):
         self._pictures = [array.array("B", picture.tobytes()) for picture in noise]
         self._image = Image(height=height, width=width, encoding="rgb8", step=3 * width)
         self.create_subscription(StageLatency, "xvla/stage_latency", self.latencies.append, 100)
+        self.create_subscription(ActionChunk, "xvla/action_chunk", self._on_chunk, 100)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._period_s = 1 / rate_hz
         self.sending = threading.Event()
@@ -73,12 +80,27 @@ class Robot(Node):
                 self._image.data = self._pictures[self.sent[index] % PICTURES]
                 self._image.header.stamp = self.get_clock().now().to_msg()
                 camera.publish(self._image)
+                self.published_ns[ns(self._image.header.stamp)] = self.get_clock().now().nanoseconds
                 self.sent[index] += 1
             joints = JointState(name=JOINTS, position=[0.0] * len(JOINTS))
             joints.header.stamp = self.get_clock().now().to_msg()
             self._joints.publish(joints)
             due += self._period_s
             time.sleep(max(0.0, due - time.monotonic()))
+
+    def _on_chunk(self, chunk: ActionChunk) -> None:
+        self.chunks[chunk.sequence] = chunk
+
+    def image_times_ms(self, latency: StageLatency) -> tuple[float, float] | None:
+        """Time from the first image's stamp to the chunk, and to the publication of the last image."""
+        chunk = self.chunks.get(latency.sequence)
+        if chunk is None:
+            return None
+        stamps_ns = [ns(stamp) for stamp in chunk.input_stamps[: len(self._cameras)]]
+        first_ns = min(stamps_ns)
+        # The joints of that time may be older than the images.
+        age_ms = latency.observation_age_ms - (first_ns - ns(chunk.oldest_stamp)) / 1e6
+        return age_ms, (max(self.published_ns[stamp_ns] for stamp_ns in stamps_ns) - first_ns) / 1e6
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -87,11 +109,16 @@ class Robot(Node):
                 self.message = status.message
 
 
+def ns(stamp: Time) -> int:
+    """Nanoseconds since the epoch."""
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
 def start_node(arguments: argparse.Namespace, cameras: list[str], folder: Path) -> subprocess.Popen[bytes]:
     """Starts the node on a small checkpoint whose images are as large as the released ones'."""
     programs = arguments.programs
     checkpoint = folder / "checkpoint"
-    synth = ["checkpoint", "synth", "--preset", "tiny", "--action-mode", "franka_joint7", "--image-size", "224"]
+    synth = ["checkpoint", "synth", "--preset", "tiny", "--action-mode", "franka_joint7", "--image-size", str(arguments.image_size)]
     synth += ["--views", str(max(3, len(cameras))), "--out", str(checkpoint)]
     subprocess.run([programs / "xvla", *synth], check=True, stdout=subprocess.DEVNULL)
     parameters = {
@@ -125,16 +152,18 @@ def latency(robot: Robot, arguments: argparse.Namespace) -> int:
     spin(robot, 2.0)
     robot.latencies.clear()
     spin(robot, arguments.seconds)
+    ages = [(latency, *times) for latency in robot.latencies if (times := robot.image_times_ms(latency)) is not None]
     rows = {
-        "stamp to model input": [m.observation_age_ms - m.e2e_ms + m.preprocess_ms for m in robot.latencies],
-        "of that, preprocessing": [m.preprocess_ms for m in robot.latencies],
-        "stamp to chunk, less the inference": [m.observation_age_ms - m.e2e_ms for m in robot.latencies],
-        "inference": [m.e2e_ms for m in robot.latencies],
+        "stamp to published by the sender": [sending for _, _, sending in ages],
+        "published to model input": [age - m.e2e_ms + m.preprocess_ms - sending for m, age, sending in ages],
+        "of that, preprocessing": [m.preprocess_ms for m, _, _ in ages],
+        "stamp to chunk, less the inference": [age - m.e2e_ms for m, age, _ in ages],
+        "inference": [m.e2e_ms for m, _, _ in ages],
     }
-    if not robot.latencies:
+    if not ages:
         print(f"no inference: {robot.message}", file=sys.stderr)
         return 1
-    print(f"{arguments.cameras} camera(s) {arguments.size}, {len(robot.latencies)} inferences, milliseconds")
+    print(f"{arguments.cameras} camera(s) {arguments.size}, {arguments.rate_hz:g} Hz, {len(ages)} inferences, milliseconds")
     print(f"  {'':<36}{'p50':>8}{'p90':>8}{'max':>8}")
     for name, samples in rows.items():
         p50, p90 = np.percentile(samples, [50, 90])
@@ -170,6 +199,7 @@ def main() -> int:
     parser.add_argument("--size", default="640x480", help="width x height of the images [640x480]")
     parser.add_argument("--cameras", type=int, default=3, help="number of cameras [3]")
     parser.add_argument("--rate-hz", type=float, default=30.0, help="images per second and camera [30]")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the model's input, pixels [224]")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long to measure [20]")
     parser.add_argument("--programs", type=Path, default=ROOT / "target/release", help="where xvla and xvla_node are")
     arguments = parser.parse_args()

@@ -34,7 +34,8 @@ use xvla_ros::ros::node::{self, Ended};
 struct Cli {}
 
 fn main() -> ExitCode {
-    environment::start_with([Setting::openmp_spins_briefly()].into_iter().chain(logging::settings()));
+    let settings = [Setting::openmp_spins_briefly()].into_iter().chain(Setting::images_reuse_memory());
+    environment::start_with(settings.chain(logging::settings()));
     match run() {
         Ok(Ended::Quiet) => ExitCode::SUCCESS,
         // The inference thread cannot be interrupted, and destructors must not free what it still uses, so the process

@@ -10,15 +10,19 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 
 use crate::types::RgbImage;
 
+/// Rows of one band: 1.8 MB of a frame 1280 pixels wide in float32. The weights are computed anew for every band, so that
+/// narrower ones cost more than they save.
+const BAND_ROWS: usize = 120;
+
 /// A bicubic resize that keeps its buffers from frame to frame.
 #[derive(Default)]
 pub struct Bicubic {
     resizer: Resizer,
-    /// The source image in float32.
+    /// A band of the source image in float32.
     source: Vec<f32>,
-    /// The image after the first pass, which has one side of the source and one of the target.
+    /// That band after the first pass.
     halfway: Vec<f32>,
-    /// `halfway` rounded to 8 bits.
+    /// The image after the first pass, rounded to 8 bits: it has one side of the source and one of the target.
     rounded: Vec<u8>,
     /// The image after both passes: packed RGB.
     resized: Vec<u8>,
@@ -43,13 +47,25 @@ impl Bicubic {
     }
 
     fn first_pass(&mut self, image: &RgbImage, from: Size, to: Size) -> Result<(), String> {
+        self.rounded.clear();
+        if from.height != to.height {
+            return self.resample_and_round(image.data(), from, to);
+        }
+        // Every row is resampled by itself, so a band of them is rounded while it is still in the processor's cache.
+        for band in image.data().chunks(from.row() * BAND_ROWS) {
+            let rows = band.len() / from.row();
+            self.resample_and_round(band, from.with_rows(rows)?, to.with_rows(rows)?)?;
+        }
+        Ok(())
+    }
+
+    fn resample_and_round(&mut self, source: &[u8], from: Size, to: Size) -> Result<(), String> {
         self.source.clear();
-        self.source.extend(image.data().iter().map(|value| f32::from(*value)));
+        self.source.extend(source.iter().map(|value| f32::from(*value)));
         self.halfway.resize(to.values, 0.0);
         let source = bytemuck::cast_slice(&self.source);
         let target = bytemuck::cast_slice_mut(&mut self.halfway);
         resample(&mut self.resizer, PixelType::F32x3, source, from, target, to)?;
-        self.rounded.clear();
         self.rounded.extend(self.halfway.iter().map(|value| round(*value)));
         Ok(())
     }
@@ -107,6 +123,15 @@ impl Size {
         let values = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3));
         let values = values.ok_or_else(|| format!("{width}x{height} pixels are too many"))?;
         Ok(Self { width: side(width)?, height: side(height)?, values })
+    }
+
+    /// Channel values of one row; at least 1.
+    fn row(self) -> usize {
+        (self.width as usize * 3).max(1)
+    }
+
+    fn with_rows(self, rows: usize) -> Result<Self, String> {
+        Self::new((self.width as usize, rows))
     }
 }
 
