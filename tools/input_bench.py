@@ -38,6 +38,8 @@ ROOT = Path(__file__).resolve().parent.parent
 JOINTS = [f"joint_{number}" for number in range(1, 8)]
 SENSOR = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 FATES = ("used", "skipped", "repeated", "dropped_invalid", "waiting")
+# Frames that the middleware lost, which the node tells from the gaps between stamps.
+LOST = "lost_estimate"
 # Images are sent in turn, so that no two in succession are alike.
 PICTURES = 8
 MEMORY_GROWTH = 0.02
@@ -182,11 +184,11 @@ def soak(robot: Robot, node: subprocess.Popen[bytes], cameras: list[str], second
     robot.sending.clear()
     spin(robot, 2.5)
     missing = 0
-    print(f"  {'camera':<12}{'sent':>8}{'received':>10}" + "".join(f"{fate:>17}" for fate in FATES))
+    print(f"  {'camera':<12}{'sent':>8}{'received':>10}{LOST:>17}" + "".join(f"{fate:>17}" for fate in FATES))
     for name, sent in zip(cameras, robot.sent, strict=True):
-        received, *fates = (int(robot.values[f"{name}.{key}"]) for key in ("received", *FATES))
-        missing += (sent - received) + (received - sum(fates))
-        print(f"  {name:<12}{sent:>8}{received:>10}" + "".join(f"{fate:>17}" for fate in fates))
+        received, lost, *fates = (int(robot.values[f"{name}.{key}"]) for key in ("received", LOST, *FATES))
+        missing += abs(sent - received - lost) + abs(received - sum(fates))
+        print(f"  {name:<12}{sent:>8}{received:>10}{lost:>17}" + "".join(f"{fate:>17}" for fate in fates))
     growth = memory_mb[-1] / memory_mb[0] - 1
     print(f"frames unaccounted for: {missing}; memory since the first minute: {growth:+.2%}")
     return int(missing > 0 or growth > MEMORY_GROWTH)
@@ -218,6 +220,8 @@ def main() -> int:
                     print((Path(folder) / "node.log").read_text(), file=sys.stderr)
                     return 1
                 spin(robot, 0.1)
+            # The publishers know of the node before it knows of them.
+            spin(robot, 1.0)
             robot.sending.set()
             if arguments.what == "latency":
                 return latency(robot, arguments)
