@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use xvla_ros::config::overrides::DEFAULT_NODE;
-use xvla_ros::config::{Audience, Config, Domain, Overrides, Parameter, Value, declared};
+use xvla_ros::config::{Audience, Config, Domain, Embodiment, Overrides, Parameter, Value, declared};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -79,6 +79,11 @@ fn every_shipped_parameter_file_makes_a_deployment_once_a_checkpoint_is_added() 
         let mut parameters = overrides.for_node(DEFAULT_NODE).parameters;
         let checkpoint = parameters.insert("checkpoint".to_owned(), Value::String("model".to_owned()));
         assert_eq!(checkpoint, None, "{}: a checkpoint is the user's own", file.display());
+        if let Some(Value::String(name)) = parameters.get("embodiment") {
+            let values = Embodiment::find(name).unwrap().values.into_iter();
+            let open: Vec<_> = values.filter(|(name, _)| !parameters.contains_key(name)).collect();
+            parameters.extend(open);
+        }
         Config::from_parameters(&parameters).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     }
 }

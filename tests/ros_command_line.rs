@@ -18,9 +18,10 @@ fn refused(arguments: &[&str]) -> (Option<i32>, String) {
 /// `checkpoint` is refused with a line that holds `why` if its state comes as `parameters` say.
 fn state_is_refused(checkpoint: &std::path::Path, parameters: &[&str], why: &[&str]) {
     let checkpoint = format!("checkpoint:={}", checkpoint.display());
-    let needed = ["-p", &checkpoint, "-p", "num_threads:=1", "-p", "cameras:=[front]"];
+    let known = ["-p", "domain_id:=0", "-p", "rotation_6d:=columns"];
+    let needed = ["-p", &checkpoint, "-p", "num_threads:=1", "-p", "cameras:=[front]"].into_iter().chain(known);
     let extra = parameters.iter().flat_map(|parameter| ["-p", parameter]);
-    let (code, line) = refused(&needed.into_iter().chain(extra).collect::<Vec<_>>());
+    let (code, line) = refused(&needed.chain(extra).collect::<Vec<_>>());
     assert_eq!(code, Some(1));
     for part in why {
         assert!(line.contains(part), "`{part}` is not in: {line}");
@@ -30,7 +31,8 @@ fn state_is_refused(checkpoint: &std::path::Path, parameters: &[&str], why: &[&s
 /// The tiny checkpoint, deployed with `parameter` besides what it needs, is refused with a line that holds `why`.
 fn misfit_is_refused(parameter: &str, why: &str) {
     let checkpoint = format!("checkpoint:={}", checkpoint().display());
-    let needed = ["-p", &checkpoint, "-p", "num_threads:=1", "-p", "proprio.joint_names:=[a, b]"];
+    let joints = "proprio.joint_names:=[a, b]";
+    let needed = ["-p", &checkpoint, "-p", "num_threads:=1", "-p", "domain_id:=0", "-p", joints];
     let (code, line) = refused(&[needed.as_slice(), &["-p", parameter]].concat());
     assert_eq!(code, Some(1));
     assert!(line.contains(why), "`{why}` is not in: {line}");

@@ -21,8 +21,9 @@ const ERROR: u64 = 2;
 fn parameters(extra: &[&str]) -> Vec<String> {
     let checkpoint = format!("checkpoint:={}", checkpoint().display());
     let joints = format!("proprio.joint_names:=[{}]", JOINTS.join(", "));
-    let common = [&checkpoint, &joints, "num_threads:=1", "steps:=1", "cameras:=[front, wrist]", "instruction:=go"];
-    common.into_iter().chain(extra.iter().copied()).flat_map(|value| ["-p".to_owned(), value.to_owned()]).collect()
+    let common = [&checkpoint, &joints, "num_threads:=1", "steps:=1", "cameras:=[front, wrist]"];
+    let common = common.into_iter().chain(["instruction:=go", "domain_id:=0", "step_dt_s:=0.1"]);
+    common.chain(extra.iter().copied()).flat_map(|value| ["-p".to_owned(), value.to_owned()]).collect()
 }
 
 fn start(domain: u32, extra: &[&str]) -> NodeProcess {
@@ -266,7 +267,7 @@ fn a_pose_in_another_frame_is_dropped_and_a_gripper_that_published_before_the_no
     let domain = domain();
     let mut robot = Robot::start(domain, "/xvla");
     robot.send("latched_gripper", "gripper", json!({"data": 0.5}));
-    let _node = start(domain, &["proprio.source:=ee_pose", "frame_id:=base"]);
+    let _node = start(domain, &["proprio.source:=ee_pose", "frame_id:=base", "rotation_6d:=rows"]);
     robot.connect(&[("image", CAMERAS[0]), ("image", CAMERAS[1]), ("pose", "ee_pose")]);
     let pose = |robot: &mut Robot, frame_id: &str| {
         robot.ask(json!({"do": "play", "stream": "pose", "kind": "pose", "topic": "ee_pose", "rate_hz": 50.0,

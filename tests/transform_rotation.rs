@@ -7,6 +7,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use serde::Deserialize;
+use xvla_ros::config::RotationLayout::{self, Columns, Rows};
 use xvla_ros::error::InputError;
 use xvla_ros::transform::rotation::{
     Matrix, Quaternion, Rotation6d, matrix_from_quaternion, matrix_from_rotation_6d, quaternion_from_matrix,
@@ -52,19 +53,30 @@ fn every_form_equals_the_goldens() {
         assert!(near(matrix.as_flattened(), golden.matrix.as_flattened(), 1e-9), "{index}: {matrix:?}");
         let quaternion = quaternion_from_matrix(&golden.matrix).unwrap();
         assert!(near_up_to_sign(&quaternion, &golden.quaternion_xyzw, 1e-9), "{index}: {quaternion:?}");
-        let sixd = rotation_6d_from_quaternion(&golden.quaternion_xyzw).unwrap();
+        let sixd = rotation_6d_from_quaternion(&golden.quaternion_xyzw, Columns).unwrap();
         assert!(near(&sixd, &golden.sixd, 1e-9), "{index}: {sixd:?}");
+        // X-VLA's own tools: matrix[..., :, :2].reshape(6) of SciPy's matrix.
+        let [[r11, r12, _], [r21, r22, _], [r31, r32, _]] = golden.matrix;
+        let sixd = rotation_6d_from_quaternion(&golden.quaternion_xyzw, Rows).unwrap();
+        assert!(near(&sixd, &[r11, r12, r21, r22, r31, r32], 1e-9), "{index}: {sixd:?}");
     }
 }
 
 #[test]
 fn raw_network_output_becomes_the_goldens_rotation() {
     for (index, golden) in goldens().iter().enumerate() {
-        let matrix = matrix_from_rotation_6d(&golden.raw_sixd).unwrap();
-        assert!(near(matrix.as_flattened(), golden.raw_matrix.as_flattened(), 1e-9), "{index}: {matrix:?}");
-        let quaternion = quaternion_from_rotation_6d(&golden.raw_sixd).unwrap();
-        assert!(near_up_to_sign(&quaternion, &golden.raw_quaternion_xyzw, 1e-9), "{index}: {quaternion:?}");
+        let [r11, r21, r31, r12, r22, r32] = golden.raw_sixd;
+        for (layout, raw) in [(Columns, golden.raw_sixd), (Rows, [r11, r12, r21, r22, r31, r32])] {
+            let matrix = matrix_from_rotation_6d(&raw, layout).unwrap();
+            assert!(near(matrix.as_flattened(), golden.raw_matrix.as_flattened(), 1e-9), "{index}: {matrix:?}");
+            let quaternion = quaternion_from_rotation_6d(&raw, layout).unwrap();
+            assert!(near_up_to_sign(&quaternion, &golden.raw_quaternion_xyzw, 1e-9), "{index}: {quaternion:?}");
+        }
     }
+}
+
+fn layout() -> impl Strategy<Value = RotationLayout> {
+    prop_oneof![Just(Columns), Just(Rows)]
 }
 
 fn is_no_rotation(result: Result<Matrix, InputError>) -> bool {
@@ -80,7 +92,7 @@ fn two_columns_that_span_no_plane_are_an_error_and_not_nan() {
         [1.0, 2.0, 3.0, 2.0, 4.0, 6.0 + 1e-12],
     ];
     for sixd in columns {
-        assert!(is_no_rotation(matrix_from_rotation_6d(&sixd)), "{sixd:?}");
+        assert!(is_no_rotation(matrix_from_rotation_6d(&sixd, Columns)), "{sixd:?}");
     }
 }
 
@@ -111,7 +123,7 @@ fn a_quaternion_that_is_not_finite_is_named_with_the_index() {
 
 #[test]
 fn six_numbers_that_are_not_finite_are_named_with_the_index() {
-    let error = matrix_from_rotation_6d(&[1.0, 0.0, 0.0, 0.0, 1.0, f64::INFINITY]);
+    let error = matrix_from_rotation_6d(&[1.0, 0.0, 0.0, 0.0, 1.0, f64::INFINITY], Columns);
     assert_eq!(error, Err(InputError::NotFinite { field: "rotation_6d", index: 5 }));
 }
 
@@ -125,7 +137,7 @@ fn a_matrix_that_is_not_finite_is_named_with_the_index() {
 fn numbers_near_the_end_of_the_range_do_not_overflow() {
     let huge = f64::MAX;
     let identity = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-    let matrix = matrix_from_rotation_6d(&[huge, 0.0, 0.0, huge, huge, 0.0]).unwrap();
+    let matrix = matrix_from_rotation_6d(&[huge, 0.0, 0.0, huge, huge, 0.0], Columns).unwrap();
     assert!(near(matrix.as_flattened(), identity.as_flattened(), 1e-12), "{matrix:?}");
     let matrix = matrix_from_quaternion(&[0.0, 0.0, 0.0, huge]).unwrap();
     assert!(near(matrix.as_flattened(), identity.as_flattened(), 1e-12), "{matrix:?}");
@@ -157,11 +169,11 @@ fn assert_rotation(m: &Matrix) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn a_quaternion_survives_the_way_through_every_form(quaternion in unit_quaternion()) {
+    fn a_quaternion_survives_the_way_through_every_form(quaternion in unit_quaternion(), layout in layout()) {
         let matrix = matrix_from_quaternion(&quaternion).unwrap();
         assert_rotation(&matrix)?;
-        let sixd = rotation_6d_from_matrix(&matrix);
-        let again = quaternion_from_rotation_6d(&sixd).unwrap();
+        let sixd = rotation_6d_from_matrix(&matrix, layout);
+        let again = quaternion_from_rotation_6d(&sixd, layout).unwrap();
         prop_assert!(near_up_to_sign(&again, &quaternion, 1e-9), "{:?}", again);
         prop_assert!(again[3] >= 0.0);
     }
@@ -182,9 +194,10 @@ proptest! {
             4 => -2.0..2.0_f64,
             1 => any::<f64>(),
             1 => Just(0.0),
-        ])
+        ]),
+        layout in layout(),
     ) {
-        if let Ok(matrix) = matrix_from_rotation_6d(&sixd) {
+        if let Ok(matrix) = matrix_from_rotation_6d(&sixd, layout) {
             assert_rotation(&matrix)?;
             prop_assert!(quaternion_from_matrix(&matrix).is_ok());
         }
@@ -201,9 +214,9 @@ proptest! {
     }
 
     #[test]
-    fn gram_schmidt_leaves_a_rotation_as_it_is(quaternion in unit_quaternion()) {
-        let sixd = rotation_6d_from_quaternion(&quaternion).unwrap();
-        let again = rotation_6d_from_matrix(&matrix_from_rotation_6d(&sixd).unwrap());
+    fn gram_schmidt_leaves_a_rotation_as_it_is(quaternion in unit_quaternion(), layout in layout()) {
+        let sixd = rotation_6d_from_quaternion(&quaternion, layout).unwrap();
+        let again = rotation_6d_from_matrix(&matrix_from_rotation_6d(&sixd, layout).unwrap(), layout);
         prop_assert!(near(&again, &sixd, 1e-12));
     }
 }

@@ -128,6 +128,7 @@ def start_node(arguments: argparse.Namespace, cameras: list[str], folder: Path) 
         "cameras": f"[{', '.join(cameras)}]",
         "proprio.joint_names": f"[{', '.join(JOINTS)}]",
         "instruction": "pick up the cup",
+        "domain_id": 0,
         "num_threads": 1,
         "steps": 1,
     }

@@ -61,6 +61,40 @@ choices! {
         Proprio = "proprio",
     }
 
+    /// How a checkpoint lays out the first two columns of a rotation matrix as six numbers.
+    pub enum RotationLayout {
+        /// One column after the other: r11 r21 r31 r12 r22 r32, as LIBERO's data and LeRobot.
+        Columns = "columns",
+        /// Row by row: r11 r12 r21 r22 r31 r32, as X-VLA's own data tools.
+        Rows = "rows",
+    }
+
+    /// What a checkpoint takes for the robot's state.
+    pub enum ProprioFeed {
+        /// What the robot measures.
+        Measured = "measured",
+        /// The command that was due last, and what the robot measures before the first.
+        LastCommand = "last_command",
+        /// Zeros, whatever the robot measures.
+        Zeros = "zeros",
+    }
+
+    /// What stands for rotations before the first command, where the state is the last command.
+    pub enum FirstRotation {
+        /// What the robot measures.
+        Measured = "measured",
+        /// No rotation.
+        Identity = "identity",
+    }
+
+    /// What a gripper does.
+    pub enum Grip {
+        /// It opens.
+        Open = "open",
+        /// It closes.
+        Closed = "closed",
+    }
+
     /// The unit that a checkpoint has for a joint.
     pub enum JointUnit {
         /// Radians or metres, as sensor_msgs/JointState has them.

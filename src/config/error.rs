@@ -45,6 +45,18 @@ pub enum ConfigError {
         /// The end of the message, which suggests a similar name; empty if there is none.
         hint: String,
     },
+    /// Two sources of a fact about the model disagree.
+    #[error("parameter `{name}`: {other}, but {known}: leave it out, or set `force.{flag}: true` if that is meant")]
+    Contradiction {
+        /// Dotted name of the parameter.
+        name: String,
+        /// Value and source that come first.
+        known: String,
+        /// Value and source that contradict them.
+        other: String,
+        /// The flag that allows it.
+        flag: &'static str,
+    },
     /// A parameter's value is of the wrong type or out of range.
     #[error("parameter `{name}`: {reason}")]
     Invalid {

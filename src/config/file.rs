@@ -42,6 +42,27 @@ pub(super) fn sections(text: &str) -> Result<Vec<Section>, String> {
     }
 }
 
+/// The parameters of a file that is a mapping of them, without the name of a node.
+///
+/// # Errors
+/// The line of the first thing that rcl would refuse, with the reason.
+pub(super) fn mapping(text: &str) -> Result<Vec<(String, Value)>, String> {
+    Parser::new_from_str(text).try_for_each(|event| event.map(drop)).map_err(|error| not_yaml(&error))?;
+    let mut reader = Reader { events: Parser::new_from_str(text), depth: 0 };
+    let mut parameters = Vec::new();
+    loop {
+        match reader.next()? {
+            (Event::StreamEnd, _) => return Ok(parameters),
+            (Event::MappingStart(..), _) => reader.parameters("", &mut parameters)?,
+            (Event::Scalar(..) | Event::SequenceStart(..), span) => {
+                return Err(at(&span, "expected parameters by their names"));
+            }
+            (Event::Alias(_), span) => return Err(no_alias(&span)),
+            _ => {}
+        }
+    }
+}
+
 /// The value of an assignment on the command line: one scalar, or a list of them.
 ///
 /// # Errors

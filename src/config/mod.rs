@@ -14,12 +14,15 @@
 //! | `parameter`, `value`, `choice` | a row, the values it can hold, and enumerations by name |
 //! | [`overrides`] | which parameters of files and command line are for a node |
 //! | `file`, `scalar` | reads parameters from YAML as rcl does |
+//! | [`facts`], [`embodiment`] | parameters that a checkpoint or an embodiment fixes |
 //! | [`environment`] | environment variables that libraries read before `main` |
 
 pub mod camera;
 mod choice;
+pub mod embodiment;
 pub mod environment;
 mod error;
+pub mod facts;
 mod file;
 pub mod group;
 pub mod overrides;
@@ -31,20 +34,24 @@ pub mod table;
 mod value;
 
 pub use camera::{Crop, PixelEncoding, Rotation};
-pub use choice::{Choice, Device, Dtype, Fallback, JointUnit, Preprocess, ProprioSource, Transport};
+pub use choice::{
+    Choice, Device, Dtype, Fallback, FirstRotation, Grip, JointUnit, Preprocess, ProprioFeed, ProprioSource,
+    RotationLayout, Transport,
+};
+pub use embodiment::Embodiment;
 pub use error::ConfigError;
+pub use facts::{Fact, Origin};
 pub use group::Named;
 pub use overrides::{Given, Overrides};
 pub use parameter::{Domain, Parameter};
 pub use schema::Audience;
 pub use table::{
-    BuildOptions, CameraConfig, Config, EngineConfig, GripperConfig, JointConfig, MAX_CAMERAS, PolicyConfig,
-    ProprioConfig, SyncConfig, ViewSettings,
+    ActionConfig, ActionGripperConfig, BuildOptions, CameraConfig, Config, EngineConfig, ForceConfig, GripperCommands,
+    GripperConfig, JointConfig, MAX_CAMERAS, PolicyConfig, ProprioConfig, SyncConfig, ViewSettings,
 };
 pub use value::{Parameters, Value};
 
 use schema::{Rows, Table};
-use std::path::Path;
 
 /// How the names of a camera's parameters start.
 const OF_A_CAMERA: &str = "camera.";
@@ -60,22 +67,6 @@ pub fn declared(audience: Audience) -> Result<Vec<Parameter>, ConfigError> {
 }
 
 impl Config {
-    /// Names the cameras in `given` after the checkpoint's own, which `own` reads from its folder, if a deployment
-    /// leaves them to it.
-    ///
-    /// # Errors
-    /// What `own` fails with. Parameters that are not allowed are left to [`Config::from_parameters`].
-    pub fn name_cameras<E>(given: &mut Parameters, own: impl FnOnce(&Path) -> Result<Vec<String>, E>) -> Result<(), E> {
-        let is_named = given.get("cameras").is_some_and(|names| *names != Value::Strings(Vec::new()));
-        if let Some(Value::String(checkpoint)) = given.get("checkpoint").filter(|_| !is_named)
-            && !checkpoint.is_empty()
-        {
-            let names = own(Path::new(checkpoint))?;
-            given.insert("cameras".to_owned(), Value::Strings(names));
-        }
-        Ok(())
-    }
-
     /// Drops parameters that do not exist if they were meant for any node, as those of a shared file are, and warns of
     /// each. Those of cameras are left as they are until the cameras have names, so that a misspelt name is told before a
     /// checkpoint is opened.
@@ -111,9 +102,15 @@ impl Config {
         }
         let config = Self::read("", given)?;
         // This depends on two parameters, so the rule of neither can check it.
-        if config.proprio.source == ProprioSource::JointStates && config.proprio.joints.is_empty() {
+        let is_measured = config.proprio.feed != Some(ProprioFeed::Zeros);
+        if config.proprio.source == ProprioSource::JointStates && config.proprio.joints.is_empty() && is_measured {
             let reason = "empty: name the joints in the order the checkpoint was trained with";
             return Err(ConfigError::invalid("proprio.joint_names", reason));
+        }
+        if config.proprio.source == ProprioSource::EePose && config.rotation_6d.is_none() && is_measured {
+            let reason = "unknown, and poses go in: add `rotation_6d: columns` (r11 r21 r31 r12 r22 r32), \
+                          `rotation_6d: rows` (r11 r12 r21 r22 r31 r32), or the `embodiment`";
+            return Err(ConfigError::invalid("rotation_6d", reason));
         }
         Ok(config)
     }
@@ -213,17 +210,6 @@ mod tests {
     }
 
     #[test]
-    fn cameras_that_a_deployment_does_not_name_have_the_names_of_the_checkpoint() {
-        let own = |_: &Path| Ok::<_, ConfigError>(vec!["top".to_owned(), "side".to_owned()]);
-        let mut parameters = minimal();
-        Config::name_cameras(&mut parameters, own).unwrap();
-        assert_eq!(parameters["cameras"], names(&["top", "side"]));
-        parameters.insert("cameras".to_owned(), names(&["front"]));
-        Config::name_cameras(&mut parameters, own).unwrap();
-        assert_eq!(parameters["cameras"], names(&["front"]));
-    }
-
-    #[test]
     fn a_wrong_type_a_value_out_of_range_and_an_unknown_choice_are_refused_by_name() {
         assert_eq!(
             refusal("steps", Value::Integer(2000)),
@@ -240,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_whole_number_passes_for_a_number() {
-        assert_eq!(with("step_dt_s", Value::Integer(1)).unwrap().step_dt_s, 1.0);
+        assert_eq!(with("step_dt_s", Value::Integer(1)).unwrap().step_dt_s, Some(1.0));
     }
 
     #[test]
@@ -359,9 +345,9 @@ mod tests {
             let name = rows()[row].name.clone();
             if let Ok(config) = with(&name, value) {
                 prop_assert!(config.cameras.len() <= MAX_CAMERAS);
-                prop_assert!(config.step_dt_s.is_finite() && config.step_dt_s > 0.0);
+                prop_assert!(config.step_dt_s.is_none_or(|seconds| seconds.is_finite() && seconds > 0.0));
                 prop_assert!(config.steps.is_none_or(|steps| (1..=1000).contains(&steps)));
-                prop_assert!(config.domain_id >= 0);
+                prop_assert!(config.domain_id.is_none_or(|domain| domain >= 0));
             }
         }
     }

@@ -69,6 +69,14 @@ pub fn choice<T: Choice>(default: T) -> Rule<T> {
     Rule { domain: Domain::Choice(T::NAMES), ..Rule::parse_with(default.name().to_owned(), default, typed) }
 }
 
+/// A text parameter that is empty, for `None`, or one of the names of a [`Choice`].
+pub fn choice_or_unknown<T: Choice>() -> Rule<Option<T>> {
+    text("").checked(|name| match T::parse(&name) {
+        None if !name.is_empty() => Err(format!("`{name}`: expected one of {}, or nothing", T::NAMES.join(", "))),
+        known => Ok(known),
+    })
+}
+
 /// A text parameter that parses to a `T`.
 pub fn parsed<T: FromStr<Err = String> + Display + 'static>(default: T) -> Rule<T> {
     Rule::parse_with(default.to_string(), default, |text: String| text.parse())

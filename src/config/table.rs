@@ -4,12 +4,37 @@
 //! `config/*.yaml`; `tests/parameters.rs` holds both to this file. [`schema`](super::schema) explains the notation.
 
 use super::camera::{Crop, PixelEncoding, Rotation};
-use super::choice::{Device, Dtype, Fallback, JointUnit, Preprocess, ProprioSource, Transport};
+use super::choice::{
+    Device, Dtype, Fallback, FirstRotation, Grip, JointUnit, Preprocess, ProprioFeed, ProprioSource, RotationLayout,
+    Transport,
+};
 use super::group::{Named, flattened, group, per_name};
-use super::rule::{Rule, choice, flag, integer, integers, number, parsed, path, text, texts};
+use super::rule::{
+    Rule, choice, choice_or_unknown, flag, integer, integers, number, numbers, parsed, path, text, texts,
+};
 use super::schema::{Table, parameters};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The commands of a gripper, in its own unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GripperCommands {
+    /// Opens it.
+    pub open: f64,
+    /// Closes it.
+    pub closed: f64,
+}
+
+impl GripperCommands {
+    /// The commands that a parameter's list gives; an empty list gives none.
+    fn from_list(list: Vec<f64>) -> Result<Option<Self>, String> {
+        match *list.as_slice() {
+            [] => Ok(None),
+            [open, closed] => Ok(Some(Self { open, closed })),
+            _ => Err(format!("{} numbers: expected two, the command that opens and the one that closes", list.len())),
+        }
+    }
+}
 
 /// The most cameras a node subscribes to.
 pub const MAX_CAMERAS: usize = 16;
@@ -39,10 +64,16 @@ parameters! {
         /// Seed of the noise, the same for every chunk, so that a chunk depends on its observation only; -1 for fresh
         /// noise in every chunk.
         seed: Option<u64> = integer(0).within(-1..=2_147_483_647).unless(-1),
-        /// Embodiment: which soft prompts and projections apply (3 is LIBERO).
-        domain_id: i64 = integer(0).within(0..=1_048_576),
-        /// Time between two actions of a chunk, seconds.
-        step_dt_s: f64 = number(0.1).within(0.0001..=60.0),
+        /// Robot whose facts apply where the checkpoint's files give none: a name that `xvla checkpoint inspect` lists, or a YAML file like those in config/embodiments; empty for none.
+        embodiment: Option<String> = text("").unless_blank(),
+        /// Domain: which soft prompts and projections apply (3 is LIBERO); -1 for that of the checkpoint or embodiment.
+        domain_id: Option<i64> = integer(-1).within(-1..=1_048_576).unless(-1),
+        /// Layout of rotations as six numbers: columns (r11 r21 r31 r12 r22 r32, LIBERO and LeRobot) or rows (r11 r12 r21 r22 r31 r32, every other released checkpoint); empty for that of the checkpoint or embodiment.
+        rotation_6d: Option<RotationLayout> = choice_or_unknown(),
+        /// Time between two actions of a chunk, seconds; 0 for that of the embodiment, or unknown.
+        step_dt_s: Option<f64> = number(0.0).within(0.0..=60.0).map(|seconds| (seconds > 0.0).then_some(seconds)),
+        /// Actions of a chunk that are executed before the next one; 0 for the embodiment's number, or all.
+        execute_steps: Option<usize> = integer(0).within(0..=10_000).unless(0),
         /// Names of the action channels; empty for the action space's own.
         action_names: Vec<String> = texts(&[]),
         /// frame_id of published headers.
@@ -58,12 +89,60 @@ parameters! {
             per_name("camera", texts(&[]).at_most(MAX_CAMERAS).each_once().topic_names()),
         /// The robot's state.
         proprio: ProprioConfig = group(),
+        /// What the actions mean.
+        action: ActionConfig = group(),
         /// Which inputs belong together.
         sync: SyncConfig = group(),
         /// How the policy is run.
         policy: PolicyConfig = group(),
         /// Engines, for the backends that execute one.
         engine: EngineConfig = group(),
+        /// Which facts of the checkpoint or embodiment a parameter may contradict.
+        force: ForceConfig = group(),
+    }
+
+    /// What the actions mean, beyond what the action space says.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct ActionConfig {
+        /// Channels of an action that are differences to the state at the chunk's start, by index; the others are absolute.
+        delta: Vec<i64> = integers(&[]).within(0..=4096),
+        /// The grippers of an action.
+        gripper: ActionGripperConfig = group(),
+    }
+
+    /// How a gripper's channel of an action becomes a command.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub struct ActionGripperConfig {
+        /// Value between open and closed, 0 to 1; -1 if it is unknown.
+        threshold: Option<f64> = number(-1.0).within(-1.0..=1.0).map(|value| (value >= 0.0).then_some(value)),
+        /// What the gripper does above the threshold: open or closed; empty if it is unknown.
+        above: Option<Grip> = choice_or_unknown(),
+        /// The commands that open and that close the gripper, in its own unit; empty if they are unknown.
+        commands: Option<GripperCommands> = numbers(&[]).within(-1e9..=1e9).checked(GripperCommands::from_list),
+    }
+
+    /// Which facts a parameter may contradict. Without its flag, a parameter that differs from what the checkpoint or the
+    /// embodiment says is an error that names both.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct ForceConfig {
+        /// Whether domain_id may differ.
+        domain_id: bool = flag(false),
+        /// Whether rotation_6d may differ.
+        rotation_6d: bool = flag(false),
+        /// Whether step_dt_s may differ.
+        step_dt_s: bool = flag(false),
+        /// Whether execute_steps may differ.
+        execute_steps: bool = flag(false),
+        /// Whether cameras may be in another order or of another number.
+        cameras: bool = flag(false),
+        /// Whether the rotation of a camera may differ.
+        camera_rotation: bool = flag(false),
+        /// Whether proprio.feed, proprio.first_rotation and the scale and offset of proprio.gripper may differ.
+        proprio: bool = flag(false),
+        /// Whether action.delta and action.gripper may differ.
+        action: bool = flag(false),
+        /// Whether the tokenizer may be another.
+        tokenizer: bool = flag(false),
     }
 
     /// The parameters of one camera.
@@ -110,6 +189,12 @@ parameters! {
         max_age: Option<Duration> = milliseconds(500).named("max_age_ms"),
         /// The grippers of source ee_pose.
         gripper: GripperConfig = group(),
+        /// What the checkpoint takes for the state: measured, last_command (the command that was due last) or zeros; empty for what the embodiment says, or measured.
+        feed: Option<ProprioFeed> = choice_or_unknown(),
+        /// Rotations before the first command, with feed last_command: measured or identity; empty for what the embodiment says, or measured.
+        first_rotation: Option<FirstRotation> = choice_or_unknown(),
+        /// Whether a new instruction makes the last command forgotten, with feed last_command.
+        reset_on_instruction: bool = flag(false),
     }
 
     /// How one joint's position becomes a channel of the state.
@@ -126,12 +211,16 @@ parameters! {
     }
 
     /// How grippers that have a topic of their own are taken.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct GripperConfig {
         /// Whether grippers are sent only when they change, so that the last opening holds until then.
         latched: bool = flag(true),
         /// Oldest opening that an observation may hold, milliseconds, unless it is latched; 0 for any.
         max_age: Option<Duration> = milliseconds(500).named("max_age_ms"),
+        /// Factor that an opening is multiplied by.
+        scale: f64 = number(1.0).within(-1e6..=1e6),
+        /// What is added after the factor.
+        offset: f64 = number(0.0).within(-1e6..=1e6),
     }
 
     /// Which inputs belong together.

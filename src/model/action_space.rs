@@ -99,15 +99,17 @@ impl ActionSpace {
         if self.grippers.contains(&channel) { 1.0 / (1.0 + (-value).exp()) } else { value }
     }
 
-    /// Default names of the A' channels, for robots whose configuration gives none.
-    pub fn channel_names(&self) -> Vec<String> {
-        const ARM_6D: [&str; 10] = ["x_m", "y_m", "z_m", "r11", "r21", "r31", "r12", "r22", "r32", "gripper"];
+    /// Default names of the A' channels, for robots whose configuration gives none. `rotation` names the six numbers of a
+    /// rotation, whose layout the action space does not say.
+    pub fn channel_names(&self, rotation: [&str; 6]) -> Vec<String> {
+        let [a, b, c, d, e, f] = rotation;
+        let arm_6d = ["x_m", "y_m", "z_m", a, b, c, d, e, f, "gripper"];
         const SO101: [&str; 6] = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"];
         let arms = |names: &[&str]| -> Vec<String> {
             ["left", "right"].iter().flat_map(|arm| names.iter().map(move |n| format!("{arm}_{n}"))).collect()
         };
         match self.mode {
-            ActionMode::Ee6d | ActionMode::AgibotEe6d => arms(&ARM_6D),
+            ActionMode::Ee6d | ActionMode::AgibotEe6d => arms(&arm_6d),
             ActionMode::Joint => arms(&["joint1", "joint2", "joint3", "joint4", "joint5", "joint6", "gripper"]),
             ActionMode::So101Bimanual => arms(&SO101),
             ActionMode::FrankaJoint7 => (1..=self.real_dim).map(|n| format!("joint{n}")).collect(),
@@ -132,7 +134,7 @@ mod tests {
     fn every_channel_of_every_mode_has_a_name() {
         for mode in ActionMode::ALL {
             let space = ActionSpace::fixed(mode);
-            assert_eq!(space.channel_names().len() as i64, space.real_dim, "{}", mode.name());
+            assert_eq!(space.channel_names([""; 6]).len() as i64, space.real_dim, "{}", mode.name());
         }
     }
 

@@ -1,13 +1,13 @@
 //! The parameters of a deployment from the node's own file, for commands that run without the node.
 
 use super::OfflineError;
-use crate::config::{Config, ConfigError, Given, Overrides, Value};
-use crate::model::config::ModelConfig;
+use crate::config::{Config, ConfigError, Overrides, Value};
 use crate::pipeline::PipelineError;
+use crate::pipeline::facts::{self, FactsError};
 use std::path::Path;
 
 /// Reads the parameters that `file` gives to `node`, a fully qualified name. `checkpoint` replaces the file's own, and
-/// the cameras have the checkpoint's names if the file names none, as in the node. Returns the warnings as well, one
+/// facts are settled as in the node. Returns the warnings as well, one
 /// line each.
 ///
 /// # Errors
@@ -22,39 +22,20 @@ pub fn read(file: &Path, node: &str, checkpoint: Option<&Path>) -> Result<(Confi
         given.parameters.insert("checkpoint".to_owned(), Value::String(checkpoint.display().to_string()));
     }
     Config::keep_declared(&mut given).map_err(in_file)?;
-    name_cameras(&mut given)?.map_err(in_file)?;
+    facts::settle(&mut given.parameters).map_err(|error| match error {
+        FactsError::Config(source) => in_file(source),
+        FactsError::Checkpoint(source) => PipelineError::from(source).into(),
+    })?;
     Config::keep_declared(&mut given).map_err(in_file)?;
     let config = Config::from_parameters(&given.parameters).map_err(in_file)?;
     Ok((config, given.warnings))
-}
-
-/// The outer error is the checkpoint's, the inner one that of a parameter.
-fn name_cameras(given: &mut Given) -> Result<Result<(), ConfigError>, OfflineError> {
-    /// Keeps apart whose fault it is.
-    enum Fault {
-        Parameter(ConfigError),
-        Checkpoint(PipelineError),
-    }
-    impl From<ConfigError> for Fault {
-        fn from(error: ConfigError) -> Self {
-            Self::Parameter(error)
-        }
-    }
-    let own = |folder: &Path| {
-        let config = ModelConfig::from_folder(folder).map_err(|error| Fault::Checkpoint(error.into()))?;
-        Ok(config.inputs.cameras)
-    };
-    match Config::name_cameras(&mut given.parameters, own) {
-        Ok(()) => Ok(Ok(())),
-        Err(Fault::Parameter(error)) => Ok(Err(error)),
-        Err(Fault::Checkpoint(error)) => Err(error.into()),
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::overrides::DEFAULT_NODE;
+    use std::path::PathBuf;
 
     fn read_text(text: &str, node: &str) -> Result<(Config, Vec<String>), OfflineError> {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -62,23 +43,45 @@ mod tests {
         read(file.path(), node, None)
     }
 
-    const SHARED: &str = "/**:\n  ros__parameters:\n    use_sim_time: yes\n    cameras: [top]\n    rate_hz: [1.5, 2.5]\n\
-                          left:\n  xvla:\n    ros__parameters: {checkpoint: left, proprio: {source: proprio}}\n\
-                          right:\n  xvla:\n    ros__parameters: {checkpoint: right, proprio: {source: proprio}}\n\
-                          driver:\n  ros__parameters: {flags: [true, false], gains: [0.5, 1.0]}\n";
+    /// A file for two robots with a checkpoint each, and for a driver.
+    fn shared() -> String {
+        let [left, right] = ["original_auto", "original_ee6d"].map(checkpoint).map(|folder| folder.display().to_string());
+        format!(
+            "/**:\n  ros__parameters:\n    use_sim_time: yes\n    cameras: [top]\n    rate_hz: [1.5, 2.5]\n\
+             left:\n  xvla:\n    ros__parameters: {{checkpoint: {left}, proprio: {{source: proprio}}}}\n\
+             right:\n  xvla:\n    ros__parameters: {{checkpoint: {right}, proprio: {{source: proprio}}}}\n\
+             driver:\n  ros__parameters: {{flags: [true, false], gains: [0.5, 1.0]}}\n"
+        )
+    }
+
+    fn checkpoint(fixture: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints").join(fixture)
+    }
 
     #[test]
     fn a_file_of_several_robots_gives_the_one_that_was_chosen() {
-        let checkpoint = |node| read_text(SHARED, node).unwrap().0.checkpoint;
-        assert_eq!(checkpoint("/left/xvla"), Path::new("left"));
-        assert_eq!(checkpoint("/right/xvla"), Path::new("right"));
+        let chosen = |node| read_text(&shared(), node).unwrap().0.checkpoint;
+        assert_eq!(chosen("/left/xvla"), checkpoint("original_auto"));
+        assert_eq!(chosen("/right/xvla"), checkpoint("original_ee6d"));
     }
 
     #[test]
     fn what_a_shared_file_holds_for_others_is_a_warning_at_most() {
-        let (_, warnings) = read_text(SHARED, "/left/xvla").unwrap();
+        let (_, warnings) = read_text(&shared(), "/left/xvla").unwrap();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("`rate_hz` does not exist"), "{warnings:?}");
+    }
+
+    #[test]
+    fn the_facts_of_the_embodiment_are_part_of_the_deployment() {
+        let checkpoint = checkpoint("original_ee6d");
+        let text = format!(
+            "xvla: {{ros__parameters: {{checkpoint: {}, embodiment: libero, proprio: {{source: ee_pose}}}}}}",
+            checkpoint.display()
+        );
+        let (config, _) = read_text(&text, DEFAULT_NODE).unwrap();
+        assert_eq!((config.domain_id, config.step_dt_s), (Some(3), Some(0.05)));
+        assert_eq!(config.cameras.iter().map(|camera| camera.name.as_str()).collect::<Vec<_>>(), ["agentview", "wrist"]);
     }
 
     #[test]

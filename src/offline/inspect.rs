@@ -5,6 +5,7 @@ use crate::model::action_space::ActionSpace;
 use crate::model::audit::{Audit, audit};
 use crate::model::config::ModelConfig;
 use crate::model::state_spec::{StateKind, StateSpec};
+use crate::pipeline::facts::rotation_names;
 use crate::pipeline::prepare::{Preparer, TOKENIZER_FILE};
 use crate::pipeline::validate::check_processors;
 use crate::transform::processors::Processors;
@@ -274,7 +275,7 @@ fn actions(space: &ActionSpace, chunk_length: i64) -> Actions {
         chunk_length,
         model_dim: space.model_dim,
         real_dim: space.real_dim,
-        names: space.channel_names(),
+        names: space.channel_names(rotation_names(None)),
         grippers: space.grippers.to_vec(),
     }
 }

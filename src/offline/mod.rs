@@ -14,6 +14,7 @@ pub mod bench;
 pub mod deployment;
 pub mod engines;
 mod error;
+pub mod fact_sheet;
 pub mod html;
 pub mod infer;
 pub mod inspect;

@@ -8,13 +8,16 @@
 //! | what to load, what a request holds | [`options`], [`request`], [`noise`] |
 //! | an inference from its request to its answer | [`core`], [`prepare`], [`validate`], [`inference`], [`in_flight`] |
 //! | what runs, and what takes over when it fails | [`gate`], [`fallback`], [`provenance`] |
+//! | what a checkpoint and an embodiment fix, and the state that is fed | [`facts`], [`feedback`] |
 //! | the inference thread of a live pipeline | [`worker`], [`slot`], [`epoch`] |
 //! | milliseconds and percentiles | [`latency`] |
 
 mod core;
 pub mod epoch;
 mod error;
+pub mod facts;
 mod fallback;
+pub mod feedback;
 mod gate;
 mod in_flight;
 mod inference;
@@ -45,6 +48,7 @@ pub use crate::model::state_spec::{StateKind, StateSpec, StateWidth};
 
 use self::core::{Core, SharedRuntime, lock};
 use crate::backend::stream::DeviceMemory;
+use crate::config::RotationLayout;
 use crate::error::CheckpointError;
 use crate::model::config::ModelConfig;
 use crate::transform::processors::Processors;
@@ -64,14 +68,6 @@ pub struct Pipeline {
     overlap: bool,
     runtime: SharedRuntime,
     core: Arc<Mutex<Core>>,
-}
-
-/// The names of the cameras of the checkpoint in `folder`, in the order of views. No weights are read.
-///
-/// # Errors
-/// A configuration that cannot be used.
-pub fn camera_names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
-    Ok(ModelConfig::from_folder(folder)?.inputs.cameras)
 }
 
 /// The state that the checkpoint in `folder` expects from the robot. No weights are read.
@@ -173,9 +169,9 @@ impl Pipeline {
         core::noise_shape(&self.config, batch)
     }
 
-    /// Names of the A' channels of an action as the robot executes it.
-    pub fn action_names(&self) -> Vec<String> {
-        self.config.action_space.channel_names()
+    /// Names of the A' channels of an action as the robot executes it, whose rotations have `layout`.
+    pub fn action_names(&self, layout: Option<RotationLayout>) -> Vec<String> {
+        self.config.action_space.channel_names(facts::rotation_names(layout))
     }
 
     /// SHA-256 of the concatenated weight files, in lowercase hex. This reads every file and takes seconds for a

@@ -85,7 +85,8 @@ impl From<&Config> for Options {
             overlap: config.overlap,
             engine: config.engine.clone(),
             deadline: config.policy.deadline,
-            domain: config.domain_id,
+            // Offline, batches bring their own domain.
+            domain: config.domain_id.unwrap_or_default(),
             inputs: None,
         }
     }

@@ -2,11 +2,12 @@
 //! slow model skips observations instead of queueing them, and no observation is used twice.
 
 use super::epoch::Epoch;
+use super::feedback::Feedback;
 use super::slot::LatestSlot;
 use super::{InFlight, Inference, Noise, Pipeline, PipelineError, Request, Runtime};
 use crate::types::Observation;
 use std::convert::Infallible;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -88,24 +89,40 @@ pub struct Worker<O> {
     pipeline: Pipeline,
     slot: Arc<Slot<O>>,
     epoch: Arc<Epoch>,
+    feedback: SharedFeedback,
     thread: JoinHandle<()>,
 }
 
+/// The state that the checkpoint is fed, shared by the threads that begin and end inferences.
+type SharedFeedback = Arc<Mutex<Feedback>>;
+
+fn locked(feedback: &SharedFeedback) -> MutexGuard<'_, Feedback> {
+    feedback.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl<O: Offer> Worker<O> {
-    /// Starts the thread. Every chunk's noise is drawn from `seed`; without one, each chunk has a fresh seed. `deliver`
-    /// is called with every outcome of the present epoch, on the inference thread or, if the pipeline overlaps, on a
-    /// delivery thread.
+    /// Starts the thread. Every chunk's noise is drawn from `seed`; without one, each chunk has a fresh seed. `feedback`
+    /// decides what the checkpoint takes for the robot's state. `deliver` is called with every outcome of the present
+    /// epoch, on the inference thread or, if the pipeline overlaps, on a delivery thread.
     ///
     /// # Errors
     /// [`PipelineError::Thread`] if the operating system refuses a thread.
     pub fn spawn(
         pipeline: Pipeline,
         seed: Option<u64>,
+        feedback: Feedback,
         deliver: impl FnMut(Delivery<O::Fault>) + Send + 'static,
     ) -> Result<Self, PipelineError> {
         let (slot, epoch) = (Arc::new(Slot::default()), Arc::new(Epoch::default()));
-        let mut delivery = DeliveryLoop { epoch: epoch.clone(), deliver };
-        let requests = RequestLoop { pipeline: pipeline.clone(), seed, source: slot.clone(), epoch: epoch.clone() };
+        let feedback = Arc::new(Mutex::new(feedback));
+        let mut delivery = DeliveryLoop { epoch: epoch.clone(), feedback: feedback.clone(), deliver };
+        let requests = RequestLoop {
+            pipeline: pipeline.clone(),
+            seed,
+            source: slot.clone(),
+            epoch: epoch.clone(),
+            feedback: feedback.clone(),
+        };
         let thread = if requests.pipeline.overlaps() {
             // The channel has no buffer, so at most two inferences have begun: one is waited for and the next is on its
             // way into the channel.
@@ -127,7 +144,7 @@ impl<O: Offer> Worker<O> {
                 });
             })?
         };
-        Ok(Self { pipeline, slot, epoch, thread })
+        Ok(Self { pipeline, slot, epoch, feedback, thread })
     }
 
     /// Offers an observation, and returns the one it replaces if no inference had begun on that.
@@ -146,6 +163,11 @@ impl<O: Offer> Worker<O> {
     /// Begins a new epoch. Once this has returned, nothing that was offered before is delivered.
     pub fn begin_epoch(&self) {
         self.epoch.advance();
+    }
+
+    /// Forgets the commands that the checkpoint would be fed as the robot's state.
+    pub fn forget_commands(&self) {
+        locked(&self.feedback).reset();
     }
 
     /// The number of observations and answers that were dropped because their epoch was over.
@@ -182,6 +204,7 @@ struct RequestLoop<O> {
     seed: Option<u64>,
     source: Arc<Slot<O>>,
     epoch: Arc<Epoch>,
+    feedback: SharedFeedback,
 }
 
 impl<O: Offer> RequestLoop<O> {
@@ -202,10 +225,12 @@ impl<O: Offer> RequestLoop<O> {
 
     fn begin(&self, offer: O, offered: Instant, sequence: &mut u64) -> Step<O::Fault> {
         let (queued, decoding) = (offered.elapsed(), Instant::now());
-        let observation = match offer.decode() {
-            Ok(observation) => Arc::new(observation),
+        let mut observation = match offer.decode() {
+            Ok(observation) => observation,
             Err(fault) => return Step::Rejected(fault),
         };
+        locked(&self.feedback).fill(&mut observation);
+        let observation = Arc::new(observation);
         let decoded = decoding.elapsed();
         let noise = Noise::Seed(self.seed.unwrap_or_else(rand::random));
         let request = Request { sequence: *sequence, ..Request::new(observation.clone(), noise) };
@@ -217,6 +242,7 @@ impl<O: Offer> RequestLoop<O> {
 /// Waits for inferences and hands what they led to to the caller's `deliver`.
 struct DeliveryLoop<D> {
     epoch: Arc<Epoch>,
+    feedback: SharedFeedback,
     deliver: D,
 }
 
@@ -232,7 +258,14 @@ impl<D> DeliveryLoop<D> {
                 Delivery::Outcome(Box::new(Outcome { observation, queued, decoded, result }))
             }
         };
-        self.epoch.deliver(begun.epoch, || (self.deliver)(delivery));
+        self.epoch.deliver(begun.epoch, || {
+            if let Delivery::Outcome(outcome) = &delivery
+                && let Ok(inference) = &outcome.result
+            {
+                locked(&self.feedback).answered(outcome.observation.reference(), &inference.chunk.actions);
+            }
+            (self.deliver)(delivery);
+        });
     }
 }
 
@@ -278,7 +311,7 @@ mod tests {
                 }) as AtWait
             };
             let pipeline = mock::pipeline(Options { overlap, ..mock::options() }, behave, at_wait);
-            let worker = Worker::spawn(pipeline, Some(0), move |delivery| {
+            let worker = Worker::spawn(pipeline, Some(0), Feedback::measured(), move |delivery| {
                 let Delivery::Outcome(outcome) = delivery;
                 let _ = deliver.send(outcome.observation.reference().nanos / 1_000_000);
             });
@@ -358,7 +391,7 @@ mod tests {
             let (deliver, delivered) = mpsc::channel();
             let options = Options { overlap, ..mock::options() };
             let pipeline = mock::pipeline(options, || Behaviour::Answer, mock::nothing);
-            let worker = Worker::spawn(pipeline, Some(0), move |delivery| {
+            let worker = Worker::spawn(pipeline, Some(0), Feedback::measured(), move |delivery| {
                 let _ = deliver.send(match delivery {
                     Delivery::Rejected(fault) => Err(fault),
                     Delivery::Outcome(outcome) => {
@@ -420,7 +453,7 @@ mod tests {
     fn chunks_are_numbered_in_the_order_in_which_they_begin() {
         let (deliver, delivered) = mpsc::channel();
         let pipeline = mock::pipeline(mock::options(), || Behaviour::Answer, mock::nothing);
-        let worker = Worker::<Observation>::spawn(pipeline, None, move |delivery| {
+        let worker = Worker::<Observation>::spawn(pipeline, None, Feedback::measured(), move |delivery| {
             let Delivery::Outcome(outcome) = delivery;
             let _ = deliver.send(outcome.result.map(|inference| inference.provenance));
         });

@@ -51,9 +51,10 @@ impl Inputs {
         let states = state::topics_of(&config.proprio).into_iter();
         Self {
             cameras: config.cameras.iter().map(|camera| Camera::new(camera, &config.sync)).collect(),
-            state: states.map(|(kind, name)| State::new(kind, &name, &config.proprio, &config.frame_id)).collect(),
+            state: states.map(|(kind, name)| State::new(kind, &name, config)).collect(),
             instruction: Instruction::new(config.instruction.clone()),
-            domain_id: config.domain_id,
+            // A deployment without a domain does not start.
+            domain_id: config.domain_id.unwrap_or_default(),
             tolerance: config.sync.tolerance,
             pace: Pace::new(config.policy.rate_hz),
             jumps: JumpDetector::default(),

@@ -4,7 +4,7 @@
 use super::history::{Found, History};
 use super::time::Now;
 use super::topic::Topic;
-use crate::config::{JointConfig, JointUnit, Named, ProprioConfig, ProprioSource};
+use crate::config::{Config, JointConfig, JointUnit, Named, ProprioConfig, ProprioFeed, ProprioSource, RotationLayout};
 use crate::error::InputError;
 use crate::pipeline::{StateSpec, StateWidth};
 use crate::transform::rotation::Quaternion;
@@ -48,9 +48,11 @@ pub enum Kind {
     Channels,
 }
 
-/// The topics of the robot's state in the order in which their channels are concatenated.
+/// The topics of the robot's state in the order in which their channels are concatenated; none if nothing that the robot
+/// measures is used.
 pub fn topics_of(config: &ProprioConfig) -> Vec<(Kind, String)> {
     match config.source {
+        _ if config.feed == Some(ProprioFeed::Zeros) => Vec::new(),
         ProprioSource::JointStates => vec![(Kind::Joints, "joint_states".to_owned())],
         ProprioSource::Proprio => vec![(Kind::Channels, "proprio".to_owned())],
         ProprioSource::EePose if config.arms.is_empty() => {
@@ -64,9 +66,10 @@ pub fn topics_of(config: &ProprioConfig) -> Vec<(Kind, String)> {
     }
 }
 
-/// Channels that the robot's state has; `None` where the source leaves them to the checkpoint.
+/// Channels that the robot's state has; `None` where they are left to the checkpoint.
 pub fn channels_of(config: &ProprioConfig) -> Option<usize> {
     match config.source {
+        _ if config.feed == Some(ProprioFeed::Zeros) => None,
         ProprioSource::JointStates => Some(config.joints.len()),
         ProprioSource::EePose => Some(EE6D_ARM * config.arms.len().max(1)),
         ProprioSource::Proprio => None,
@@ -101,6 +104,8 @@ pub struct State {
     limits: Limits,
     /// The frame in which poses must be given; `None` for any.
     frame_id: Option<String>,
+    /// How rotations become channels.
+    layout: RotationLayout,
     content: Content,
 }
 
@@ -108,7 +113,22 @@ pub struct State {
 enum Content {
     Joints(Vec<Joint>),
     Pose(History<Pose>),
-    Channels { field: &'static str, width: Width, history: History<Vec<f32>> },
+    Channels { field: &'static str, width: Width, scaling: Scaling, history: History<Vec<f32>> },
+}
+
+/// How a value becomes a channel: multiplied, then added to.
+#[derive(Clone, Copy, Debug)]
+struct Scaling {
+    scale: f64,
+    offset: f64,
+}
+
+impl Scaling {
+    const NONE: Self = Self { scale: 1.0, offset: 0.0 };
+
+    fn apply(self, value: f32) -> f32 {
+        (f64::from(value) * self.scale + self.offset) as f32
+    }
 }
 
 /// How many channels a message has.
@@ -161,7 +181,8 @@ pub enum Freshness {
 
 impl State {
     /// The topic `name` of a state, on which nothing has been received.
-    pub fn new(kind: Kind, name: &str, config: &ProprioConfig, frame_id: &str) -> Self {
+    pub fn new(kind: Kind, name: &str, deployment: &Config) -> Self {
+        let (config, frame_id) = (&deployment.proprio, deployment.frame_id.as_str());
         let gripper = (config.gripper.max_age, config.gripper.latched);
         let (max_age, latched) = if kind == Kind::Gripper { gripper } else { (config.max_age, config.latched) };
         let joint = |joint: &Named<JointConfig>| Joint {
@@ -173,15 +194,23 @@ impl State {
             topic: Topic::new(name),
             limits: Limits { max_age, latched, required: config.required },
             frame_id: Some(without_slash(frame_id).to_owned()).filter(|frame_id| !frame_id.is_empty()),
+            // A deployment whose poses go in does not start without a layout.
+            layout: deployment.rotation_6d.unwrap_or(RotationLayout::Columns),
             content: match kind {
                 Kind::Joints => Content::Joints(config.joints.iter().map(joint).collect()),
                 Kind::Pose => Content::Pose(History::default()),
-                Kind::Gripper => {
-                    Content::Channels { field: "gripper", width: Width::Exactly(1), history: History::default() }
-                }
-                Kind::Channels => {
-                    Content::Channels { field: "proprio", width: Width::Open, history: History::default() }
-                }
+                Kind::Gripper => Content::Channels {
+                    field: "gripper",
+                    width: Width::Exactly(1),
+                    scaling: Scaling { scale: config.gripper.scale, offset: config.gripper.offset },
+                    history: History::default(),
+                },
+                Kind::Channels => Content::Channels {
+                    field: "proprio",
+                    width: Width::Open,
+                    scaling: Scaling::NONE,
+                    history: History::default(),
+                },
             },
         }
     }
@@ -215,14 +244,14 @@ impl State {
             }
             (Content::Pose(history), Reading::Pose { frame_id, position_m, orientation }) => {
                 check_frame(&self.topic.name, self.frame_id.as_deref(), &frame_id)?;
-                ee6d_arm(position_m, &orientation, 0.0)?;
+                ee6d_arm(position_m, &orientation, 0.0, self.layout)?;
                 history.push(Pose { position_m, orientation }, stamp, now);
                 Ok(())
             }
-            (Content::Channels { field, width, history }, Reading::Channels(channels)) => {
+            (Content::Channels { field, width, scaling, history }, Reading::Channels(channels)) => {
                 check_finite(field, &channels)?;
                 width.check(field, channels.len())?;
-                history.push(channels, stamp, now);
+                history.push(channels.into_iter().map(|value| scaling.apply(value)).collect(), stamp, now);
                 Ok(())
             }
             _ => Ok(()),
@@ -257,7 +286,8 @@ impl State {
             Content::Pose(history) => {
                 let Found { value, stamp } =
                     limits.at(history, reference, now, |a, b, share| Some(between(a, b, share)))?;
-                let [channels @ .., _gripper] = ee6d_arm(value.position_m, &value.orientation, 0.0).ok()?;
+                let [channels @ .., _gripper] =
+                    ee6d_arm(value.position_m, &value.orientation, 0.0, self.layout).ok()?;
                 Some(Stamped { value: channels.to_vec(), stamp })
             }
             Content::Channels { history, .. } => {

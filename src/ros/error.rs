@@ -2,6 +2,7 @@
 
 use crate::config::ConfigError;
 use crate::pipeline::PipelineError;
+use crate::pipeline::facts::FactsError;
 
 /// A command line that ROS 2 cannot take.
 #[derive(Debug, thiserror::Error)]
@@ -104,5 +105,14 @@ impl NodeError {
     pub fn middleware(doing: impl Into<String>) -> impl FnOnce(r2r::Error) -> Self {
         let doing = doing.into();
         move |source| Self::Middleware { doing, source }
+    }
+}
+
+impl From<FactsError> for NodeError {
+    fn from(error: FactsError) -> Self {
+        match error {
+            FactsError::Config(error) => error.into(),
+            FactsError::Checkpoint(error) => PipelineError::from(error).into(),
+        }
     }
 }

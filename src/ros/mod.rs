@@ -8,7 +8,8 @@
 //! | messages ↔ values | [`convert`], [`parameter_messages`] |
 //! | subscriptions, drained every turn, and their QoS | [`subscriptions`], [`qos`] |
 //! | loading, the inference thread | [`model`] |
-//! | chunks and latencies, health, time | [`outputs`], [`diagnostics`], [`clock`] |
+//! | chunks and latencies, what runs, health, time | [`outputs`], [`model_info`], [`diagnostics`], [`clock`] |
+//! | services | [`infer_once`], [`reset`] |
 //! | log lines, on the console and as messages | [`logging`], [`rosout`] |
 
 pub mod arguments;
@@ -20,6 +21,7 @@ pub mod error;
 pub mod infer_once;
 pub mod logging;
 pub mod model;
+pub mod model_info;
 pub mod names;
 pub mod node;
 pub mod outputs;
@@ -28,5 +30,6 @@ pub mod parameter_messages;
 pub mod parameter_services;
 pub mod params;
 pub mod qos;
+pub mod reset;
 pub mod rosout;
 pub mod subscriptions;

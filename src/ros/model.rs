@@ -1,9 +1,11 @@
 //! The model beside the spinning thread: a loading thread loads and rehearses it, then the inference thread runs it.
 
 use super::error::NodeError;
+use super::model_info::ModelInfoTopic;
 use super::outputs::{Event, ModelFacts, Outputs, SharedRecord};
 use crate::config::{Config, ConfigError};
 use crate::pipeline::PipelineError;
+use crate::pipeline::feedback::Feedback;
 use crate::pipeline::worker::Worker;
 use crate::pipeline::{InFlight, Options, Pipeline, Request};
 use crate::robot::selection::Selection;
@@ -29,16 +31,22 @@ enum Phase {
 }
 
 impl Model {
-    /// Starts loading on another thread. Chunks will be published through `outputs`.
+    /// Starts loading on another thread. Chunks will be published through `outputs`, and what has been loaded through
+    /// `model_info`.
     ///
     /// # Errors
     /// [`NodeError::Thread`] if the operating system refuses a thread.
-    pub fn start(config: Config, outputs: Outputs, record: SharedRecord) -> Result<Self, NodeError> {
+    pub fn start(
+        config: Config,
+        outputs: Outputs,
+        model_info: ModelInfoTopic,
+        record: SharedRecord,
+    ) -> Result<Self, NodeError> {
         let shared = record.clone();
         let (sender, events) = mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("loading".to_owned())
-            .spawn(move || load(&config, outputs, &shared, sender))
+            .spawn(move || load(&config, outputs, &model_info, &shared, sender))
             .map_err(NodeError::Thread)?;
         Ok(Self { phase: Phase::Loading(thread), record, events })
     }
@@ -93,6 +101,13 @@ impl Model {
         withdrawn
     }
 
+    /// Forgets the commands that the checkpoint would be fed as the robot's state.
+    pub fn forget_commands(&self) {
+        if let Phase::Running(worker) = &self.phase {
+            worker.forget_commands();
+        }
+    }
+
     /// What has become of selections since the last call.
     pub fn events(&self) -> impl Iterator<Item = Event> {
         self.events.try_iter()
@@ -117,6 +132,7 @@ impl Model {
 fn load(
     config: &Config,
     outputs: Outputs,
+    model_info: &ModelInfoTopic,
     record: &SharedRecord,
     events: mpsc::Sender<Event>,
 ) -> Result<Worker<Selection>, NodeError> {
@@ -128,7 +144,9 @@ fn load(
     let facts = facts(config, &pipeline)?;
     rehearse(config, &pipeline)?;
     record_loaded(record, &facts, &pipeline);
-    Ok(Worker::spawn(pipeline, config.seed, move |delivery| {
+    model_info.publish(config, &facts, &pipeline);
+    let feedback = Feedback::new(config, pipeline.state_spec().channels());
+    Ok(Worker::spawn(pipeline, config.seed, feedback, move |delivery| {
         // The spinning thread may have ended, and then nobody needs to know.
         let _ = events.send(outputs.deliver(&facts, delivery));
     })?)
@@ -142,7 +160,7 @@ fn record_loaded(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline)
 }
 
 fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> {
-    let own_names = pipeline.action_names();
+    let own_names = pipeline.action_names(config.rotation_6d);
     let action_names = if config.action_names.is_empty() { own_names.clone() } else { config.action_names.clone() };
     if action_names.len() != own_names.len() {
         let reason = format!(
@@ -177,7 +195,7 @@ fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
         views: vec![black; config.cameras.len()],
         state: vec![Stamped { value: vec![0.0; channels], stamp: Stamp::default() }],
         instruction: config.instruction.clone().unwrap_or_else(|| "warm up".to_owned()),
-        domain_id: config.domain_id,
+        domain_id: config.domain_id.unwrap_or_default(),
     };
     let request = Request::new(observation, config.seed.unwrap_or(0));
     pipeline.begin(request).and_then(InFlight::wait).map(drop).map_err(|source| match source {
@@ -199,7 +217,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_model_is_noticed() {
         let pipeline = mock::pipeline(mock::options(), || panic!("a defect, on purpose"), mock::nothing);
-        let worker = Worker::spawn(pipeline, None, drop).unwrap();
+        let worker = Worker::spawn(pipeline, None, Feedback::measured(), drop).unwrap();
         let (_sender, events) = mpsc::channel();
         let mut model = Model { phase: Phase::Running(worker), record: SharedRecord::default(), events };
         model.offer(selection());

@@ -6,12 +6,14 @@ use super::diagnostics::Diagnostics;
 use super::error::NodeError;
 use super::infer_once::InferOnce;
 use super::model::Model;
+use super::model_info::ModelInfoTopic;
 use super::names::Names;
 use super::outputs::{Event, Outputs, SharedRecord};
 use super::parameter_events::ParameterEvents;
 use super::parameter_services::ParameterServices;
-use super::params::NodeParameters;
+use super::params::{NodeParameters, Unsettled};
 use super::qos::QosWatch;
+use super::reset::Reset;
 use super::rosout::Rosout;
 use super::subscriptions::Subscriptions;
 use crate::config::{Overrides, ProprioSource};
@@ -69,16 +71,18 @@ pub fn run(
 
 fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &AtomicBool) -> Result<Ended, NodeError> {
     let own_name = node.fully_qualified_name().map_err(NodeError::middleware("the node's name"))?;
-    let given = overrides.for_node(&own_name);
-    let NodeParameters { config, use_sim_time, mut table, mut qos, warnings } = NodeParameters::of(given)?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
-    }
-    if use_sim_time {
+    let given = Unsettled::of(overrides.for_node(&own_name))?;
+    if given.use_sim_time() {
         node.get_time_source().enable_sim_time(node).map_err(NodeError::middleware("use_sim_time"))?;
     }
     let clock = RosClock::of(node);
     let record = SharedRecord::default();
+    let mut diagnostics = Diagnostics::new(node, clock.clone(), &given.preliminary(), record.clone())?;
+    let Some(settled) = settle(node, given, &clock, &mut diagnostics, stop)? else { return Ok(Ended::Busy) };
+    let NodeParameters { config, mut table, mut qos, facts, warnings } = settled;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     qos.resolve_with(names(node, arguments).map_err(NodeError::middleware("the node's name"))?);
     let subscriptions = Subscriptions::new(node, &config, &mut qos)?;
     for name in qos.unused() {
@@ -87,22 +91,25 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     table.extend_from_slice(qos.declared());
     let parameters = ParameterServices::new(node, table)?;
     let parameter_events = ParameterEvents::new(node, clock.clone())?;
-    let diagnostics = Diagnostics::new(node, clock.clone(), &config, record.clone())?;
     let infer_once = InferOnce::new(node)?;
+    let reset = Reset::new(node)?;
     let outputs = Outputs::new(node, clock.clone(), &config, record.clone())?;
+    let model_info = ModelInfoTopic::new(node, clock.clone(), facts)?;
     let mut inputs = Inputs::new(&config);
     inputs.loss_remedy = loss_remedy();
     if config.proprio.source == ProprioSource::Proprio {
         inputs.expect_state(&state_spec(&config.checkpoint).map_err(PipelineError::from)?);
     }
-    tracing::info!("loading {} on {}", config.checkpoint.display(), config.device);
-    let model = Model::start(config, outputs, record)?;
+    let reset_on_instruction = config.proprio.reset_on_instruction;
+    let model = Model::start(config, outputs, model_info, record)?;
     let mut turn = Turn {
         clock,
         parameters,
         parameter_events,
         diagnostics,
         infer_once,
+        reset,
+        reset_on_instruction,
         subscriptions,
         qos_watch: qos.watch(),
         looked: None,
@@ -119,6 +126,34 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     Ok(if turn.model.stop(PATIENCE) { Ended::Quiet } else { Ended::Busy })
 }
 
+/// Looks into the checkpoint's files on another thread, because a disk may not answer, and spins until that is done. `None`
+/// if `stop` is set before.
+fn settle(
+    node: &mut Node,
+    given: Unsettled,
+    clock: &RosClock,
+    diagnostics: &mut Diagnostics,
+    stop: &AtomicBool,
+) -> Result<Option<NodeParameters>, NodeError> {
+    let preliminary = given.preliminary();
+    tracing::info!("loading {} on {}", preliminary.checkpoint.display(), preliminary.device);
+    let inputs = Inputs::new(&preliminary);
+    let settling = std::thread::Builder::new().name("settling".to_owned()).spawn(move || given.settle());
+    let settling = settling.map_err(NodeError::Thread)?;
+    while !settling.is_finished() {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        node.spin_once(TURN);
+        diagnostics.publish_when_due(&inputs, &Health::of_inputs(&inputs, clock.present()));
+    }
+    let settled = settling.join().unwrap_or(Err(NodeError::Died("settling")));
+    if let Err(error) = &settled {
+        diagnostics.publish(&inputs, &Health::of_inputs(&inputs, clock.present()), Some(error));
+    }
+    settled.map(Some)
+}
+
 /// What the spinning thread does after every wait for messages.
 struct Turn {
     clock: RosClock,
@@ -126,6 +161,9 @@ struct Turn {
     parameter_events: ParameterEvents,
     diagnostics: Diagnostics,
     infer_once: InferOnce,
+    reset: Reset,
+    /// Whether a new instruction makes the commands forgotten that the checkpoint is fed.
+    reset_on_instruction: bool,
     subscriptions: Subscriptions,
     qos_watch: QosWatch,
     /// When the publishers were last looked at.
@@ -142,6 +180,7 @@ impl Turn {
         self.parameter_events.declare_when_heard(self.parameters.table());
         self.look_at_publishers(node)?;
         self.receive();
+        self.serve_reset();
         let health = Health::of_inputs(&self.inputs, self.clock.present());
         match self.model.advance() {
             Ok(true) => tracing::info!("ready"),
@@ -173,6 +212,7 @@ impl Turn {
         if let Some(by_ms) = self.inputs.advance(now) {
             tracing::warn!("ROS time jumped by {:.3} s: inputs from before are forgotten", by_ms / 1e3);
             self.begin_epoch();
+            self.model.forget_commands();
         }
         self.subscriptions.drain(&mut self.inputs, now);
         for event in self.model.events() {
@@ -190,6 +230,18 @@ impl Turn {
         }
         if self.inputs.take_instruction_changed() {
             self.begin_epoch();
+            if self.reset_on_instruction {
+                self.model.forget_commands();
+            }
+        }
+    }
+
+    fn serve_reset(&mut self) {
+        let mut is_asked = false;
+        self.reset.serve(|| is_asked = true);
+        if is_asked {
+            self.begin_epoch();
+            self.model.forget_commands();
         }
     }
 

@@ -3,7 +3,7 @@
 use super::clock::RosClock;
 use super::convert;
 use super::error::NodeError;
-use crate::config::Config;
+use crate::config::{Config, ProprioConfig, ProprioFeed};
 use crate::pipeline::latency::milliseconds;
 use crate::pipeline::worker::{Delivery, Outcome};
 use crate::pipeline::{Inference, Provenance, Runtime};
@@ -91,7 +91,7 @@ pub struct Outputs {
     frame_id: String,
     cameras: Vec<String>,
     state: Vec<String>,
-    step_dt_s: f64,
+    step_dt_s: Option<f64>,
     record: SharedRecord,
 }
 
@@ -112,7 +112,7 @@ impl Outputs {
             clock,
             frame_id: config.frame_id.clone(),
             cameras: config.cameras.iter().map(|camera| camera.name.clone()).collect(),
-            state: topics_of(&config.proprio).into_iter().map(|(_, topic)| topic).collect(),
+            state: state_names(&config.proprio),
             step_dt_s: config.step_dt_s,
             record,
         })
@@ -175,7 +175,7 @@ impl Outputs {
             input_stamps: observation.stamps().map(convert::time).collect(),
             sequence: *sequence,
             seed: seed.unwrap_or_default(),
-            step_dt: convert::duration_ms(self.step_dt_s * 1e3),
+            step_dt: convert::duration_ms(self.step_dt_s.unwrap_or_default() * 1e3),
             chunk_length: extent(1), // actions are [1, T, A']
             action_dim: extent(2),
             action_mode: facts.action_mode.clone(),
@@ -213,4 +213,12 @@ impl Outputs {
             observation_age_ms: age_ms,
         }
     }
+}
+
+/// The names of the inputs that a state holds.
+fn state_names(config: &ProprioConfig) -> Vec<String> {
+    if config.feed == Some(ProprioFeed::Zeros) {
+        return vec![ProprioFeed::Zeros.name().to_owned()];
+    }
+    topics_of(config).into_iter().map(|(_, topic)| topic).collect()
 }

@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(names(&["camera"], 1), [""; 0]);
         assert_eq!(
             list(&table(), &[], 0).prefixes,
-            ["proprio", "proprio.gripper", "sync", "policy", "engine", "camera.front"]
+            ["proprio", "proprio.gripper", "action.gripper", "action", "sync", "policy", "engine", "force", "camera.front"]
         );
     }
 

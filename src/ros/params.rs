@@ -4,8 +4,9 @@ use super::declared::Declared;
 use super::error::NodeError;
 use super::qos::QosOverrides;
 use crate::config::overrides::QOS_OVERRIDES;
-use crate::config::{Audience, Config, Domain, Given, Parameter, Value, declared};
-use crate::pipeline::{PipelineError, camera_names};
+use crate::config::schema::Table;
+use crate::config::{Audience, Config, Domain, Fact, Given, Parameter, ProprioFeed, Value, declared};
+use crate::pipeline::facts;
 
 /// The parameter that every ROS 2 node has.
 const USE_SIM_TIME: &str = "use_sim_time";
@@ -15,42 +16,81 @@ const USE_SIM_TIME: &str = "use_sim_time";
 pub struct NodeParameters {
     /// Every parameter but `use_sim_time`.
     pub config: Config,
-    /// Whether time comes from `/clock`.
-    pub use_sim_time: bool,
     /// Every parameter in the order of declaration, `use_sim_time` last.
     pub table: Vec<Declared>,
     /// The QoS that was asked for, by topic.
     pub qos: QosOverrides,
+    /// The facts about the model, with their origins.
+    pub facts: Vec<Fact>,
     /// What a person should know about the parameters, one line each.
     pub warnings: Vec<String>,
 }
 
-impl NodeParameters {
-    /// Validates the parameters that the command line and parameter files give to this node.
+/// The parameters of the node before the files of the checkpoint have been looked into.
+#[derive(Debug)]
+pub struct Unsettled {
+    given: Given,
+    use_sim_time: bool,
+    qos: QosOverrides,
+}
+
+impl Unsettled {
+    /// Takes the parameters that the command line and parameter files give to this node. No file is read.
     ///
     /// # Errors
-    /// The first parameter that does not exist although it was given to this very node, has the wrong type, or is out of
-    /// range.
+    /// A parameter that does not exist although it was given to this very node, or `use_sim_time` of another type.
     pub fn of(mut given: Given) -> Result<Self, NodeError> {
-        let sim_time = sim_time_row();
-        let use_sim_time = sim_time.check(given.parameters.remove(USE_SIM_TIME).unwrap_or(Value::Bool(false)))?;
+        let use_sim_time = sim_time_row().check(given.parameters.remove(USE_SIM_TIME).unwrap_or(Value::Bool(false)))?;
         let qos = QosOverrides::from_parameters(given.take_group(QOS_OVERRIDES));
         Config::keep_declared(&mut given)?;
-        Config::name_cameras(&mut given.parameters, |checkpoint| {
-            camera_names(checkpoint).map_err(PipelineError::from).map_err(NodeError::from)
-        })?;
+        Ok(Self { given, use_sim_time: use_sim_time == Value::Bool(true), qos })
+    }
+
+    /// Whether time comes from `/clock`.
+    pub fn use_sim_time(&self) -> bool {
+        self.use_sim_time
+    }
+
+    /// The deployment as far as diagnostics tell of it before there are inputs.
+    pub fn preliminary(&self) -> Config {
+        let text = |name: &str| match self.given.parameters.get(name) {
+            Some(Value::String(text)) => text.clone(),
+            _ => String::new(),
+        };
+        let mut config = Config::defaults();
+        (config.hardware_id, config.frame_id) = (text("hardware_id"), text("frame_id"));
+        (config.checkpoint, config.proprio.feed) = (text("checkpoint").into(), Some(ProprioFeed::Zeros));
+        config.device = text("device").parse().unwrap_or(config.device);
+        config
+    }
+
+    /// Settles the facts, for which the checkpoint's files are read, and validates every parameter.
+    ///
+    /// # Errors
+    /// The first parameter that has the wrong type or is out of range, facts that contradict each other or are missing, or
+    /// a checkpoint whose files cannot be used.
+    pub fn settle(self) -> Result<NodeParameters, NodeError> {
+        let Self { mut given, use_sim_time, qos } = self;
+        let settled = facts::settle(&mut given.parameters)?;
         Config::keep_declared(&mut given)?;
-        let Given { parameters: given, warnings, .. } = given;
+        let Given { parameters: given, mut warnings, .. } = given;
         let config = Config::from_parameters(&given)?;
+        settled.require(&config)?;
+        if config.step_dt_s.is_none() {
+            warnings.push(
+                "step_dt_s: the time between two actions of a chunk is unknown and published as zero: set it, or the \
+                 embodiment"
+                    .to_owned(),
+            );
+        }
 
         let mut table = Vec::new();
         for row in declared(Audience::Node(&given))? {
             let value = row.value_among(&given)?;
             table.push(Declared { row, value });
         }
-        let enabled = use_sim_time == Value::Bool(true);
-        table.push(Declared { row: sim_time, value: use_sim_time });
-        Ok(Self { config, use_sim_time: enabled, table, qos, warnings })
+        table.push(Declared { row: sim_time_row(), value: Value::Bool(use_sim_time) });
+        Ok(NodeParameters { config, table, qos, facts: settled.facts, warnings })
     }
 }
 
@@ -69,16 +109,23 @@ mod tests {
     use super::*;
 
     use crate::config::Parameters;
+    use std::path::Path;
 
-    fn parameters(extra: &[(&str, Value)]) -> Result<NodeParameters, NodeError> {
+    fn given(extra: &[(&str, Value)]) -> Given {
         let names = |names: &[&str]| Value::Strings(names.iter().map(|name| (*name).to_owned()).collect());
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints/original_auto");
         let mut all = Parameters::from([
-            ("checkpoint".to_owned(), Value::String("model".to_owned())),
+            ("checkpoint".to_owned(), Value::String(folder.display().to_string())),
             ("proprio.joint_names".to_owned(), names(&["a"])),
             ("cameras".to_owned(), names(&["front", "wrist"])),
+            ("domain_id".to_owned(), Value::Integer(3)),
         ]);
         all.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        NodeParameters::of(all.into())
+        all.into()
+    }
+
+    fn parameters(extra: &[(&str, Value)]) -> Result<NodeParameters, NodeError> {
+        Unsettled::of(given(extra))?.settle()
     }
 
     #[test]
@@ -95,8 +142,24 @@ mod tests {
     }
 
     #[test]
+    fn a_domain_that_nothing_gives_keeps_the_node_from_starting_and_says_which_line_to_add() {
+        let refusal = parameters(&[("domain_id", Value::Integer(-1))]).unwrap_err().to_string();
+        assert!(refusal.contains("`domain_id`: unknown") && refusal.contains("add `embodiment: NAME`"), "{refusal}");
+    }
+
+    #[test]
+    fn the_facts_of_an_embodiment_are_declared_as_parameters() {
+        let parameters = parameters(&[("embodiment", Value::String("libero".to_owned()))]).unwrap();
+        assert_eq!(parameters.config.step_dt_s, Some(0.05));
+        let value = |name: &str| parameters.table.iter().find(|p| p.row.name == name).map(|p| p.value.clone());
+        assert_eq!(value("camera.front.rotation"), Some(Value::Integer(180)));
+        assert!(parameters.warnings.is_empty(), "{:?}", parameters.warnings);
+    }
+
+    #[test]
     fn use_sim_time_must_be_a_boolean() {
-        assert!(parameters(&[("use_sim_time", Value::Bool(true))]).unwrap().use_sim_time);
-        assert!(parameters(&[("use_sim_time", Value::Integer(1))]).is_err());
+        let use_sim_time = |value| Unsettled::of(given(&[("use_sim_time", value)])).map(|given| given.use_sim_time());
+        assert!(use_sim_time(Value::Bool(true)).unwrap());
+        assert!(use_sim_time(Value::Integer(1)).is_err());
     }
 }

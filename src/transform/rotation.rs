@@ -1,17 +1,18 @@
 //! Converts rotations between three forms: 6-D (the policy's), matrix, and quaternion (ROS's).
 //!
-//! The 6-D form is the first two *columns* of the rotation matrix, one after the other. Unlike quaternions and angles
-//! it is continuous, hence easy to regress. Any six numbers represent a rotation, found by Gram-Schmidt, as long as the
+//! The 6-D form is the first two *columns* of the rotation matrix, in one of two [layouts](RotationLayout): one after the
+//! other, or row by row. Unlike quaternions and angles it is continuous, hence easy to regress. Any six numbers represent a rotation, found by Gram-Schmidt, as long as the
 //! two columns are neither zero nor parallel (Zhou et al., "On the Continuity of Rotation Representations in Neural
 //! Networks", CVPR 2019).
 
+use crate::config::RotationLayout;
 use crate::error::InputError;
 
 /// A 3x3 matrix, row by row; its columns are the rotated frame's axes.
 pub type Matrix = [[f64; 3]; 3];
 /// A quaternion as ROS orders it: x, y, z, w.
 pub type Quaternion = [f64; 4];
-/// First and second column of a rotation matrix.
+/// First and second column of a rotation matrix, in some layout.
 pub type Rotation6d = [f64; 6];
 
 /// A vector whose components are all below this has no direction. The unit second column counts as parallel to the
@@ -21,14 +22,22 @@ const DEGENERATE: f64 = 1e-6;
 /// float32 rounding, well below a matrix that scales.
 const ORTHONORMAL_TOLERANCE: f64 = 1e-3;
 
-/// The rotation matrix that the 6-D form `columns` represents, by Gram-Schmidt.
+/// The two columns, one after the other, that `values` hold in `layout`.
+fn columns_of(values: &Rotation6d, layout: RotationLayout) -> Rotation6d {
+    match (layout, *values) {
+        (RotationLayout::Columns, columns) => columns,
+        (RotationLayout::Rows, [r11, r12, r21, r22, r31, r32]) => [r11, r21, r31, r12, r22, r32],
+    }
+}
+
+/// The rotation matrix that the 6-D form `values` represents, by Gram-Schmidt.
 ///
 /// # Errors
 /// A number that is not finite, or columns that are zero or parallel.
-pub fn matrix_from_rotation_6d(columns: &Rotation6d) -> Result<Matrix, InputError> {
+pub fn matrix_from_rotation_6d(values: &Rotation6d, layout: RotationLayout) -> Result<Matrix, InputError> {
     const FIELD: &str = "rotation_6d";
-    finite(FIELD, columns)?;
-    let [a, b, c, x, y, z] = *columns;
+    finite(FIELD, values)?;
+    let [a, b, c, x, y, z] = columns_of(values, layout);
     let degenerate = |reason| InputError::Rotation { field: FIELD, reason };
 
     let first = unit([a, b, c]).ok_or(degenerate("the first column is zero"))?;
@@ -42,9 +51,12 @@ pub fn matrix_from_rotation_6d(columns: &Rotation6d) -> Result<Matrix, InputErro
 }
 
 /// The first two columns of `matrix`.
-pub fn rotation_6d_from_matrix(matrix: &Matrix) -> Rotation6d {
-    let [[a, x, _], [b, y, _], [c, z, _]] = *matrix;
-    [a, b, c, x, y, z]
+pub fn rotation_6d_from_matrix(matrix: &Matrix, layout: RotationLayout) -> Rotation6d {
+    let [[r11, r12, _], [r21, r22, _], [r31, r32, _]] = *matrix;
+    match layout {
+        RotationLayout::Columns => [r11, r21, r31, r12, r22, r32],
+        RotationLayout::Rows => [r11, r12, r21, r22, r31, r32],
+    }
 }
 
 /// The rotation matrix of a quaternion of any length but zero.
@@ -87,20 +99,20 @@ pub fn quaternion_from_matrix(matrix: &Matrix) -> Result<Quaternion, InputError>
     Ok(if w < 0.0 { unit.map(|component| -component) } else { unit })
 }
 
-/// The unit quaternion, w ≥ 0, that the 6-D form `columns` represents.
+/// The unit quaternion, w ≥ 0, that the 6-D form `values` represents.
 ///
 /// # Errors
 /// As [`matrix_from_rotation_6d`].
-pub fn quaternion_from_rotation_6d(columns: &Rotation6d) -> Result<Quaternion, InputError> {
-    quaternion_from_matrix(&matrix_from_rotation_6d(columns)?)
+pub fn quaternion_from_rotation_6d(values: &Rotation6d, layout: RotationLayout) -> Result<Quaternion, InputError> {
+    quaternion_from_matrix(&matrix_from_rotation_6d(values, layout)?)
 }
 
 /// The 6-D form of a quaternion of any length but zero.
 ///
 /// # Errors
 /// As [`matrix_from_quaternion`].
-pub fn rotation_6d_from_quaternion(quaternion: &Quaternion) -> Result<Rotation6d, InputError> {
-    Ok(rotation_6d_from_matrix(&matrix_from_quaternion(quaternion)?))
+pub fn rotation_6d_from_quaternion(quaternion: &Quaternion, layout: RotationLayout) -> Result<Rotation6d, InputError> {
+    Ok(rotation_6d_from_matrix(&matrix_from_quaternion(quaternion)?, layout))
 }
 
 fn check_rotation(matrix: &Matrix) -> Result<(), InputError> {

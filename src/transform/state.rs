@@ -2,6 +2,7 @@
 //! statistics.
 
 use super::rotation::{Quaternion, rotation_6d_from_quaternion};
+use crate::config::RotationLayout;
 use crate::error::InputError;
 
 /// Channels of one arm in the ee6d layout: xyz (m), 6-D rotation, gripper.
@@ -33,13 +34,18 @@ pub fn check_finite(field: &'static str, values: &[f32]) -> Result<(), InputErro
     }
 }
 
-/// One arm in the ee6d layout: position (m), the 6-D form of the orientation (xyzw), gripper.
+/// One arm in the ee6d layout: position (m), the 6-D form of the orientation (xyzw) in `layout`, gripper.
 ///
 /// # Errors
 /// A value that is not finite, or a quaternion of length zero.
-pub fn ee6d_arm(position_m: [f64; 3], orientation: &Quaternion, gripper: f64) -> Result<[f32; EE6D_ARM], InputError> {
+pub fn ee6d_arm(
+    position_m: [f64; 3],
+    orientation: &Quaternion,
+    gripper: f64,
+    layout: RotationLayout,
+) -> Result<[f32; EE6D_ARM], InputError> {
     let [x, y, z] = position_m;
-    let [a, b, c, d, e, f] = rotation_6d_from_quaternion(orientation)?;
+    let [a, b, c, d, e, f] = rotation_6d_from_quaternion(orientation, layout)?;
     let arm = [x, y, z, a, b, c, d, e, f, gripper].map(|value| value as f32);
     check_finite("ee_pose", &arm)?;
     Ok(arm)
@@ -127,15 +133,25 @@ mod tests {
     }
 
     #[test]
-    fn an_arm_is_position_then_rotation_columns_then_gripper() {
+    fn an_arm_is_position_then_rotation_then_gripper() {
         // A quarter turn about z: x goes to y, y to -x.
         let half = std::f64::consts::FRAC_1_SQRT_2;
-        let arm = ee6d_arm([1.0, 2.0, 3.0], &[0.0, 0.0, half, half], 0.5).unwrap();
-        let expected = [1.0, 2.0, 3.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.5];
-        assert!(arm.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6), "{arm:?}");
-        assert!(ee6d_arm([0.0; 3], &[0.0; 4], 0.0).is_err());
-        assert!(ee6d_arm([f64::NAN, 0.0, 0.0], &[0.0, 0.0, 0.0, 1.0], 0.0).is_err());
-        assert!(ee6d_arm([0.0; 3], &[0.0, 0.0, 0.0, 1.0], f64::INFINITY).is_err());
+        let arm = |layout| ee6d_arm([1.0, 2.0, 3.0], &[0.0, 0.0, half, half], 0.5, layout).unwrap();
+        for (layout, expected) in [
+            (RotationLayout::Columns, [1.0, 2.0, 3.0, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.5]),
+            (RotationLayout::Rows, [1.0, 2.0, 3.0, 0.0, -1.0, 1.0, 0.0, 0.0, 0.0, 0.5]),
+        ] {
+            let arm = arm(layout);
+            assert!(arm.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6), "{arm:?}");
+        }
+    }
+
+    #[test]
+    fn an_arm_without_an_orientation_or_with_a_value_that_is_not_finite_is_refused() {
+        let arm = |position, orientation, gripper| ee6d_arm(position, &orientation, gripper, RotationLayout::Rows);
+        assert!(arm([0.0; 3], [0.0; 4], 0.0).is_err());
+        assert!(arm([f64::NAN, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], 0.0).is_err());
+        assert!(arm([0.0; 3], [0.0, 0.0, 0.0, 1.0], f64::INFINITY).is_err());
     }
 
     #[test]

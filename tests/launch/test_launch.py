@@ -196,7 +196,7 @@ class LaunchTest(unittest.TestCase):
         self.launch(f"params_file:={ROOT / 'config/libero.yaml'}", "instruction:=pick up the cup")
         self.assertEqual(self.parameter("/xvla", "checkpoint"), str(self.checkpoints / "ee6d"))
         self.assertEqual(self.parameter("/xvla", "instruction"), "pick up the cup")
-        self.assertEqual(self.parameter("/xvla", "domain_id"), 3, "from the file")
+        self.assertEqual(self.parameter("/xvla", "embodiment"), "libero", "from the file")
 
     def test_cameras_may_be_named_by_an_argument(self) -> None:
         launched = self.launch("cameras:=[head, hand]", "head_image:=/color", *STATE)

@@ -30,7 +30,7 @@ const ONE_CAMERA: [(&str, &str); 3] =
 fn params_file(cameras: usize) -> String {
     let path = folder().join(format!("{cameras}_cameras.yaml"));
     let text = format!(
-        "/**:\n  ros__parameters:\n    checkpoint: {}\n    num_threads: 1\n    steps: 2\n    step_dt_s: 1\n    \
+        "/**:\n  ros__parameters:\n    checkpoint: {}\n    num_threads: 1\n    domain_id: 0\n    steps: 2\n    step_dt_s: 1\n    \
          action_names: []\n    sync: {{tolerance_ms: 60000, frozen_after: 0}}\n    cameras: [{}]\n    camera:\n{}    \
          proprio:\n      latched: true\n      joint_names: [{}]\n",
         checkpoint().display(),

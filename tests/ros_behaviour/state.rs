@@ -13,6 +13,8 @@ fn node() -> MutexGuard<'static, Deployment> {
         let parameters = [
             &checkpoint,
             "num_threads:=1",
+            "domain_id:=0",
+            "rotation_6d:=rows",
             "steps:=2",
             "cameras:=[front]",
             "proprio.source:=proprio",

@@ -3,7 +3,9 @@
 use crate::output;
 use anyhow::bail;
 use clap::Parser;
+use serde::Serialize;
 use std::path::PathBuf;
+use xvla_ros::offline::fact_sheet::{FactSheet, fact_sheet};
 use xvla_ros::offline::inspect::{Inspection, inspect};
 
 /// Describe a checkpoint and list everything that keeps it from loading.
@@ -15,18 +17,31 @@ pub struct Args {
     /// Folder with config.json and model.safetensors.
     #[arg(value_name = "DIR")]
     checkpoint: PathBuf,
+    /// Robot whose facts to add: libero, widowx, ... or a YAML file.
+    #[arg(long, value_name = "NAME")]
+    embodiment: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
 }
 
+/// Everything that is printed.
+#[derive(Serialize)]
+struct Description<'a> {
+    #[serde(flatten)]
+    checkpoint: &'a Inspection,
+    #[serde(flatten)]
+    robot: &'a FactSheet,
+}
+
 /// Prints the description; fails if the checkpoint would not load.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let found = inspect(&args.checkpoint)?;
+    let robot = fact_sheet(&args.checkpoint, args.embodiment.as_deref())?;
     if args.json {
-        output::print_json(&found)?;
+        output::print_json(&Description { checkpoint: &found, robot: &robot })?;
     } else {
-        output::print(&text(&found))?;
+        output::print(&text(&found, &robot))?;
     }
     match found.problems.as_slice() {
         [] => Ok(()),
@@ -35,7 +50,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-fn text(found: &Inspection) -> String {
+fn text(found: &Inspection, robot: &FactSheet) -> String {
     let mut lines = Vec::new();
     let mut line = |name: &str, value: String| lines.push(format!("{name:<16}{value}"));
     let (sizes, inputs, actions) = (&found.sizes, &found.inputs, &found.actions);
@@ -106,6 +121,14 @@ fn text(found: &Inspection) -> String {
     line("denoising steps", found.denoising_steps.to_string());
     line("processors", processors(found));
     line("tokenizer", found.tokenizer_ids.map_or("none".to_owned(), |ids| format!("{ids} ids")));
+    for fact in &robot.facts {
+        line("fact", format!("{:<24}{:<24}{}", fact.name, fact.value, fact.origin));
+    }
+    robot.open.iter().for_each(|open| line("open", open.clone()));
+    line(
+        "embodiments",
+        if robot.embodiments.is_empty() { "none fits".to_owned() } else { robot.embodiments.join(", ") },
+    );
     found.notes.iter().for_each(|note| line("note", note.clone()));
     found.problems.iter().for_each(|problem| line("PROBLEM", problem.clone()));
     lines.join("\n")

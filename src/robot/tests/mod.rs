@@ -38,6 +38,7 @@ impl Bench {
             ("cameras".to_owned(), texts(&["front", "wrist"])),
             ("proprio.joint_names".to_owned(), texts(&["a", "b"])),
             ("instruction".to_owned(), Value::String("go".to_owned())),
+            ("rotation_6d".to_owned(), Value::String("columns".to_owned())),
         ]);
         given.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         let config = Config::from_parameters(&given).unwrap();

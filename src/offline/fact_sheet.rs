@@ -1,0 +1,56 @@
+//! What is known of the robot that a checkpoint is for: every fact with its origin, what is still open, and the
+//! embodiments that may be meant.
+
+use crate::config::facts::text;
+use crate::config::{Config, Fact, Parameters, Value};
+use crate::model::config::ModelConfig;
+use crate::pipeline::facts::{self, FactsError};
+use serde::Serialize;
+use std::path::Path;
+
+/// What is known of the robot that a checkpoint is for.
+#[derive(Clone, Debug, Serialize)]
+pub struct FactSheet {
+    /// Facts with their origins.
+    pub facts: Vec<FactLine>,
+    /// Without these the node does not start.
+    pub open: Vec<String>,
+    /// Embodiments that the checkpoint may be for, by what is known of it.
+    pub embodiments: Vec<String>,
+}
+
+/// One fact.
+#[derive(Clone, Debug, Serialize)]
+pub struct FactLine {
+    /// The parameter that holds it.
+    pub name: String,
+    /// Its value, as a parameter file has it.
+    pub value: String,
+    /// Where it comes from.
+    pub origin: String,
+}
+
+impl From<&Fact> for FactLine {
+    fn from(fact: &Fact) -> Self {
+        Self { name: fact.name.clone(), value: text(&fact.value), origin: fact.origin.to_string() }
+    }
+}
+
+/// What is known of the robot of the checkpoint in `folder`, as `embodiment` if one is named.
+///
+/// # Errors
+/// A configuration or processors that cannot be used; an embodiment that does not exist or contradicts the checkpoint.
+pub fn fact_sheet(folder: &Path, embodiment: Option<&str>) -> Result<FactSheet, FactsError> {
+    let config = ModelConfig::from_folder(folder)?;
+    let embodiments = facts::candidates(&facts::of_checkpoint(folder)?, &config)?;
+    let mut given = Parameters::from([
+        ("checkpoint".to_owned(), Value::String(folder.display().to_string())),
+        // Where the state comes from is the deployment's business.
+        ("proprio.source".to_owned(), Value::String("proprio".to_owned())),
+    ]);
+    given.extend(embodiment.map(|name| ("embodiment".to_owned(), Value::String(name.to_owned()))));
+    let settled = facts::settle(&mut given)?;
+    let deployment = Config::from_parameters(&given)?;
+    let open = settled.open(&deployment).iter().map(ToString::to_string).collect();
+    Ok(FactSheet { facts: settled.facts.iter().map(FactLine::from).collect(), open, embodiments })
+}

@@ -1,0 +1,157 @@
+//! The facts of a deployment: what the checkpoint's files fix, what the embodiment adds, and what is still missing.
+
+use crate::config::facts::{self, Source};
+use crate::config::{Config, ConfigError, Embodiment, Fact, Origin, Parameters, RotationLayout, Value};
+use crate::error::CheckpointError;
+use crate::model::CONFIG_FILE;
+use crate::model::action_space::{ActionMode, ActionSpace};
+use crate::model::config::ModelConfig;
+use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
+use std::path::Path;
+
+/// The facts of a deployment, settled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settled {
+    /// Every fact, with its origin.
+    pub facts: Vec<Fact>,
+    /// Whether rotations come out of the network as six numbers.
+    poses_go_out: bool,
+}
+
+/// Why facts cannot be settled.
+#[derive(Debug, thiserror::Error)]
+pub enum FactsError {
+    /// A parameter is not allowed, or two sources disagree.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A file of the checkpoint cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// What the files of the checkpoint in `folder` fix. No weights are read.
+///
+/// # Errors
+/// A configuration or processors that cannot be used.
+pub fn of_checkpoint(folder: &Path) -> Result<Vec<Source>, CheckpointError> {
+    let (config, processors) = (ModelConfig::from_folder(folder)?, Processors::load(folder)?);
+    Ok(sources(&config, &processors))
+}
+
+/// What a checkpoint with this configuration and these processors fixes.
+pub fn sources(config: &ModelConfig, processors: &Processors) -> Vec<Source> {
+    let source = |file: &str, name: &str, value: Value| Source {
+        origin: Origin::Checkpoint(file.to_owned()),
+        values: Parameters::from([(name.to_owned(), value)]),
+    };
+    let domain = processors.domain_id.map(|domain| source(PREPROCESSOR_FILE, "domain_id", Value::Integer(domain)));
+    // Without a choice there is nothing to ask for.
+    let only_domain = (config.policy.domains == 1).then(|| source(CONFIG_FILE, "domain_id", Value::Integer(0)));
+    let names = &config.inputs.cameras;
+    let cameras = (!are_placeholders(names)).then(|| source(CONFIG_FILE, "cameras", Value::Strings(names.clone())));
+    domain.into_iter().chain(only_domain).chain(cameras).collect()
+}
+
+/// Whether these are the names that cameras have when the checkpoint gives them none.
+fn are_placeholders(names: &[String]) -> bool {
+    names.iter().enumerate().all(|(index, name)| *name == format!("camera_{index}"))
+}
+
+/// Settles the facts among `given`, whose `checkpoint` and `embodiment` are looked into: what they fix is added, and the
+/// cameras have names afterwards.
+///
+/// # Errors
+/// A checkpoint or embodiment that cannot be read; sources that contradict each other without being forced.
+pub fn settle(given: &mut Parameters) -> Result<Settled, FactsError> {
+    let text = |given: &Parameters, name: &str| match given.get(name) {
+        Some(Value::String(text)) if !text.trim().is_empty() => Some(text.clone()),
+        _ => None,
+    };
+    let Some(checkpoint) = text(given, "checkpoint") else {
+        return Ok(Settled { facts: Vec::new(), poses_go_out: false });
+    };
+    let folder = Path::new(&checkpoint);
+    let (config, processors) = (ModelConfig::from_folder(folder)?, Processors::load(folder)?);
+    let mut sources = sources(&config, &processors);
+    if let Some(name) = text(given, "embodiment") {
+        let embodiment = Embodiment::find(&name)?;
+        let names = camera_names(given, &config.inputs.cameras, &embodiment);
+        let values = embodiment.values_for(&names);
+        sources.push(Source { origin: Origin::Embodiment(embodiment.name), values });
+    }
+    let facts = facts::settle(given, &sources)?;
+    let is_named = given.get("cameras").is_some_and(|names| *names != Value::Strings(Vec::new()));
+    if !is_named {
+        given.insert("cameras".to_owned(), Value::Strings(config.inputs.cameras));
+    }
+    Ok(Settled { facts, poses_go_out: has_rotations(&config.action_space) })
+}
+
+/// The names that the cameras will have: the deployment's, else the checkpoint's, else the embodiment's.
+fn camera_names(given: &Parameters, of_checkpoint: &[String], embodiment: &Embodiment) -> Vec<String> {
+    match given.get("cameras") {
+        Some(Value::Strings(names)) if !names.is_empty() => names.clone(),
+        _ if !are_placeholders(of_checkpoint) => of_checkpoint.to_vec(),
+        _ => embodiment.cameras(),
+    }
+}
+
+/// The names of the six numbers of a rotation.
+pub fn rotation_names(layout: Option<RotationLayout>) -> [&'static str; 6] {
+    match layout {
+        Some(RotationLayout::Columns) => ["r11", "r21", "r31", "r12", "r22", "r32"],
+        Some(RotationLayout::Rows) => ["r11", "r12", "r21", "r22", "r31", "r32"],
+        None => ["rotation_1", "rotation_2", "rotation_3", "rotation_4", "rotation_5", "rotation_6"],
+    }
+}
+
+fn has_rotations(space: &ActionSpace) -> bool {
+    matches!(space.mode, ActionMode::Ee6d | ActionMode::AgibotEe6d)
+}
+
+impl Settled {
+    /// Checks that nothing is left open without which actions would be computed or read wrong.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`], which says which line to add.
+    pub fn require(&self, config: &Config) -> Result<(), ConfigError> {
+        self.open(config).into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// What is left open although actions would be computed or read wrong without it.
+    pub fn open(&self, config: &Config) -> Vec<ConfigError> {
+        let known = Embodiment::names().collect::<Vec<_>>().join(", ");
+        let no_domain = config.domain_id.is_none().then(|| {
+            let reason = format!(
+                "unknown: the checkpoint does not say which domain it was tuned for; add `embodiment: NAME` (one of \
+                 {known}, or a YAML file) or `domain_id: N`"
+            );
+            ConfigError::invalid("domain_id", reason)
+        });
+        let no_layout = (self.poses_go_out && config.rotation_6d.is_none()).then(|| {
+            let reason = format!(
+                "unknown, and poses come out; add `rotation_6d: rows` (r11 r12 r21 r22 r31 r32, X-VLA's own data), \
+                 `rotation_6d: columns` (r11 r21 r31 r12 r22 r32, LIBERO and LeRobot), or `embodiment: NAME` (one of \
+                 {known}, or a YAML file)"
+            );
+            ConfigError::invalid("rotation_6d", reason)
+        });
+        no_domain.into_iter().chain(no_layout).collect()
+    }
+}
+
+/// The embodiments that may be the one of a checkpoint with these facts and views, most likely one first.
+///
+/// # Errors
+/// As [`Embodiment::all`].
+pub fn candidates(facts: &[Source], config: &ModelConfig) -> Result<Vec<String>, ConfigError> {
+    let domain = facts.iter().find_map(|source| source.values.get("domain_id"));
+    let cameras = (!are_placeholders(&config.inputs.cameras)).then_some(config.inputs.cameras.len());
+    let fits = |embodiment: &Embodiment| {
+        let own = embodiment.cameras().len();
+        has_rotations(&config.action_space)
+            && domain.is_none_or(|domain| embodiment.values.get("domain_id") == Some(domain))
+            && cameras.map_or(own <= config.inputs.views, |cameras| cameras == own)
+    };
+    Ok(Embodiment::all()?.into_iter().filter(fits).map(|embodiment| embodiment.name).collect())
+}
