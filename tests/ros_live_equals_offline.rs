@@ -340,7 +340,8 @@ fn compressed_node() -> MutexGuard<'static, Deployment> {
         std::fs::write(&file, text).unwrap();
         let layout = ["-p", "rotation_6d:=columns"];
         let params = ["-p", "proprio.source:=ee_pose", "-p", "instruction:=open the drawer", "--params-file"];
-        let node = start(domain, &checkpoint_of_poses(), &[layout.as_slice(), &params, &[file.to_str().unwrap()]].concat());
+        let node =
+            start(domain, &checkpoint_of_poses(), &[layout.as_slice(), &params, &[file.to_str().unwrap()]].concat());
         let mut robot = Robot::start(domain, "/xvla");
         let images = COMPRESSED.iter().map(|topic| ("compressed", *topic));
         robot.connect(&images.chain([("pose", "ee_pose"), ("gripper", "gripper")]).collect::<Vec<_>>());

@@ -240,7 +240,10 @@ parameters! {
         /// ever.
         deadline: Option<Duration> = milliseconds(0).named("deadline_ms"),
         /// Largest number of inferences per second; 0 for one on every new set of inputs, -1 for one when ~/infer_once asks for it.
-        rate_hz: f64 = number(0.0).within(-1.0..=1000.0),
+        rate_hz: f64 = number(0.0).within(-1.0..=1000.0).checked(|rate_hz| {
+            let is_meant = rate_hz >= 0.0 || rate_hz == -1.0;
+            is_meant.then_some(rate_hz).ok_or_else(|| format!("{rate_hz}: expected -1, or at least 0"))
+        }),
     }
 
     /// Which engine is used, where its file lies, and how it runs. An engine is the exported policy as a file that ONNX

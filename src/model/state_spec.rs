@@ -124,6 +124,18 @@ impl StateSpec {
         self.refuse_unless(channels, self.takes(channels, false))
     }
 
+    /// Checks that the channels behind the robot's own are zeros, where `state` is one that is padded already.
+    ///
+    /// # Errors
+    /// [`InputError::StateWidth`] for a state whose padding holds something.
+    pub fn check_padding(&self, state: &[f32]) -> Result<(), InputError> {
+        let Widths::OneOf { own, padded } = &self.widths else { return Ok(()) };
+        let widest = own.iter().copied().max().unwrap_or_default();
+        let is_padded = *padded == Some(state.len()) && !own.contains(&state.len());
+        let holds_something = state.iter().skip(widest).any(|channel| *channel != 0.0);
+        self.refuse_unless(state.len(), !(is_padded && holds_something))
+    }
+
     fn takes(&self, channels: usize, may_be_padded: bool) -> bool {
         match &self.widths {
             Widths::Ignored => true,
@@ -194,11 +206,13 @@ impl StateWidth {
         Self { spec, fixed: None }
     }
 
-    /// Checks the width of the sender's next state.
+    /// Checks the width of the sender's next state, and that its padding holds nothing.
     ///
     /// # Errors
     /// [`InputError::StateWidth`] for a width that the checkpoint does not take, or that is not the first one's.
-    pub fn check(&mut self, channels: usize) -> Result<(), InputError> {
+    pub fn check(&mut self, state: &[f32]) -> Result<(), InputError> {
+        let channels = state.len();
+        self.spec.check_padding(state)?;
         match self.fixed {
             Some(fixed) if fixed == channels || self.spec.is_ignored() => Ok(()),
             Some(fixed) => {
@@ -255,6 +269,19 @@ mod tests {
     }
 
     #[test]
+    fn the_padding_of_a_padded_state_has_to_be_zeros() {
+        let so101 = spec("native_so101", None, |_| ());
+        let mut state = vec![0.5; 12];
+        assert_eq!(so101.check_padding(&state), Ok(()));
+        state.resize(20, 0.0);
+        assert_eq!(so101.check_padding(&state), Ok(()));
+        state[12] = 0.5;
+        assert!(so101.check_padding(&state).unwrap_err().to_string().contains("20 with zeros behind them"));
+        let ee6d = spec("original_ee6d", None, |_| ());
+        assert_eq!(ee6d.check_padding(&[0.5; 20]), Ok(()), "two arms are no padding");
+    }
+
+    #[test]
     fn agibot_takes_two_poses_or_its_joints() {
         let spec = spec("original_agibot_hetero", None, |_| ());
         assert_eq!((taken(&spec), spec.kind()), (vec![16, 20], StateKind::Any));
@@ -303,10 +330,10 @@ mod tests {
     #[test]
     fn the_first_valid_state_fixes_the_width_of_its_sender() {
         let mut width = StateWidth::new(spec("original_ee6d", None, |_| ()));
-        assert!(width.check(7).is_err());
-        assert_eq!(width.check(10), Ok(()));
-        let refusal = width.check(20).unwrap_err().to_string();
+        assert!(width.check(&[0.0; 7]).is_err());
+        assert_eq!(width.check(&[0.0; 10]), Ok(()));
+        let refusal = width.check(&[0.0; 20]).unwrap_err().to_string();
         assert_eq!(refusal, "`proprio`: 20 channels, but the first state had 10, and the width may not change");
-        assert_eq!(width.check(10), Ok(()));
+        assert_eq!(width.check(&[0.0; 10]), Ok(()));
     }
 }

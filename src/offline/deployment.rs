@@ -45,7 +45,8 @@ mod tests {
 
     /// A file for two robots with a checkpoint each, and for a driver.
     fn shared() -> String {
-        let [left, right] = ["original_auto", "original_ee6d"].map(checkpoint).map(|folder| folder.display().to_string());
+        let [left, right] =
+            ["original_auto", "original_ee6d"].map(checkpoint).map(|folder| folder.display().to_string());
         format!(
             "/**:\n  ros__parameters:\n    use_sim_time: yes\n    cameras: [top]\n    rate_hz: [1.5, 2.5]\n\
              left:\n  xvla:\n    ros__parameters: {{checkpoint: {left}, proprio: {{source: proprio}}}}\n\
@@ -81,7 +82,10 @@ mod tests {
         );
         let (config, _) = read_text(&text, DEFAULT_NODE).unwrap();
         assert_eq!((config.domain_id, config.step_dt_s), (Some(3), Some(0.05)));
-        assert_eq!(config.cameras.iter().map(|camera| camera.name.as_str()).collect::<Vec<_>>(), ["agentview", "wrist"]);
+        assert_eq!(
+            config.cameras.iter().map(|camera| camera.name.as_str()).collect::<Vec<_>>(),
+            ["agentview", "wrist"]
+        );
     }
 
     #[test]

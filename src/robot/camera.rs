@@ -11,8 +11,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The most frames kept per camera: a third of a second at 30 Hz, for cameras whose frames take longer than others'.
-const MOST: usize = 10;
+/// The most bytes of undecoded images kept per camera, so that a camera whose frames take longer still finds those of its
+/// time: 72 frames of 640x480 rgb8. Beyond it, frames are thinned out.
+const BUDGET_BYTES: usize = 64 << 20;
+/// The most frames kept per camera, for images that are small.
+const MOST: usize = 256;
 /// A stamp that lies back by more than this is a stray one or comes from a clock that was set.
 const RESET_MS: f64 = 1_000.0;
 /// Stamps in a row that lie back so far, after which the clock was set, so that newer frames mean nothing.
@@ -35,6 +38,8 @@ pub struct Camera {
     pub loss: FrameLoss,
     settings: CameraConfig,
     frozen_after: Option<u64>,
+    /// How far apart frames may be to belong together.
+    tolerance: Duration,
     ring: VecDeque<Frame>,
     newest: Option<Stamp>,
     /// The stamp of the latest frame, which need not be the newest.
@@ -108,6 +113,7 @@ impl Camera {
             settings: camera.settings,
             // A single frame has nothing to be compared with.
             frozen_after: sync.frozen_after.map(|frames| frames.max(2)),
+            tolerance: sync.tolerance,
             ring: VecDeque::new(),
             newest: None,
             last_stamp: None,
@@ -164,11 +170,25 @@ impl Camera {
         }
         let at = self.ring.partition_point(|frame| frame.stamp < stamp);
         self.ring.insert(at, Frame { stamp, received: now.at, image });
-        if self.ring.len() > MOST {
-            self.ring.pop_front();
+        self.thin_out();
+        Ok(())
+    }
+
+    /// Keeps the frames within their budget. The one whose neighbours are closest together goes, if these are within the
+    /// tolerance, so that a frame for every moment remains; else the oldest.
+    fn thin_out(&mut self) {
+        let tolerance_ns = i64::try_from(self.tolerance.as_nanos()).unwrap_or(i64::MAX);
+        while self.ring.len() > MOST || (self.ring.len() > 2 && self.bytes() > BUDGET_BYTES) {
+            let neighbours = self.ring.iter().zip(self.ring.iter().skip(2)).enumerate();
+            let gaps = neighbours.map(|(at, (before, after))| (after.stamp.nanos - before.stamp.nanos, at + 1));
+            let closest = gaps.min().filter(|(gap_ns, _)| *gap_ns <= tolerance_ns);
+            self.ring.remove(closest.map_or(0, |(_, at)| at));
             self.frames.skipped += 1;
         }
-        Ok(())
+    }
+
+    fn bytes(&self) -> usize {
+        self.ring.iter().map(|frame| frame.image.data.len()).sum()
     }
 
     /// Notes what a frame has in common with the one before. Returns whether it must not be used for that.

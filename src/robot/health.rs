@@ -51,9 +51,13 @@ impl Health {
             inputs.cameras().iter().filter_map(|camera| of_camera(camera, inputs, now)).collect();
         complaints.extend(inputs.states().iter().filter_map(|state| of_state(state, now)));
         complaints.extend(of_matching(inputs, now));
+        complaints.extend(of_cameras_left_out(inputs, now));
         let waiting_for = inputs.waiting_for(now);
         if !waiting_for.is_empty() {
             complaints.push(Complaint::new(Level::Stale, format!("waiting for {}", waiting_for.join(", "))));
+        }
+        if complaints.iter().all(|complaint| complaint.level < Level::Error) {
+            complaints.extend(of_a_stall(inputs, now));
         }
         complaints.extend(inputs.obstacles.iter().map(|text| Complaint::new(Level::Warn, text.clone())));
         complaints.extend(of_messages(inputs, now));
@@ -100,7 +104,13 @@ fn of_camera(camera: &Camera, inputs: &Inputs, now: Now) -> Option<Complaint> {
 fn of_losses(camera: &Camera, remedy: Option<&str>) -> Option<Complaint> {
     let share = camera.loss.recent_share();
     let remedy = remedy.map_or(String::new(), |remedy| format!(": {remedy}"));
-    let text = || format!("{}: {:.0} % of the frames get lost on the way{remedy}", camera.topic.name, share * 100.0);
+    let text = || {
+        format!(
+            "{}: {:.0} % of the frames get lost on the way, if the camera's rate is what it was{remedy}",
+            camera.topic.name,
+            share * 100.0
+        )
+    };
     (share > TOO_MANY).then(|| Complaint::new(Level::Warn, text()))
 }
 
@@ -131,10 +141,35 @@ fn of_matching(inputs: &Inputs, now: Now) -> Option<Complaint> {
             .map(|camera| camera.name.as_str())
             .collect::<Vec<_>>()
             .join(" and "),
-        apart.as_millis(),
+        (apart.as_secs_f64() * 1e6).round() / 1e3,
         inputs.tolerance().as_millis(),
     );
     Some(Complaint::new(Level::Error, text))
+}
+
+/// Cameras that are not required, send, and are left out because no frame of theirs belongs to the others'.
+fn of_cameras_left_out(inputs: &Inputs, now: Now) -> Vec<Complaint> {
+    let apart = |camera: &Camera| {
+        let text = format!(
+            "{}: no frame is within sync.tolerance_ms ({}) of the other cameras': its view is masked",
+            camera.topic.name,
+            inputs.tolerance().as_millis()
+        );
+        Complaint::new(Level::Warn, text)
+    };
+    inputs.left_out().filter(|camera| camera.state(now) == CameraState::Fresh).map(apart).collect()
+}
+
+/// Frames that wait for those of other cameras although no input is too old.
+fn of_a_stall(inputs: &Inputs, now: Now) -> Option<Complaint> {
+    let (waited, missing) = inputs.stalled(now)?;
+    let seconds = waited.as_secs_f64();
+    let text = if missing.is_empty() {
+        format!("no observation for {seconds:.1} s: the cameras' frames do not come together")
+    } else {
+        format!("no observation for {seconds:.1} s: nothing new on {}", missing.join(", "))
+    };
+    Some(Complaint::new(Level::Warn, text))
 }
 
 /// Messages that were dropped lately, the latest of them; and topics without stamps.

@@ -36,6 +36,10 @@ pub struct Inputs {
     optional_missing_since: Option<Instant>,
     /// Since when every required camera has had a frame and none match.
     unmatched_since: Option<Instant>,
+    /// Since when frames of required cameras have waited without a set being made of them.
+    stalled_since: Option<Instant>,
+    /// Cameras that send and of which the latest observation holds no frame, because none belongs to the others'.
+    left_out: Vec<bool>,
     /// The skew of the latest observation.
     last_skew: Option<Duration>,
     new_faults: Vec<String>,
@@ -61,6 +65,8 @@ impl Inputs {
             time_jumps: 0,
             optional_missing_since: None,
             unmatched_since: None,
+            stalled_since: None,
+            left_out: Vec::new(),
             last_skew: None,
             new_faults: Vec::new(),
             obstacles: Vec::new(),
@@ -75,7 +81,7 @@ impl Inputs {
         self.time_jumps += 1;
         self.cameras.iter_mut().for_each(Camera::clear);
         self.state.iter_mut().for_each(State::clear);
-        (self.optional_missing_since, self.unmatched_since) = (None, None);
+        (self.optional_missing_since, self.unmatched_since, self.stalled_since) = (None, None, None);
         Some(by_ms)
     }
 
@@ -135,6 +141,8 @@ impl Inputs {
             return None;
         }
         let instruction = self.instruction.text()?.to_owned();
+        let some_wait = self.cameras.iter().any(|camera| camera.is_required() && camera.waiting() > 0);
+        self.stalled_since = self.stalled_since.or(Some(now.at)).filter(|_| some_wait);
         let set = self.choose_frames(now)?;
         let (reference, oldest) = (set.iter().flatten().copied().max()?, set.iter().flatten().copied().min()?);
         let state = self.state.iter().map(|state| state.at(reference, now)).collect::<Option<_>>()?;
@@ -143,7 +151,11 @@ impl Inputs {
             Some(View { topic: camera.topic.name.clone(), settings: camera.view(), image })
         };
         let views = self.cameras.iter_mut().zip(&set).map(take).collect();
+        let is_left_out =
+            |(camera, stamp): (&Camera, &Option<Stamp>)| stamp.is_none() && camera.state(now) == CameraState::Fresh;
+        self.left_out = self.cameras.iter().zip(&set).map(is_left_out).collect();
         self.pace.begun(now.at);
+        self.stalled_since = None;
         self.last_skew = Some(Duration::from_nanos(reference.nanos.abs_diff(oldest.nanos)));
         Some(Selection { views, state, instruction, domain_id: self.domain_id })
     }
@@ -229,6 +241,20 @@ impl Inputs {
             self.cameras.iter().filter(|camera| camera.is_required()).map(|camera| camera.stamps(now)).collect();
         let is_lasting = now.at.saturating_duration_since(since) > Duration::from_secs(1);
         sync::smallest_span(&lines).filter(|span| is_lasting && *span > self.tolerance)
+    }
+
+    /// How long frames of some cameras have waited for those of others, if that is long, and the topics of which nothing new
+    /// has come meanwhile.
+    pub fn stalled(&self, now: Now) -> Option<(Duration, Vec<&str>)> {
+        const LONG: Duration = Duration::from_secs(2);
+        let waited = now.at.saturating_duration_since(self.stalled_since?);
+        let missing = self.cameras.iter().filter(|camera| camera.is_required() && camera.waiting() == 0);
+        (waited > LONG).then(|| (waited, missing.map(|camera| camera.topic.name.as_str()).collect()))
+    }
+
+    /// The cameras that send and of which the latest observation holds no frame.
+    pub fn left_out(&self) -> impl Iterator<Item = &Camera> {
+        self.cameras.iter().zip(&self.left_out).filter(|(_, left_out)| **left_out).map(|(camera, _)| camera)
     }
 
     /// The cameras, in the order of views.

@@ -26,6 +26,7 @@ pub mod selection;
 pub mod state;
 pub mod state_source;
 pub mod sync;
+pub mod throttle;
 pub mod time;
 pub mod topic;
 

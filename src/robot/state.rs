@@ -250,7 +250,7 @@ impl State {
             }
             (Content::Channels { field, width, scaling, history }, Reading::Channels(channels)) => {
                 check_finite(field, &channels)?;
-                width.check(field, channels.len())?;
+                width.check(field, &channels)?;
                 history.push(channels.into_iter().map(|value| scaling.apply(value)).collect(), stamp, now);
                 Ok(())
             }
@@ -362,9 +362,10 @@ impl Limits {
 }
 
 impl Width {
-    fn check(&mut self, field: &'static str, found: usize) -> Result<(), InputError> {
+    fn check(&mut self, field: &'static str, state: &[f32]) -> Result<(), InputError> {
+        let found = state.len();
         let expected = match self {
-            Self::OfCheckpoint(width) => return width.check(found),
+            Self::OfCheckpoint(width) => return width.check(state),
             Self::Exactly(expected) if *expected != found => format!("{expected} channels"),
             Self::Open if found == 0 => "at least 1 channel".to_owned(),
             Self::Exactly(_) | Self::Open => {

@@ -1,5 +1,6 @@
 //! What is known of every topic, whatever it carries: how many messages came, how many were dropped, and why.
 
+use super::throttle::Throttle;
 use super::time::Now;
 use crate::error::InputError;
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ pub struct Topic {
     /// When the latest message, valid or not, was received.
     pub last_received: Option<Instant>,
     last_unstamped: Option<Instant>,
+    log: Throttle,
 }
 
 /// A dropped message or another failure, for diagnostics.
@@ -55,6 +57,7 @@ impl Topic {
             last_fault: None,
             last_received: None,
             last_unstamped: None,
+            log: Throttle::default(),
         }
     }
 
@@ -70,12 +73,14 @@ impl Topic {
         self.last_unstamped = Some(now.at);
     }
 
-    /// Counts a message as dropped. Returns the reason unless the topic's previous fault had the same.
+    /// Counts a message as dropped. Returns the reason to log, unless the topic's previous fault had the same, or too many
+    /// have been logged of late.
     pub(super) fn drop_invalid(&mut self, error: &InputError, now: Now) -> Option<String> {
         self.dropped_invalid += 1;
         let reason = error.to_string();
         let previous = self.last_fault.replace(Fault { reason: reason.clone(), at: now.at });
-        previous.is_none_or(|previous| previous.reason != reason).then_some(reason)
+        let is_new = previous.is_none_or(|previous| previous.reason != reason);
+        (is_new && self.log.lets_pass(now.at)).then_some(reason)
     }
 
     /// Refuses a stamp that lies so far ahead of ROS time that it must come from another clock.

@@ -16,6 +16,10 @@ use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
 use r2r::{Node, Publisher, QosProfile};
 use std::time::{Duration, Instant};
 
+/// Inferences withdrawn since the latest chunk, from which on that is worth a warning.
+const MANY_WITHDRAWN: u64 = 5;
+/// Characters of an instruction that a report quotes.
+const QUOTED: usize = 200;
 /// The time between two reports if no level changes.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -111,7 +115,7 @@ impl Diagnostics {
     fn robot_values(&self, inputs: &Inputs, health: &Health) -> Vec<KeyValue> {
         vec![
             pair("may_act", health.may_act),
-            pair("instruction", inputs.instruction_text().unwrap_or_default()),
+            pair("instruction", inputs.instruction_text().unwrap_or_default().chars().take(QUOTED).collect::<String>()),
             pair("frame_id", &self.frame_id),
         ]
     }
@@ -208,6 +212,9 @@ fn inference_health(record: &Record, now: Instant) -> Health {
             Health::new(Level::Error, format!("no chunk: {}", failure.reason))
         }
         (_, Some(degraded)) => Health::new(Level::Warn, degraded.to_string()),
+        _ if record.withdrawn.saturating_sub(record.withdrawn_before_chunk) >= MANY_WITHDRAWN => {
+            Health::new(Level::Warn, "no chunk: instructions change, or inputs stop, faster than an inference takes")
+        }
         _ if record.chunks_published == 0 => Health::new(Level::Ok, "ready, no chunk yet"),
         _ => Health::new(Level::Ok, format!("{} chunks published", record.chunks_published)),
     }

@@ -80,6 +80,14 @@ impl InferOnce {
         self.open.iter_mut().for_each(|open| open.reference = None);
     }
 
+    /// Answers every request, because the node ends.
+    pub fn end(&mut self) {
+        while let Some(Some(request)) = self.requests.next().now_or_never() {
+            self.open.push(Open { request, asked: Instant::now(), reference: None });
+        }
+        self.answer_those(|_| Some(Err("the node is stopping".to_owned())));
+    }
+
     fn answer_those(&mut self, mut result: impl FnMut(&Open) -> Option<Result<u64, String>>) {
         for open in std::mem::take(&mut self.open) {
             let Some(result) = result(&open) else {

@@ -21,6 +21,7 @@ use crate::pipeline::{PipelineError, state_spec};
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
 use crate::robot::selection::Undecodable;
+use crate::robot::throttle::Throttle;
 use r2r::Node;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -114,6 +115,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         qos_watch: qos.watch(),
         looked: None,
         inputs,
+        jump_log: Throttle::default(),
         model,
         could_act: false,
     };
@@ -123,6 +125,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         turn.take(node)?;
     }
     tracing::info!("stopping");
+    turn.infer_once.end();
     Ok(if turn.model.stop(PATIENCE) { Ended::Quiet } else { Ended::Busy })
 }
 
@@ -169,6 +172,8 @@ struct Turn {
     /// When the publishers were last looked at.
     looked: Option<Instant>,
     inputs: Inputs,
+    /// Limits the lines about jumps of ROS time.
+    jump_log: Throttle,
     model: Model,
     /// Whether the inputs could be acted on in the turn before.
     could_act: bool,
@@ -210,7 +215,9 @@ impl Turn {
     fn receive(&mut self) {
         let now = self.clock.present();
         if let Some(by_ms) = self.inputs.advance(now) {
-            tracing::warn!("ROS time jumped by {:.3} s: inputs from before are forgotten", by_ms / 1e3);
+            if self.jump_log.lets_pass(now.at) {
+                tracing::warn!("ROS time jumped by {:.3} s: inputs from before are forgotten", by_ms / 1e3);
+            }
             self.begin_epoch();
             self.model.forget_commands();
         }

@@ -64,6 +64,8 @@ pub struct Record {
     pub superseded: u64,
     /// Observations and answers that were dropped because a stop or a new instruction ended their epoch.
     pub withdrawn: u64,
+    /// How many of these there were when the latest chunk was published.
+    pub withdrawn_before_chunk: u64,
     /// The latest failure of an inference or a publication.
     pub last_failure: Option<Fault>,
     /// End-to-end latency of the latest chunks, ms, newest first.
@@ -142,6 +144,7 @@ impl Outputs {
         self.chunks.publish(&chunk).map_err(|error| format!("publishing: {error}"))?;
         let mut record = self.record.lock();
         record.chunks_published += 1;
+        record.withdrawn_before_chunk = record.withdrawn;
         record.observation_age_ms = Some(age_ms);
         record.e2e_ms.truncate(LATENCIES - 1);
         record.e2e_ms.push_front(inference.times.e2e_ms + milliseconds(outcome.decoded));

@@ -8,6 +8,7 @@ use super::error::NodeError;
 use super::parameter_messages::{from_message, to_message, type_of};
 use crate::config::{Domain, Value};
 use futures::{FutureExt, Stream, StreamExt};
+use indexmap::IndexSet;
 use r2r::rcl_interfaces::msg::{
     FloatingPointRange, IntegerRange, ListParametersResult, Parameter, ParameterDescriptor, SetParametersResult,
 };
@@ -115,9 +116,9 @@ fn list(table: &[Declared], prefixes: &[String], depth: u64) -> ListParametersRe
     };
     let names: Vec<String> =
         table.iter().map(|declared| declared.row.name.clone()).filter(|name| selected(name)).collect();
-    let mut prefixes: Vec<String> =
-        names.iter().filter_map(|name| name.rsplit_once('.')).map(|(prefix, _)| prefix.to_owned()).collect();
-    prefixes.dedup();
+    let prefixes: IndexSet<&str> =
+        names.iter().filter_map(|name| name.rsplit_once('.')).map(|(group, _)| group).collect();
+    let prefixes = prefixes.into_iter().map(str::to_owned).collect();
     ListParametersResult { names, prefixes }
 }
 
@@ -205,7 +206,17 @@ mod tests {
         assert_eq!(names(&["camera"], 1), [""; 0]);
         assert_eq!(
             list(&table(), &[], 0).prefixes,
-            ["proprio", "proprio.gripper", "action.gripper", "action", "sync", "policy", "engine", "force", "camera.front"]
+            [
+                "proprio",
+                "proprio.gripper",
+                "action.gripper",
+                "action",
+                "sync",
+                "policy",
+                "engine",
+                "force",
+                "camera.front"
+            ]
         );
     }
 

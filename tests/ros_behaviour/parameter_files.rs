@@ -10,7 +10,10 @@ use xvla_ros::config::{Overrides, Value};
 /// What every node of these tests needs.
 fn needed() -> String {
     let (checkpoint, joints) = (checkpoint(), JOINTS.join(", "));
-    format!("checkpoint: {}, domain_id: 0, num_threads: 1, cameras: [top], proprio.joint_names: [{joints}]", checkpoint.display())
+    format!(
+        "checkpoint: {}, domain_id: 0, num_threads: 1, cameras: [top], proprio.joint_names: [{joints}]",
+        checkpoint.display()
+    )
 }
 
 /// A file of that name for two robots and their drivers.

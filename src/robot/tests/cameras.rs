@@ -186,3 +186,59 @@ fn a_camera_that_freezes_at_a_stamp_before_its_newest_is_frozen_too() {
     }
     bench.says(Level::Error, "front/image is frozen: 30 frames with the same stamp");
 }
+
+/// The number of observations in two seconds of a `fast` camera at 60 Hz and a slow one at 15 Hz whose frames take `late`
+/// ms to arrive.
+fn observations_with_a_late_camera(bench: &mut Bench, late: i64) -> usize {
+    let mut observations = 0;
+    for ms in 0..2_000 {
+        bench.ms = ms;
+        if ms % 10 == 0 {
+            bench.joints(&["a", "b"], &[0.0, 0.0], ms);
+        }
+        if ms % 17 == 0 {
+            bench.frame(0, ms);
+        }
+        if ms >= late && (ms - late) % 67 == 0 {
+            bench.frame(1, ms - late);
+        }
+        observations += usize::from(bench.observe().is_some());
+    }
+    observations
+}
+
+#[test]
+fn a_camera_that_delivers_late_finds_the_frames_of_its_time_as_long_as_they_are_not_too_old() {
+    for late in [0, 160, 200, 300, 400] {
+        let observations = observations_with_a_late_camera(&mut Bench::new(), late);
+        assert!(observations >= 20, "{late} ms late: {observations}");
+    }
+}
+
+#[test]
+fn a_camera_that_is_not_required_and_lies_apart_is_left_out_and_named() {
+    let mut bench =
+        Bench::with(&[("camera.wrist.required", Value::Bool(false)), ("sync.tolerance_ms", Value::Integer(5))]);
+    for frame in 0..60 {
+        bench.ms = frame * 33;
+        bench.joints(&["a", "b"], &[0.0, 0.0], bench.ms);
+        bench.frame(0, bench.ms);
+        bench.frame(1, bench.ms - 12);
+        bench.observe();
+    }
+    bench.says(Level::Warn, "wrist/image: no frame is within sync.tolerance_ms (5) of the other cameras'");
+}
+
+#[test]
+fn frames_that_wait_for_a_camera_of_which_any_age_is_allowed_are_told() {
+    let mut bench = Bench::with(&[("camera.wrist.max_age_ms", Value::Integer(0))]);
+    bench.everything();
+    assert!(bench.observe().is_some());
+    for frame in 1..100 {
+        bench.ms = frame * 33;
+        bench.joints(&["a", "b"], &[0.0, 0.0], bench.ms);
+        bench.frame(0, bench.ms);
+        assert!(bench.observe().is_none());
+    }
+    bench.says(Level::Warn, "no observation for 3.2 s: nothing new on wrist/image");
+}
