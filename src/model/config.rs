@@ -109,6 +109,9 @@ pub struct TextConfig {
     pub vocabulary: i64,
     /// Longest merged sequence of image and text tokens.
     pub max_positions: i64,
+    /// Whether the encoder's own token table is the shared one (`tie_word_embeddings`). If it is not, tokens are embedded
+    /// by the shared one.
+    pub tied_embeddings: bool,
 }
 
 /// The policy's sizes.

@@ -150,6 +150,8 @@ struct RawText {
     max_position_embeddings: i64,
     #[serde(default)]
     scale_embedding: bool,
+    #[serde(default = "yes")]
+    tie_word_embeddings: bool,
     #[serde(default = "gelu")]
     activation_function: String,
 }
@@ -388,6 +390,7 @@ impl Checker {
             ffn_width: self.size(&field("encoder_ffn_dim"), raw.encoder_ffn_dim)?,
             vocabulary: self.size(&field("vocab_size"), raw.vocab_size)?,
             max_positions: self.size(&field("max_position_embeddings"), raw.max_position_embeddings)?,
+            tied_embeddings: raw.tie_word_embeddings,
         })
     }
 
