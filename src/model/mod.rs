@@ -44,6 +44,8 @@ pub mod vision;
 pub mod vlm;
 pub mod weight;
 
+pub use config_json::CONFIG_FILE;
+
 use crate::error::{CheckpointError, LibtorchError};
 use checkpoint::{Checkpoint, Scope};
 use config::ModelConfig;
