@@ -196,6 +196,13 @@ fn frames_of_different_sizes_are_refused_where_nothing_resizes_them() {
 }
 
 #[test]
+fn the_first_real_camera_declares_the_size_of_frames_that_nothing_resizes() {
+    let declared = |name| Case::named(name).pipeline().declared_frame_size();
+    assert_eq!(declared("native_size_empty"), Some((56, 40)));
+    assert_eq!(declared("not_square"), None);
+}
+
+#[test]
 fn statistics_that_the_configuration_asks_for_must_be_there() {
     let case = Case::named("native_ee6d_meanstd");
     for name in ["policy_preprocessor.json", "policy_postprocessor.json"] {
