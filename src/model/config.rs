@@ -109,8 +109,8 @@ pub struct TextConfig {
     pub vocabulary: i64,
     /// Longest merged sequence of image and text tokens.
     pub max_positions: i64,
-    /// Whether the encoder's own token table is the shared one (`tie_word_embeddings`). If it is not, tokens are embedded
-    /// by the shared one.
+    /// Whether the encoder's own token table is the shared one (`tie_word_embeddings`). If it is not, tokens are
+    /// embedded by the shared one.
     pub tied_embeddings: bool,
 }
 
@@ -172,7 +172,7 @@ pub struct InputConfig {
     pub pad_left: bool,
     /// Whether a short instruction stays as short as it is, rather than being padded.
     pub unpadded_text: bool,
-    /// LeRobot's kinds of features that `normalization_mapping` normalises, each with its mode. The statistics are in its
-    /// processor files.
+    /// LeRobot's kinds of features that `normalization_mapping` normalises, each with its mode. The statistics are in
+    /// its processor files.
     pub normalized: Vec<(String, String)>,
 }

@@ -496,7 +496,8 @@ impl Checker {
     }
 }
 
-/// The kinds of features that LeRobot normalises, with their modes. The state is none of them where the policy ignores it.
+/// The kinds of features that LeRobot normalises, with their modes. The state is none of them where the policy ignores
+/// it.
 fn normalized(raw: &Raw) -> Vec<(String, String)> {
     let modes = raw.normalization_mapping.iter().flatten().filter(|(_, mode)| *mode != "IDENTITY");
     let used = modes.filter(|(kind, _)| raw.lerobot_type.is_some() && (*kind != "STATE" || raw.use_proprio));

@@ -337,8 +337,8 @@ impl Core {
         Ok(queued)
     }
 
-    /// Checks that a batch's images are normalised, unless the checkpoint takes pixels; the first ones that may not be are
-    /// told of.
+    /// Checks that a batch's images are normalised, unless the checkpoint takes pixels; the first ones that may not be
+    /// are told of.
     fn check_normalised(&mut self, images: &[f32]) -> Result<(), PipelineError> {
         if self.processors.pixels != Pixels::ImageNet {
             return Ok(());

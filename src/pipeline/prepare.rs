@@ -41,7 +41,8 @@ pub struct Preparer {
 }
 
 impl Preparer {
-    /// Reads the tokenizer, if the checkpoint has one. `tokenizer` is a file, or a folder with that file, to read instead.
+    /// Reads the tokenizer, if the checkpoint has one. `tokenizer` is a file, or a folder with that file, to read
+    /// instead.
     ///
     /// # Errors
     /// A tokenizer that is there but cannot be used.
@@ -253,8 +254,8 @@ fn read_tokenizer(
 
 /// The tokenizer's file: `tokenizer`, which may also be a folder with it, or else the one in the checkpoint's `folder`.
 ///
-/// The checkpoint's is where its processors say that LeRobot has stored it, or beside the weights, or in the folder that
-/// LeRobot's name of the tokenizer happens to be.
+/// The checkpoint's is where its processors say that LeRobot has stored it, or beside the weights, or in the folder
+/// that LeRobot's name of the tokenizer happens to be.
 ///
 /// # Errors
 /// What is missing, and where to put it.
@@ -282,7 +283,8 @@ pub fn tokenizer_file(folder: &Path, processors: &Processors, tokenizer: Option<
     })
 }
 
-/// Proprioception for the network: [B, P], normalised by the checkpoint's statistics, then padded with zeros or cut to P.
+/// Proprioception for the network: [B, P], normalised by the checkpoint's statistics, then padded with zeros or cut to
+/// P.
 ///
 /// # Errors
 /// [`InputError::Shape`] when it is not as wide as the statistics.

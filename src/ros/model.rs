@@ -161,10 +161,10 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
     })
 }
 
-/// Width and height of the frames of the rehearsal, pixels, unless the checkpoint takes frames as they come and declares their
-/// size. No camera has told its size yet, and this is what most send:
-/// with `preprocess: device` their resampling tables and buffers are on the device before the first frame comes. Frames of
-/// another size bring their own when the first one arrives.
+/// Width and height of the frames of the rehearsal, pixels, unless the checkpoint takes frames as they come and
+/// declares their size. No camera has told its size yet, and this is what most send: with `preprocess: device` their
+/// resampling tables and buffers are on the device before the first frame comes. Frames of another size bring their own
+/// when the first one arrives.
 const REHEARSED_FRAME: (usize, usize) = (640, 480);
 
 /// Runs one inference on a black observation of this deployment's shape. It warms everything up, and it shows before

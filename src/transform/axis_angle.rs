@@ -1,8 +1,8 @@
 //! lerobot's `xvla_rotation_6d_to_axis_angle`: the pose of one arm with a 6-D rotation becomes position, axis-angle and
 //! a gripper of 1 or -1, as LIBERO's controller takes them.
 //!
-//! The rotation is that of lerobot's `rotate6d_to_axis_angle`: Gram-Schmidt on the two columns, one after the other, with
-//! 1e-6 added to each norm, and the quaternion as the eigenvector of the largest eigenvalue of a symmetric matrix
+//! The rotation is that of lerobot's `rotate6d_to_axis_angle`: Gram-Schmidt on the two columns, one after the other,
+//! with 1e-6 added to each norm, and the quaternion as the eigenvector of the largest eigenvalue of a symmetric matrix
 //! (Bar-Itzhack, "New Method for Extracting the Quaternion from a Rotation Matrix", 2000), which also takes the matrix
 //! that those norms leave slightly short. It is computed in f64, where lerobot computes in float32.
 

@@ -7,8 +7,8 @@ use crate::error::InputError;
 /// Channels of one arm in the ee6d layout: xyz (m), 6-D rotation, gripper.
 pub const EE6D_ARM: usize = 10;
 
-/// `values` at a width of `dim` channels as lerobot brings them there: zeros behind a narrower state, the last channels of
-/// a wider one cut off.
+/// `values` at a width of `dim` channels as lerobot brings them there: zeros behind a narrower state, the last channels
+/// of a wider one cut off.
 pub fn fit_to(values: &[f32], dim: usize) -> impl Iterator<Item = f32> {
     values.iter().copied().chain(std::iter::repeat(0.0)).take(dim)
 }
@@ -78,9 +78,9 @@ impl Mode {
 
 /// lerobot's normalisation of one feature by its statistics, applied over the last dimension.
 ///
-/// As in lerobot 0.6.1, in float32. MEAN_STD is `(x - mean) / (std + eps)` one way and `x * std + mean` back: `eps` enters
-/// only the first. The others are `2 * (x - low) / range - 1` and back, where a range of zero is replaced by `eps` both
-/// ways.
+/// As in lerobot 0.6.1, in float32. MEAN_STD is `(x - mean) / (std + eps)` one way and `x * std + mean` back: `eps`
+/// enters only the first. The others are `2 * (x - low) / range - 1` and back, where a range of zero is replaced by
+/// `eps` both ways.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalization {
     field: &'static str,
@@ -97,8 +97,8 @@ impl Normalization {
     /// [`Mode::statistics`].
     ///
     /// # Errors
-    /// What is wrong with the statistics: lengths that differ or are zero, values that are not finite, or a channel that
-    /// would be divided by zero or by a negative deviation.
+    /// What is wrong with the statistics: lengths that differ or are zero, values that are not finite, or a channel
+    /// that would be divided by zero or by a negative deviation.
     pub fn new(field: &'static str, mode: Mode, first: Vec<f32>, second: Vec<f32>, eps: f32) -> Result<Self, String> {
         let names = mode.statistics();
         let [first_name, second_name] = names;

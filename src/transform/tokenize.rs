@@ -102,8 +102,8 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// The token ids of `text`: `<s> … </s>`, padded to [`Self::max_length`] unless padding is off. A longer text is cut so that `</s>`
-    /// stays; [`Encoded::tokens`] tells.
+    /// The token ids of `text`: `<s> … </s>`, padded to [`Self::max_length`] unless padding is off. A longer text
+    /// is cut so that `</s>` stays; [`Encoded::tokens`] tells.
     ///
     /// # Errors
     /// A text without words, or one the tokenizer refuses.
