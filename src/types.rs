@@ -122,6 +122,9 @@ pub enum ResizeMode {
     ///
     /// lerobot 0.4.4 normalises in its preprocessor and pads in the policy, hence that order.
     PaddedBilinear,
+    /// Not at all: lerobot without `resize_imgs_with_padding`. The frames' own size is the model's, and all views share
+    /// it.
+    AsIs,
 }
 
 /// Everything the policy sees at one instant, before preprocessing, each input with its own stamp. One sample: B is 1.

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use xvla_ros::error::CheckpointError;
+use xvla_ros::transform::normalize::Pixels;
 use xvla_ros::transform::processors::{POSTPROCESSOR_FILE, PREPROCESSOR_FILE, Processors};
-use xvla_ros::transform::tokenize::PaddingSide;
+use xvla_ros::transform::tokenize::{Padding, PaddingSide};
 
 const NORMALIZER: usize = 7;
 
@@ -145,30 +146,73 @@ fn an_unknown_step_after_the_model_is_refused_by_its_class() {
     assert!(message.contains("step 2 `my.robot.Clip` is not supported"), "{message}");
 }
 
-const OTHER_MODES: [&str; 3] = ["MIN_MAX", "QUANTILES", "QUANTILE10"];
+#[test]
+fn unknown_normalisation_modes_are_refused_by_name() {
+    let message = refusal(|before, _| before["steps"][NORMALIZER]["config"]["norm_map"]["STATE"] = json!("LOG"));
+    assert!(message.contains("normalizer_processor.norm_map.STATE`: LOG is not supported"), "{message}");
+    let message = refusal(|_, after| after["steps"][0]["config"]["norm_map"]["ACTION"] = json!("LOG"));
+    assert!(message.contains("norm_map.ACTION`: LOG is not supported"), "{message}");
+}
+
+/// Writes statistics of these names, each of six channels in float64, over those of the state.
+fn write_statistics(folder: &Path, tensors: &[(&str, [f64; 6])]) {
+    let bytes: Vec<(&str, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, values)| (*name, values.iter().flat_map(|value| value.to_le_bytes()).collect()))
+        .collect();
+    let views = bytes.iter().map(|(name, bytes)| {
+        (*name, safetensors::tensor::TensorView::new(safetensors::Dtype::F64, vec![6], bytes).unwrap())
+    });
+    let file = folder.join("policy_preprocessor_step_7_normalizer_processor.safetensors");
+    std::fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// What becomes of 1.0 in every channel of a state in `mode` with these float64 statistics.
+fn normalised_one(mode: &str, tensors: &[(&str, [f64; 6])]) -> Vec<f32> {
+    let folder = checkpoint(|before, _| before["steps"][NORMALIZER]["config"]["norm_map"]["STATE"] = json!(mode));
+    write_statistics(folder.path(), tensors);
+    let mut values = vec![1.0; 6];
+    Processors::load(folder.path()).unwrap().state.unwrap().normalize(&mut values).unwrap();
+    values
+}
 
 #[test]
-fn other_normalisation_modes_of_the_state_are_refused_by_name() {
-    for mode in OTHER_MODES {
-        let message = refusal(|before, _| before["steps"][NORMALIZER]["config"]["norm_map"]["STATE"] = json!(mode));
-        let expected = format!("normalizer_processor.norm_map.STATE`: {mode} is not supported");
-        assert!(message.contains(&expected), "{message}");
+fn each_mode_takes_its_own_statistics() {
+    let all = [
+        ("observation.state.mean", [3.0; 6]),
+        ("observation.state.std", [2.0; 6]),
+        ("observation.state.min", [0.0; 6]),
+        ("observation.state.max", [8.0; 6]),
+        ("observation.state.q01", [0.0; 6]),
+        ("observation.state.q99", [4.0; 6]),
+        ("observation.state.q10", [1.0; 6]),
+        ("observation.state.q90", [3.0; 6]),
+    ];
+    for (mode, expected) in [("MEAN_STD", -1.0), ("MIN_MAX", -0.75), ("QUANTILES", -0.5), ("QUANTILE10", -1.0)] {
+        assert_eq!(normalised_one(mode, &all), [expected; 6], "{mode}");
     }
 }
 
 #[test]
-fn other_normalisation_modes_of_actions_are_refused_by_name() {
-    for mode in OTHER_MODES {
-        let message = refusal(|_, after| after["steps"][0]["config"]["norm_map"]["ACTION"] = json!(mode));
-        assert!(message.contains(&format!("norm_map.ACTION`: {mode} is not supported")), "{message}");
-    }
+fn statistics_under_other_names_are_refused_with_the_names_that_are_there() {
+    let folder = checkpoint(|_, _| {});
+    write_statistics(folder.path(), &[("buffer.observation.state.mean", [0.0; 6]), ("action.mean", [0.0; 6])]);
+    let message = Processors::load(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("no statistics of `observation.state`, which MEAN_STD needs"), "{message}");
+    assert!(message.ends_with("the file has action.mean, buffer.observation.state.mean"), "{message}");
+}
+
+#[test]
+fn a_mode_without_its_own_statistics_is_refused() {
+    let message = refusal(|_, after| after["steps"][0]["config"]["norm_map"]["ACTION"] = json!("QUANTILE10"));
+    assert!(message.contains("tensor `action.q10` is missing: QUANTILE10 needs it: the file has action."), "{message}");
 }
 
 #[test]
 fn settings_that_would_change_the_sequence_of_tokens_are_refused() {
     let tokenizer = 2;
     for (key, value) in [
-        ("padding", json!("longest")),
+        ("padding", json!("shortest")),
         ("truncation", json!(false)),
         ("padding_side", json!("middle")),
         ("max_length", json!("fifty")),
@@ -177,6 +221,64 @@ fn settings_that_would_change_the_sequence_of_tokens_are_refused() {
         let message = refusal(|before, _| before["steps"][tokenizer]["config"][key] = value);
         assert!(message.contains(&format!("steps[2] tokenizer_processor.{key}`")), "{message}");
     }
+}
+
+#[test]
+fn a_single_text_is_not_padded_to_the_longest() {
+    for (value, expected) in [(json!("longest"), Padding::None), (json!("max_length"), Padding::ToLength)] {
+        let processors = load(|before, _| before["steps"][2]["config"]["padding"] = value).unwrap();
+        assert_eq!(processors.padding, Some(expected));
+    }
+}
+
+/// The index of the step called `name`.
+fn index_of(processor: &Value, name: &str) -> usize {
+    processor["steps"].as_array().unwrap().iter().position(|step| step["registry_name"] == name).unwrap()
+}
+
+/// A change that leaves out the preprocessor's steps of these names.
+fn without(names: &'static [&str]) -> impl Fn(&mut Value, &mut Value) {
+    move |before, _| {
+        for name in names {
+            let index = index_of(before, name);
+            before["steps"].as_array_mut().unwrap().remove(index);
+        }
+    }
+}
+
+#[test]
+fn images_are_normalised_only_by_the_step_that_does_it() {
+    assert_eq!(saved_by_lerobot().pixels, Pixels::ImageNet);
+    assert_eq!(load(without(&["xvla_imagenet_normalize"])).unwrap().pixels, Pixels::Unit);
+    // Images are within 0 and 1 before the first step, so the step that would scale them down changes nothing.
+    assert_eq!(load(without(&["xvla_image_to_float"])).unwrap().pixels, Pixels::ImageNet);
+    assert_eq!(load(without(&["xvla_image_to_float", "xvla_imagenet_normalize"])).unwrap().pixels, Pixels::Unit);
+}
+
+#[test]
+fn images_that_are_normalised_as_bytes_are_refused() {
+    let message = refusal(|before, after| {
+        without(&["xvla_image_to_float"])(before, after);
+        before["steps"].as_array_mut().unwrap().insert(0, json!({"registry_name": "xvla_image_scale"}));
+    });
+    assert!(message.contains("`xvla_imagenet_normalize` gets pixels of 0 to 255, which lerobot refuses"), "{message}");
+}
+
+#[test]
+fn a_conversion_to_axis_angles_is_read_and_must_come_last() {
+    let step = json!({"registry_name": "xvla_rotation_6d_to_axis_angle", "config": {"expected_action_dim": 10}});
+    assert!(load(|_, after| push_step(after, step.clone())).unwrap().axis_angle);
+    let message = refusal(|_, after| after["steps"].as_array_mut().unwrap().insert(0, step.clone()));
+    assert!(message.contains("step 1 `unnormalizer_processor` un-normalises what"), "{message}");
+}
+
+#[test]
+fn a_stored_tokenizer_outside_the_checkpoint_is_refused() {
+    let message = refusal(|before, _| before["steps"][2]["artifacts"] = json!({"tokenizer_name": "../tokenizer"}));
+    assert!(
+        message.contains("artifacts.tokenizer_name`: \"../tokenizer\" is not a folder of the checkpoint"),
+        "{message}"
+    );
 }
 
 #[test]

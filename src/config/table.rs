@@ -46,6 +46,8 @@ parameters! {
         /// Folder of the checkpoint: config.json, model.safetensors, tokenizer.json. Required.
         checkpoint: PathBuf =
             text("").required("name the folder that holds config.json and model.safetensors").map(PathBuf::from),
+        /// Tokenizer, a tokenizer.json or its folder, for a checkpoint that has none; empty for the checkpoint's own.
+        tokenizer: Option<PathBuf> = path(),
         /// Policy backend; `xvla doctor` lists those this build has.
         backend: String = text("libtorch"),
         /// What takes over when the backend cannot run or fails: libtorch (on the CPU if the GPU is at fault), or none.

@@ -109,6 +109,9 @@ pub struct TextConfig {
     pub vocabulary: i64,
     /// Longest merged sequence of image and text tokens.
     pub max_positions: i64,
+    /// Whether the encoder's own token table is the shared one (`tie_word_embeddings`). If it is not, tokens are
+    /// embedded by the shared one.
+    pub tied_embeddings: bool,
 }
 
 /// The policy's sizes.
@@ -161,10 +164,15 @@ pub struct InputConfig {
     pub image_height: usize,
     /// W of an image, pixels.
     pub image_width: usize,
-    /// How images are resized to that size.
+    /// How images are resized to that size, or whether they keep their own.
     pub resize: ResizeMode,
     /// L: instructions are padded or cut to this many tokens.
     pub max_text_tokens: usize,
     /// Whether an instruction is padded on its left rather than on its right.
     pub pad_left: bool,
+    /// Whether a short instruction stays as short as it is, rather than being padded.
+    pub unpadded_text: bool,
+    /// LeRobot's kinds of features that `normalization_mapping` normalises, each with its mode. The statistics are in
+    /// its processor files.
+    pub normalized: Vec<(String, String)>,
 }

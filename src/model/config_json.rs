@@ -60,6 +60,8 @@ struct Raw {
     num_denoising_steps: i64,
     tokenizer_max_length: Option<i64>,
     tokenizer_padding_side: Option<String>,
+    pad_language_to: Option<String>,
+    normalization_mapping: Option<IndexMap<String, String>>,
     resize_imgs_with_padding: Option<(i64, i64)>,
     num_image_views: Option<i64>,
     #[serde(default)]
@@ -150,6 +152,8 @@ struct RawText {
     max_position_embeddings: i64,
     #[serde(default)]
     scale_embedding: bool,
+    #[serde(default = "yes")]
+    tie_word_embeddings: bool,
     #[serde(default = "gelu")]
     activation_function: String,
 }
@@ -388,6 +392,7 @@ impl Checker {
             ffn_width: self.size(&field("encoder_ffn_dim"), raw.encoder_ffn_dim)?,
             vocabulary: self.size(&field("vocab_size"), raw.vocab_size)?,
             max_positions: self.size(&field("max_position_embeddings"), raw.max_position_embeddings)?,
+            tied_embeddings: raw.tie_word_embeddings,
         })
     }
 
@@ -444,7 +449,9 @@ impl Checker {
             (None, Some(width)) => ("real_action_dim", width),
             (None, None) => ("max_action_dim", model_dim),
         };
-        Ok(ActionSpace::auto(self.within(field, real_dim, 1, model_dim)?, model_dim))
+        // LeRobot cuts an action to the network's width, and so leaves a wider robot without its last channels.
+        let widest = if raw.lerobot_type.is_some() { MAX_SIZE } else { model_dim };
+        Ok(ActionSpace::auto(self.within(field, real_dim, 1, widest)?.min(model_dim), model_dim))
     }
 
     fn inputs(&self, raw: &Raw, image_processor: Option<&Value>) -> Result<InputConfig, CheckpointError> {
@@ -458,10 +465,16 @@ impl Checker {
         let (height, width, resize) = match raw.resize_imgs_with_padding {
             Some((height, width)) => (height, width, ResizeMode::PaddedBilinear),
             None => {
-                let (height, width) = processor_size(image_processor)
-                    .or_else(|| camera_size(cameras.first()?.1))
-                    .unwrap_or((IMAGE_SIDE, IMAGE_SIDE));
-                (height, width, ResizeMode::Bicubic)
+                // A camera that the robot lacks may declare any size, because no frame ever has it.
+                let real = cameras.iter().find(|(key, _)| !is_placeholder(key));
+                let declared = || camera_size(real.or(cameras.first())?.1);
+                let (size, mode) = if lerobot {
+                    (declared(), ResizeMode::AsIs)
+                } else {
+                    (processor_size(image_processor).or_else(declared), ResizeMode::Bicubic)
+                };
+                let (height, width) = size.unwrap_or((IMAGE_SIDE, IMAGE_SIDE));
+                (height, width, mode)
             }
         };
         let default_tokens = if lerobot { LEROBOT_TEXT_TOKENS } else { ORIGINAL_TEXT_TOKENS };
@@ -477,8 +490,23 @@ impl Checker {
             resize,
             max_text_tokens: self.count("tokenizer_max_length", tokens)?,
             pad_left: raw.tokenizer_padding_side.as_deref() == Some("left"),
+            unpadded_text: matches!(raw.pad_language_to.as_deref(), Some("longest" | "do_not_pad")),
+            normalized: normalized(raw),
         })
     }
+}
+
+/// The kinds of features that LeRobot normalises, with their modes. The state is none of them where the policy ignores
+/// it.
+fn normalized(raw: &Raw) -> Vec<(String, String)> {
+    let modes = raw.normalization_mapping.iter().flatten().filter(|(_, mode)| *mode != "IDENTITY");
+    let used = modes.filter(|(kind, _)| raw.lerobot_type.is_some() && (*kind != "STATE" || raw.use_proprio));
+    used.map(|(kind, mode)| (kind.clone(), mode.clone())).collect()
+}
+
+/// Whether the feature `key` stands for a camera that the robot lacks: LeRobot's `empty_camera_0` and so on.
+fn is_placeholder(key: &str) -> bool {
+    key.rsplit('.').next().unwrap_or(key).starts_with("empty_camera")
 }
 
 /// The width of `observation.state` in LeRobot's features.
@@ -502,8 +530,8 @@ fn processor_size(config: Option<&Value>) -> Option<(i64, i64)> {
 /// name of a topic can have become `_`.
 fn camera_names<'k>(keys: impl Iterator<Item = &'k str>, views: i64) -> Vec<String> {
     let own: Vec<String> = keys
+        .filter(|key| !is_placeholder(key))
         .map(|key| key.rsplit('.').next().unwrap_or(key))
-        .filter(|name| !name.starts_with("empty_camera"))
         .map(|name| {
             let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
             if name.starts_with(|first: char| first.is_ascii_digit()) { format!("camera_{name}") } else { name }

@@ -68,8 +68,8 @@ impl StateSpec {
             let subject = "policy uses no state".to_owned();
             return Self { kind: StateKind::Any, widths: Widths::Ignored, subject };
         }
-        // Wider states than P are cut by LeRobot and refused here, so they fix nothing.
-        let declared = config.inputs.state_channels.filter(|channels| (1..=widest).contains(channels));
+        // LeRobot cuts a state that is wider than P, after it has been normalised.
+        let declared = config.inputs.state_channels.filter(|channels| *channels >= 1);
         let (own, subject) = match (statistics, declared) {
             (Some(channels), _) => (vec![channels], "statistics of observation.state have".to_owned()),
             // Zeros in the place of the second arm are the padding of a single arm.
@@ -82,8 +82,10 @@ impl StateSpec {
         let decided_by_data =
             statistics.or(declared).is_some_and(|channels| !own_widths_contain(mode, config, channels));
         let kind = if decided_by_data { StateKind::Any } else { own_kind };
-        let own: Vec<usize> = own.into_iter().filter(|channels| *channels <= widest || statistics.is_some()).collect();
-        let padded = Some(widest).filter(|widest| statistics.is_none() && !own.contains(widest));
+        let fixed = statistics.or(declared);
+        let own: Vec<usize> =
+            own.into_iter().filter(|channels| *channels <= widest || fixed == Some(*channels)).collect();
+        let padded = Some(widest).filter(|widest| statistics.is_none() && own.iter().all(|channels| channels < widest));
         let widths = if own.is_empty() { Widths::UpTo(widest) } else { Widths::OneOf { own, padded } };
         Self { kind, widths, subject }
     }
@@ -316,9 +318,9 @@ mod tests {
     }
 
     #[test]
-    fn a_declared_state_that_is_wider_than_the_model_fixes_nothing() {
+    fn a_declared_state_may_be_wider_than_the_model_and_is_not_padded() {
         let spec = spec("native_ee6d", None, |config| config.inputs.state_channels = Some(24));
-        assert_eq!(taken(&spec), [10, 20]);
+        assert_eq!((taken(&spec), spec.channels()), (vec![24], 24));
     }
 
     #[test]

@@ -25,9 +25,13 @@ impl TextEncoder {
     pub fn new(scope: &Scope, config: &TextConfig) -> Result<Self, CheckpointError> {
         let encoder = scope.sub("encoder");
         let width = config.width;
-        // The encoder's own table comes first, because LeRobot prefers it where both are stored.
-        let embedding =
-            scope.tensor_of(&["encoder.embed_tokens.weight", "shared.weight"], &[config.vocabulary, width])?;
+        let names = if config.tied_embeddings {
+            // Both names are one tensor in LeRobot, which reads it twice if both are stored: the encoder's comes last.
+            ["encoder.embed_tokens.weight", "shared.weight"]
+        } else {
+            ["shared.weight", "encoder.embed_tokens.weight"]
+        };
+        let embedding = scope.tensor_of(&names, &[config.vocabulary, width])?;
         let positions = encoder.tensor("embed_positions.weight", &[POSITION_OFFSET + config.max_positions, width])?;
         Ok(Self {
             embedding,

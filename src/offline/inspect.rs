@@ -1,15 +1,17 @@
 //! Describes a checkpoint for people and programs, and lists everything that would keep it from loading.
 
+use crate::config::RotationLayout;
 use crate::error::CheckpointError;
 use crate::model::action_space::ActionSpace;
 use crate::model::audit::{Audit, audit};
 use crate::model::config::ModelConfig;
 use crate::model::state_spec::{StateKind, StateSpec};
 use crate::pipeline::facts::rotation_names;
-use crate::pipeline::prepare::{Preparer, TOKENIZER_FILE};
+use crate::pipeline::prepare::{Preparer, tokenizer_file};
 use crate::pipeline::validate::check_processors;
-use crate::transform::processors::Processors;
-use crate::transform::state::MeanStd;
+use crate::transform::normalize::Pixels;
+use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
+use crate::transform::state::Normalization;
 use crate::transform::tokenize::{BART_PAD_ID, Tokenizer};
 use crate::types::ResizeMode;
 use serde::Serialize;
@@ -35,6 +37,10 @@ pub struct Inspection {
     pub sizes: Sizes,
     /// Sizes of the network's inputs.
     pub inputs: Inputs,
+    /// The names of its cameras, in the order of views.
+    pub cameras: Vec<String>,
+    /// LeRobot's names of the robot's observations, with the names that the policy knows them by.
+    pub rename: BTreeMap<String, String>,
     /// The state that it expects from the robot.
     pub state: StateFacts,
     /// The actions that it predicts.
@@ -147,7 +153,7 @@ pub struct Actions {
     pub real_dim: i64,
     /// Names of the robot's channels.
     pub names: Vec<String>,
-    /// Indices of the gripper channels, which pass through a sigmoid.
+    /// Indices of the gripper channels, which pass through a sigmoid (and are 1 or -1 next to an axis-angle).
     pub grippers: Vec<i64>,
 }
 
@@ -156,8 +162,14 @@ pub struct Actions {
 pub struct ProcessorFacts {
     /// Channels of proprioception that are normalised; `None` without statistics.
     pub state_channels: Option<usize>,
+    /// LeRobot's name of that normalisation.
+    pub state_mode: Option<&'static str>,
     /// Channels of actions that are de-normalised; `None` without statistics.
     pub action_channels: Option<usize>,
+    /// LeRobot's name of that normalisation.
+    pub action_mode: Option<&'static str>,
+    /// Whether 6-D rotations of actions become axis-angles.
+    pub axis_angle: bool,
     /// The embodiment that the checkpoint was fine-tuned for.
     pub domain_id: Option<i64>,
 }
@@ -177,10 +189,11 @@ pub fn inspect(folder: &Path) -> Result<Inspection, CheckpointError> {
     if let Err(error) = check_processors(folder, &config, &processors) {
         problems.push(error.to_string());
     }
-    if let Err(error) = Preparer::new(folder, &config, &processors) {
+    if let Err(error) = Preparer::new(folder, &config, &processors, None) {
         problems.push(error.to_string());
     }
-    let tokenizer_ids = tokenizer_ids(folder, &config);
+    let tokenizer = tokenizer_file(folder, &processors, None);
+    let tokenizer_ids = tokenizer.as_deref().ok().and_then(|path| tokenizer_ids(path, &config));
     let text_tokens = processors.max_length.unwrap_or(config.inputs.max_text_tokens);
     Ok(Inspection {
         checkpoint: folder.to_owned(),
@@ -196,34 +209,48 @@ pub fn inspect(folder: &Path) -> Result<Inspection, CheckpointError> {
         },
         sizes: sizes(&config),
         inputs: inputs(&config, text_tokens),
-        state: state_facts(&StateSpec::new(&config, processors.state.as_ref().map(MeanStd::dim))),
-        actions: actions(&config.action_space, config.policy.chunk_length),
+        cameras: config.inputs.cameras.clone(),
+        rename: processors.rename.clone(),
+        state: state_facts(&StateSpec::new(&config, processors.state.as_ref().map(Normalization::dim))),
+        actions: actions(&config.action_space, config.policy.chunk_length, &processors),
         denoising_steps: config.denoising_steps,
         processors: processor_facts(&processors),
-        notes: notes(folder, &config, tokenizer_ids),
+        notes: notes(&config, &processors, &tokenizer, tokenizer_ids),
         tokenizer_ids,
         problems,
     })
 }
 
-fn tokenizer_ids(folder: &Path, config: &ModelConfig) -> Option<usize> {
+fn tokenizer_ids(path: &Path, config: &ModelConfig) -> Option<usize> {
     let length = config.inputs.max_text_tokens;
-    Some(Tokenizer::from_file(&folder.join(TOKENIZER_FILE), length, BART_PAD_ID).ok()?.vocab_size())
+    Some(Tokenizer::from_file(path, length, BART_PAD_ID).ok()?.vocab_size())
 }
 
-fn notes(folder: &Path, config: &ModelConfig, tokenizer_ids: Option<usize>) -> Vec<String> {
-    let path = folder.join(TOKENIZER_FILE);
+fn notes(
+    config: &ModelConfig,
+    processors: &Processors,
+    tokenizer: &Result<PathBuf, String>,
+    tokenizer_ids: Option<usize>,
+) -> Vec<String> {
     let rows = config.text.vocabulary.unsigned_abs() as usize;
-    match tokenizer_ids {
-        Some(ids) if ids > rows => vec![format!(
+    let mut notes = Vec::new();
+    match (tokenizer, tokenizer_ids) {
+        (Ok(path), Some(ids)) if ids > rows => notes.push(format!(
             "{}: {ids} token ids for an embedding of {rows} rows: instructions that use the last ones are refused",
             path.display()
-        )],
-        None if !path.exists() => {
-            vec![format!("{}: missing: batches with token ids work, instructions in words do not", path.display())]
+        )),
+        (Err(missing), _) => {
+            notes.push(format!("{missing}; until then batches with token ids work, instructions in words do not"))
         }
-        _ => Vec::new(),
+        _ => {}
     }
+    if processors.pixels != Pixels::ImageNet {
+        notes.push(format!(
+            "{PREPROCESSOR_FILE}: no ImageNet normalisation: the network gets {}",
+            processors.pixels.describe()
+        ));
+    }
+    notes
 }
 
 fn sizes(config: &ModelConfig) -> Sizes {
@@ -252,6 +279,7 @@ fn inputs(config: &ModelConfig, text_tokens: usize) -> Inputs {
         resize: match inputs.resize {
             ResizeMode::Bicubic => "stretched, antialiased bicubic",
             ResizeMode::PaddedBilinear => "aspect kept, bilinear, padded on the left and top",
+            ResizeMode::AsIs => "not resized: frames of this or another size",
         },
         tokens_per_view: config.tokens_per_view(inputs.image_height as i64, inputs.image_width as i64),
         text_tokens,
@@ -269,21 +297,35 @@ fn state_facts(spec: &StateSpec) -> StateFacts {
     StateFacts { kind, channels: spec.channels(), expected: spec.to_string() }
 }
 
-fn actions(space: &ActionSpace, chunk_length: i64) -> Actions {
+fn actions(space: &ActionSpace, chunk_length: i64, processors: &Processors) -> Actions {
+    let names = processors.action_names(space.channel_names(rotation_names(if processors.axis_angle {
+        Some(RotationLayout::Columns)
+    } else {
+        None
+    })));
+    let grippers = names.iter().zip(0..).filter(|(name, _)| name.ends_with("gripper"));
     Actions {
         mode: space.mode.name(),
         chunk_length,
         model_dim: space.model_dim,
-        real_dim: space.real_dim,
-        names: space.channel_names(rotation_names(None)),
-        grippers: space.grippers.to_vec(),
+        real_dim: names.len() as i64,
+        grippers: if processors.axis_angle {
+            grippers.map(|(_, channel)| channel).collect()
+        } else {
+            space.grippers.to_vec()
+        },
+        names,
     }
 }
 
 fn processor_facts(processors: &Processors) -> Option<ProcessorFacts> {
-    (*processors != Processors::default()).then(|| ProcessorFacts {
+    let mode = |statistics: &Normalization| statistics.mode().name();
+    processors.present.then(|| ProcessorFacts {
         state_channels: processors.state.as_ref().map(|statistics| statistics.dim()),
         action_channels: processors.action.as_ref().map(|statistics| statistics.dim()),
+        state_mode: processors.state.as_ref().map(mode),
+        action_mode: processors.action.as_ref().map(mode),
+        axis_angle: processors.axis_angle,
         domain_id: processors.domain_id,
     })
 }

@@ -6,11 +6,14 @@
 
 use crate::data::batch::{Batch, write_batch};
 use crate::error::CheckpointError;
+use crate::model::config::ModelConfig;
 use crate::offline::OfflineError;
 use crate::offline::inspect::{Inspection, inspect};
 use crate::pipeline::PipelineError;
 use crate::pipeline::prepare::Preparer;
-use crate::types::{ModelInputs, Observation, RgbImage, Stamp, Stamped};
+use crate::transform::bicubic::Bicubic;
+use crate::transform::tokenize::BART_PAD_ID;
+use crate::types::{ModelInputs, Observation, ResizeMode, RgbImage, Stamp, Stamped};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
@@ -53,14 +56,25 @@ pub struct Batches {
 pub fn write_calibration(folder: &Path, target: &Path, batches: Batches) -> Result<(), OfflineError> {
     let Batches { count, size, domain, seed } = batches;
     let facts = inspect(folder).map_err(PipelineError::from)?;
+    let config = ModelConfig::from_folder(folder).map_err(PipelineError::from)?.inputs;
+    // Frames that the checkpoint takes as they come would be as large as the camera's.
+    let own_size = (config.resize == ResizeMode::AsIs).then_some((config.image_width, config.image_height));
     let mut preparer = Preparer::open(folder).map_err(|error: CheckpointError| PipelineError::from(error))?;
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     for number in 0..count {
-        let mut inputs = ModelInputs::default();
+        let mut samples = Vec::with_capacity(size);
         for _ in 0..size {
-            let mut observation = observation(&facts, &mut random);
+            let mut observation = observation(&facts, own_size, &mut random);
             observation.domain_id = domain.unwrap_or(observation.domain_id);
-            append(&mut inputs, preparer.prepare(&observation, true)?);
+            samples.push(preparer.prepare(&observation, true)?);
+        }
+        let longest = samples.iter().map(|sample| sample.tokens).max().unwrap_or(0);
+        let mut inputs = ModelInputs::default();
+        for mut sample in samples {
+            // A tokenizer that does not pad a single text pads those of a batch to the longest of them.
+            sample.input_ids.resize(longest, BART_PAD_ID);
+            sample.tokens = longest;
+            append(&mut inputs, sample);
         }
         let batch = Batch { inputs, noise: None, actions: None };
         write_batch(&target.join(format!("calib_{number:05}.npz")), &batch)?;
@@ -83,10 +97,10 @@ fn append(batch: &mut ModelInputs, next: ModelInputs) {
     batch.proprio.extend(proprio);
 }
 
-fn observation(facts: &Inspection, random: &mut ChaCha8Rng) -> Observation {
+fn observation(facts: &Inspection, own_size: Option<(usize, usize)>, random: &mut ChaCha8Rng) -> Observation {
     let instruction = INSTRUCTIONS.get(random.random_range(0..INSTRUCTIONS.len())).copied().unwrap_or_default();
     Observation {
-        views: (0..facts.inputs.views).map(|_| scene(random).map(|image| unstamped(Arc::new(image)))).collect(),
+        views: (0..facts.inputs.views).map(|_| Some(unstamped(Arc::new(resized(scene(random)?, own_size)?)))).collect(),
         instruction: instruction.to_owned(),
         state: vec![unstamped((0..facts.state.channels).map(|_| random.random_range(-0.5..0.5)).collect())],
         domain_id: random.random_range(0..facts.inputs.domains.max(1)),
@@ -96,6 +110,12 @@ fn observation(facts: &Inspection, random: &mut ChaCha8Rng) -> Observation {
 /// Wraps a value with stamp zero, because a scene has no time.
 fn unstamped<T>(value: T) -> Stamped<T> {
     Stamped { value, stamp: Stamp::default() }
+}
+
+/// `image` in the size `to` (width, height), if one is given.
+fn resized(image: RgbImage, to: Option<(usize, usize)>) -> Option<RgbImage> {
+    let Some((width, height)) = to else { return Some(image) };
+    RgbImage::new(width, height, Bicubic::default().resize(&image, (width, height)).ok()?.to_vec())
 }
 
 /// An image of rectangles on a shaded background, with grain.

@@ -16,8 +16,9 @@ use crate::config::Preprocess;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::state_spec::StateSpec;
+use crate::transform::normalize::Pixels;
 use crate::transform::processors::Processors;
-use crate::transform::state::MeanStd;
+use crate::transform::state::Normalization;
 use crate::types::{ModelInputs, Observation};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -152,15 +153,19 @@ impl Core {
         let config = Arc::new(ModelConfig::from_folder(folder)?);
         let processors = Arc::new(Processors::load(folder)?);
         check_processors(folder, &config, &processors)?;
-        let state = StateSpec::new(&config, processors.state.as_ref().map(MeanStd::dim));
-        let preparer = Preparer::new(folder, &config, &processors)?;
+        let state = StateSpec::new(&config, processors.state.as_ref().map(Normalization::dim));
+        let preparer = Preparer::new(folder, &config, &processors, options.tokenizer.as_deref())?;
         let checkpoint = Checkpoint::open(folder)?;
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
         let target = options.target(own_input_spec(&config, &processors, options.domain));
         let loader = Loader { options, checkpoint: &checkpoint, config: &config, target: &target, steps };
         let mut device_lost = false;
         let active = loader.load(Place::configured(options), None, &mut device_lost)?;
-        let postprocess = Postprocess { space: config.action_space.clone(), statistics: processors.action.clone() };
+        let postprocess = Postprocess {
+            space: config.action_space.clone(),
+            statistics: processors.action.clone(),
+            axis_angle: processors.axis_angle,
+        };
         Ok(Self {
             options: options.clone(),
             postprocess: Arc::new(postprocess),
@@ -332,8 +337,12 @@ impl Core {
         Ok(queued)
     }
 
-    /// Checks that a batch's images are normalised; the first ones that may not be are told of.
+    /// Checks that a batch's images are normalised, unless the checkpoint takes pixels; the first ones that may not be
+    /// are told of.
     fn check_normalised(&mut self, images: &[f32]) -> Result<(), PipelineError> {
+        if self.processors.pixels != Pixels::ImageNet {
+            return Ok(());
+        }
         if let Some(notice) = validate::normalised(images)?
             && !self.told_of_unit_range
         {
@@ -350,7 +359,7 @@ impl Core {
         attempt: Instant,
     ) -> Result<Queued, PipelineError> {
         let resizes = self.active.as_ref().is_some_and(|active| active.backends.stream.resizes());
-        let on_device = self.options.preprocess == Preprocess::Device && resizes;
+        let on_device = self.options.preprocess == Preprocess::Device && resizes && self.preparer.device_may_resize();
         let inputs = self.preparer.prepare(observation, !on_device)?;
         let frames = if on_device { self.preparer.frames(observation)? } else { Vec::new() };
         let images = if on_device { HostImages::Frames(&frames) } else { HostImages::Normalised(&inputs.image_input) };

@@ -6,7 +6,8 @@ use crate::error::CheckpointError;
 use crate::model::CONFIG_FILE;
 use crate::model::action_space::{ActionMode, ActionSpace};
 use crate::model::config::ModelConfig;
-use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
+use crate::pipeline::prepare::tokenizer_file;
+use crate::transform::processors::{POSTPROCESSOR_FILE, PREPROCESSOR_FILE, Processors};
 use std::path::Path;
 
 /// The facts of a deployment, settled.
@@ -35,11 +36,11 @@ pub enum FactsError {
 /// A configuration or processors that cannot be used.
 pub fn of_checkpoint(folder: &Path) -> Result<Vec<Source>, CheckpointError> {
     let (config, processors) = (ModelConfig::from_folder(folder)?, Processors::load(folder)?);
-    Ok(sources(&config, &processors))
+    Ok(sources(folder, &config, &processors))
 }
 
-/// What a checkpoint with this configuration and these processors fixes.
-pub fn sources(config: &ModelConfig, processors: &Processors) -> Vec<Source> {
+/// What the checkpoint in `folder`, with this configuration and these processors, fixes.
+fn sources(folder: &Path, config: &ModelConfig, processors: &Processors) -> Vec<Source> {
     let source = |file: &str, name: &str, value: Value| Source {
         origin: Origin::Checkpoint(file.to_owned()),
         values: Parameters::from([(name.to_owned(), value)]),
@@ -49,7 +50,14 @@ pub fn sources(config: &ModelConfig, processors: &Processors) -> Vec<Source> {
     let only_domain = (config.policy.domains == 1).then(|| source(CONFIG_FILE, "domain_id", Value::Integer(0)));
     let names = &config.inputs.cameras;
     let cameras = (!are_placeholders(names)).then(|| source(CONFIG_FILE, "cameras", Value::Strings(names.clone())));
-    domain.into_iter().chain(only_domain).chain(cameras).collect()
+    // LeRobot's step reads the columns one after the other.
+    let columns = || Value::String(RotationLayout::Columns.name().to_owned());
+    let layout = processors.axis_angle.then(|| source(POSTPROCESSOR_FILE, "rotation_6d", columns()));
+    let tokenizer = tokenizer_file(folder, processors, None).ok().map(|path| {
+        let file = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
+        source(&file, "tokenizer", Value::String(path.display().to_string()))
+    });
+    domain.into_iter().chain(only_domain).chain(cameras).chain(layout).chain(tokenizer).collect()
 }
 
 /// Whether these are the names that cameras have when the checkpoint gives them none.
@@ -72,7 +80,7 @@ pub fn settle(given: &mut Parameters) -> Result<Settled, FactsError> {
     };
     let folder = Path::new(&checkpoint);
     let (config, processors) = (ModelConfig::from_folder(folder)?, Processors::load(folder)?);
-    let mut sources = sources(&config, &processors);
+    let mut sources = sources(folder, &config, &processors);
     if let Some(name) = text(given, "embodiment") {
         let embodiment = Embodiment::find(&name)?;
         let names = camera_names(given, &config.inputs.cameras, &embodiment);
@@ -84,7 +92,7 @@ pub fn settle(given: &mut Parameters) -> Result<Settled, FactsError> {
     if !is_named {
         given.insert("cameras".to_owned(), Value::Strings(config.inputs.cameras));
     }
-    Ok(Settled { facts, poses_go_out: has_rotations(&config.action_space) })
+    Ok(Settled { facts, poses_go_out: has_rotations(&config.action_space) && !processors.axis_angle })
 }
 
 /// The names that the cameras will have: the deployment's, else the checkpoint's, else the embodiment's.

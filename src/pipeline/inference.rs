@@ -7,7 +7,8 @@ use crate::backend::host_stream::download;
 use crate::backend::stream::{Finished, Pending};
 use crate::model::action_space::ActionSpace;
 use crate::model::vlm::VlmTokens;
-use crate::transform::state::MeanStd;
+use crate::transform::axis_angle;
+use crate::transform::state::Normalization;
 use crate::types::{Chunk, HostArray, StageTimes};
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,23 +17,36 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(super) struct Postprocess {
     pub(super) space: ActionSpace,
-    pub(super) statistics: Option<MeanStd>,
+    pub(super) statistics: Option<Normalization>,
+    /// Whether 6-D rotations become axis-angles.
+    pub(super) axis_angle: bool,
 }
 
 impl Postprocess {
     /// Converts raw actions [B, T, A] to a chunk; fails if any action is not finite.
     fn apply(&self, actions_raw: HostArray) -> Result<Chunk, PipelineError> {
-        let mut shape = actions_raw.shape.clone();
-        if let Some(channels) = shape.last_mut() {
-            *channels = self.space.real_dim.unsigned_abs() as usize;
-        }
-        let mut actions = HostArray { shape, data: self.space.postprocess(&actions_raw.data) };
+        let real = self.space.real_dim.unsigned_abs() as usize;
+        let mut actions = with_channels(&actions_raw, real, self.space.postprocess(&actions_raw.data));
         if let Some(statistics) = &self.statistics {
             statistics.unnormalize(&mut actions.data)?;
         }
+        // Checked first, because a gripper that is not a number would become -1.
         validate::actions(&actions)?;
+        if self.axis_angle {
+            actions = with_channels(&actions, axis_angle::CHANNELS.len(), axis_angle::convert(&actions.data, real));
+            validate::actions(&actions)?;
+        }
         Ok(Chunk { actions, actions_raw })
     }
+}
+
+/// `data` in the shape of `like` but for the number of channels, its last extent.
+fn with_channels(like: &HostArray, channels: usize, data: Vec<f32>) -> HostArray {
+    let mut shape = like.shape.clone();
+    if let Some(last) = shape.last_mut() {
+        *last = channels;
+    }
+    HostArray { shape, data }
 }
 
 /// An inference that has begun on the backends of one generation.

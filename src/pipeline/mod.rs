@@ -52,8 +52,8 @@ use crate::config::RotationLayout;
 use crate::error::CheckpointError;
 use crate::model::config::ModelConfig;
 use crate::transform::processors::Processors;
-use crate::transform::state::MeanStd;
-use crate::types::HostArray;
+use crate::transform::state::Normalization;
+use crate::types::{HostArray, ResizeMode};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -76,7 +76,7 @@ pub struct Pipeline {
 /// A configuration or processors that cannot be used.
 pub fn state_spec(folder: &Path) -> Result<StateSpec, CheckpointError> {
     let processors = Processors::load(folder)?;
-    Ok(StateSpec::new(&ModelConfig::from_folder(folder)?, processors.state.as_ref().map(MeanStd::dim)))
+    Ok(StateSpec::new(&ModelConfig::from_folder(folder)?, processors.state.as_ref().map(Normalization::dim)))
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -159,6 +159,13 @@ impl Pipeline {
         lock(&self.core).active.as_mut()?.backends.stream.take_memory()
     }
 
+    /// Width and height, pixels, of the frames that the checkpoint declares, if it takes frames as they come; `None` if
+    /// it resizes frames of any size.
+    pub fn declared_frame_size(&self) -> Option<(usize, usize)> {
+        let inputs = &self.config.inputs;
+        (inputs.resize == ResizeMode::AsIs).then_some((inputs.image_width, inputs.image_height))
+    }
+
     /// Denoising steps per chunk.
     pub fn steps(&self) -> usize {
         self.steps
@@ -171,7 +178,7 @@ impl Pipeline {
 
     /// Names of the A' channels of an action as the robot executes it, whose rotations have `layout`.
     pub fn action_names(&self, layout: Option<RotationLayout>) -> Vec<String> {
-        self.config.action_space.channel_names(facts::rotation_names(layout))
+        self.processors.action_names(self.config.action_space.channel_names(facts::rotation_names(layout)))
     }
 
     /// SHA-256 of the concatenated weight files, in lowercase hex. This reads every file and takes seconds for a

@@ -32,6 +32,8 @@ pub struct Options {
     pub deadline: Option<Duration>,
     /// The embodiment of the observations to come. An engine and the parity check are for one embodiment.
     pub domain: i64,
+    /// The tokenizer's file, or a folder with it; `None` for the checkpoint's own.
+    pub tokenizer: Option<PathBuf>,
     /// Sizes of the inputs to come; `None` for observations of the checkpoint's own sizes.
     pub inputs: Option<InputSpec>,
 }
@@ -51,6 +53,7 @@ impl Options {
             engine: EngineConfig::default(),
             deadline: None,
             domain: 0,
+            tokenizer: None,
             inputs: None,
         }
     }
@@ -87,6 +90,7 @@ impl From<&Config> for Options {
             deadline: config.policy.deadline,
             // Offline, batches bring their own domain.
             domain: config.domain_id.unwrap_or_default(),
+            tokenizer: config.tokenizer.clone(),
             inputs: None,
         }
     }

@@ -8,22 +8,27 @@ use crate::model::config::ModelConfig;
 use crate::pipeline::PipelineError;
 use crate::transform::TransformError;
 use crate::transform::image::ImageTransform;
-use crate::transform::processors::Processors;
+use crate::transform::normalize::Pixels;
+use crate::transform::processors::{self, Processors};
 use crate::transform::resample;
 use crate::transform::resampling::Resampling;
 use crate::transform::state;
-use crate::transform::tokenize::{BART_PAD_ID, Encoded, PaddingSide, Tokenizer};
+use crate::transform::tokenize::{BART_PAD_ID, Encoded, Padding, PaddingSide, Tokenizer};
 use crate::types::{ModelInputs, Observation, ResizeMode};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The tokenizer's file within a checkpoint folder.
+/// The tokenizer's file within a checkpoint folder, or within its tokenizer's folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// The folder of a checkpoint in which LeRobot stores the tokenizer.
+const TOKENIZER_FOLDER: &str = "tokenizer";
 
 /// Prepares observations one after the other. It keeps buffers and the last instruction's token ids between frames.
 pub struct Preparer {
     images: ImageTransform,
     mode: ResizeMode,
+    pixels: Pixels,
     /// Resampling tables for frames that the device resizes, one per frame size.
     resamplings: Vec<Arc<Resampling>>,
     /// The tokenizer, or why there is none. Batches bring token ids, so only an instruction in words needs it.
@@ -36,18 +41,25 @@ pub struct Preparer {
 }
 
 impl Preparer {
-    /// Reads the tokenizer, if the checkpoint has one.
+    /// Reads the tokenizer, if the checkpoint has one. `tokenizer` is a file, or a folder with that file, to read
+    /// instead.
     ///
     /// # Errors
     /// A tokenizer that is there but cannot be used.
-    pub fn new(folder: &Path, config: &ModelConfig, processors: &Processors) -> Result<Self, CheckpointError> {
+    pub fn new(
+        folder: &Path,
+        config: &ModelConfig,
+        processors: &Processors,
+        tokenizer: Option<&Path>,
+    ) -> Result<Self, CheckpointError> {
         let inputs = &config.inputs;
-        let mode = inputs.resize;
+        let (mode, pixels) = (inputs.resize, processors.pixels);
         Ok(Self {
-            images: ImageTransform::new(inputs.image_width, inputs.image_height, mode),
+            images: ImageTransform::of_pixels(inputs.image_width, inputs.image_height, mode, pixels),
             mode,
+            pixels,
             resamplings: Vec::new(),
-            tokenizer: read_tokenizer(folder, config, processors)?,
+            tokenizer: read_tokenizer(folder, config, processors, tokenizer)?,
             last_instruction: None,
             spare: ModelInputs::default(),
             views: inputs.views,
@@ -61,7 +73,7 @@ impl Preparer {
     /// # Errors
     /// A configuration, processors or a tokenizer that cannot be used.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?)
+        Self::new(folder, &ModelConfig::from_folder(folder)?, &Processors::load(folder)?, None)
     }
 
     /// Inputs of `sizes` with a state of `channels`, all zero, with every view marked valid as for live frames.
@@ -86,7 +98,8 @@ impl Preparer {
     /// instead. Give the result back with [`Preparer::recycle`] to save the next call an allocation.
     ///
     /// # Errors
-    /// More views than the checkpoint has, an empty instruction, an image that cannot be resized.
+    /// More views than the checkpoint has, an empty instruction, an image that cannot be resized, images of different
+    /// sizes if the checkpoint does not resize them.
     pub fn prepare(&mut self, observation: &Observation, images: bool) -> Result<ModelInputs, PipelineError> {
         if observation.views.len() > self.views {
             return Err(InputError::Shape {
@@ -96,13 +109,15 @@ impl Preparer {
             }
             .into());
         }
+        let (width, height) = self.size_of(observation)?;
+        let image_len = 3 * height * width;
         let input_ids = self.tokens_of(&observation.instruction)?;
         let mut inputs = std::mem::take(&mut self.spare);
         let view = |index: usize| observation.views.get(index).and_then(Option::as_ref).map(|view| &view.value);
         inputs.image_mask.clear();
         inputs.image_mask.extend((0..self.views).map(|index| view(index).is_some()));
-        inputs.image_input.resize(if images { self.views * self.image_len() } else { 0 }, 0.0);
-        for (index, planes) in inputs.image_input.chunks_exact_mut(3 * self.height * self.width).enumerate() {
+        inputs.image_input.resize(if images { self.views * image_len } else { 0 }, 0.0);
+        for (index, planes) in inputs.image_input.chunks_exact_mut(image_len).enumerate() {
             match view(index) {
                 Some(image) => self.images.apply(image, planes)?,
                 None => planes.fill(0.0),
@@ -117,8 +132,38 @@ impl Preparer {
             domain_id: vec![observation.domain_id],
             image_input: inputs.image_input,
             image_mask: inputs.image_mask,
+            height,
+            width,
             ..self.sizes()
         })
+    }
+
+    /// The size (width, height) of the model's images for this observation: the checkpoint's, unless it takes frames as
+    /// they come.
+    fn size_of(&self, observation: &Observation) -> Result<(usize, usize), InputError> {
+        let own = (self.width, self.height);
+        if self.mode != ResizeMode::AsIs {
+            return Ok(own);
+        }
+        let views = observation.views.iter().enumerate();
+        let mut sizes = views
+            .filter_map(|(index, view)| view.as_ref().map(|view| (index, view.value.width(), view.value.height())));
+        let Some((first, width, height)) = sizes.next() else { return Ok(own) };
+        match sizes.find(|(_, other_width, other_height)| (*other_width, *other_height) != (width, height)) {
+            None => Ok((width, height)),
+            Some((other, other_width, other_height)) => Err(InputError::Shape {
+                field: "views",
+                expected: format!(
+                    "frames of one size, because this checkpoint does not resize them: view {first} is {width}x{height}"
+                ),
+                found: format!("{other_width}x{other_height} in view {other}"),
+            }),
+        }
+    }
+
+    /// Whether the device may resize and normalise the frames in the host's place: it knows ImageNet's statistics only.
+    pub fn device_may_resize(&self) -> bool {
+        self.pixels == Pixels::ImageNet
     }
 
     /// The frames of an observation with their resampling tables, for a device that resizes them.
@@ -143,7 +188,8 @@ impl Preparer {
         if let Some(known) = self.resamplings.iter().find(|known| known.from == from) {
             return Ok(known.clone());
         }
-        let made = Arc::new(resample::resampling(self.mode, from, (self.width, self.height))?);
+        let to = if self.mode == ResizeMode::AsIs { from } else { (self.width, self.height) };
+        let made = Arc::new(resample::resampling(self.mode, from, to)?);
         self.resamplings.truncate(SIZES - 1);
         self.resamplings.insert(0, made.clone());
         Ok(made)
@@ -156,10 +202,6 @@ impl Preparer {
 
     fn sizes(&self) -> ModelInputs {
         ModelInputs { batch: 1, views: self.views, height: self.height, width: self.width, ..ModelInputs::default() }
-    }
-
-    fn image_len(&self) -> usize {
-        3 * self.height * self.width
     }
 
     /// Token ids [L]. The last result is kept, because an instruction usually stays the same for thousands of frames.
@@ -196,21 +238,59 @@ fn read_tokenizer(
     folder: &Path,
     config: &ModelConfig,
     processors: &Processors,
+    tokenizer: Option<&Path>,
 ) -> Result<Result<Tokenizer, String>, CheckpointError> {
-    let path = folder.join(TOKENIZER_FILE);
-    if !path.exists() {
-        return Ok(Err(format!("{}: missing: it comes with the checkpoint", path.display())));
-    }
+    let path = match tokenizer_file(folder, processors, tokenizer) {
+        Ok(path) => path,
+        Err(missing) => return Ok(Err(missing)),
+    };
     let length = processors.max_length.unwrap_or(config.inputs.max_text_tokens);
     let config_side = if config.inputs.pad_left { PaddingSide::Left } else { PaddingSide::Right };
     let side = processors.padding_side.unwrap_or(config_side);
-    Ok(Ok(Tokenizer::from_file(&path, length, BART_PAD_ID)?.with_padding_side(side)))
+    let config_padding = if config.inputs.unpadded_text { Padding::None } else { Padding::ToLength };
+    let padding = processors.padding.unwrap_or(config_padding);
+    Ok(Ok(Tokenizer::from_file(&path, length, BART_PAD_ID)?.with_padding_side(side).with_padding(padding)))
 }
 
-/// Proprioception for the network: [B, P], normalised by the checkpoint's statistics, then padded with zeros to P.
+/// The tokenizer's file: `tokenizer`, which may also be a folder with it, or else the one in the checkpoint's `folder`.
+///
+/// The checkpoint's is where its processors say that LeRobot has stored it, or beside the weights, or in the folder
+/// that LeRobot's name of the tokenizer happens to be.
 ///
 /// # Errors
-/// [`InputError::Shape`] when it is wider than P, or not as wide as the statistics.
+/// What is missing, and where to put it.
+pub fn tokenizer_file(folder: &Path, processors: &Processors, tokenizer: Option<&Path>) -> Result<PathBuf, String> {
+    if let Some(given) = tokenizer {
+        let path = if given.is_dir() { given.join(TOKENIZER_FILE) } else { given.to_owned() };
+        return if path.exists() { Ok(path) } else { Err(format!("{}: missing", path.display())) };
+    }
+    let name = processors.tokenizer_name.as_deref();
+    let places = [
+        processors.tokenizer_folder.clone(),
+        Some(PathBuf::new()),
+        name.map(PathBuf::from).filter(|name| processors::is_within(name)),
+        Some(PathBuf::from(TOKENIZER_FOLDER)),
+    ];
+    let files = places.iter().flatten().map(|place| folder.join(place).join(TOKENIZER_FILE));
+    files.into_iter().find(|path| path.exists()).ok_or_else(|| {
+        let whose = match name.filter(|_| processors.tokenizer_folder.is_none()) {
+            Some(name) => {
+                format!("the {TOKENIZER_FILE} of `{name}`, which LeRobot does not store with its checkpoints,")
+            }
+            None => "the checkpoint's".to_owned(),
+        };
+        format!(
+            "{}: missing: put {whose} there, or name one with the parameter `tokenizer`",
+            folder.join(TOKENIZER_FILE).display()
+        )
+    })
+}
+
+/// Proprioception for the network: [B, P], normalised by the checkpoint's statistics, then padded with zeros or cut to
+/// P.
+///
+/// # Errors
+/// [`InputError::Shape`] when it is not as wide as the statistics.
 pub fn proprio(config: &ModelConfig, processors: &Processors, inputs: &ModelInputs) -> Result<Vec<f32>, InputError> {
     let wide = config.policy.proprio_dim.unsigned_abs() as usize;
     let narrow = inputs.proprio_dim;
@@ -231,11 +311,7 @@ pub fn proprio(config: &ModelConfig, processors: &Processors, inputs: &ModelInpu
     if narrow == 0 {
         return Ok(vec![0.0; inputs.batch * wide]);
     }
-    let mut padded = Vec::with_capacity(inputs.batch * wide);
-    for sample in values.chunks_exact(narrow) {
-        padded.extend(state::pad_to(sample, wide)?);
-    }
-    Ok(padded)
+    Ok(values.chunks_exact(narrow).flat_map(|sample| state::fit_to(sample, wide)).collect())
 }
 
 #[cfg(test)]

@@ -4,10 +4,12 @@ use crate::backend::engine::golden::InputSpec;
 use crate::backend::stream::HostImages;
 use crate::error::CheckpointError;
 use crate::error::InputError;
+use crate::model::CONFIG_FILE;
 use crate::model::config::ModelConfig;
 use crate::model::state_spec::StateSpec;
 use crate::pipeline::PipelineError;
-use crate::transform::processors::Processors;
+use crate::transform::axis_angle;
+use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use crate::types::{HostArray, ModelInputs};
 use std::path::Path;
 
@@ -29,7 +31,9 @@ pub fn inputs(
     state.check(inputs.proprio_dim)?;
     range("input_ids", &inputs.input_ids, config.text.vocabulary - 1)?;
     range("domain_id", &inputs.domain_id, config.policy.domains - 1)?;
-    finite("proprio", &inputs.proprio)?;
+    if !state.is_ignored() {
+        finite("proprio", &inputs.proprio)?;
+    }
     let mut samples = inputs.image_mask.chunks_exact(inputs.views);
     match samples.position(|views| !views.contains(&true)) {
         Some(sample) => Err(InputError::NoView { sample }),
@@ -210,23 +214,33 @@ pub(crate) fn own_input_spec(config: &ModelConfig, processors: &Processors, doma
     }
 }
 
-/// Checks that the normalisation statistics of a checkpoint have as many channels as the state and actions they apply
-/// to.
+/// Checks that a checkpoint has the processors that its configuration asks for, and that these fit its actions.
 pub(crate) fn check_processors(
     folder: &Path,
     config: &ModelConfig,
     processors: &Processors,
 ) -> Result<(), CheckpointError> {
     let fault = |reason: String| CheckpointError::Malformed { path: folder.to_owned(), reason };
-    let widest = config.policy.proprio_dim.unsigned_abs() as usize;
-    if let Some(state) = processors.state.as_ref().filter(|state| state.dim() > widest) {
-        let reason =
-            format!("statistics of observation.state have {} channels, the model takes at most {widest}", state.dim());
-        return Err(fault(reason));
+    if let Some((kind, mode)) = config.inputs.normalized.first().filter(|_| !processors.present) {
+        return Err(CheckpointError::Config {
+            path: folder.join(CONFIG_FILE),
+            field: format!("normalization_mapping.{kind}"),
+            reason: format!(
+                "{mode} needs the statistics of LeRobot's processors, and {PREPROCESSOR_FILE} is missing: put both \
+                 policy_*.json files and the safetensors files that they name into the folder"
+            ),
+        });
     }
     let real = config.action_space.real_dim.unsigned_abs() as usize;
     if let Some(action) = processors.action.as_ref().filter(|action| action.dim() != real) {
         let reason = format!("statistics of action have {} channels, the action space has {real}", action.dim());
+        return Err(fault(reason));
+    }
+    if processors.axis_angle && real < axis_angle::FROM {
+        let reason = format!(
+            "xvla_rotation_6d_to_axis_angle takes actions of at least {} channels, the action space has {real}",
+            axis_angle::FROM
+        );
         return Err(fault(reason));
     }
     Ok(())

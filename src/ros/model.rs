@@ -179,15 +179,16 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
     })
 }
 
-/// Width and height of the frames of the rehearsal, pixels. No camera has told its size yet, and this is what most send:
-/// with `preprocess: device` their resampling tables and buffers are on the device before the first frame comes. Frames of
-/// another size bring their own when the first one arrives.
+/// Width and height of the frames of the rehearsal, pixels, unless the checkpoint takes frames as they come and
+/// declares their size. No camera has told its size yet, and this is what most send: with `preprocess: device` their
+/// resampling tables and buffers are on the device before the first frame comes. Frames of another size bring their own
+/// when the first one arrives.
 const REHEARSED_FRAME: (usize, usize) = (640, 480);
 
 /// Runs one inference on a black observation of this deployment's shape. It warms everything up, and it shows before
 /// the robot moves whether cameras, state and embodiment fit the checkpoint.
 fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
-    let (width, height) = REHEARSED_FRAME;
+    let (width, height) = pipeline.declared_frame_size().unwrap_or(REHEARSED_FRAME);
     let black = RgbImage::new(width, height, vec![0; width * height * 3]).map(Arc::new);
     let black = black.map(|value| Stamped { value, stamp: Stamp::default() });
     let channels = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());

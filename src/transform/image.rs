@@ -2,7 +2,7 @@
 
 use super::bicubic::Bicubic;
 use super::bilinear::PaddedBilinear;
-use super::normalize::Normalizer;
+use super::normalize::{Normalizer, Pixels};
 use crate::error::InputError;
 use crate::transform::TransformError;
 use crate::types::{ResizeMode, RgbImage};
@@ -18,44 +18,54 @@ pub struct ImageTransform {
 }
 
 impl ImageTransform {
-    /// A transform to `width` x `height` pixels.
+    /// A transform to `width` x `height` ImageNet-normalised pixels.
     pub fn new(width: usize, height: usize, mode: ResizeMode) -> Self {
+        Self::of_pixels(width, height, mode, Pixels::ImageNet)
+    }
+
+    /// A transform to `width` x `height` pixels, whose values are `pixels`.
+    pub fn of_pixels(width: usize, height: usize, mode: ResizeMode, pixels: Pixels) -> Self {
         Self {
             width,
             height,
             mode,
-            normalizer: Normalizer::imagenet(),
+            normalizer: Normalizer::new(pixels),
             bicubic: Bicubic::default(),
             bilinear: PaddedBilinear::new(width, height),
         }
     }
 
-    /// Number of values one image becomes: 3·H·W.
+    /// Number of values one image becomes: 3·H·W, unless images keep their own size ([`ResizeMode::AsIs`]).
     pub fn output_len(&self) -> usize {
         self.width.saturating_mul(self.height).saturating_mul(3)
     }
 
-    /// Writes the normalised [3, H, W] of `image` into `out`.
+    /// Writes the normalised [3, H, W] of `image` into `out`. H and W are the image's own with [`ResizeMode::AsIs`].
     ///
     /// An image that already has the model's size is normalised without resampling.
     ///
     /// # Errors
-    /// An `out` that does not hold [`Self::output_len`] values, or a size that cannot be resized.
+    /// An `out` that does not hold 3·H·W values, or a size that cannot be resized.
     pub fn apply(&mut self, image: &RgbImage, out: &mut [f32]) -> Result<(), TransformError> {
-        if out.len() != self.output_len() {
+        let (width, height) = match self.mode {
+            ResizeMode::AsIs => (image.width(), image.height()),
+            ResizeMode::Bicubic | ResizeMode::PaddedBilinear => (self.width, self.height),
+        };
+        if out.len() != width.saturating_mul(height).saturating_mul(3) {
             return Err(InputError::Shape {
                 field: "image_input",
-                expected: format!("3 x {} x {} values", self.height, self.width),
+                expected: format!("3 x {height} x {width} values"),
                 found: format!("room for {}", out.len()),
             }
             .into());
         }
-        if (image.width(), image.height()) == (self.width, self.height) {
+        if (image.width(), image.height()) == (width, height) {
             self.normalizer.write_planes(image.data(), out);
             return Ok(());
         }
         match self.mode {
-            ResizeMode::Bicubic => self.bicubic(image, out),
+            // Images that keep their own size have been written above.
+            ResizeMode::Bicubic | ResizeMode::AsIs => self.bicubic(image, out),
             ResizeMode::PaddedBilinear => self.bilinear.apply(&self.normalizer, image, out),
         }
     }

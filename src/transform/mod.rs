@@ -6,8 +6,10 @@
 //! | image | normalised [3, H, W] | [`image`] ([`bicubic`], [`bilinear`], [`normalize`]; for kernels [`resample`], [`resampling`]) |
 //! | instruction | token ids | [`tokenize`] ([`train_tokenizer`]) |
 //! | joints, poses | proprioception channels | [`state`], [`rotation`] |
+//! | poses that the policy predicts | LIBERO's actions | [`axis_angle`] |
 //! | a checkpoint's lerobot files | the statistics and settings they prescribe | [`processors`] |
 
+pub mod axis_angle;
 pub mod bicubic;
 pub mod bilinear;
 pub mod decode;

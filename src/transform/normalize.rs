@@ -1,9 +1,32 @@
-//! Normalises 8-bit RGB to the values that the vision tower was trained on: `(v / 255 - mean) / std` per channel.
+//! Turns 8-bit RGB into the values that the vision tower was trained on: usually `(v / 255 - mean) / std` per channel.
 
 /// ImageNet channel means, RGB.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// ImageNet channel standard deviations, RGB.
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// What the network sees of a pixel of value v, as a checkpoint's preprocessor decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pixels {
+    /// `(v / 255 - mean) / std` with ImageNet's statistics, as X-VLA was trained.
+    #[default]
+    ImageNet,
+    /// `v / 255`.
+    Unit,
+    /// `v` itself.
+    Bytes,
+}
+
+impl Pixels {
+    /// A description for messages.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::ImageNet => "ImageNet-normalised pixels",
+            Self::Unit => "pixels of 0 to 1",
+            Self::Bytes => "pixels of 0 to 255",
+        }
+    }
+}
 
 /// The normalised value of every possible byte, one table per channel. This costs 768 divisions once instead of one per
 /// pixel and channel, with the same rounding as the formula.
@@ -14,11 +37,26 @@ pub struct Normalizer {
 }
 
 impl Normalizer {
+    /// Tables for `pixels`.
+    pub fn new(pixels: Pixels) -> Self {
+        let same = |table: [f32; 256]| Self { red: table, green: table, blue: table };
+        match pixels {
+            Pixels::ImageNet => Self::imagenet(),
+            Pixels::Unit => same(table(|value| value / 255.0)),
+            Pixels::Bytes => same(table(|value| value)),
+        }
+    }
+
     /// Tables for ImageNet statistics.
     pub fn imagenet() -> Self {
         let [red_mean, green_mean, blue_mean] = IMAGENET_MEAN;
         let [red_std, green_std, blue_std] = IMAGENET_STD;
-        Self { red: table(red_mean, red_std), green: table(green_mean, green_std), blue: table(blue_mean, blue_std) }
+        let normalised = |mean: f32, std: f32| table(|value| (value / 255.0 - mean) / std);
+        Self {
+            red: normalised(red_mean, red_std),
+            green: normalised(green_mean, green_std),
+            blue: normalised(blue_mean, blue_std),
+        }
     }
 
     /// The normalised channels of one pixel.
@@ -41,12 +79,13 @@ impl Normalizer {
     }
 }
 
-fn table(mean: f32, std: f32) -> [f32; 256] {
+/// `of` each byte.
+fn table(of: impl Fn(f32) -> f32) -> [f32; 256] {
     let mut value = 0.0_f32;
     [(); 256].map(|()| {
-        let normalised = (value / 255.0 - mean) / std;
+        let result = of(value);
         value += 1.0;
-        normalised
+        result
     })
 }
 
@@ -63,6 +102,12 @@ mod tests {
         assert_eq!(normalizer.pixel([0, 0, 0]), expected(0.0));
         assert_eq!(normalizer.pixel([255, 255, 255]), expected(255.0));
         assert_eq!(normalizer.pixel([128, 128, 128]), expected(128.0));
+    }
+
+    #[test]
+    fn pixels_that_are_not_normalised_keep_their_proportions() {
+        assert_eq!(Normalizer::new(Pixels::Unit).pixel([0, 51, 255]), [0.0, 0.2, 1.0]);
+        assert_eq!(Normalizer::new(Pixels::Bytes).pixel([0, 51, 255]), [0.0, 51.0, 255.0]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub fn resampling(mode: ResizeMode, from: (usize, usize), to: (usize, usize)) ->
     let method = match mode {
         // Both modes leave an image of the model's own size as it is, as these tables do between equal sizes.
         _ if from == to => bicubic_method(from, to),
-        ResizeMode::Bicubic => bicubic_method(from, to),
+        ResizeMode::Bicubic | ResizeMode::AsIs => bicubic_method(from, to),
         ResizeMode::PaddedBilinear => {
             let content = bilinear::fitted_size(from.0, from.1, to.0, to.1);
             if content.0 == 0 || content.1 == 0 {

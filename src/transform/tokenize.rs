@@ -20,11 +20,22 @@ pub enum PaddingSide {
     Right,
 }
 
-/// A checkpoint's tokenizer at a fixed length.
+/// Whether instructions shorter than the model's L tokens are padded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Padding {
+    /// To exactly L tokens.
+    #[default]
+    ToLength,
+    /// Not at all: L is only the largest length. This is lerobot's `longest` for a single text.
+    None,
+}
+
+/// A checkpoint's tokenizer, which pads or cuts to one length.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     max_length: usize,
     pad_id: i64,
+    padding: Padding,
     padding_side: PaddingSide,
     /// Tokens that are put around every text, `<s>` and `</s>`.
     special: usize,
@@ -33,7 +44,7 @@ pub struct Tokenizer {
 /// The token ids of a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
-    /// As many ids as the model takes, padded or cut.
+    /// The ids that the model gets, padded or cut.
     pub ids: Vec<i64>,
     /// Tokens of the whole text with its special tokens; if there are more than `ids`, the text was cut.
     pub tokens: usize,
@@ -64,7 +75,14 @@ impl Tokenizer {
         }
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| error.to_string())?;
-        Ok(Self { inner, max_length, pad_id, padding_side: PaddingSide::Right, special })
+        Ok(Self { inner, max_length, pad_id, padding: Padding::ToLength, padding_side: PaddingSide::Right, special })
+    }
+
+    /// The same tokenizer with or without padding.
+    #[must_use]
+    pub fn with_padding(mut self, padding: Padding) -> Self {
+        self.padding = padding;
+        self
     }
 
     /// The same tokenizer, padding on `side`.
@@ -74,7 +92,7 @@ impl Tokenizer {
         self
     }
 
-    /// L, the number of tokens of every encoding.
+    /// L, the number of tokens of every padded encoding and the most that any has.
     pub fn max_length(&self) -> usize {
         self.max_length
     }
@@ -84,8 +102,8 @@ impl Tokenizer {
         self.inner.get_vocab_size(true)
     }
 
-    /// The [`Self::max_length`] token ids of `text`: `<s> … </s>` with padding. A longer text is cut so that `</s>`
-    /// stays; [`Encoded::tokens`] tells.
+    /// The token ids of `text`: `<s> … </s>`, padded to [`Self::max_length`] unless padding is off. A longer text
+    /// is cut so that `</s>` stays; [`Encoded::tokens`] tells.
     ///
     /// # Errors
     /// A text without words, or one the tokenizer refuses.
@@ -100,7 +118,11 @@ impl Tokenizer {
         encoding.truncate(self.max_length - self.special, 0, TruncationDirection::Right);
         let encoding = self.inner.post_process(encoding, None, true).map_err(refused)?;
         let ids = encoding.get_ids().iter().map(|id| i64::from(*id));
-        let padding = std::iter::repeat_n(self.pad_id, self.max_length.saturating_sub(encoding.len()));
+        let missing = match self.padding {
+            Padding::ToLength => self.max_length.saturating_sub(encoding.len()),
+            Padding::None => 0,
+        };
+        let padding = std::iter::repeat_n(self.pad_id, missing);
         let ids = match self.padding_side {
             PaddingSide::Left => padding.chain(ids).collect(),
             PaddingSide::Right => ids.chain(padding).collect(),

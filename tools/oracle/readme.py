@@ -16,7 +16,7 @@ TEXT = """\
 
 Expected outputs from implementations that share no code with this crate. Everything here, this file
 included, is written by `tools/goldens.py`; its documentation says how to run it. (`encodings/` is written by
-`tools/encodings.py` and has a README of its own.) A second run writes the
+`tools/encodings.py` and `lerobot/` by `tools/lerobot_cases.py`; both have a README of their own.) A second run writes the
 same bytes. Made with lerobot 0.4.4, {versions}.
 
 While it writes them, the script proves what the fixtures rest on: lerobot's own `XVLAModel` loads the

@@ -109,6 +109,10 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
             inputs.domains
         ),
     );
+    line("cameras", found.cameras.join(" "));
+    for (robot, policy) in &found.rename {
+        line("renamed", format!("{robot} is the policy's {policy}"));
+    }
     line("state", format!("{} (kind: {})", found.state.expected, found.state.kind));
     line(
         "actions",
@@ -136,10 +140,15 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
 
 fn processors(found: &Inspection) -> String {
     let Some(facts) = &found.processors else { return "none".to_owned() };
-    let channels = |what: &str, count: Option<usize>| match count {
-        Some(count) => format!("{what}: {count} channels by mean and standard deviation"),
-        None => format!("{what}: as it is"),
+    let channels = |what: &str, count: Option<usize>, mode: Option<&str>| match (count, mode) {
+        (Some(count), Some(mode)) => format!("{what}: {count} channels by {mode}"),
+        _ => format!("{what}: as it is"),
     };
+    let rotation = if facts.axis_angle { ", 6-D rotation to axis-angle" } else { "" };
     let domain = facts.domain_id.map_or(String::new(), |domain| format!(", domain {domain}"));
-    format!("{}, {}{domain}", channels("state", facts.state_channels), channels("action", facts.action_channels))
+    format!(
+        "{}, {}{rotation}{domain}",
+        channels("state", facts.state_channels, facts.state_mode),
+        channels("action", facts.action_channels, facts.action_mode)
+    )
 }

@@ -1,0 +1,181 @@
+//! Reads lerobot's processor files of a fine-tuned checkpoint: `policy_preprocessor.json`, `policy_postprocessor.json`
+//! and the safetensors state beside them.
+//!
+//! lerobot stores its pre- and post-processing as a list of named steps. This module takes from them what this pipeline
+//! needs, and refuses any step that it would otherwise silently leave out.
+//!
+//! | what | file |
+//! |---|---|
+//! | the files and their steps | [`step`] |
+//! | normalisers and their statistics | [`statistics`] |
+
+mod statistics;
+mod step;
+
+use self::step::{StepAt, StepFile};
+use super::axis_angle;
+use super::normalize::Pixels;
+use super::state::Normalization;
+use super::tokenize::{Padding, PaddingSide};
+use crate::error::CheckpointError;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+/// File of the steps that run before the policy.
+pub const PREPROCESSOR_FILE: &str = "policy_preprocessor.json";
+/// File of the steps that run after the policy.
+pub const POSTPROCESSOR_FILE: &str = "policy_postprocessor.json";
+
+/// What a checkpoint's processor files prescribe. A checkpoint without such files has the default, which is empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Processors {
+    /// Whether the checkpoint has processor files.
+    pub present: bool,
+    /// Normalises proprioception, before it is fitted to the model's width.
+    pub state: Option<Normalization>,
+    /// Un-normalises actions, after the action space's post-processing.
+    pub action: Option<Normalization>,
+    /// Whether un-normalised actions become position, axis-angle and gripper of one arm; see [`axis_angle`].
+    pub axis_angle: bool,
+    /// The values that the network sees of a pixel.
+    pub pixels: Pixels,
+    /// L, the number of text tokens.
+    pub max_length: Option<usize>,
+    /// Whether text is padded to L tokens or not at all.
+    pub padding: Option<Padding>,
+    /// The side on which text is padded.
+    pub padding_side: Option<PaddingSide>,
+    /// lerobot's name of the tokenizer: a model on a hub, or a folder.
+    pub tokenizer_name: Option<String>,
+    /// The tokenizer's folder within the checkpoint, where lerobot has stored one.
+    pub tokenizer_folder: Option<PathBuf>,
+    /// The embodiment the checkpoint was tuned for.
+    pub domain_id: Option<i64>,
+    /// Observation keys of the robot and the policy's names for them. Cameras are numbered in this pipeline, so the map
+    /// only tells the user which camera is which.
+    pub rename: BTreeMap<String, String>,
+}
+
+impl Processors {
+    /// Reads the processor files in `folder`; a folder without them gives [`Processors::default`].
+    ///
+    /// # Errors
+    /// One file without the other, a malformed file, a step or normalisation mode that is not supported,
+    /// or statistics that are missing or unusable.
+    pub fn load(folder: &Path) -> Result<Self, CheckpointError> {
+        let before = StepFile::open(folder, PREPROCESSOR_FILE)?;
+        let after = StepFile::open(folder, POSTPROCESSOR_FILE)?;
+        match (before, after) {
+            (None, None) => Ok(Self::default()),
+            (Some(before), Some(after)) => {
+                let mut processors = Self { present: true, ..Self::default() };
+                processors.read_before(&before)?;
+                processors.read_after(&after)?;
+                Ok(processors)
+            }
+            (Some(there), None) => Err(there.malformed(format!("its counterpart {POSTPROCESSOR_FILE} is missing"))),
+            (None, Some(there)) => Err(there.malformed(format!("its counterpart {PREPROCESSOR_FILE} is missing"))),
+        }
+    }
+
+    /// Names of the channels that the robot executes, where `own` are those of the action space.
+    pub fn action_names(&self, own: Vec<String>) -> Vec<String> {
+        if self.axis_angle { axis_angle::CHANNELS.map(str::to_owned).to_vec() } else { own }
+    }
+
+    fn read_before(&mut self, file: &StepFile) -> Result<(), CheckpointError> {
+        // lerobot hands its preprocessor pixels of 0 to 1, as the robot's images are by then.
+        self.pixels = Pixels::Unit;
+        for at in file.steps() {
+            match at.name() {
+                "to_batch_processor" | "device_processor" => {}
+                name @ ("xvla_image_scale" | "xvla_image_to_float" | "xvla_imagenet_normalize") => {
+                    at.expect_all_images()?;
+                    self.pixels = pixels_after(&at, name, self.pixels)?;
+                }
+                "rename_observations_processor" => {
+                    self.rename.extend(at.config::<BTreeMap<_, _>>("rename_map")?.unwrap_or_default())
+                }
+                "tokenizer_processor" => self.read_tokenizer(&at)?,
+                "xvla_add_domain_id" => self.domain_id = Some(at.config("domain_id")?.unwrap_or(0)),
+                "normalizer_processor" => at.once(&mut self.state, at.state_statistics()?)?,
+                _ => return Err(at.unknown()),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_after(&mut self, file: &StepFile) -> Result<(), CheckpointError> {
+        for at in file.steps() {
+            match at.name() {
+                "device_processor" => {}
+                "unnormalizer_processor" => {
+                    let found = at.action_statistics()?;
+                    if found.is_some() && self.axis_angle {
+                        return Err(at.malformed("un-normalises what a step before it has made axis-angles of"));
+                    }
+                    at.once(&mut self.action, found)?;
+                }
+                "xvla_rotation_6d_to_axis_angle" if self.axis_angle => {
+                    return Err(at.malformed("is the second of its kind"));
+                }
+                "xvla_rotation_6d_to_axis_angle" => self.axis_angle = true,
+                _ => return Err(at.unknown()),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_tokenizer(&mut self, at: &StepAt) -> Result<(), CheckpointError> {
+        self.padding = Some(match at.config::<Value>("padding")? {
+            None => Padding::ToLength,
+            Some(Value::Bool(_)) => Padding::None,
+            Some(Value::String(name)) if name == "max_length" => Padding::ToLength,
+            // A single text is the longest of its batch.
+            Some(Value::String(name)) if name == "longest" || name == "do_not_pad" => Padding::None,
+            Some(other) => {
+                return Err(at.refuse("padding", &format!("{other}: expected \"max_length\" or \"longest\"")));
+            }
+        });
+        if at.config("truncation")? == Some(false) {
+            return Err(at.refuse("truncation", "false is not supported: the model's sequence has a largest length"));
+        }
+        self.max_length = at.config("max_length")?;
+        self.padding_side = match at.config::<String>("padding_side")?.as_deref() {
+            None => None,
+            Some("left") => Some(PaddingSide::Left),
+            Some("right") => Some(PaddingSide::Right),
+            Some(other) => {
+                return Err(at.refuse("padding_side", &format!("{other:?}: expected \"left\" or \"right\"")));
+            }
+        };
+        self.tokenizer_name = at.config("tokenizer_name")?;
+        self.tokenizer_folder = match at.artifact("tokenizer_name") {
+            None => None,
+            Some(stored) if is_within(Path::new(stored)) => Some(PathBuf::from(stored)),
+            Some(stored) => {
+                return Err(
+                    at.refuse("artifacts.tokenizer_name", &format!("{stored:?} is not a folder of the checkpoint"))
+                );
+            }
+        };
+        Ok(())
+    }
+}
+
+/// What the step called `name` makes of images that are `pixels` so far.
+fn pixels_after(at: &StepAt, name: &str, pixels: Pixels) -> Result<Pixels, CheckpointError> {
+    match (name, pixels) {
+        ("xvla_image_scale", Pixels::Unit) => Ok(Pixels::Bytes),
+        // The step leaves values of at most 1 as they are.
+        ("xvla_image_to_float", Pixels::Unit | Pixels::Bytes) => Ok(Pixels::Unit),
+        ("xvla_imagenet_normalize", Pixels::Unit) => Ok(Pixels::ImageNet),
+        _ => Err(at.malformed(&format!("gets {}, which lerobot refuses", pixels.describe()))),
+    }
+}
+
+/// Whether a relative path stays within the folder that it starts from.
+pub fn is_within(path: &Path) -> bool {
+    path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+}

@@ -1,0 +1,253 @@
+//! Checkpoints that LeRobot wrote answer as LeRobot does, from what cameras and robot sent to what the robot executes.
+//!
+//! `tests/fixtures/lerobot` holds the checkpoints, the frames and LeRobot's actions; `tools/lerobot_cases.py` wrote it.
+//! `XVLA_LEROBOT_CASES` names another folder of such cases to run instead.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+
+mod common;
+
+use common::max_difference;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use xvla_ros::data::batch::read_batch;
+use xvla_ros::data::npy::NpyData;
+use xvla_ros::data::npz::{Limits, NpzReader};
+use xvla_ros::offline::inspect::inspect;
+use xvla_ros::pipeline::{InFlight, Options, Pipeline, PipelineError, Request};
+use xvla_ros::types::{HostArray, Observation, RgbImage, Stamp, Stamped};
+
+/// float32 on both sides, other kernels.
+const TOLERANCE_OF_INPUTS: f32 = 1e-5;
+/// Bilinear weights are rounded differently.
+const TOLERANCE_OF_FRAMES: f32 = 1e-4;
+
+#[derive(serde::Deserialize)]
+struct Description {
+    task: String,
+    steps: usize,
+    /// The real cameras, in the order of `frames.npz`.
+    cameras: Vec<String>,
+    /// The file with the weights, which several cases share; absent if they are in the case's folder.
+    weights: Option<String>,
+}
+
+/// A case with its checkpoint, which is put together in a folder of its own.
+struct Case {
+    name: String,
+    source: PathBuf,
+    checkpoint: tempfile::TempDir,
+    description: Description,
+}
+
+impl Case {
+    fn open(source: &Path) -> Self {
+        let text = std::fs::read_to_string(source.join("case.json")).unwrap();
+        let description: Description = serde_json::from_str(&text).unwrap();
+        let checkpoint = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(source).unwrap() {
+            let path = entry.unwrap().path();
+            link(&path, &checkpoint.path().join(path.file_name().unwrap()));
+        }
+        let shared = source.parent().unwrap().join("shared");
+        if let Some(weights) = &description.weights {
+            link(&shared.join(weights), &checkpoint.path().join("model.safetensors"));
+        }
+        if description.weights.is_some() && !checkpoint.path().join("tokenizer").exists() {
+            link(&shared.join("tokenizer.json"), &checkpoint.path().join("tokenizer.json"));
+        }
+        let name = source.file_name().unwrap().to_string_lossy().into_owned();
+        Self { name, source: source.to_owned(), checkpoint, description }
+    }
+
+    /// The case of the fixtures called `name`.
+    fn named(name: &str) -> Self {
+        Self::open(&common::fixtures().join("lerobot").join(name))
+    }
+
+    fn pipeline(&self) -> Pipeline {
+        let options = Options { steps: Some(self.description.steps), ..Options::new(self.checkpoint.path()) };
+        Pipeline::load(&options).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// The array `key` of `file`: its shape and its values.
+    fn array(&self, file: &str, key: &str) -> (Vec<usize>, NpyData) {
+        let array = NpzReader::open(&self.source.join(file), Limits::default()).unwrap().require(key).unwrap();
+        (array.shape, array.data)
+    }
+
+    fn floats(&self, file: &str, key: &str) -> HostArray {
+        let (shape, data) = self.array(file, key);
+        HostArray { shape, data: data.into_f32().unwrap() }
+    }
+
+    fn noise(&self) -> HostArray {
+        self.floats("inputs.npz", "noise")
+    }
+
+    /// The frames and the state of the only sample, with the checkpoint's own domain.
+    fn observation(&self, domain_id: i64) -> Observation {
+        let views = (0..self.description.cameras.len()).map(|view| {
+            let (shape, data) = self.array("frames.npz", &format!("view_{view}"));
+            let [1, height, width, 3] = shape[..] else { panic!("{}: view_{view} is {shape:?}", self.name) };
+            let NpyData::U8(pixels) = data else { panic!("{}: view_{view} is {}", self.name, data.dtype()) };
+            Some(stamped(Arc::new(RgbImage::new(width, height, pixels).unwrap())))
+        });
+        Observation {
+            views: views.collect(),
+            state: vec![stamped(self.floats("frames.npz", "state").data)],
+            instruction: self.description.task.clone(),
+            domain_id,
+        }
+    }
+
+    /// max |Δ| between the actions of `request` and LeRobot's.
+    fn deviation(&self, pipeline: &Pipeline, request: Request) -> f32 {
+        let answer = pipeline.begin(request).and_then(InFlight::wait);
+        let actions = answer.unwrap_or_else(|error| panic!("{}: {error}", self.name)).chunk.actions;
+        let expected = self.floats("expected.npz", "actions");
+        assert_eq!(actions.shape, expected.shape, "{}", self.name);
+        assert_eq!(pipeline.action_names(None).len(), expected.shape[2], "{}", self.name);
+        max_difference(&actions.data, &expected.data)
+    }
+}
+
+fn link(from: &Path, to: &Path) {
+    std::os::unix::fs::symlink(from, to).unwrap();
+}
+
+fn stamped<T>(value: T) -> Stamped<T> {
+    Stamped { value, stamp: Stamp::default() }
+}
+
+fn cases() -> Vec<Case> {
+    let other = std::env::var_os("XVLA_LEROBOT_CASES").map(PathBuf::from);
+    let folder = other.clone().unwrap_or_else(|| common::fixtures().join("lerobot"));
+    let mut folders: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("case.json").exists())
+        .collect();
+    folders.sort();
+    assert!(other.is_some() || folders.len() >= 25, "only {} cases: are the fixtures complete?", folders.len());
+    folders.iter().map(|folder| Case::open(folder)).collect()
+}
+
+/// Fails if any case is further from LeRobot than `tolerance`, and says how far each is.
+fn assert_all_near(tolerance: f32, deviation: impl Fn(&Case, &Pipeline) -> f32) {
+    let mut far = Vec::new();
+    for case in cases() {
+        let found = deviation(&case, &case.pipeline());
+        println!("{:<28} {found:.1e}", case.name);
+        if found > tolerance {
+            far.push(format!("{} {found:e}", case.name));
+        }
+    }
+    assert!(far.is_empty(), "max |Δ| above {tolerance:e}: {}", far.join(", "));
+}
+
+#[test]
+fn every_case_answers_lerobots_inputs_with_lerobots_actions() {
+    assert_all_near(TOLERANCE_OF_INPUTS, |case, pipeline| {
+        let inputs = read_batch(&case.source.join("inputs.npz"), Limits::default()).unwrap().inputs;
+        case.deviation(pipeline, Request::new(inputs, case.noise()))
+    });
+}
+
+#[test]
+fn every_case_answers_frames_state_and_task_with_lerobots_actions() {
+    assert_all_near(TOLERANCE_OF_FRAMES, |case, pipeline| {
+        let domain = pipeline.processors().domain_id.unwrap();
+        case.deviation(pipeline, Request::new(case.observation(domain), case.noise()))
+    });
+}
+
+#[test]
+fn every_case_names_its_cameras_in_the_order_of_its_views() {
+    for case in cases() {
+        assert_eq!(case.pipeline().config().inputs.cameras, case.description.cameras, "{}", case.name);
+    }
+}
+
+#[test]
+fn every_case_passes_inspection() {
+    for case in cases() {
+        let problems = inspect(case.checkpoint.path()).unwrap().problems;
+        assert!(problems.is_empty(), "{}: {problems:?}", case.name);
+    }
+}
+
+#[test]
+fn a_policy_without_state_takes_a_state_of_any_width() {
+    let (case, pipeline) = (Case::named("no_proprio"), Case::named("no_proprio").pipeline());
+    let mut observation = case.observation(3);
+    observation.state = vec![stamped(vec![7.0; 3])];
+    assert!(case.deviation(&pipeline, Request::new(observation, case.noise())) < TOLERANCE_OF_FRAMES);
+}
+
+#[test]
+fn frames_of_different_sizes_are_refused_where_nothing_resizes_them() {
+    let case = Case::named("no_resize_other_frames");
+    let mut observation = case.observation(3);
+    observation.views[1] = RgbImage::new(40, 40, vec![0; 4800]).map(|image| stamped(Arc::new(image)));
+    let Err(refusal) = case.pipeline().begin(Request::new(observation, case.noise())) else { panic!("accepted") };
+    let message = refusal.to_string();
+    assert!(message.contains("does not resize them: view 0 is 64x48, found 40x40 in view 1"), "{message}");
+}
+
+#[test]
+fn the_first_real_camera_declares_the_size_of_frames_that_nothing_resizes() {
+    let declared = |name| Case::named(name).pipeline().declared_frame_size();
+    assert_eq!(declared("native_size_empty"), Some((56, 40)));
+    assert_eq!(declared("not_square"), None);
+}
+
+#[test]
+fn statistics_that_the_configuration_asks_for_must_be_there() {
+    let case = Case::named("native_ee6d_meanstd");
+    for name in ["policy_preprocessor.json", "policy_postprocessor.json"] {
+        std::fs::remove_file(case.checkpoint.path().join(name)).unwrap();
+    }
+    let refusal = Pipeline::load(&Options::new(case.checkpoint.path())).unwrap_err().to_string();
+    assert!(refusal.contains("`normalization_mapping.STATE`: MEAN_STD needs the statistics"), "{refusal}");
+    assert!(refusal.contains("policy_preprocessor.json is missing"), "{refusal}");
+}
+
+/// What the pipeline says to an instruction in words, and the case's answer if it takes them.
+fn answer_in_words(case: &Case, tokenizer: Option<PathBuf>) -> Result<f32, PipelineError> {
+    let steps = Some(case.description.steps);
+    let pipeline = Pipeline::load(&Options { steps, tokenizer, ..Options::new(case.checkpoint.path()) })?;
+    let request = Request::new(case.observation(3), case.noise());
+    pipeline.begin(request.clone()).map(|_| case.deviation(&pipeline, request))
+}
+
+#[test]
+fn a_tokenizer_that_is_only_named_is_missed_with_the_place_to_put_it() {
+    let case = Case::named("auto_minmax");
+    std::fs::remove_file(case.checkpoint.path().join("tokenizer.json")).unwrap();
+    let refusal = answer_in_words(&case, None).unwrap_err().to_string();
+    let place = case.checkpoint.path().join("tokenizer.json").display().to_string();
+    assert!(
+        refusal.contains(&format!("{place}: missing: put the tokenizer.json of `facebook/bart-large`")),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_tokenizer_may_be_given_as_a_file_or_as_its_folder() {
+    let case = Case::named("auto_minmax");
+    std::fs::remove_file(case.checkpoint.path().join("tokenizer.json")).unwrap();
+    let folder = common::fixtures().join("lerobot/shared");
+    for given in [folder.join("tokenizer.json"), folder] {
+        assert!(answer_in_words(&case, Some(given)).unwrap() < TOLERANCE_OF_FRAMES);
+    }
+}
+
+#[test]
+fn inspection_tells_of_renamed_cameras_and_of_pixels_that_are_not_normalised() {
+    let renamed = inspect(Case::named("renamed").checkpoint.path()).unwrap();
+    assert_eq!(renamed.rename["observation.images.front"], "observation.images.image");
+    let plain = inspect(Case::named("no_imagenet").checkpoint.path()).unwrap();
+    let note = "policy_preprocessor.json: no ImageNet normalisation: the network gets pixels of 0 to 1";
+    assert_eq!(plain.notes, [note]);
+}
