@@ -126,7 +126,7 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
     line("processors", processors(found));
     line("tokenizer", found.tokenizer_ids.map_or("none".to_owned(), |ids| format!("{ids} ids")));
     for fact in &robot.facts {
-        line("fact", format!("{:<24}{:<24}{}", fact.name, fact.value, fact.origin));
+        line("fact", format!("{:<26} {:<26} {}", fact.name, fact.value, fact.origin));
     }
     robot.open.iter().for_each(|open| line("open", open.clone()));
     line(
