@@ -60,17 +60,24 @@ pub fn declared(audience: Audience) -> Result<Vec<Parameter>, ConfigError> {
 }
 
 impl Config {
-    /// Names the cameras in `given` after the checkpoint's own, which `own` reads from its folder, if a deployment
-    /// leaves them to it.
+    /// Names the cameras in `given` after the checkpoint's own, which `own` reads from its folder and that of the
+    /// adapter, if a deployment leaves them to it.
     ///
     /// # Errors
     /// What `own` fails with. Parameters that are not allowed are left to [`Config::from_parameters`].
-    pub fn name_cameras<E>(given: &mut Parameters, own: impl FnOnce(&Path) -> Result<Vec<String>, E>) -> Result<(), E> {
+    pub fn name_cameras<E>(
+        given: &mut Parameters,
+        own: impl FnOnce(&Path, Option<&Path>) -> Result<Vec<String>, E>,
+    ) -> Result<(), E> {
         let is_named = given.get("cameras").is_some_and(|names| *names != Value::Strings(Vec::new()));
         if let Some(Value::String(checkpoint)) = given.get("checkpoint").filter(|_| !is_named)
             && !checkpoint.is_empty()
         {
-            let names = own(Path::new(checkpoint))?;
+            let adapter = match given.get("adapter") {
+                Some(Value::String(adapter)) if !adapter.is_empty() => Some(Path::new(adapter)),
+                _ => None,
+            };
+            let names = own(Path::new(checkpoint), adapter)?;
             given.insert("cameras".to_owned(), Value::Strings(names));
         }
         Ok(())
@@ -214,7 +221,7 @@ mod tests {
 
     #[test]
     fn cameras_that_a_deployment_does_not_name_have_the_names_of_the_checkpoint() {
-        let own = |_: &Path| Ok::<_, ConfigError>(vec!["top".to_owned(), "side".to_owned()]);
+        let own = |_: &Path, _: Option<&Path>| Ok::<_, ConfigError>(vec!["top".to_owned(), "side".to_owned()]);
         let mut parameters = minimal();
         Config::name_cameras(&mut parameters, own).unwrap();
         assert_eq!(parameters["cameras"], names(&["top", "side"]));

@@ -21,6 +21,8 @@ parameters! {
         /// Folder of the checkpoint: config.json, model.safetensors, tokenizer.json. Required.
         checkpoint: PathBuf =
             text("").required("name the folder that holds config.json and model.safetensors").map(PathBuf::from),
+        /// Folder of a LoRA adapter (PEFT) that is merged into the checkpoint's weights; empty for none.
+        adapter: Option<PathBuf> = path(),
         /// Policy backend; `xvla doctor` lists those this build has.
         backend: String = text("libtorch"),
         /// What takes over when the backend cannot run or fails: libtorch (on the CPU if the GPU is at fault), or none.

@@ -3,13 +3,13 @@
 //! validated.
 
 use super::action_space::{ActionMode, ActionSpace};
-use super::adapter;
 use super::config::{InputConfig, ModelConfig, PolicyConfig, StageConfig, TextConfig, VisionConfig};
+use super::folders::check_whole;
 use crate::error::{CheckpointError, check_content};
 use crate::types::ResizeMode;
 use indexmap::IndexMap;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -64,9 +64,9 @@ struct Raw {
     num_image_views: Option<i64>,
     #[serde(default)]
     empty_cameras: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list_or_null")]
     idx_for_delta: Vec<i64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list_or_null")]
     idx_for_mask_proprio: Vec<i64>,
     input_features: Option<IndexMap<String, RawFeature>>,
     output_features: Option<IndexMap<String, RawFeature>>,
@@ -154,6 +154,11 @@ struct RawText {
     activation_function: String,
 }
 
+/// A list, or `null` for an empty one.
+fn list_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i64>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 /// Defines the functions that serde's `default = "…"` needs. The values are those of the published implementations.
 macro_rules! defaults {
     ($($name:ident: $type:ty = $value:expr;)*) => { $(fn $name() -> $type { $value })* };
@@ -206,7 +211,7 @@ impl ModelConfig {
     pub fn from_folder(folder: &Path) -> Result<Self, CheckpointError> {
         let path = folder.join(CONFIG_FILE);
         if !path.exists() {
-            adapter::check_whole(folder)?;
+            check_whole(folder)?;
         }
         let raw: Raw = read_json(&path)?;
         let preprocessor = folder.join(PREPROCESSOR_FILE);
@@ -397,12 +402,7 @@ impl Checker {
             (None, Some(length)) => self.size("chunk_size", length)?,
             (None, None) => return Err(self.error("num_actions", "missing, and so is LeRobot's `chunk_size`")),
         };
-        // The original release stores `use_proprio` and never reads it.
-        let proprio_dim = match (&raw.lerobot_type, raw.use_proprio) {
-            (Some(_), false) => 0,
-            (Some(_), true) => self.size("max_state_dim", raw.max_state_dim)?,
-            (None, _) => space.model_dim,
-        };
+        let proprio_dim = self.proprio_dim(raw, space.model_dim)?;
         let hidden = self.size("hidden_size", raw.hidden_size)?;
         Ok(PolicyConfig {
             hidden,
@@ -420,6 +420,16 @@ impl Checker {
         })
     }
 
+    /// P for a network whose actions are `model_dim` wide.
+    fn proprio_dim(&self, raw: &Raw, model_dim: i64) -> Result<i64, CheckpointError> {
+        // The original release stores `use_proprio` and never reads it.
+        match (&raw.lerobot_type, raw.use_proprio) {
+            (Some(_), false) => Ok(0),
+            (Some(_), true) => self.size("max_state_dim", raw.max_state_dim),
+            (None, _) => Ok(model_dim),
+        }
+    }
+
     fn action_space(&self, raw: &Raw) -> Result<ActionSpace, CheckpointError> {
         let Some(mode) = ActionMode::from_name(&raw.action_mode) else {
             let known = ActionMode::ALL.map(ActionMode::name).join(", ");
@@ -428,10 +438,9 @@ impl Checker {
         for (field, channels) in
             [("idx_for_delta", &raw.idx_for_delta), ("idx_for_mask_proprio", &raw.idx_for_mask_proprio)]
         {
-            if !channels.is_empty() {
-                return Err(
-                    self.error(field, format!("{channels:?}: action spaces with such channels are not supported"))
-                );
+            if !channels.is_empty() && mode != ActionMode::Auto {
+                let reason = format!("{channels:?}: only action_mode `auto` has such channels, not `{}`", mode.name());
+                return Err(self.error(field, reason));
             }
         }
         if mode != ActionMode::Auto {
@@ -444,7 +453,22 @@ impl Checker {
             (None, Some(width)) => ("real_action_dim", width),
             (None, None) => ("max_action_dim", model_dim),
         };
-        Ok(ActionSpace::auto(self.within(field, real_dim, 1, model_dim)?, model_dim))
+        let state_dim = self.proprio_dim(raw, model_dim)?;
+        Ok(ActionSpace {
+            deltas: self.channels("idx_for_delta", &raw.idx_for_delta, model_dim.min(state_dim))?,
+            masked_state: self.channels("idx_for_mask_proprio", &raw.idx_for_mask_proprio, state_dim)?,
+            ..ActionSpace::auto(self.within(field, real_dim, 1, model_dim)?, model_dim)
+        })
+    }
+
+    /// Indices of channels, each below `width`.
+    fn channels(&self, field: &str, indices: &[i64], width: i64) -> Result<Vec<usize>, CheckpointError> {
+        if !indices.is_empty() && width == 0 {
+            return Err(
+                self.error(field, format!("{indices:?}, but the policy takes no state (`use_proprio` is false)"))
+            );
+        }
+        indices.iter().map(|&index| Ok(self.within(field, index, 0, width - 1)?.unsigned_abs() as usize)).collect()
     }
 
     fn inputs(&self, raw: &Raw, image_processor: Option<&Value>) -> Result<InputConfig, CheckpointError> {

@@ -2,8 +2,7 @@
 
 use super::OfflineError;
 use crate::config::{Config, ConfigError, Given, Overrides, Value};
-use crate::model::config::ModelConfig;
-use crate::pipeline::PipelineError;
+use crate::pipeline::{Folders, PipelineError, camera_names};
 use std::path::Path;
 
 /// Reads the parameters that `file` gives to `node`, a fully qualified name. `checkpoint` replaces the file's own, and
@@ -40,9 +39,8 @@ fn name_cameras(given: &mut Given) -> Result<Result<(), ConfigError>, OfflineErr
             Self::Parameter(error)
         }
     }
-    let own = |folder: &Path| {
-        let config = ModelConfig::from_folder(folder).map_err(|error| Fault::Checkpoint(error.into()))?;
-        Ok(config.inputs.cameras)
+    let own = |checkpoint: &Path, adapter: Option<&Path>| {
+        camera_names(Folders::new(checkpoint, adapter)).map_err(|error| Fault::Checkpoint(error.into()))
     };
     match Config::name_cameras(&mut given.parameters, own) {
         Ok(()) => Ok(Ok(())),

@@ -8,8 +8,8 @@ use crate::data::batch::{Batch, write_batch};
 use crate::error::CheckpointError;
 use crate::offline::OfflineError;
 use crate::offline::inspect::{Inspection, inspect};
-use crate::pipeline::PipelineError;
 use crate::pipeline::prepare::Preparer;
+use crate::pipeline::{Folders, PipelineError};
 use crate::types::{ModelInputs, Observation, RgbImage, Stamp, Stamped};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -52,7 +52,7 @@ pub struct Batches {
 /// A checkpoint that is unusable or has no tokenizer; a file that cannot be written.
 pub fn write_calibration(folder: &Path, target: &Path, batches: Batches) -> Result<(), OfflineError> {
     let Batches { count, size, domain, seed } = batches;
-    let facts = inspect(folder).map_err(PipelineError::from)?;
+    let facts = inspect(Folders::new(folder, None)).map_err(PipelineError::from)?;
     let mut preparer = Preparer::open(folder).map_err(|error: CheckpointError| PipelineError::from(error))?;
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     for number in 0..count {

@@ -5,7 +5,7 @@ use super::error::NodeError;
 use super::qos::QosOverrides;
 use crate::config::overrides::QOS_OVERRIDES;
 use crate::config::{Audience, Config, Domain, Given, Parameter, Value, declared};
-use crate::pipeline::{PipelineError, camera_names};
+use crate::pipeline::{Folders, PipelineError, camera_names};
 
 /// The parameter that every ROS 2 node has.
 const USE_SIM_TIME: &str = "use_sim_time";
@@ -36,8 +36,8 @@ impl NodeParameters {
         let use_sim_time = sim_time.check(given.parameters.remove(USE_SIM_TIME).unwrap_or(Value::Bool(false)))?;
         let qos = QosOverrides::from_parameters(given.take_group(QOS_OVERRIDES));
         Config::keep_declared(&mut given)?;
-        Config::name_cameras(&mut given.parameters, |checkpoint| {
-            camera_names(checkpoint).map_err(PipelineError::from).map_err(NodeError::from)
+        Config::name_cameras(&mut given.parameters, |checkpoint, adapter| {
+            camera_names(Folders::new(checkpoint, adapter)).map_err(PipelineError::from).map_err(NodeError::from)
         })?;
         Config::keep_declared(&mut given)?;
         let Given { parameters: given, warnings, .. } = given;
