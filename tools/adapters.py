@@ -76,7 +76,7 @@ SPECS: tuple[Spec, ...] = (
         name="patterns",
         case="original_joint_f16",
         covers="F16 base; rank-stabilised; rank_pattern and alpha_pattern, where several match the first counts; biases "
-        "saved; fan_in_fan_out, which PEFT ignores for a Linear; names with `.default`",
+        "saved; fan_in_fan_out, which PEFT ignores for a Linear; `proj` is also the name of convolutions; names with `.default`",
         seed=2,
         config={
             "r": 4,
@@ -159,9 +159,7 @@ def write_adapter(lerobot: wheel.Lerobot, spec: Spec, folder: Path) -> float:
     before = cases.run(lerobot, case, checkpoint)
     network = checkpoint.model if spec.native_names else verify.vendored_model(lerobot, checkpoint)
     root = Policy(network) if spec.native_names else network
-    config = peft.LoraConfig(**spec.config)
-    config.base_model_name_or_path = "2toINF/X-VLA-Pt"
-    adapted = peft.get_peft_model(root, config).eval()
+    adapted = peft.get_peft_model(root, peft.LoraConfig(**spec.config)).eval()
     randomise(adapted, spec.seed)
 
     with mock.patch.object(adapted, "create_or_update_model_card"):
@@ -171,6 +169,7 @@ def write_adapter(lerobot: wheel.Lerobot, spec: Spec, folder: Path) -> float:
         stored = raw_names(adapted, stored)
     files.write_safetensors(folder / "adapter_model.safetensors", dict(sorted(stored.items())))
     written = json.loads((folder / "adapter_config.json").read_text()) | spec.edits
+    written["base_model_name_or_path"] = "2toINF/X-VLA-Pt"
     written["target_modules"] = sorted(written["target_modules"])
     files.write_json(folder / "adapter_config.json", written)
 

@@ -196,6 +196,10 @@ defaults! {
 
 /// Views that the original release's processor stacks.
 const ORIGINAL_VIEWS: i64 = 3;
+/// The most views. No robot has as many cameras.
+const MAX_VIEWS: i64 = 64;
+/// The most layers of one kind: each takes memory, even where its tensors are only looked up.
+const MAX_LAYERS: i64 = 1024;
 /// Tokens that the original release's processor pads an instruction to.
 const ORIGINAL_TEXT_TOKENS: i64 = 50;
 /// Tokens that LeRobot pads an instruction to by default.
@@ -261,6 +265,10 @@ impl Checker {
 
     fn count(&self, field: &str, value: i64) -> Result<usize, CheckpointError> {
         Ok(self.size(field, value)?.unsigned_abs() as usize)
+    }
+
+    fn layers(&self, field: &str, value: i64) -> Result<usize, CheckpointError> {
+        Ok(self.within(field, value, 1, MAX_LAYERS)?.unsigned_abs() as usize)
     }
 
     fn ratio(&self, field: &str, value: f64) -> Result<f64, CheckpointError> {
@@ -363,7 +371,7 @@ impl Checker {
                 let width = self.size(&field("embed_dim"), width)?;
                 Ok(StageConfig {
                     width,
-                    depth: self.count(&field("depths"), depth)?,
+                    depth: self.layers(&field("depths"), depth)?,
                     heads: self.divides(&field("num_heads"), heads, width)?,
                     groups: self.divides(&field("num_groups"), groups, width)?,
                     patch_size: self.within(&field("patch_size"), size, 1, 64)?,
@@ -388,7 +396,7 @@ impl Checker {
         let width = self.size(&field("d_model"), raw.d_model)?;
         Ok(TextConfig {
             width,
-            layers: self.count(&field("encoder_layers"), raw.encoder_layers)?,
+            layers: self.layers(&field("encoder_layers"), raw.encoder_layers)?,
             heads: self.divides(&field("encoder_attention_heads"), raw.encoder_attention_heads, width)?,
             ffn_width: self.size(&field("encoder_ffn_dim"), raw.encoder_ffn_dim)?,
             vocabulary: self.size(&field("vocab_size"), raw.vocab_size)?,
@@ -406,7 +414,7 @@ impl Checker {
         let hidden = self.size("hidden_size", raw.hidden_size)?;
         Ok(PolicyConfig {
             hidden,
-            depth: self.count("depth", raw.depth)?,
+            depth: self.layers("depth", raw.depth)?,
             heads: self.divides("num_heads", raw.num_heads, hidden)?,
             mlp_ratio: self.ratio("mlp_ratio", raw.mlp_ratio)?,
             domains: self.size("num_domains", raw.num_domains)?,
@@ -475,9 +483,11 @@ impl Checker {
         let lerobot = raw.lerobot_type.is_some();
         let features = raw.input_features.iter().flatten();
         let cameras: Vec<(&String, &RawFeature)> = features.filter(|(_, feature)| feature.kind == "VISUAL").collect();
-        let listed = cameras.len() as i64 + if lerobot { raw.empty_cameras } else { 0 };
+        let placeholders = self.within("empty_cameras", raw.empty_cameras, 0, MAX_VIEWS)?;
+        let listed = cameras.len() as i64 + if lerobot { placeholders } else { 0 };
         let views = raw.num_image_views.unwrap_or(0).max(listed);
         let views = if views == 0 { ORIGINAL_VIEWS } else { views };
+        let views = self.within("num_image_views", views, 1, MAX_VIEWS)?;
 
         let (height, width, resize) = match raw.resize_imgs_with_padding {
             Some((height, width)) => (height, width, ResizeMode::PaddedBilinear),
@@ -494,7 +504,7 @@ impl Checker {
             |field, value| Ok::<_, CheckpointError>(self.within(field, value, 1, 16384)?.unsigned_abs() as usize);
         Ok(InputConfig {
             cameras: camera_names(cameras.iter().map(|(key, _)| key.as_str()), views),
-            views: self.within("num_image_views", views, 1, 64)?.unsigned_abs() as usize,
+            views: views.unsigned_abs() as usize,
             state_channels: state_channels(raw),
             image_height: side("image height", height)?,
             image_width: side("image width", width)?,

@@ -4,7 +4,8 @@
 //! adapter changes are copied; all others stay views of the base's mapped file. Every tensor of the adapter is checked
 //! against the base's headers when it is opened, so nothing of it can go unused without a word.
 //!
-//! X-VLA adapts Linear and Embedding layers. PEFT ignores `fan_in_fan_out` for both, so it is ignored here.
+//! X-VLA has Linear and Embedding layers and convolutions. PEFT ignores `fan_in_fan_out` for all of them, so it is ignored
+//! here.
 
 mod config;
 mod names;
@@ -46,7 +47,7 @@ struct Change {
     transposed: bool,
 }
 
-/// scale·B·A, or its transpose for an Embedding.
+/// scale·B·A, or its transpose for an Embedding. Of a convolution, A and B are kernels, whose product is that of matrices.
 #[derive(Debug)]
 struct LowRank {
     a: String,
@@ -133,9 +134,11 @@ impl Adapter {
         let (a, b) = (self.view(a)?, self.view(b)?);
         let merged = || {
             let float = |tensor: &Tensor| tensor.f_to_kind(Kind::Float);
-            let product = float(&b)?.f_matmul(&float(&a)?)?;
+            // Convolutions as matrices: what follows the first dimension is one.
+            let rows = |tensor: &Tensor| float(tensor)?.f_flatten(1, -1);
+            let product = rows(&b)?.f_matmul(&rows(&a)?)?;
             let product = turned(if *embedding { product.f_tr()? } else { product })?;
-            float(&whole)?.f_add(&product.f_mul_scalar(*scale)?)
+            float(&whole)?.f_add(&product.f_reshape(whole.size())?.f_mul_scalar(*scale)?)
         };
         merged().map_err(torch)
     }
@@ -221,16 +224,21 @@ impl Reader<'_> {
             Err(error) => self.names.find(module).ok_or(error)?,
         };
         let base = turned(self.shape(&found)?, found.transposed);
-        if self.entry(&a).is_some_and(|entry| entry.shape.len() > 2) || base.len() > 2 {
-            return Err(self.fault(format!("tensor `{a}` adapts a convolution, which is not supported")));
-        }
-        let [rows, columns] = base[..] else {
-            return Err(self.fault(format!("tensor `{a}` adapts `{}`, which is no matrix", found.stored)));
-        };
-        let (into, out) = if embedding { (rows, columns) } else { (columns, rows) };
         let rank = self.config.rank(module);
-        self.check_shape(&a, &[rank, into])?;
-        self.check_shape(&b, &[out, rank])?;
+        let (a_shape, b_shape) = match base[..] {
+            [rows, columns] if embedding => ([rank, rows].to_vec(), [columns, rank].to_vec()),
+            [rows, columns] => ([rank, columns].to_vec(), [rows, rank].to_vec()),
+            // A is a convolution of the same kernel, B one of a single pixel.
+            [out, into, height, width] if into > 1 => {
+                ([rank, into, height, width].to_vec(), [out, rank, 1, 1].to_vec())
+            }
+            [_, 1, _, _] => {
+                return Err(self.fault(format!("tensor `{a}` adapts a convolution in groups, which is not supported")));
+            }
+            _ => return Err(self.fault(format!("tensor `{a}` adapts `{}`, which is no matrix", found.stored))),
+        };
+        self.check_shape(&a, &a_shape)?;
+        self.check_shape(&b, &b_shape)?;
         let change = changes.entry(found.stored).or_default();
         change.transposed = found.transposed;
         change.low_rank = Some(LowRank { a, b, scale: self.config.scale(module), embedding });
