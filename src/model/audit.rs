@@ -1,9 +1,9 @@
 //! Audits a checkpoint: its contents and every problem with it, found without reading a single weight.
 
-use super::adapter::{ADAPTER_WEIGHTS_FILE, Adapter};
+use super::adapter::Adapter;
 use super::checkpoint::Checkpoint;
-use super::config::{CONFIG_FILE, ModelConfig};
-use super::folders::Folders;
+use super::config::ModelConfig;
+use super::folders::{ADAPTER_WEIGHTS_FILE, CONFIG_FILE, Folders};
 use super::layout::Layout;
 use super::network;
 use crate::error::CheckpointError;

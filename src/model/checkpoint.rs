@@ -5,8 +5,7 @@
 //! adapter changes, and of those only, the merged copy takes memory of its own.
 
 use super::adapter::Adapter;
-use super::config_json::CONFIG_FILE;
-use super::folders::{Folders, check_whole};
+use super::folders::{CONFIG_FILE, Folders, INDEX_FILE, WEIGHTS_FILE, check_whole};
 use super::layout::Layout;
 pub use super::weights::TensorEntry;
 use super::weights::{Weights, malformed};
@@ -16,11 +15,6 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, TchError, Tensor};
-
-/// The file of an unsharded checkpoint.
-pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// The index of a sharded checkpoint: it says which shard holds which tensor.
-pub const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The stored weights of a checkpoint, from which the network's parts take their tensors.
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! The sizes of the network, validated. `config_json.rs` reads them from a checkpoint.
 
 use super::action_space::ActionSpace;
-pub use super::config_json::CONFIG_FILE;
 use crate::types::ResizeMode;
 
 /// Everything `config.json` says about the network.

@@ -4,7 +4,7 @@
 
 use super::action_space::{ActionMode, ActionSpace};
 use super::config::{InputConfig, ModelConfig, PolicyConfig, StageConfig, TextConfig, VisionConfig};
-use super::folders::check_whole;
+use super::folders::{CONFIG_FILE, check_whole};
 use crate::error::{CheckpointError, check_content};
 use crate::types::ResizeMode;
 use indexmap::IndexMap;
@@ -13,8 +13,6 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// The model's configuration within a checkpoint folder.
-pub const CONFIG_FILE: &str = "config.json";
 /// The image processor's configuration within a checkpoint folder.
 pub(super) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 

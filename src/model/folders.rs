@@ -1,11 +1,19 @@
 //! Where the files of a checkpoint lie, and what a folder is that is given as a checkpoint and is none.
 
-use super::adapter::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE};
-use super::checkpoint::{INDEX_FILE, WEIGHTS_FILE};
-use super::config_json::CONFIG_FILE;
 use crate::error::CheckpointError;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+
+/// The model's configuration.
+pub const CONFIG_FILE: &str = "config.json";
+/// The weights of an unsharded checkpoint.
+pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// The index of a sharded checkpoint: it says which shard holds which tensor.
+pub const INDEX_FILE: &str = "model.safetensors.index.json";
+/// The file that PEFT describes an adapter with.
+pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
+/// The tensors of an adapter.
+pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// The folder of a checkpoint, and that of the adapter that is merged into it.
 ///

@@ -10,8 +10,8 @@ use crate::backend::engine::{self, BuildSpec, Flavour, Precision, Source, cache}
 use crate::backend::tensorrt;
 use crate::config::BuildOptions;
 use crate::model::checkpoint::Checkpoint;
-use crate::model::config::{CONFIG_FILE, ModelConfig};
-use crate::model::folders::Folders;
+use crate::model::config::ModelConfig;
+use crate::model::folders::{CONFIG_FILE, Folders};
 use crate::pipeline::PipelineError;
 use crate::pipeline::validate::own_input_spec;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};

@@ -10,7 +10,7 @@
 mod config;
 mod names;
 
-use super::folders::convert;
+use super::folders::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, convert};
 use super::layout::Layout;
 use super::weights::{TensorEntry, Weights, malformed};
 use crate::error::CheckpointError;
@@ -19,11 +19,6 @@ use names::{BaseNames, Found, Role};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
-
-/// The file that PEFT describes an adapter with.
-pub const ADAPTER_CONFIG_FILE: &str = "adapter_config.json";
-/// The file of an adapter's tensors.
-pub const ADAPTER_WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
 /// An adapter that fits the base that it was opened for.
 #[derive(Debug)]
