@@ -19,7 +19,7 @@ ifeq ($(CUDA),1)
 endif
 ENVIRONMENT := source scripts/env.sh
 
-.PHONY: help setup build test demo lint format clean
+.PHONY: help setup build test fuzz demo lint format clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -42,6 +42,10 @@ test: setup ## run the whole test suite, the ROS tests included
 	python3 -m unittest discover --verbose --start-directory tests/launch
 	echo '==> tests of the CUDA kernels (where PyTorch, CuPy and a GPU are)' >&2
 	python3 -m unittest discover --verbose --start-directory tests/gpu
+
+fuzz: setup ## damage checkpoints and batches in many ways, for minutes, and read them
+	@$(ENVIRONMENT)
+	XVLA_FUZZ_CASES="$${XVLA_FUZZ_CASES:-20000}" cargo test $(CARGO_FLAGS) --features $(FEATURES) --test fuzz_files
 
 demo: build ## watch the node answer two cameras over real ROS 2 topics
 	@scripts/demo.sh

@@ -153,11 +153,11 @@ fn a_page_in_the_place_of_weights_is_told() {
 }
 
 #[test]
-fn an_adapter_is_told_with_its_base_and_that_it_must_be_merged() {
+fn an_adapter_in_place_of_a_checkpoint_is_told_with_its_base_and_the_flag_that_takes_it() {
     let bench = Bench::tiny().copy();
     let adapter = json!({"peft_type": "LORA", "base_model_name_or_path": "2toINF/X-VLA-Pt", "r": 8});
     std::fs::write(bench.checkpoint().join("adapter_config.json"), adapter.to_string()).unwrap();
-    let told = ["adapter_config.json: a LORA adapter for `2toINF/X-VLA-Pt`", "merge it into its base"];
+    let told = ["a LORA adapter for `2toINF/X-VLA-Pt`", "give this folder as `adapter` (--adapter)"];
     // PEFT saves no weights of the base, and some people copy the base's configuration beside the adapter.
     std::fs::rename(bench.weights(), bench.checkpoint().join("adapter_model.safetensors")).unwrap();
     checkpoint_refused(&bench, &told);

@@ -14,7 +14,7 @@ use xvla_ros::data::batch::read_batch;
 use xvla_ros::data::npy::NpyData;
 use xvla_ros::data::npz::{Limits, NpzReader};
 use xvla_ros::offline::inspect::inspect;
-use xvla_ros::pipeline::{InFlight, Options, Pipeline, PipelineError, Request};
+use xvla_ros::pipeline::{Folders, InFlight, Options, Pipeline, PipelineError, Request};
 use xvla_ros::types::{HostArray, Observation, RgbImage, Stamp, Stamped};
 
 /// float32 on both sides, other kernels.
@@ -172,7 +172,7 @@ fn every_case_names_its_cameras_in_the_order_of_its_views() {
 #[test]
 fn every_case_passes_inspection() {
     for case in cases() {
-        let problems = inspect(case.checkpoint.path()).unwrap().problems;
+        let problems = inspect(Folders::new(case.checkpoint.path(), None)).unwrap().problems;
         assert!(problems.is_empty(), "{}: {problems:?}", case.name);
     }
 }
@@ -245,9 +245,9 @@ fn a_tokenizer_may_be_given_as_a_file_or_as_its_folder() {
 
 #[test]
 fn inspection_tells_of_renamed_cameras_and_of_pixels_that_are_not_normalised() {
-    let renamed = inspect(Case::named("renamed").checkpoint.path()).unwrap();
+    let renamed = inspect(Folders::new(Case::named("renamed").checkpoint.path(), None)).unwrap();
     assert_eq!(renamed.rename["observation.images.front"], "observation.images.image");
-    let plain = inspect(Case::named("no_imagenet").checkpoint.path()).unwrap();
+    let plain = inspect(Folders::new(Case::named("no_imagenet").checkpoint.path(), None)).unwrap();
     let note = "policy_preprocessor.json: no ImageNet normalisation: the network gets pixels of 0 to 1";
     assert_eq!(plain.notes, [note]);
 }

@@ -46,6 +46,8 @@ parameters! {
         /// Folder of the checkpoint: config.json, model.safetensors, tokenizer.json. Required.
         checkpoint: PathBuf =
             text("").required("name the folder that holds config.json and model.safetensors").map(PathBuf::from),
+        /// Folder of a LoRA adapter (PEFT) that is merged into the checkpoint's weights; empty for none.
+        adapter: Option<PathBuf> = path(),
         /// Tokenizer, a tokenizer.json or its folder, for a checkpoint that has none; empty for the checkpoint's own.
         tokenizer: Option<PathBuf> = path(),
         /// Policy backend; `xvla doctor` lists those this build has.

@@ -58,6 +58,10 @@ pub struct ActionSpace {
     pub real_dim: i64,
     /// Channels that are hidden from the network and squashed by a sigmoid afterwards.
     pub grippers: &'static [i64],
+    /// Channels that the network predicts relative to the robot's state; only [`ActionMode::Auto`] has any.
+    pub deltas: Vec<usize>,
+    /// Channels of the robot's state that the network sees as 0; only [`ActionMode::Auto`] has any.
+    pub masked_state: Vec<usize>,
 }
 
 impl ActionSpace {
@@ -71,12 +75,12 @@ impl ActionSpace {
             ActionMode::So101Bimanual => (PRETRAINED_DIM, 12, &[5, 11]),
             ActionMode::Auto => (PRETRAINED_DIM, PRETRAINED_DIM, &[]),
         };
-        Self { mode, model_dim, real_dim, grippers }
+        Self { mode, model_dim, real_dim, grippers, deltas: Vec::new(), masked_state: Vec::new() }
     }
 
     /// `auto`: the network is `model_dim` wide, the robot uses the first `real_dim` channels.
     pub fn auto(real_dim: i64, model_dim: i64) -> Self {
-        Self { mode: ActionMode::Auto, model_dim, real_dim, grippers: &[] }
+        Self { model_dim, real_dim, ..Self::fixed(ActionMode::Auto) }
     }
 
     /// Factors that hide the gripper channels: [width], 0 on them and 1 elsewhere.
@@ -87,11 +91,43 @@ impl ActionSpace {
         Tensor::f_from_slice(&factors)?.f_to_device_(device, kind, false, false)
     }
 
-    /// Turns the network's output [.., A] into what the robot executes [.., A'], row by row.
-    pub fn postprocess(&self, actions: &[f32]) -> Vec<f32> {
+    /// Hides channels of the state, [B, P] with P = `width`, from the network.
+    pub fn mask_state(&self, state: &mut [f32], width: usize) {
+        for sample in state.chunks_exact_mut(width.max(1)) {
+            for &channel in &self.masked_state {
+                if let Some(value) = sample.get_mut(channel) {
+                    *value = 0.0;
+                }
+            }
+        }
+    }
+
+    /// Turns the network's output [B, T, A] into what the robot executes [B, T, A'], row by row.
+    ///
+    /// To channels that are relative it adds the channels of `state` [B, P], which is the state as the network takes it,
+    /// normalised and padded, but with no channel hidden: X-VLA's training subtracts the state before it hides channels
+    /// of it. X-VLA's own server hides them in the caller's array if that is P wide already, and then returns channels
+    /// that are in both lists as they are predicted; here they are absolute however wide the state arrived.
+    pub fn postprocess(&self, actions: &[f32], state: &[f32], samples: usize) -> Vec<f32> {
         let (width, real) = (self.model_dim.max(1).unsigned_abs() as usize, self.real_dim.unsigned_abs() as usize);
-        let rows = actions.chunks_exact(width);
-        rows.flat_map(|row| (0i64..).zip(row).take(real).map(|(channel, &value)| self.target(channel, value))).collect()
+        let samples = samples.max(1);
+        let (chunk, state_width) = (actions.len() / samples, state.len() / samples);
+        let mut executed = Vec::with_capacity(actions.len() / width * real);
+        for (sample, actions) in actions.chunks_exact(chunk.max(1)).enumerate() {
+            let state = state.get(sample * state_width..(sample + 1) * state_width).unwrap_or_default();
+            for row in actions.chunks_exact(width) {
+                let values = (0i64..).zip(row).take(real);
+                executed
+                    .extend(values.map(|(channel, &value)| self.target(channel, value) + self.origin(channel, state)));
+            }
+        }
+        executed
+    }
+
+    /// What a channel of an action is relative to: the sample's `state` [P], or 0.
+    fn origin(&self, channel: i64, state: &[f32]) -> f32 {
+        let index = channel.unsigned_abs() as usize;
+        if self.deltas.contains(&index) { state.get(index).copied().unwrap_or_default() } else { 0.0 }
     }
 
     /// Applies a sigmoid to a gripper channel, which the network predicts as a logit; other channels pass.
@@ -141,7 +177,7 @@ mod tests {
     #[test]
     fn only_gripper_channels_are_squashed_in_every_row() {
         let space = ActionSpace::fixed(ActionMode::Joint);
-        let actions = space.postprocess(&[2.0; 28]);
+        let actions = space.postprocess(&[2.0; 28], &[], 1);
         assert_eq!(actions.len(), 28);
         for (index, value) in actions.iter().enumerate() {
             let channel = index % 14;
@@ -151,10 +187,21 @@ mod tests {
     }
 
     #[test]
+    fn relative_channels_are_added_to_the_state_of_their_own_sample() {
+        let space = ActionSpace { deltas: vec![1], masked_state: vec![1, 2], ..ActionSpace::auto(2, 3) };
+        let mut state = vec![10.0, 20.0, 30.0, 40.0, 50.0, 60.0];
+        // Two samples of two steps.
+        let actions: Vec<f32> = (0..12u8).map(f32::from).collect();
+        assert_eq!(space.postprocess(&actions, &state, 2), [0.0, 21.0, 3.0, 24.0, 6.0, 57.0, 9.0, 60.0]);
+        space.mask_state(&mut state, 3);
+        assert_eq!(state, [10.0, 0.0, 0.0, 40.0, 0.0, 0.0]);
+    }
+
+    #[test]
     fn padded_spaces_keep_the_robots_channels_only() {
         let space = ActionSpace::fixed(ActionMode::FrankaJoint7);
         let actions: Vec<f32> = (0..40u8).map(f32::from).collect();
         let first_of_each: Vec<f32> = (0..7u8).chain(20..27).map(f32::from).collect();
-        assert_eq!(space.postprocess(&actions), first_of_each);
+        assert_eq!(space.postprocess(&actions, &[], 1), first_of_each);
     }
 }

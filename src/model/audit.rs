@@ -1,7 +1,9 @@
 //! Audits a checkpoint: its contents and every problem with it, found without reading a single weight.
 
+use super::adapter::Adapter;
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
+use super::folders::{ADAPTER_WEIGHTS_FILE, CONFIG_FILE, Folders};
 use super::layout::Layout;
 use super::network;
 use crate::error::CheckpointError;
@@ -23,8 +25,37 @@ pub struct Audit {
     pub parameters: Parameters,
     /// Number of tensors that only training needs; inference skips them.
     pub training_only: usize,
+    /// The adapter that is merged into the weights; `None` without one.
+    pub adapter: Option<AdapterFindings>,
     /// Errors for tensors that are missing, misshapen, of an unsupported dtype, or not used.
     pub problems: Vec<CheckpointError>,
+}
+
+/// What an adapter changes.
+#[derive(Clone, Debug)]
+pub struct AdapterFindings {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The base that it was trained on, as it names it.
+    pub base: Option<String>,
+    /// Size of its tensors' file, bytes.
+    pub bytes: u64,
+    /// Tensors of the base to which a low-rank product is added.
+    pub low_rank: usize,
+    /// Tensors of the base that are replaced.
+    pub replaced: usize,
+    /// See [`Adapter::sha256`].
+    pub sha256: String,
+}
+
+impl AdapterFindings {
+    fn of(adapter: &Adapter) -> Result<Self, CheckpointError> {
+        let (low_rank, replaced) = adapter.counts();
+        let folder = adapter.folder().to_owned();
+        let bytes = size(&folder.join(ADAPTER_WEIGHTS_FILE))?;
+        let base = adapter.base().map(str::to_owned);
+        Ok(Self { folder, base, bytes, low_rank, replaced, sha256: adapter.sha256()? })
+    }
 }
 
 /// Numbers of parameters, by part of the network.
@@ -59,14 +90,14 @@ impl Parameters {
     }
 }
 
-/// Reads the configuration and the headers of the weights in `folder` and compares them.
+/// Reads the configuration and the headers of the weights in `folders` and compares them.
 ///
 /// # Errors
-/// A configuration or a header that cannot be used, because nothing can be compared then. Every other problem is in
+/// A configuration, a header or an adapter that cannot be used, because nothing can be compared then. Every other problem is in
 /// [`Audit::problems`].
-pub fn audit(folder: &Path) -> Result<Audit, CheckpointError> {
-    let config = ModelConfig::from_folder(folder)?;
-    let checkpoint = Checkpoint::open(folder)?;
+pub fn audit(folders: Folders) -> Result<Audit, CheckpointError> {
+    let config = ModelConfig::from_folder(folders.holding(CONFIG_FILE))?;
+    let checkpoint = Checkpoint::open_in(folders)?;
     let ledger = checkpoint.survey(|root| network(root, &config))?;
     let requested = ledger.asked.into_inner();
     let layout = checkpoint.layout().clone();
@@ -82,6 +113,7 @@ pub fn audit(folder: &Path) -> Result<Audit, CheckpointError> {
         parameters: Parameters::count(names),
         training_only: checkpoint.entries().filter(|(name, _)| layout.training_only(name)).count(),
         files: checkpoint.files().map(|path| Ok((path.to_owned(), size(path)?))).collect::<Result<_, _>>()?,
+        adapter: checkpoint.adapter().map(AdapterFindings::of).transpose()?,
         config,
         layout,
         dtypes,

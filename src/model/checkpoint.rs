@@ -1,75 +1,29 @@
-//! Reads weights from safetensors files. They are mapped into memory and copied only if dtype, device or alignment
-//! demand it.
+//! The stored weights of a checkpoint, and the tensors that the parts of a network take from them.
 //!
-//! libtorch maps the file privately (`from_file`); every tensor is a view of that map and keeps it alive. On the
-//! CPU, in the file's own dtype, resident memory is therefore the file's pages and nothing else.
+//! The files are mapped into memory (see [`super::weights`]) and copied only if dtype or device demand it. On the CPU,
+//! in the file's own dtype, resident memory is therefore the file's pages and nothing else. Of the tensors that an
+//! adapter changes, and of those only, the merged copy takes memory of its own.
 
-use super::adapter;
-use super::config_json::CONFIG_FILE;
+use super::adapter::Adapter;
+use super::folders::{CONFIG_FILE, Folders, INDEX_FILE, WEIGHTS_FILE, check_whole};
 use super::layout::Layout;
-use crate::error::{CheckpointError, PROBE_BYTES, check_content};
-use safetensors::Dtype;
-use safetensors::tensor::Metadata;
+pub use super::weights::TensorEntry;
+use super::weights::{Weights, malformed};
+use crate::error::{CheckpointError, check_content};
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{Read, Seek};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, TchError, Tensor};
-
-/// The file of an unsharded checkpoint.
-pub const WEIGHTS_FILE: &str = "model.safetensors";
-/// The index of a sharded checkpoint: it says which shard holds which tensor.
-pub const INDEX_FILE: &str = "model.safetensors.index.json";
-
-/// The format's own limit; a larger header means that the file is not a safetensors file.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
-
-/// One tensor's entry in a file header.
-#[derive(Clone, Debug)]
-pub struct TensorEntry {
-    /// Extent of each dimension.
-    pub shape: Vec<i64>,
-    /// The stored dtype.
-    pub dtype: Dtype,
-    /// Offset of the first byte within the file.
-    start: i64,
-    /// Length in bytes.
-    length: i64,
-    /// Index into [`Checkpoint::files`].
-    file: usize,
-}
-
-impl TensorEntry {
-    /// Size in the file, bytes.
-    pub fn bytes(&self) -> u64 {
-        self.length.unsigned_abs()
-    }
-
-    /// Number of parameters.
-    pub fn parameters(&self) -> u64 {
-        self.shape.iter().product::<i64>().unsigned_abs()
-    }
-}
-
-/// A weights file that is mapped into memory.
-#[derive(Debug)]
-struct Mapped {
-    path: PathBuf,
-    /// The file stays open, so that a hash covers the mapped file even if another file has taken its path since.
-    file: File,
-    bytes: Tensor, // [file size] u8
-}
 
 /// The stored weights of a checkpoint, from which the network's parts take their tensors.
 #[derive(Debug)]
 pub struct Checkpoint {
-    path: PathBuf,
-    files: Vec<Mapped>,
-    entries: BTreeMap<String, TensorEntry>,
+    weights: Weights,
+    /// The folder of the config.json that describes the weights.
+    config_folder: PathBuf,
     layout: Layout,
+    adapter: Option<Adapter>,
     taken: RefCell<BTreeSet<String>>,
 }
 
@@ -94,10 +48,10 @@ impl Checkpoint {
         build: impl FnOnce(&Scope) -> Result<(), CheckpointError>,
     ) -> Result<Vec<(String, Vec<i64>)>, CheckpointError> {
         let checkpoint = Self {
-            path: PathBuf::from(WEIGHTS_FILE),
-            files: Vec::new(),
-            entries: BTreeMap::new(),
+            weights: Weights::default(),
+            config_folder: PathBuf::new(),
             layout,
+            adapter: None,
             taken: RefCell::default(),
         };
         Ok(checkpoint.survey(build)?.asked.into_inner())
@@ -133,29 +87,34 @@ impl Checkpoint {
     /// Maps the weights in `folder` and reads their headers, but no tensor data yet.
     ///
     /// # Errors
-    /// A missing, truncated or malformed file; a dtype other than F32, F16 or BF16; names that are not X-VLA's.
+    /// A missing, truncated or malformed file; names that are not X-VLA's.
     pub fn open(folder: &Path) -> Result<Self, CheckpointError> {
-        let paths = weight_files(folder)?;
-        let mut files = Vec::with_capacity(paths.len());
-        let mut entries = BTreeMap::new();
-        for (file, path) in paths.into_iter().enumerate() {
-            let opened = File::open(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
-            read_header(&path, &opened, file, &mut entries)?;
-            files.push(map_file(path, opened)?);
-        }
-        let path = match files.as_slice() {
-            [only] => only.path.clone(),
-            _ => folder.to_owned(),
-        };
-        let layout = Layout::detect(entries.keys().map(String::as_str)).ok_or_else(|| {
-            malformed(&path, "no tensor `vlm.image_proj_norm.weight` under any prefix: not X-VLA weights")
-        })?;
-        Ok(Self { path, files, entries, layout, taken: RefCell::default() })
+        Self::open_in(Folders::new(folder, None))
     }
 
-    /// The names and headers of all tensors, training-only ones included.
+    /// Maps the weights in `folders` and those of the adapter, if there is one, and reads their headers, but no tensor
+    /// data yet.
+    ///
+    /// # Errors
+    /// A missing, truncated or malformed file; names that are not X-VLA's; an adapter that does not fit these weights.
+    pub fn open_in(folders: Folders) -> Result<Self, CheckpointError> {
+        let paths = weight_files(folders.base)?;
+        let path = match paths.as_slice() {
+            [only] => only.clone(),
+            _ => folders.base.to_owned(),
+        };
+        let weights = Weights::open(path, paths)?;
+        let layout = Layout::detect(weights.entries().keys().map(String::as_str)).ok_or_else(|| {
+            malformed(weights.path(), "no tensor `vlm.image_proj_norm.weight` under any prefix: not X-VLA weights")
+        })?;
+        let adapter = folders.adapter.map(|folder| Adapter::open(folder, &weights, &layout)).transpose()?;
+        let config_folder = folders.holding(CONFIG_FILE).to_owned();
+        Ok(Self { weights, config_folder, layout, adapter, taken: RefCell::default() })
+    }
+
+    /// The names and headers of all tensors, training-only ones included. An adapter changes none of them.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &TensorEntry)> {
-        self.entries.iter().map(|(name, entry)| (name.as_str(), entry))
+        self.weights.entries().iter().map(|(name, entry)| (name.as_str(), entry))
     }
 
     /// How this checkpoint names its tensors.
@@ -163,45 +122,54 @@ impl Checkpoint {
         &self.layout
     }
 
+    /// The adapter that is merged into the tensors as they are taken; `None` if there is none.
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.adapter.as_ref()
+    }
+
     /// SHA-256 of the mapped weight files, one after the other, in lowercase hex. It reads them whole, which takes
-    /// seconds for a full-size checkpoint.
+    /// seconds for a full-size checkpoint. An adapter has a hash of its own, see [`Checkpoint::adapter_sha256`].
     ///
     /// # Errors
     /// A file that can no longer be read.
     pub fn sha256(&self) -> Result<String, CheckpointError> {
-        sha256(self.files.iter().map(|mapped| (mapped.path.as_path(), &mapped.file)))
+        self.weights.sha256()
     }
 
-    /// Identifies the weight files without reading them whole: SHA-256, in lowercase hex, of their headers, names,
-    /// sizes and modification times.
+    /// [`Adapter::sha256`] of the adapter; `None` if there is none.
+    ///
+    /// # Errors
+    /// A file that can no longer be read.
+    pub fn adapter_sha256(&self) -> Result<Option<String>, CheckpointError> {
+        self.adapter.as_ref().map(Adapter::sha256).transpose()
+    }
+
+    /// Identifies the weight files, and those of the adapter, without reading the former whole: SHA-256, in lowercase
+    /// hex, of their headers, names, sizes and modification times.
     ///
     /// # Errors
     /// A file whose metadata cannot be read.
     pub fn fingerprint(&self) -> Result<String, CheckpointError> {
-        let mut text = format!("{:?}", self.entries);
-        for Mapped { path, file, .. } in &self.files {
-            let io = |source| CheckpointError::Io { path: path.to_owned(), source };
-            let facts = file.metadata().map_err(io)?;
-            let name = path.file_name().unwrap_or_default();
-            text += &format!("{name:?} {} {:?}", facts.len(), facts.modified().map_err(io)?);
+        let mut text = self.weights.identifying_text()?;
+        if let Some(adapter) = self.adapter_sha256()? {
+            text += &adapter;
         }
         Ok(format!("{:x}", Sha256::digest(text)))
     }
 
-    /// SHA-256 of the `config.json` beside the weight files, in lowercase hex.
+    /// SHA-256 of the `config.json` that describes the weights, in lowercase hex.
     ///
     /// # Errors
     /// A file that cannot be read.
     pub fn config_sha256(&self) -> Result<String, CheckpointError> {
-        let folder = self.files().next().and_then(Path::parent).unwrap_or(&self.path);
-        let path = folder.join(CONFIG_FILE);
-        let file = File::open(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
-        sha256([(path.as_path(), &file)])
+        let path = self.config_folder.join(CONFIG_FILE);
+        let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io { path, source })?;
+        Ok(format!("{:x}", Sha256::digest(bytes)))
     }
 
     /// The weight files, in the order of their names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|file| file.path.as_path())
+        self.weights.files()
     }
 
     /// The root scope. Tensors taken from it have dtype `kind` and lie on `device`.
@@ -216,12 +184,15 @@ impl Checkpoint {
     /// training-only.
     pub fn check_all_taken(&self) -> Result<(), CheckpointError> {
         let taken = self.taken.borrow();
-        let mut extra =
-            self.entries.iter().filter(|(name, _)| !taken.contains(*name) && !self.layout.training_only(name));
+        let mut extra = self
+            .weights
+            .entries()
+            .iter()
+            .filter(|(name, _)| !taken.contains(*name) && !self.layout.training_only(name));
         match extra.next() {
             None => Ok(()),
             Some((first, entry)) => Err(CheckpointError::ExtraTensors {
-                path: self.path.clone(),
+                path: self.path().to_owned(),
                 count: 1 + extra.count(),
                 first: first.clone(),
                 found: entry.shape.clone(),
@@ -231,9 +202,9 @@ impl Checkpoint {
 
     /// The first of `names` that is stored, which must have exactly `shape`.
     fn find<'a>(&'a self, names: &'a [String], shape: &[i64]) -> Result<(&'a str, &'a TensorEntry), CheckpointError> {
-        let Some((name, entry)) = names.iter().find_map(|name| Some((name, self.entries.get(name)?))) else {
+        let Some((name, entry)) = names.iter().find_map(|name| Some((name, self.weights.entries().get(name)?))) else {
             return Err(CheckpointError::MissingTensor {
-                path: self.path.clone(),
+                path: self.path().to_owned(),
                 name: names.join("` or `"),
                 expected: shape.to_vec(),
             });
@@ -241,43 +212,34 @@ impl Checkpoint {
         self.taken.borrow_mut().extend(names.iter().cloned());
         if entry.shape != shape {
             return Err(CheckpointError::TensorShape {
-                path: self.path.clone(),
+                path: self.path().to_owned(),
                 name: name.clone(),
                 expected: shape.to_vec(),
                 found: entry.shape.clone(),
             });
         }
-        self.kind_of(name, entry)?;
+        self.weights.kind_of(name, entry)?;
+        if let Some(adapter) = &self.adapter
+            && let Some(other) = names.iter().find(|other| adapter.changes(other) && !adapter.changes(name))
+        {
+            let reason = format!("it changes `{other}`, but this checkpoint's policy uses `{name}` in its place");
+            return Err(malformed(adapter.folder(), reason));
+        }
         Ok((name, entry))
     }
 
-    fn kind_of(&self, stored: &str, entry: &TensorEntry) -> Result<Kind, CheckpointError> {
-        match entry.dtype {
-            Dtype::F32 => Ok(Kind::Float),
-            Dtype::F16 => Ok(Kind::Half),
-            Dtype::BF16 => Ok(Kind::BFloat16),
-            other => Err(CheckpointError::TensorDtype {
-                path: self.path.clone(),
-                name: stored.to_owned(),
-                found: format!("{other:?}"),
-            }),
+    /// The tensor stored as `name` with the adapter's change, if it has one for it. Otherwise this is a view of the
+    /// mapped file where alignment allows.
+    fn tensor(&self, name: &str, entry: &TensorEntry) -> Result<Tensor, CheckpointError> {
+        let stored = self.weights.view(name, entry)?;
+        match &self.adapter {
+            Some(adapter) => adapter.merge(name, stored),
+            None => Ok(stored),
         }
     }
 
-    /// The tensor stored as `stored`, a view of the mapped file where alignment allows.
-    fn view(&self, stored: &str, entry: &TensorEntry) -> Result<Tensor, CheckpointError> {
-        let kind = self.kind_of(stored, entry)?;
-        let Some(file) = self.files.get(entry.file) else {
-            return Err(malformed(&self.path, format!("tensor `{stored}` names a file that is not mapped")));
-        };
-        let view = || {
-            let bytes = file.bytes.f_narrow(0, entry.start, entry.length)?;
-            // Headers may leave tensors at odd offsets; those are copied once, to aligned memory.
-            let aligned = entry.start % (kind.elt_size_in_bytes() as i64) == 0;
-            let bytes = if aligned { bytes } else { bytes.f_to_dtype(Kind::Uint8, false, true)? };
-            bytes.f_view_dtype(kind)?.f_view(entry.shape.as_slice())
-        };
-        view().map_err(|error| CheckpointError::Libtorch { path: file.path.clone(), source: error.into() })
+    fn path(&self) -> &Path {
+        self.weights.path()
     }
 }
 
@@ -332,25 +294,17 @@ impl Scope<'_> {
             return self.torch(blank());
         }
         let (name, entry) = found?;
-        let tensor = checkpoint.view(name, entry)?;
+        let tensor = checkpoint.tensor(name, entry)?;
         self.torch(tensor.f_to_device_(self.device, self.kind, false, false))
     }
 
     /// Adds the path of the weights to an error of libtorch.
     pub fn torch<T>(&self, result: Result<T, TchError>) -> Result<T, CheckpointError> {
-        result.map_err(|error| CheckpointError::Libtorch { path: self.checkpoint.path.clone(), source: error.into() })
+        result.map_err(|error| CheckpointError::Libtorch {
+            path: self.checkpoint.path().to_owned(),
+            source: error.into(),
+        })
     }
-}
-
-/// SHA-256 of open files from their first byte, one after the other, in lowercase hex.
-fn sha256<'a>(files: impl IntoIterator<Item = (&'a Path, &'a File)>) -> Result<String, CheckpointError> {
-    let mut hasher = Sha256::new();
-    for (path, mut file) in files {
-        let io = |source| CheckpointError::Io { path: path.to_owned(), source };
-        file.rewind().map_err(io)?;
-        std::io::copy(&mut file, &mut hasher).map_err(io)?;
-    }
-    Ok(format!("{:x}", hasher.finalize()))
 }
 
 /// The files that hold the weights: one, or the shards that the index names.
@@ -359,7 +313,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     if !index_path.exists() {
         let path = folder.join(WEIGHTS_FILE);
         if !path.exists() {
-            adapter::check_whole(folder)?;
+            check_whole(folder)?;
         }
         return Ok(vec![path]);
     }
@@ -380,66 +334,4 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
         return Err(malformed(&index_path, "the weight map names no file"));
     }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
-}
-
-/// Reads the header of `path`, which is the checkpoint's file number `file`, and adds its tensors to `entries`.
-fn read_header(
-    path: &Path,
-    mut reader: &File,
-    file: usize,
-    entries: &mut BTreeMap<String, TensorEntry>,
-) -> Result<(), CheckpointError> {
-    let io = |source| CheckpointError::Io { path: path.to_owned(), source };
-    let size = reader.metadata().map_err(io)?.len();
-    let mut probe = Vec::with_capacity(PROBE_BYTES);
-    reader.take(PROBE_BYTES as u64).read_to_end(&mut probe).map_err(io)?;
-    check_content(&probe).map_err(|reason| malformed(path, reason))?;
-    reader.rewind().map_err(io)?;
-    let mut length = [0; 8];
-    reader.read_exact(&mut length).map_err(|_| malformed(path, "truncated: shorter than a header"))?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER_BYTES || length + 8 > size {
-        return Err(malformed(path, "truncated, or not a safetensors file: the header does not fit"));
-    }
-    let mut header = vec![0; length as usize];
-    reader.read_exact(&mut header).map_err(io)?;
-    let metadata: Metadata = serde_json::from_slice(&header)
-        .map_err(|error| malformed(path, format!("not a safetensors header: {error}")))?;
-    let data_start = length + 8;
-    let declared = data_start + metadata.data_len() as u64;
-    if declared != size {
-        return Err(malformed(
-            path,
-            format!("truncated or damaged: the header declares {declared} bytes, the file has {size}"),
-        ));
-    }
-    for (name, info) in metadata.tensors() {
-        let (start, end) = info.data_offsets;
-        let entry = TensorEntry {
-            shape: info.shape.iter().map(|&extent| extent as i64).collect(),
-            dtype: info.dtype,
-            start: (data_start + start as u64) as i64,
-            length: (end - start) as i64,
-            file,
-        };
-        if entries.insert(name.clone(), entry).is_some() {
-            return Err(malformed(path, format!("tensor `{name}` is in more than one shard")));
-        }
-    }
-    Ok(())
-}
-
-/// Maps a file whose header has been read.
-fn map_file(path: PathBuf, file: File) -> Result<Mapped, CheckpointError> {
-    let size = file.metadata().map_err(|source| CheckpointError::Io { path: path.clone(), source })?.len() as i64;
-    // libtorch maps a file by its name. This name refers to the open file, even if another file has taken its path
-    // since.
-    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let bytes = Tensor::f_from_file(&name, false, size, (Kind::Uint8, Device::Cpu))
-        .map_err(|error| CheckpointError::Libtorch { path: path.clone(), source: error.into() })?;
-    Ok(Mapped { path, file, bytes })
-}
-
-fn malformed(path: &Path, reason: impl Into<String>) -> CheckpointError {
-    CheckpointError::Malformed { path: path.to_owned(), reason: reason.into() }
 }

@@ -3,18 +3,16 @@
 //! validated.
 
 use super::action_space::{ActionMode, ActionSpace};
-use super::adapter;
 use super::config::{InputConfig, ModelConfig, PolicyConfig, StageConfig, TextConfig, VisionConfig};
+use super::folders::{CONFIG_FILE, check_whole};
 use crate::error::{CheckpointError, check_content};
 use crate::types::ResizeMode;
 use indexmap::IndexMap;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// The model's configuration within a checkpoint folder.
-pub const CONFIG_FILE: &str = "config.json";
 /// The image processor's configuration within a checkpoint folder.
 pub(super) const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
 
@@ -66,9 +64,9 @@ struct Raw {
     num_image_views: Option<i64>,
     #[serde(default)]
     empty_cameras: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list_or_null")]
     idx_for_delta: Vec<i64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "list_or_null")]
     idx_for_mask_proprio: Vec<i64>,
     input_features: Option<IndexMap<String, RawFeature>>,
     output_features: Option<IndexMap<String, RawFeature>>,
@@ -158,6 +156,11 @@ struct RawText {
     activation_function: String,
 }
 
+/// A list, or `null` for an empty one.
+fn list_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i64>, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 /// Defines the functions that serde's `default = "…"` needs. The values are those of the published implementations.
 macro_rules! defaults {
     ($($name:ident: $type:ty = $value:expr;)*) => { $(fn $name() -> $type { $value })* };
@@ -195,6 +198,10 @@ defaults! {
 
 /// Views that the original release's processor stacks.
 const ORIGINAL_VIEWS: i64 = 3;
+/// The most views. No robot has as many cameras.
+const MAX_VIEWS: i64 = 64;
+/// The most layers of one kind: each takes memory, even where its tensors are only looked up.
+const MAX_LAYERS: i64 = 1024;
 /// Tokens that the original release's processor pads an instruction to.
 const ORIGINAL_TEXT_TOKENS: i64 = 50;
 /// Tokens that LeRobot pads an instruction to by default.
@@ -210,7 +217,7 @@ impl ModelConfig {
     pub fn from_folder(folder: &Path) -> Result<Self, CheckpointError> {
         let path = folder.join(CONFIG_FILE);
         if !path.exists() {
-            adapter::check_whole(folder)?;
+            check_whole(folder)?;
         }
         let raw: Raw = read_json(&path)?;
         let preprocessor = folder.join(PREPROCESSOR_FILE);
@@ -260,6 +267,10 @@ impl Checker {
 
     fn count(&self, field: &str, value: i64) -> Result<usize, CheckpointError> {
         Ok(self.size(field, value)?.unsigned_abs() as usize)
+    }
+
+    fn layers(&self, field: &str, value: i64) -> Result<usize, CheckpointError> {
+        Ok(self.within(field, value, 1, MAX_LAYERS)?.unsigned_abs() as usize)
     }
 
     fn ratio(&self, field: &str, value: f64) -> Result<f64, CheckpointError> {
@@ -362,7 +373,7 @@ impl Checker {
                 let width = self.size(&field("embed_dim"), width)?;
                 Ok(StageConfig {
                     width,
-                    depth: self.count(&field("depths"), depth)?,
+                    depth: self.layers(&field("depths"), depth)?,
                     heads: self.divides(&field("num_heads"), heads, width)?,
                     groups: self.divides(&field("num_groups"), groups, width)?,
                     patch_size: self.within(&field("patch_size"), size, 1, 64)?,
@@ -387,7 +398,7 @@ impl Checker {
         let width = self.size(&field("d_model"), raw.d_model)?;
         Ok(TextConfig {
             width,
-            layers: self.count(&field("encoder_layers"), raw.encoder_layers)?,
+            layers: self.layers(&field("encoder_layers"), raw.encoder_layers)?,
             heads: self.divides(&field("encoder_attention_heads"), raw.encoder_attention_heads, width)?,
             ffn_width: self.size(&field("encoder_ffn_dim"), raw.encoder_ffn_dim)?,
             vocabulary: self.size(&field("vocab_size"), raw.vocab_size)?,
@@ -402,16 +413,11 @@ impl Checker {
             (None, Some(length)) => self.size("chunk_size", length)?,
             (None, None) => return Err(self.error("num_actions", "missing, and so is LeRobot's `chunk_size`")),
         };
-        // The original release stores `use_proprio` and never reads it.
-        let proprio_dim = match (&raw.lerobot_type, raw.use_proprio) {
-            (Some(_), false) => 0,
-            (Some(_), true) => self.size("max_state_dim", raw.max_state_dim)?,
-            (None, _) => space.model_dim,
-        };
+        let proprio_dim = self.proprio_dim(raw, space.model_dim)?;
         let hidden = self.size("hidden_size", raw.hidden_size)?;
         Ok(PolicyConfig {
             hidden,
-            depth: self.count("depth", raw.depth)?,
+            depth: self.layers("depth", raw.depth)?,
             heads: self.divides("num_heads", raw.num_heads, hidden)?,
             mlp_ratio: self.ratio("mlp_ratio", raw.mlp_ratio)?,
             domains: self.size("num_domains", raw.num_domains)?,
@@ -425,6 +431,16 @@ impl Checker {
         })
     }
 
+    /// P for a network whose actions are `model_dim` wide.
+    fn proprio_dim(&self, raw: &Raw, model_dim: i64) -> Result<i64, CheckpointError> {
+        // The original release stores `use_proprio` and never reads it.
+        match (&raw.lerobot_type, raw.use_proprio) {
+            (Some(_), false) => Ok(0),
+            (Some(_), true) => self.size("max_state_dim", raw.max_state_dim),
+            (None, _) => Ok(model_dim),
+        }
+    }
+
     fn action_space(&self, raw: &Raw) -> Result<ActionSpace, CheckpointError> {
         let Some(mode) = ActionMode::from_name(&raw.action_mode) else {
             let known = ActionMode::ALL.map(ActionMode::name).join(", ");
@@ -433,10 +449,9 @@ impl Checker {
         for (field, channels) in
             [("idx_for_delta", &raw.idx_for_delta), ("idx_for_mask_proprio", &raw.idx_for_mask_proprio)]
         {
-            if !channels.is_empty() {
-                return Err(
-                    self.error(field, format!("{channels:?}: action spaces with such channels are not supported"))
-                );
+            if !channels.is_empty() && mode != ActionMode::Auto {
+                let reason = format!("{channels:?}: only action_mode `auto` has such channels, not `{}`", mode.name());
+                return Err(self.error(field, reason));
             }
         }
         if mode != ActionMode::Auto {
@@ -451,16 +466,33 @@ impl Checker {
         };
         // LeRobot cuts an action to the network's width, and so leaves a wider robot without its last channels.
         let widest = if raw.lerobot_type.is_some() { MAX_SIZE } else { model_dim };
-        Ok(ActionSpace::auto(self.within(field, real_dim, 1, widest)?.min(model_dim), model_dim))
+        let state_dim = self.proprio_dim(raw, model_dim)?;
+        Ok(ActionSpace {
+            deltas: self.channels("idx_for_delta", &raw.idx_for_delta, model_dim.min(state_dim))?,
+            masked_state: self.channels("idx_for_mask_proprio", &raw.idx_for_mask_proprio, state_dim)?,
+            ..ActionSpace::auto(self.within(field, real_dim, 1, widest)?.min(model_dim), model_dim)
+        })
+    }
+
+    /// Indices of channels, each below `width`.
+    fn channels(&self, field: &str, indices: &[i64], width: i64) -> Result<Vec<usize>, CheckpointError> {
+        if !indices.is_empty() && width == 0 {
+            return Err(
+                self.error(field, format!("{indices:?}, but the policy takes no state (`use_proprio` is false)"))
+            );
+        }
+        indices.iter().map(|&index| Ok(self.within(field, index, 0, width - 1)?.unsigned_abs() as usize)).collect()
     }
 
     fn inputs(&self, raw: &Raw, image_processor: Option<&Value>) -> Result<InputConfig, CheckpointError> {
         let lerobot = raw.lerobot_type.is_some();
         let features = raw.input_features.iter().flatten();
         let cameras: Vec<(&String, &RawFeature)> = features.filter(|(_, feature)| feature.kind == "VISUAL").collect();
-        let listed = cameras.len() as i64 + if lerobot { raw.empty_cameras } else { 0 };
+        let placeholders = self.within("empty_cameras", raw.empty_cameras, 0, MAX_VIEWS)?;
+        let listed = cameras.len() as i64 + if lerobot { placeholders } else { 0 };
         let views = raw.num_image_views.unwrap_or(0).max(listed);
         let views = if views == 0 { ORIGINAL_VIEWS } else { views };
+        let views = self.within("num_image_views", views, 1, MAX_VIEWS)?;
 
         let (height, width, resize) = match raw.resize_imgs_with_padding {
             Some((height, width)) => (height, width, ResizeMode::PaddedBilinear),
@@ -483,7 +515,7 @@ impl Checker {
             |field, value| Ok::<_, CheckpointError>(self.within(field, value, 1, 16384)?.unsigned_abs() as usize);
         Ok(InputConfig {
             cameras: camera_names(cameras.iter().map(|(key, _)| key.as_str()), views),
-            views: self.within("num_image_views", views, 1, 64)?.unsigned_abs() as usize,
+            views: views.unsigned_abs() as usize,
             state_channels: state_channels(raw),
             image_height: side("image height", height)?,
             image_width: side("image width", width)?,

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`config`] | `config.json`, all its dialects | the published checkpoints |
 //! | [`layout`], [`checkpoint`] | tensors from safetensors, by mmap | – |
+//! | [`folders`], [`adapter`] | LoRA adapters, merged as the tensors are taken | Hu et al. 2021, "LoRA" |
 //! | [`vision`] | DaViT | Ding et al. 2022, "DaViT: Dual Attention Vision Transformers" |
 //! | [`projector`], [`vlm`] | image tokens, merged with the text | Xiao et al. 2024, "Florence-2" |
 //! | [`text`] | BART's encoder | Lewis et al. 2020, "BART" |
@@ -24,13 +25,14 @@
 //! stage, N image tokens per view (h·w + 1), H hidden width of the policy, S soft prompts.
 
 pub mod action_space;
-mod adapter;
+pub mod adapter;
 pub mod audit;
 pub mod checkpoint;
 pub mod config;
 mod config_json;
 pub mod domain;
 pub mod flow;
+pub mod folders;
 pub mod layers;
 pub mod layout;
 pub mod onnx;
@@ -43,8 +45,7 @@ pub mod text;
 pub mod vision;
 pub mod vlm;
 pub mod weight;
-
-pub use config_json::CONFIG_FILE;
+mod weights;
 
 use crate::error::{CheckpointError, LibtorchError};
 use checkpoint::{Checkpoint, Scope};

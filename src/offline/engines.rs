@@ -11,9 +11,10 @@ use crate::backend::tensorrt;
 use crate::config::BuildOptions;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
+use crate::model::folders::{CONFIG_FILE, Folders};
 use crate::pipeline::PipelineError;
 use crate::pipeline::validate::own_input_spec;
-use crate::transform::processors::Processors;
+use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -22,6 +23,8 @@ use std::path::{Path, PathBuf};
 pub struct EngineRequest {
     /// The checkpoint's folder, with config.json and the weights.
     pub checkpoint: PathBuf,
+    /// The folder of a LoRA adapter that is merged into its weights; `None` for the weights as they are.
+    pub adapter: Option<PathBuf>,
     /// The engine's file; `None` for its place in the cache.
     pub out: Option<PathBuf>,
     /// Whether to replace an existing file.
@@ -52,6 +55,7 @@ impl EngineRequest {
     pub fn new(checkpoint: impl Into<PathBuf>, domain: i64) -> Self {
         Self {
             checkpoint: checkpoint.into(),
+            adapter: None,
             out: None,
             force: false,
             domain,
@@ -159,10 +163,10 @@ fn produce(
     library_version: &str,
     make: impl FnOnce(&Source, &BuildSpec, &Identity, &Path) -> Result<Sidecar, BackendError>,
 ) -> Result<EngineMade, PipelineError> {
-    let folder = request.checkpoint.as_path();
-    let config = ModelConfig::from_folder(folder)?;
-    let processors = Processors::load(folder)?;
-    let checkpoint = Checkpoint::open(folder)?;
+    let folders = Folders::new(&request.checkpoint, request.adapter.as_deref());
+    let config = ModelConfig::from_folder(folders.holding(CONFIG_FILE))?;
+    let processors = Processors::load(folders.holding(PREPROCESSOR_FILE))?;
+    let checkpoint = Checkpoint::open_in(folders)?;
     let spec = spec(request, flavour, &config, &processors);
     let source = Source { checkpoint: &checkpoint, config: &config };
     let wanted = source.identity(&spec, flavour, library_version)?;

@@ -4,6 +4,7 @@
 use crate::config::facts::text;
 use crate::config::{Config, Fact, Parameters, Value};
 use crate::model::config::ModelConfig;
+use crate::model::folders::{CONFIG_FILE, Folders};
 use crate::pipeline::facts::{self, FactsError};
 use serde::Serialize;
 use std::path::Path;
@@ -36,18 +37,20 @@ impl From<&Fact> for FactLine {
     }
 }
 
-/// What is known of the robot of the checkpoint in `folder`, as `embodiment` if one is named.
+/// What is known of the robot of the checkpoint in `folders`, as `embodiment` if one is named.
 ///
 /// # Errors
 /// A configuration or processors that cannot be used; an embodiment that does not exist or contradicts the checkpoint.
-pub fn fact_sheet(folder: &Path, embodiment: Option<&str>) -> Result<FactSheet, FactsError> {
-    let config = ModelConfig::from_folder(folder)?;
-    let embodiments = facts::candidates(&facts::of_checkpoint(folder)?, &config)?;
+pub fn fact_sheet(folders: Folders, embodiment: Option<&str>) -> Result<FactSheet, FactsError> {
+    let config = ModelConfig::from_folder(folders.holding(CONFIG_FILE))?;
+    let embodiments = facts::candidates(&facts::of_checkpoint(folders)?, &config)?;
+    let path = |folder: &Path| Value::String(folder.display().to_string());
     let mut given = Parameters::from([
-        ("checkpoint".to_owned(), Value::String(folder.display().to_string())),
+        ("checkpoint".to_owned(), path(folders.base)),
         // Where the state comes from is the deployment's business.
         ("proprio.source".to_owned(), Value::String("proprio".to_owned())),
     ]);
+    given.extend(folders.adapter.map(|adapter| ("adapter".to_owned(), path(adapter))));
     given.extend(embodiment.map(|name| ("embodiment".to_owned(), Value::String(name.to_owned()))));
     let settled = facts::settle(&mut given)?;
     let deployment = Config::from_parameters(&given)?;

@@ -3,11 +3,12 @@
 use crate::config::RotationLayout;
 use crate::error::CheckpointError;
 use crate::model::action_space::ActionSpace;
-use crate::model::audit::{Audit, audit};
+use crate::model::audit::{AdapterFindings, Audit, audit};
 use crate::model::config::ModelConfig;
+use crate::model::folders::Folders;
 use crate::model::state_spec::{StateKind, StateSpec};
 use crate::pipeline::facts::rotation_names;
-use crate::pipeline::prepare::{Preparer, tokenizer_file};
+use crate::pipeline::prepare::{Preparer, tokenizer_file, tokenizer_folder};
 use crate::pipeline::validate::check_processors;
 use crate::transform::normalize::Pixels;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
@@ -23,6 +24,8 @@ use std::path::{Path, PathBuf};
 pub struct Inspection {
     /// The checkpoint's folder.
     pub checkpoint: PathBuf,
+    /// The adapter that is merged into its weights; `None` without one.
+    pub adapter: Option<AdapterFacts>,
     /// The naming scheme of the tensors.
     pub layout: &'static str,
     /// The weight files with their sizes.
@@ -55,6 +58,23 @@ pub struct Inspection {
     pub notes: Vec<String>,
     /// Faults that keep the checkpoint from loading, one per line; empty if it loads.
     pub problems: Vec<String>,
+}
+
+/// An adapter that is merged into a checkpoint's weights.
+#[derive(Clone, Debug, Serialize)]
+pub struct AdapterFacts {
+    /// The adapter's folder.
+    pub folder: PathBuf,
+    /// The base that it was trained on, as it names it.
+    pub base: Option<String>,
+    /// Size of its tensors' file.
+    pub bytes: u64,
+    /// Tensors of the checkpoint to which a low-rank product is added.
+    pub low_rank_tensors: usize,
+    /// Tensors of the checkpoint that are replaced.
+    pub replaced_tensors: usize,
+    /// SHA-256 of adapter_model.safetensors followed by adapter_config.json.
+    pub sha256: String,
 }
 
 /// One weight file.
@@ -155,6 +175,10 @@ pub struct Actions {
     pub names: Vec<String>,
     /// Indices of the gripper channels, which pass through a sigmoid (and are 1 or -1 next to an axis-angle).
     pub grippers: Vec<i64>,
+    /// Indices of channels that are predicted relative to the robot's state.
+    pub relative_to_state: Vec<usize>,
+    /// Indices of channels of the state that the network does not see.
+    pub masked_state: Vec<usize>,
 }
 
 /// Contents of LeRobot's processor files.
@@ -174,29 +198,32 @@ pub struct ProcessorFacts {
     pub domain_id: Option<i64>,
 }
 
-/// Describes the checkpoint in `folder`. It reads headers only, which takes milliseconds for any size.
+/// Describes the checkpoint in `folders`. It reads headers only, which takes milliseconds for any size.
 ///
 /// # Errors
-/// A configuration or a header that cannot be read. Any other fault that would make `Pipeline::load` fail is in
+/// A configuration, a header or an adapter that cannot be used. Any other fault that would make `Pipeline::load` fail is in
 /// [`Inspection::problems`].
-pub fn inspect(folder: &Path) -> Result<Inspection, CheckpointError> {
-    let Audit { config, layout, files, dtypes, parameters, training_only, problems } = audit(folder)?;
+pub fn inspect(folders: Folders) -> Result<Inspection, CheckpointError> {
+    let Audit { config, layout, files, dtypes, parameters, training_only, adapter, problems } = audit(folders)?;
+    let processors_folder = folders.holding(PREPROCESSOR_FILE);
     let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    let processors = Processors::load(folder).unwrap_or_else(|error| {
+    let processors = Processors::load(processors_folder).unwrap_or_else(|error| {
         problems.push(error.to_string());
         Processors::default()
     });
-    if let Err(error) = check_processors(folder, &config, &processors) {
+    if let Err(error) = check_processors(processors_folder, &config, &processors) {
         problems.push(error.to_string());
     }
-    if let Err(error) = Preparer::new(folder, &config, &processors, None) {
+    let tokenizer_folder = tokenizer_folder(folders, &processors);
+    if let Err(error) = Preparer::new(tokenizer_folder, &config, &processors, None) {
         problems.push(error.to_string());
     }
-    let tokenizer = tokenizer_file(folder, &processors, None);
+    let tokenizer = tokenizer_file(tokenizer_folder, &processors, None);
     let tokenizer_ids = tokenizer.as_deref().ok().and_then(|path| tokenizer_ids(path, &config));
     let text_tokens = processors.max_length.unwrap_or(config.inputs.max_text_tokens);
     Ok(Inspection {
-        checkpoint: folder.to_owned(),
+        checkpoint: folders.base.to_owned(),
+        adapter: adapter.map(adapter_facts),
         layout: layout.describe(),
         files: files.into_iter().map(|(path, bytes)| WeightFile { path, bytes }).collect(),
         tensors_by_dtype: dtypes,
@@ -219,6 +246,11 @@ pub fn inspect(folder: &Path) -> Result<Inspection, CheckpointError> {
         tokenizer_ids,
         problems,
     })
+}
+
+fn adapter_facts(found: AdapterFindings) -> AdapterFacts {
+    let AdapterFindings { folder, base, bytes, low_rank, replaced, sha256 } = found;
+    AdapterFacts { folder, base, bytes, low_rank_tensors: low_rank, replaced_tensors: replaced, sha256 }
 }
 
 fn tokenizer_ids(path: &Path, config: &ModelConfig) -> Option<usize> {
@@ -315,6 +347,8 @@ fn actions(space: &ActionSpace, chunk_length: i64, processors: &Processors) -> A
             space.grippers.to_vec()
         },
         names,
+        relative_to_state: space.deltas.clone(),
+        masked_state: space.masked_state.clone(),
     }
 }
 

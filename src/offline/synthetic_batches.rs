@@ -9,8 +9,8 @@ use crate::error::CheckpointError;
 use crate::model::config::ModelConfig;
 use crate::offline::OfflineError;
 use crate::offline::inspect::{Inspection, inspect};
-use crate::pipeline::PipelineError;
 use crate::pipeline::prepare::Preparer;
+use crate::pipeline::{Folders, PipelineError};
 use crate::transform::bicubic::Bicubic;
 use crate::transform::tokenize::BART_PAD_ID;
 use crate::types::{ModelInputs, Observation, ResizeMode, RgbImage, Stamp, Stamped};
@@ -55,7 +55,7 @@ pub struct Batches {
 /// A checkpoint that is unusable or has no tokenizer; a file that cannot be written.
 pub fn write_calibration(folder: &Path, target: &Path, batches: Batches) -> Result<(), OfflineError> {
     let Batches { count, size, domain, seed } = batches;
-    let facts = inspect(folder).map_err(PipelineError::from)?;
+    let facts = inspect(Folders::new(folder, None)).map_err(PipelineError::from)?;
     let config = ModelConfig::from_folder(folder).map_err(PipelineError::from)?.inputs;
     // Frames that the checkpoint takes as they come would be as large as the camera's.
     let own_size = (config.resize == ResizeMode::AsIs).then_some((config.image_width, config.image_height));

@@ -4,7 +4,7 @@
 use super::fallback::{self, Place};
 use super::inference::{Postprocess, Queued};
 use super::latency::milliseconds;
-use super::prepare::{self, Preparer};
+use super::prepare::{self, Preparer, tokenizer_folder};
 use super::provenance::{Provenance, Runtime};
 use super::request::{Input, Request};
 use super::validate::{self, check_processors, own_input_spec};
@@ -15,9 +15,10 @@ use crate::backend::{BackendError, queue};
 use crate::config::Preprocess;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
+use crate::model::folders::CONFIG_FILE;
 use crate::model::state_spec::StateSpec;
 use crate::transform::normalize::Pixels;
-use crate::transform::processors::Processors;
+use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use crate::transform::state::Normalization;
 use crate::types::{ModelInputs, Observation};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -149,13 +150,15 @@ impl Core {
         if options.overlap {
             select::check_overlap(&options.backend)?;
         }
-        let folder = options.checkpoint.as_path();
-        let config = Arc::new(ModelConfig::from_folder(folder)?);
-        let processors = Arc::new(Processors::load(folder)?);
-        check_processors(folder, &config, &processors)?;
+        let folders = options.folders();
+        let config = Arc::new(ModelConfig::from_folder(folders.holding(CONFIG_FILE))?);
+        let processors_folder = folders.holding(PREPROCESSOR_FILE);
+        let processors = Arc::new(Processors::load(processors_folder)?);
+        check_processors(processors_folder, &config, &processors)?;
         let state = StateSpec::new(&config, processors.state.as_ref().map(Normalization::dim));
-        let preparer = Preparer::new(folder, &config, &processors, options.tokenizer.as_deref())?;
-        let checkpoint = Checkpoint::open(folder)?;
+        let preparer =
+            Preparer::new(tokenizer_folder(folders, &processors), &config, &processors, options.tokenizer.as_deref())?;
+        let checkpoint = Checkpoint::open_in(folders)?;
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
         let target = options.target(own_input_spec(&config, &processors, options.domain));
         let loader = Loader { options, checkpoint: &checkpoint, config: &config, target: &target, steps };
@@ -379,7 +382,10 @@ impl Core {
         let noise_shape = noise_shape(&self.config, inputs.batch);
         let noise = request.noise.values(&noise_shape);
         validate::noise(&noise_shape, &noise)?;
-        let proprio = prepare::proprio(&self.config, &self.processors, inputs)?;
+        let mut proprio = prepare::proprio(&self.config, &self.processors, inputs)?;
+        let space = &self.config.action_space;
+        let origin = if space.deltas.is_empty() { Vec::new() } else { proprio.clone() };
+        space.mask_state(&mut proprio, self.config.policy.proprio_dim.unsigned_abs() as usize);
         let Some(active) = &mut self.active else {
             return Err(BackendError::DeviceLost(self.ended.clone()).into());
         };
@@ -423,6 +429,7 @@ impl Core {
             tokens,
             provenance,
             postprocess: self.postprocess.clone(),
+            origin,
             // From here on: what was compiled or recorded for this request is not the device's delay.
             deadline: self.options.deadline.map(|deadline| Instant::now() + deadline),
             generation: self.generation,

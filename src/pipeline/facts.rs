@@ -3,10 +3,10 @@
 use crate::config::facts::{self, Source};
 use crate::config::{Config, ConfigError, Embodiment, Fact, Origin, Parameters, RotationLayout, Value};
 use crate::error::CheckpointError;
-use crate::model::CONFIG_FILE;
 use crate::model::action_space::{ActionMode, ActionSpace};
 use crate::model::config::ModelConfig;
-use crate::pipeline::prepare::tokenizer_file;
+use crate::model::folders::{CONFIG_FILE, Folders};
+use crate::pipeline::prepare::{tokenizer_file, tokenizer_folder};
 use crate::transform::processors::{POSTPROCESSOR_FILE, PREPROCESSOR_FILE, Processors};
 use std::path::Path;
 
@@ -30,17 +30,22 @@ pub enum FactsError {
     Checkpoint(#[from] CheckpointError),
 }
 
-/// What the files of the checkpoint in `folder` fix. No weights are read.
+/// What the files of the checkpoint in `folders` fix. No weights are read.
 ///
 /// # Errors
 /// A configuration or processors that cannot be used.
-pub fn of_checkpoint(folder: &Path) -> Result<Vec<Source>, CheckpointError> {
-    let (config, processors) = (ModelConfig::from_folder(folder)?, Processors::load(folder)?);
-    Ok(sources(folder, &config, &processors))
+pub fn of_checkpoint(folders: Folders) -> Result<Vec<Source>, CheckpointError> {
+    let (config, processors) = read(folders)?;
+    Ok(sources(folders, &config, &processors))
 }
 
-/// What the checkpoint in `folder`, with this configuration and these processors, fixes.
-fn sources(folder: &Path, config: &ModelConfig, processors: &Processors) -> Vec<Source> {
+fn read(folders: Folders) -> Result<(ModelConfig, Processors), CheckpointError> {
+    let config = ModelConfig::from_folder(folders.holding(CONFIG_FILE))?;
+    Ok((config, Processors::load(folders.holding(PREPROCESSOR_FILE))?))
+}
+
+/// What the checkpoint in `folders`, with this configuration and these processors, fixes.
+fn sources(folders: Folders, config: &ModelConfig, processors: &Processors) -> Vec<Source> {
     let source = |file: &str, name: &str, value: Value| Source {
         origin: Origin::Checkpoint(file.to_owned()),
         values: Parameters::from([(name.to_owned(), value)]),
@@ -53,6 +58,7 @@ fn sources(folder: &Path, config: &ModelConfig, processors: &Processors) -> Vec<
     // LeRobot's step reads the columns one after the other.
     let columns = || Value::String(RotationLayout::Columns.name().to_owned());
     let layout = processors.axis_angle.then(|| source(POSTPROCESSOR_FILE, "rotation_6d", columns()));
+    let folder = tokenizer_folder(folders, processors);
     let tokenizer = tokenizer_file(folder, processors, None).ok().map(|path| {
         let file = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
         source(&file, "tokenizer", Value::String(path.display().to_string()))
@@ -78,9 +84,10 @@ pub fn settle(given: &mut Parameters) -> Result<Settled, FactsError> {
     let Some(checkpoint) = text(given, "checkpoint") else {
         return Ok(Settled { facts: Vec::new(), poses_go_out: false });
     };
-    let folder = Path::new(&checkpoint);
-    let (config, processors) = (ModelConfig::from_folder(folder)?, Processors::load(folder)?);
-    let mut sources = sources(folder, &config, &processors);
+    let adapter = text(given, "adapter");
+    let folders = Folders::new(Path::new(&checkpoint), adapter.as_deref().map(Path::new));
+    let (config, processors) = read(folders)?;
+    let mut sources = sources(folders, &config, &processors);
     if let Some(name) = text(given, "embodiment") {
         let embodiment = Embodiment::find(&name)?;
         let names = camera_names(given, &config.inputs.cameras, &embodiment);

@@ -23,10 +23,12 @@ pub(super) struct Postprocess {
 }
 
 impl Postprocess {
-    /// Converts raw actions [B, T, A] to a chunk; fails if any action is not finite.
-    fn apply(&self, actions_raw: HostArray) -> Result<Chunk, PipelineError> {
+    /// Converts raw actions [B, T, A] to a chunk; fails if any action is not finite. `state` is [B, P], as in
+    /// [`ActionSpace::postprocess`].
+    fn apply(&self, actions_raw: HostArray, state: &[f32]) -> Result<Chunk, PipelineError> {
+        let samples = actions_raw.shape.first().copied().unwrap_or(1);
         let real = self.space.real_dim.unsigned_abs() as usize;
-        let mut actions = with_channels(&actions_raw, real, self.space.postprocess(&actions_raw.data));
+        let mut actions = with_channels(&actions_raw, real, self.space.postprocess(&actions_raw.data, state, samples));
         if let Some(statistics) = &self.statistics {
             statistics.unnormalize(&mut actions.data)?;
         }
@@ -61,6 +63,8 @@ pub(super) struct Queued {
     pub(super) tokens: VlmTokens,
     pub(super) provenance: Provenance,
     pub(super) postprocess: Arc<Postprocess>,
+    /// The state that relative channels of the actions are added to, [B, P]; empty if there are no such channels.
+    pub(super) origin: Vec<f32>,
     /// The moment at which waiting ends with an error; `None` to wait without limit.
     pub(super) deadline: Option<Instant>,
     /// The generation of the backends that run it; see [`super::core::Core`].
@@ -78,7 +82,7 @@ impl Queued {
             }
         };
         let Finished { actions_raw, upload_ms, vlm_ms, policy_ms } = finished;
-        let chunk = self.postprocess.apply(actions_raw)?;
+        let chunk = self.postprocess.apply(actions_raw, &self.origin)?;
         let e2e_ms = milliseconds(self.started.elapsed());
         let preprocess_ms = self.prepared_ms + upload_ms;
         // The rest of the attempt is post-processing: download, action space, de-normalisation.

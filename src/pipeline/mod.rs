@@ -43,6 +43,8 @@ pub use options::Options;
 pub use provenance::{Degraded, Provenance, Runtime};
 pub use request::{Input, Request};
 
+/// Where the files of a checkpoint and its adapter lie; layers above the pipeline know it by this name.
+pub use crate::model::folders::Folders;
 /// What a checkpoint expects as the robot's state; layers above the pipeline know it by this name.
 pub use crate::model::state_spec::{StateKind, StateSpec, StateWidth};
 
@@ -51,10 +53,10 @@ use crate::backend::stream::DeviceMemory;
 use crate::config::RotationLayout;
 use crate::error::CheckpointError;
 use crate::model::config::ModelConfig;
-use crate::transform::processors::Processors;
+use crate::model::folders::CONFIG_FILE;
+use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use crate::transform::state::Normalization;
 use crate::types::{HostArray, ResizeMode};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -70,13 +72,14 @@ pub struct Pipeline {
     core: Arc<Mutex<Core>>,
 }
 
-/// The state that the checkpoint in `folder` expects from the robot. No weights are read.
+/// The state that the checkpoint in `folders` expects from the robot. No weights are read.
 ///
 /// # Errors
 /// A configuration or processors that cannot be used.
-pub fn state_spec(folder: &Path) -> Result<StateSpec, CheckpointError> {
-    let processors = Processors::load(folder)?;
-    Ok(StateSpec::new(&ModelConfig::from_folder(folder)?, processors.state.as_ref().map(Normalization::dim)))
+pub fn state_spec(folders: Folders) -> Result<StateSpec, CheckpointError> {
+    let processors = Processors::load(folders.holding(PREPROCESSOR_FILE))?;
+    let config = ModelConfig::from_folder(folders.holding(CONFIG_FILE))?;
+    Ok(StateSpec::new(&config, processors.state.as_ref().map(Normalization::dim)))
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -188,5 +191,14 @@ impl Pipeline {
     /// A file that can no longer be read.
     pub fn checkpoint_sha256(&self) -> Result<String, CheckpointError> {
         lock(&self.core).checkpoint.sha256()
+    }
+
+    /// SHA-256 of the adapter's adapter_model.safetensors followed by its adapter_config.json, in lowercase hex; `None`
+    /// without an adapter.
+    ///
+    /// # Errors
+    /// A file that can no longer be read.
+    pub fn adapter_sha256(&self) -> Result<Option<String>, CheckpointError> {
+        lock(&self.core).checkpoint.adapter_sha256()
     }
 }

@@ -3,6 +3,7 @@
 use crate::backend::engine::golden::InputSpec;
 use crate::backend::select::{self, Target};
 use crate::config::{Config, Device, Dtype, EngineConfig, Fallback, Preprocess};
+use crate::model::folders::Folders;
 use crate::types::ModelInputs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use std::time::Duration;
 pub struct Options {
     /// The checkpoint's folder, with config.json and the weights.
     pub checkpoint: PathBuf,
+    /// The folder of a LoRA adapter that is merged into its weights; `None` for the weights as they are.
+    pub adapter: Option<PathBuf>,
     /// Name of the policy backend, one of [`select::names`].
     pub backend: String,
     /// What takes over if that backend cannot run or fails.
@@ -43,6 +46,7 @@ impl Options {
     pub fn new(checkpoint: impl Into<PathBuf>) -> Self {
         Self {
             checkpoint: checkpoint.into(),
+            adapter: None,
             backend: select::DEFAULT.to_owned(),
             fallback: Fallback::None,
             device: Device::Cpu,
@@ -56,6 +60,11 @@ impl Options {
             tokenizer: None,
             inputs: None,
         }
+    }
+
+    /// The folders of the checkpoint and its adapter.
+    pub fn folders(&self) -> Folders<'_> {
+        Folders::new(&self.checkpoint, self.adapter.as_deref())
     }
 
     /// The same options for batches of the sizes of `inputs`.
@@ -79,6 +88,7 @@ impl From<&Config> for Options {
     fn from(config: &Config) -> Self {
         Self {
             checkpoint: config.checkpoint.clone(),
+            adapter: config.adapter.clone(),
             backend: config.backend.clone(),
             fallback: config.fallback,
             device: config.device,

@@ -5,6 +5,7 @@ use crate::backend::engine::golden::InputSpec;
 use crate::backend::stream::Frame;
 use crate::error::{CheckpointError, InputError, printable};
 use crate::model::config::ModelConfig;
+use crate::model::folders::Folders;
 use crate::pipeline::PipelineError;
 use crate::transform::TransformError;
 use crate::transform::image::ImageTransform;
@@ -250,6 +251,12 @@ fn read_tokenizer(
     let config_padding = if config.inputs.unpadded_text { Padding::None } else { Padding::ToLength };
     let padding = processors.padding.unwrap_or(config_padding);
     Ok(Ok(Tokenizer::from_file(&path, length, BART_PAD_ID)?.with_padding_side(side).with_padding(padding)))
+}
+
+/// The folder whose tokenizer counts: the adapter's if it has one, else the base's.
+pub fn tokenizer_folder<'f>(folders: Folders<'f>, processors: &Processors) -> &'f Path {
+    let has_one = |folder: &&Path| tokenizer_file(folder, processors, None).is_ok();
+    folders.adapter.filter(has_one).unwrap_or(folders.base)
 }
 
 /// The tokenizer's file: `tokenizer`, which may also be a folder with it, or else the one in the checkpoint's `folder`.

@@ -46,13 +46,13 @@ pub fn check_source(source: ProprioSource, channels: Option<usize>, spec: &State
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::state_spec;
+    use crate::pipeline::{Folders, state_spec};
     use std::path::Path;
 
     /// The fault of a source for the checkpoint of a fixture; empty if there is none.
     fn fault(source: ProprioSource, channels: Option<usize>, fixture: &str) -> String {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints").join(fixture);
-        let checked = check_source(source, channels, &state_spec(&folder).unwrap());
+        let checked = check_source(source, channels, &state_spec(Folders::new(&folder, None)).unwrap());
         checked.err().map_or(String::new(), |error| error.to_string())
     }
 

@@ -237,6 +237,7 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
     if let Some(facts) = &record.facts {
         values.push(pair("steps", facts.steps));
         values.push(pair("checkpoint_sha256", &facts.checkpoint_sha256));
+        values.push(pair("adapter_sha256", facts.adapter_sha256.as_deref().unwrap_or_default()));
     }
     let e2e_ms: Vec<f64> = record.e2e_ms.iter().copied().collect();
     if let Some(summary) = Summary::of(&e2e_ms) {

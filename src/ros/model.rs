@@ -176,6 +176,7 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> 
         action_mode: pipeline.config().action_space.mode.name().to_owned(),
         steps: pipeline.steps(),
         checkpoint_sha256: pipeline.checkpoint_sha256().map_err(PipelineError::from)?,
+        adapter_sha256: pipeline.adapter_sha256().map_err(PipelineError::from)?,
     })
 }
 

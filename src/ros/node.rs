@@ -17,7 +17,7 @@ use super::reset::Reset;
 use super::rosout::Rosout;
 use super::subscriptions::Subscriptions;
 use crate::config::{Overrides, ProprioSource};
-use crate::pipeline::{PipelineError, state_spec};
+use crate::pipeline::{Folders, PipelineError, state_spec};
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
 use crate::robot::selection::Undecodable;
@@ -99,7 +99,9 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     let mut inputs = Inputs::new(&config);
     inputs.loss_remedy = loss_remedy();
     if config.proprio.source == ProprioSource::Proprio {
-        inputs.expect_state(&state_spec(&config.checkpoint).map_err(PipelineError::from)?);
+        inputs.expect_state(
+            &state_spec(Folders::new(&config.checkpoint, config.adapter.as_deref())).map_err(PipelineError::from)?,
+        );
     }
     let reset_on_instruction = config.proprio.reset_on_instruction;
     let model = Model::start(config, outputs, model_info, record)?;

@@ -31,6 +31,18 @@ pub struct ModelFacts {
     pub steps: usize,
     /// SHA-256 of the weight files, in hex.
     pub checkpoint_sha256: String,
+    /// SHA-256 of the adapter that is merged into them, in hex; `None` without one.
+    pub adapter_sha256: Option<String>,
+}
+
+impl ModelFacts {
+    /// What identifies the weights in a chunk: their hash, followed by `+` and the adapter's if there is one.
+    fn weights_sha256(&self) -> String {
+        match &self.adapter_sha256 {
+            Some(adapter) => format!("{}+{adapter}", self.checkpoint_sha256),
+            None => self.checkpoint_sha256.clone(),
+        }
+    }
 }
 
 /// What has become of a selection.
@@ -186,7 +198,7 @@ impl Outputs {
             domain_id: observation.domain_id,
             instruction: observation.instruction.clone(),
             backend: runtime.backend.to_owned(),
-            checkpoint_sha256: facts.checkpoint_sha256.clone(),
+            checkpoint_sha256: facts.weights_sha256(),
             engine_sha256: runtime.engine_sha256.clone().unwrap_or_default(),
             observation_age: convert::duration_ms(age_ms),
             actions: actions.data.clone(),

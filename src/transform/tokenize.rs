@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde::de::IgnoredAny;
 use tokenizers::TruncationDirection;
 
 use crate::error::{CheckpointError, InputError, check_content};
@@ -67,8 +68,13 @@ impl Tokenizer {
     }
 
     fn from_bytes(bytes: &[u8], max_length: usize, pad_id: i64) -> Result<Self, String> {
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| format!("not a tokenizer: {error}"))?;
+        serde_json::from_slice::<IgnoredAny>(bytes).map_err(|error| format!("not JSON: {error}"))?;
+        // The library panics at some values of the wrong type.
+        let read = std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes));
+        let mut inner = match read {
+            Ok(read) => read.map_err(|error| format!("not a tokenizer: {error}"))?,
+            Err(_) => return Err("not a tokenizer: a part of it has another type than it should".to_owned()),
+        };
         let special = inner.get_post_processor().map_or(0, |post| tokenizers::PostProcessor::added_tokens(post, false));
         if max_length <= special {
             return Err(format!("{max_length} tokens leave no room for words beside {special} special tokens"));

@@ -16,7 +16,8 @@ TEXT = """\
 
 Expected outputs from implementations that share no code with this crate. Everything here, this file
 included, is written by `tools/goldens.py`; its documentation says how to run it. (`encodings/` is written by
-`tools/encodings.py` and `lerobot/` by `tools/lerobot_cases.py`; both have a README of their own.) A second run writes the
+`tools/encodings.py`, `lerobot/` by `tools/lerobot_cases.py`; both have a README of their own. `adapters/` and
+`auto_space/` are written by `tools/adapters.py`, see below.) A second run writes the
 same bytes. Made with lerobot 0.4.4, {versions}.
 
 While it writes them, the script proves what the fixtures rest on: lerobot's own `XVLAModel` loads the
@@ -58,6 +59,12 @@ Each folder holds
 | case | checkpoint | B | V | image (h x w) | L | steps | stages | what it covers |
 |---|---|---|---|---|---|---|---|---|
 {cases}
+
+## adapters/, auto_space/
+
+Each folder of `adapters/` is a LoRA adapter as PEFT 0.21.2 wrote it, with random values, and `case.json` names the case
+whose checkpoint and batch it is for. The `actions` in `expected.safetensors` come from PEFT's own layers on the unmerged
+model. `auto_space/` has what NumPy makes of a case with `idx_for_delta` and `idx_for_mask_proprio` in config.json.
 
 ## images/
 

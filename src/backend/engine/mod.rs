@@ -138,6 +138,7 @@ impl Source<'_> {
             flavour,
             library_version: library_version.to_owned(),
             checkpoint_sha256: self.checkpoint.sha256()?,
+            adapter_sha256: self.checkpoint.adapter_sha256()?,
             config_sha256: self.checkpoint.config_sha256()?,
             domain: spec.sizes.domain,
             precision: spec.precision,

@@ -43,6 +43,9 @@ pub struct Identity {
     pub library_version: String,
     /// Of the checkpoint's weight files, one after the other.
     pub checkpoint_sha256: String,
+    /// Of the adapter that is merged into them: its weights, then its adapter_config.json; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter_sha256: Option<String>,
     /// Of its config.json.
     pub config_sha256: String,
     /// Embodiment.
@@ -289,6 +292,7 @@ pub(super) mod tests {
                 flavour: Flavour::TensorrtRtx,
                 library_version: "1.7.1".to_owned(),
                 checkpoint_sha256: "c".repeat(64),
+                adapter_sha256: None,
                 config_sha256: "d".repeat(64),
                 domain: 3,
                 precision: Precision::F16,

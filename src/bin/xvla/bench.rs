@@ -31,6 +31,9 @@ pub struct Args {
     /// Folder with config.json and model.safetensors [default: that of the params file].
     #[arg(long, value_name = "DIR", required_unless_present = "params_file")]
     checkpoint: Option<PathBuf>,
+    /// Folder of a LoRA adapter (PEFT) that is merged into the checkpoint's weights [default: that of the params file].
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Folder of batches `calib_%05d.npz`.
     #[arg(long, value_name = "DIR")]
     calib: PathBuf,
@@ -78,7 +81,7 @@ pub struct Args {
 /// Measures the backends, writes the reports and prints the table.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let plan = plan(args)?;
-    let weights = inspect(&plan.options.checkpoint)?.files.iter().map(|file| file.bytes).sum();
+    let weights = inspect(plan.options.folders())?.files.iter().map(|file| file.bytes).sum();
     let bar = output::bar(0, "{msg} [{bar:40}] {pos}/{len} {per_sec} {eta}");
     let runs = measure(&plan, |event| match event {
         Event::Loading(backend) => {
@@ -113,6 +116,7 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
         (None, Some(checkpoint)) => Options { steps: Some(1), ..Options::new(checkpoint) },
         (None, None) => bail!("--checkpoint or --params-file is needed"),
     };
+    options.adapter = args.adapter.clone().or(options.adapter);
     options.device = args.device.unwrap_or(options.device);
     options.dtype = args.dtype.unwrap_or(options.dtype);
     options.steps = args.steps.map(usize::from).or(options.steps);

@@ -12,6 +12,7 @@ use xvla_ros::backend::{device, select};
 use xvla_ros::config::Device;
 use xvla_ros::offline::inspect::inspect;
 use xvla_ros::offline::machine::{EXPECTED_LIBTORCH, Machine, Versions};
+use xvla_ros::pipeline::Folders;
 
 /// Report what this machine has for X-VLA, and what to do about what is missing.
 ///
@@ -186,7 +187,7 @@ fn tensorrt() -> Finding {
 
 fn checkpoint(folder: &Path) -> Finding {
     let place = folder.display();
-    match inspect(folder) {
+    match inspect(Folders::new(folder, None)) {
         Err(error) => Finding::fault("checkpoint", error.to_string(), "repair or download the checkpoint again"),
         Ok(found) => match found.problems.as_slice() {
             [] => Finding::ok(

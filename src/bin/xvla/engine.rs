@@ -130,6 +130,9 @@ fn text(report: &Report) -> anyhow::Result<String> {
     }
     row("created by", &report.sidecar.created_by)?;
     row("checkpoint sha256", &identity.checkpoint_sha256)?;
+    if let Some(adapter) = &identity.adapter_sha256 {
+        row("adapter sha256", adapter)?;
+    }
     row("config sha256", &identity.config_sha256)?;
     row("engine sha256", &format!("{} (matches the file)", report.sidecar.engine_sha256))?;
     row("domain", &identity.domain.to_string())?;

@@ -11,6 +11,9 @@ pub struct PolicyFileArgs {
     /// Folder with config.json and model.safetensors.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
+    /// Folder of a LoRA adapter (PEFT) that is merged into the checkpoint's weights.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Embodiment whose parameters become constants (3 is LIBERO).
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     domain: i64,
@@ -32,6 +35,7 @@ impl PolicyFileArgs {
     /// The request for an engine that computes in `precision` and is built with `build`.
     pub fn request(&self, precision: Precision, build: BuildOptions) -> EngineRequest {
         EngineRequest {
+            adapter: self.adapter.clone(),
             out: self.out.clone(),
             force: self.force,
             views: self.views.map(usize::from),

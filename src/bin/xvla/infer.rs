@@ -29,6 +29,9 @@ pub struct Args {
     /// Folder with config.json and model.safetensors.
     #[arg(long, value_name = "DIR")]
     checkpoint: PathBuf,
+    /// Folder of a LoRA adapter (PEFT) that is merged into the checkpoint's weights.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Batch to answer.
     #[arg(long, value_name = "X.npz")]
     input: PathBuf,
@@ -63,6 +66,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     select::require(&args.backend)?;
     let start = Instant::now();
     let options = Options {
+        adapter: args.adapter.clone(),
         backend: args.backend.clone(),
         device: args.device,
         dtype: args.dtype,

@@ -6,7 +6,8 @@ use clap::Parser;
 use serde::Serialize;
 use std::path::PathBuf;
 use xvla_ros::offline::fact_sheet::{FactSheet, fact_sheet};
-use xvla_ros::offline::inspect::{Inspection, inspect};
+use xvla_ros::offline::inspect::{AdapterFacts, Inspection, inspect};
+use xvla_ros::pipeline::Folders;
 
 /// Describe a checkpoint and list everything that keeps it from loading.
 ///
@@ -17,6 +18,9 @@ pub struct Args {
     /// Folder with config.json and model.safetensors.
     #[arg(value_name = "DIR")]
     checkpoint: PathBuf,
+    /// Folder of a LoRA adapter (PEFT) that is merged into the checkpoint's weights.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
     /// Robot whose facts to add: libero, widowx, ... or a YAML file.
     #[arg(long, value_name = "NAME")]
     embodiment: Option<String>,
@@ -36,8 +40,8 @@ struct Description<'a> {
 
 /// Prints the description; fails if the checkpoint would not load.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let found = inspect(&args.checkpoint)?;
-    let robot = fact_sheet(&args.checkpoint, args.embodiment.as_deref())?;
+    let found = inspect(Folders::new(&args.checkpoint, args.adapter.as_deref()))?;
+    let robot = fact_sheet(Folders::new(&args.checkpoint, args.adapter.as_deref()), args.embodiment.as_deref())?;
     if args.json {
         output::print_json(&Description { checkpoint: &found, robot: &robot })?;
     } else {
@@ -59,6 +63,9 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
     line("layout", found.layout.to_owned());
     for file in &found.files {
         line("weights", format!("{} ({})", file.path.display(), output::size(file.bytes)));
+    }
+    if let Some(adapter) = &found.adapter {
+        line("adapter", adapter_line(adapter));
     }
     let dtypes: Vec<String> =
         found.tensors_by_dtype.iter().map(|(dtype, count)| format!("{count} in {dtype}")).collect();
@@ -122,6 +129,15 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
         ),
     );
     line("channels", actions.names.join(" "));
+    if !actions.relative_to_state.is_empty() || !actions.masked_state.is_empty() {
+        line(
+            "auto space",
+            format!(
+                "channels {:?} are predicted relative to the state; the network does not see channels {:?} of it",
+                actions.relative_to_state, actions.masked_state
+            ),
+        );
+    }
     line("denoising steps", found.denoising_steps.to_string());
     line("processors", processors(found));
     line("tokenizer", found.tokenizer_ids.map_or("none".to_owned(), |ids| format!("{ids} ids")));
@@ -136,6 +152,18 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
     found.notes.iter().for_each(|note| line("note", note.clone()));
     found.problems.iter().for_each(|problem| line("PROBLEM", problem.clone()));
     lines.join("\n")
+}
+
+fn adapter_line(adapter: &AdapterFacts) -> String {
+    let base = adapter.base.as_ref().map_or(String::new(), |base| format!(", trained on `{base}`"));
+    format!(
+        "{} ({}): LoRA of {} tensors, {} replaced{base}; sha256 {}",
+        adapter.folder.display(),
+        output::size(adapter.bytes),
+        adapter.low_rank_tensors,
+        adapter.replaced_tensors,
+        adapter.sha256
+    )
 }
 
 fn processors(found: &Inspection) -> String {

@@ -4,7 +4,7 @@
 use super::StoredDtype;
 use super::values::{BLOCK, Tensor};
 use crate::error::CheckpointError;
-use crate::model::checkpoint::{INDEX_FILE, WEIGHTS_FILE};
+use crate::model::folders::{INDEX_FILE, WEIGHTS_FILE};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use serde_json::{Map, Value, json};

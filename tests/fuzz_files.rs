@@ -1,0 +1,262 @@
+//! Damaged files never make a program panic, or take more memory than twice the file and a constant.
+//!
+//! The damage is done to the real files of tests/fixtures. `make test` takes seconds for it and `make fuzz` minutes:
+//! `XVLA_FUZZ_CASES` is the number of damaged files of each kind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
+#![allow(unsafe_code, reason = "an allocator that counts")]
+
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::{FileFailurePersistence, TestRunner};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use xvla_ros::data::batch::{Limits, read_batch};
+use xvla_ros::model::checkpoint::Checkpoint;
+use xvla_ros::model::folders::Folders;
+use xvla_ros::offline::inspect::inspect;
+use xvla_ros::transform::processors::Processors;
+use xvla_ros::transform::tokenize::{BART_PAD_ID, Tokenizer};
+
+/// What a reader may allocate beyond twice the file: buffers, tables and the description of what it found.
+const CONSTANT_BYTES: usize = 8 << 20;
+
+/// Counts what lives, and the most that has lived since the last reset.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is handed to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: as for the caller.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as for the caller.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One test at a time, because all count in the same place.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// One kind of damage.
+#[derive(Clone, Debug)]
+enum Damage {
+    Flip(Index, u8),
+    Cut(Index, usize),
+    Truncate(Index),
+    /// Copies a piece of the file to another place of it.
+    Splice(Index, Index, usize),
+    /// Replaces a number in the text.
+    Number(Index, &'static str),
+    /// Opens many lists or objects where a value begins.
+    Nest(Index, usize, bool),
+    /// Replaces a value in quotation marks.
+    Word(Index, &'static str),
+}
+
+const NUMBERS: &[&str] = &[
+    "-1",
+    "0",
+    "1",
+    "0.5",
+    "1e999",
+    "-0.0",
+    "100000",
+    "1048576",
+    "1000000000",
+    "4294967296",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "18446744073709551615",
+    "99999999999999999999999999",
+    "null",
+    "true",
+    "\"\"",
+    "[]",
+    "{}",
+];
+const WORDS: &[&str] = &["", ".", "../../x", "\\u0000", "\u{1f916}", "(", "(.*)*", "STATE", "MIN_MAX", "auto", "LOHA"];
+
+fn damage() -> impl Strategy<Value = Vec<Damage>> {
+    let index = any::<Index>;
+    let one = prop_oneof![
+        3 => (index(), any::<u8>()).prop_map(|(at, byte)| Damage::Flip(at, byte)),
+        2 => (index(), 1..200usize).prop_map(|(at, length)| Damage::Cut(at, length)),
+        1 => index().prop_map(Damage::Truncate),
+        2 => (index(), index(), 1..200usize).prop_map(|(from, to, length)| Damage::Splice(from, to, length)),
+        6 => (index(), select(NUMBERS)).prop_map(|(at, number)| Damage::Number(at, number)),
+        1 => (index(), select(vec![10, 200, 100_000]), any::<bool>()).prop_map(|(at, d, o)| Damage::Nest(at, d, o)),
+        2 => (index(), select(WORDS)).prop_map(|(at, word)| Damage::Word(at, word)),
+    ];
+    proptest::collection::vec(one, 1..4)
+}
+
+/// Applies `damage` to the first `reach` bytes of a file, where its structure lies.
+fn apply(bytes: &mut Vec<u8>, damage: &Damage, reach: usize) {
+    let reach = reach.min(bytes.len());
+    if reach == 0 {
+        return;
+    }
+    match damage {
+        Damage::Flip(at, byte) => bytes[at.index(reach)] = *byte,
+        Damage::Cut(at, length) => {
+            let from = at.index(reach);
+            bytes.drain(from..(from + length).min(bytes.len()));
+        }
+        Damage::Truncate(at) => bytes.truncate(at.index(reach)),
+        Damage::Splice(from, to, length) => {
+            let (from, to) = (from.index(reach), to.index(reach));
+            let piece = bytes[from..(from + length).min(bytes.len())].to_vec();
+            bytes.splice(to..to, piece);
+        }
+        Damage::Number(at, number) => {
+            let is_digit = |at: usize| bytes[at].is_ascii_digit();
+            let starts: Vec<usize> = (0..reach).filter(|&at| is_digit(at) && (at == 0 || !is_digit(at - 1))).collect();
+            let Some(&start) = starts.get(at.index(starts.len().max(1))) else { return };
+            let end = (start..bytes.len()).find(|&at| !is_digit(at)).unwrap_or(bytes.len());
+            bytes.splice(start..end, number.bytes());
+        }
+        Damage::Nest(at, depth, object) => {
+            let colons: Vec<usize> = (0..reach).filter(|&at| bytes[at] == b':').collect();
+            let Some(&colon) = colons.get(at.index(colons.len().max(1))) else { return };
+            let opening = if *object { "{\"a\":".repeat(*depth) } else { "[".repeat(*depth) };
+            bytes.splice(colon + 1..colon + 1, opening.into_bytes());
+        }
+        Damage::Word(at, word) => {
+            let quotes: Vec<usize> = (0..reach).filter(|&at| bytes[at] == b'"').collect();
+            let first = at.index(quotes.len().max(1));
+            let (Some(&start), Some(&end)) = (quotes.get(first), quotes.get(first + 1)) else { return };
+            bytes.splice(start + 1..end, word.bytes());
+        }
+    }
+}
+
+/// Reads `file` with `read` over and over, each time with other damage, in a copy of `folder`. A safetensors header is
+/// made to fit its length again in half of the cases, so that what lies behind that check is reached as well.
+fn survives(folder: &Path, file: &str, read: impl Fn(&Path)) {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let whole = std::fs::read(folder.join(file)).unwrap();
+    let header = file.ends_with(".safetensors").then(|| u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize);
+    let path = copy.path().join(file);
+    let cases = std::env::var("XVLA_FUZZ_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
+    let failure_persistence = Some(Box::new(FileFailurePersistence::Off) as Box<_>);
+    let config = ProptestConfig { failure_persistence, max_shrink_iters: 500, ..ProptestConfig::with_cases(cases) };
+    let outcome = TestRunner::new(config).run(&(damage(), any::<bool>()), |(damages, mend)| {
+        let bytes = match header {
+            Some(length) if mend => {
+                let mut text = whole[8..8 + length].to_vec();
+                damages.iter().for_each(|damage| apply(&mut text, damage, length));
+                [&(text.len() as u64).to_le_bytes(), text.as_slice(), &whole[8 + length..]].concat()
+            }
+            _ => {
+                let mut bytes = whole.clone();
+                let reach = header.map_or(bytes.len(), |length| length + 8);
+                damages.iter().for_each(|damage| apply(&mut bytes, damage, reach));
+                bytes
+            }
+        };
+        std::fs::write(&path, &bytes).unwrap();
+        let before = LIVE.load(Ordering::Relaxed);
+        PEAK.store(before, Ordering::Relaxed);
+        read(copy.path());
+        let taken = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+        let allowed = 2 * bytes.len() + CONSTANT_BYTES;
+        prop_assert!(taken <= allowed, "{taken} bytes of memory for a file of {}", bytes.len());
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("{file} of {}: {failure}", folder.display());
+    }
+}
+
+fn fixtures(folder: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(folder)
+}
+
+#[test]
+fn a_damaged_configuration() {
+    for checkpoint in ["original_ee6d", "native_so101", "vendored_mean_std", "original_auto"] {
+        survives(&fixtures("checkpoints").join(checkpoint), "config.json", |folder| {
+            drop(inspect(Folders::new(folder, None)));
+        });
+    }
+}
+
+#[test]
+fn damaged_weights() {
+    for (checkpoint, file) in [
+        ("original_ee6d", "model.safetensors"),
+        ("native_so101", "model-00001-of-00002.safetensors"),
+        ("native_so101", "model.safetensors.index.json"),
+    ] {
+        survives(&fixtures("checkpoints").join(checkpoint), file, |folder| {
+            drop(inspect(Folders::new(folder, None)));
+        });
+    }
+}
+
+#[test]
+fn damaged_processors() {
+    let folder = fixtures("checkpoints/vendored_mean_std");
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        if file.starts_with("policy_") {
+            survives(&folder, &file, |folder| drop(Processors::load(folder)));
+        }
+    }
+}
+
+#[test]
+fn a_damaged_configuration_of_images() {
+    survives(&fixtures("checkpoints/original_ee6d"), "preprocessor_config.json", |folder| {
+        drop(inspect(Folders::new(folder, None)));
+    });
+}
+
+#[test]
+fn a_damaged_tokenizer() {
+    survives(&fixtures("checkpoints/original_ee6d"), "tokenizer.json", |folder| {
+        if let Ok(tokenizer) = Tokenizer::from_file(&folder.join("tokenizer.json"), 50, BART_PAD_ID) {
+            drop(tokenizer.encode("pick up the red block"));
+        }
+    });
+}
+
+#[test]
+fn a_damaged_adapter() {
+    for (adapter, checkpoint) in [("upstream", "original_ee6d"), ("patterns", "original_joint_f16")] {
+        let base = fixtures("checkpoints").join(checkpoint);
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            survives(&fixtures("adapters").join(adapter), file, |folder| {
+                drop(Checkpoint::open_in(Folders::new(&base, Some(folder))));
+            });
+        }
+    }
+}
+
+#[test]
+fn a_damaged_batch() {
+    for case in ["native_two_views", "native_batch3"] {
+        survives(&fixtures("cases").join(case), "inputs.npz", |folder| {
+            drop(read_batch(&folder.join("inputs.npz"), Limits::default()));
+        });
+    }
+}
