@@ -6,132 +6,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 mod common;
+#[path = "lerobot/mod.rs"]
+mod lerobot;
 
-use common::max_difference;
-use std::path::{Path, PathBuf};
+use lerobot::{Case, cases, stamped};
+use std::path::PathBuf;
 use std::sync::Arc;
 use xvla_ros::data::batch::read_batch;
-use xvla_ros::data::npy::NpyData;
-use xvla_ros::data::npz::{Limits, NpzReader};
+use xvla_ros::data::npz::Limits;
 use xvla_ros::offline::inspect::inspect;
-use xvla_ros::pipeline::{Folders, InFlight, Options, Pipeline, PipelineError, Request};
-use xvla_ros::types::{HostArray, Observation, RgbImage, Stamp, Stamped};
+use xvla_ros::pipeline::{Folders, Options, Pipeline, PipelineError, Request};
+use xvla_ros::types::RgbImage;
 
 /// float32 on both sides, other kernels.
 const TOLERANCE_OF_INPUTS: f32 = 1e-5;
 /// Bilinear weights are rounded differently.
 const TOLERANCE_OF_FRAMES: f32 = 1e-4;
-
-#[derive(serde::Deserialize)]
-struct Description {
-    task: String,
-    steps: usize,
-    /// The real cameras, in the order of `frames.npz`.
-    cameras: Vec<String>,
-    /// The file with the weights, which several cases share; absent if they are in the case's folder.
-    weights: Option<String>,
-}
-
-/// A case with its checkpoint, which is put together in a folder of its own.
-struct Case {
-    name: String,
-    source: PathBuf,
-    checkpoint: tempfile::TempDir,
-    description: Description,
-}
-
-impl Case {
-    fn open(source: &Path) -> Self {
-        let text = std::fs::read_to_string(source.join("case.json")).unwrap();
-        let description: Description = serde_json::from_str(&text).unwrap();
-        let checkpoint = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(source).unwrap() {
-            let path = entry.unwrap().path();
-            link(&path, &checkpoint.path().join(path.file_name().unwrap()));
-        }
-        let shared = source.parent().unwrap().join("shared");
-        if let Some(weights) = &description.weights {
-            link(&shared.join(weights), &checkpoint.path().join("model.safetensors"));
-        }
-        if description.weights.is_some() && !checkpoint.path().join("tokenizer").exists() {
-            link(&shared.join("tokenizer.json"), &checkpoint.path().join("tokenizer.json"));
-        }
-        let name = source.file_name().unwrap().to_string_lossy().into_owned();
-        Self { name, source: source.to_owned(), checkpoint, description }
-    }
-
-    /// The case of the fixtures called `name`.
-    fn named(name: &str) -> Self {
-        Self::open(&common::fixtures().join("lerobot").join(name))
-    }
-
-    fn pipeline(&self) -> Pipeline {
-        let options = Options { steps: Some(self.description.steps), ..Options::new(self.checkpoint.path()) };
-        Pipeline::load(&options).unwrap_or_else(|error| panic!("{}: {error}", self.name))
-    }
-
-    /// The array `key` of `file`: its shape and its values.
-    fn array(&self, file: &str, key: &str) -> (Vec<usize>, NpyData) {
-        let array = NpzReader::open(&self.source.join(file), Limits::default()).unwrap().require(key).unwrap();
-        (array.shape, array.data)
-    }
-
-    fn floats(&self, file: &str, key: &str) -> HostArray {
-        let (shape, data) = self.array(file, key);
-        HostArray { shape, data: data.into_f32().unwrap() }
-    }
-
-    fn noise(&self) -> HostArray {
-        self.floats("inputs.npz", "noise")
-    }
-
-    /// The frames and the state of the only sample, with the checkpoint's own domain.
-    fn observation(&self, domain_id: i64) -> Observation {
-        let views = (0..self.description.cameras.len()).map(|view| {
-            let (shape, data) = self.array("frames.npz", &format!("view_{view}"));
-            let [1, height, width, 3] = shape[..] else { panic!("{}: view_{view} is {shape:?}", self.name) };
-            let NpyData::U8(pixels) = data else { panic!("{}: view_{view} is {}", self.name, data.dtype()) };
-            Some(stamped(Arc::new(RgbImage::new(width, height, pixels).unwrap())))
-        });
-        Observation {
-            views: views.collect(),
-            state: vec![stamped(self.floats("frames.npz", "state").data)],
-            instruction: self.description.task.clone(),
-            domain_id,
-        }
-    }
-
-    /// max |Δ| between the actions of `request` and LeRobot's.
-    fn deviation(&self, pipeline: &Pipeline, request: Request) -> f32 {
-        let answer = pipeline.begin(request).and_then(InFlight::wait);
-        let actions = answer.unwrap_or_else(|error| panic!("{}: {error}", self.name)).chunk.actions;
-        let expected = self.floats("expected.npz", "actions");
-        assert_eq!(actions.shape, expected.shape, "{}", self.name);
-        assert_eq!(pipeline.action_names(None).len(), expected.shape[2], "{}", self.name);
-        max_difference(&actions.data, &expected.data)
-    }
-}
-
-fn link(from: &Path, to: &Path) {
-    std::os::unix::fs::symlink(from, to).unwrap();
-}
-
-fn stamped<T>(value: T) -> Stamped<T> {
-    Stamped { value, stamp: Stamp::default() }
-}
-
-fn cases() -> Vec<Case> {
-    let other = std::env::var_os("XVLA_LEROBOT_CASES").map(PathBuf::from);
-    let folder = other.clone().unwrap_or_else(|| common::fixtures().join("lerobot"));
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.join("case.json").exists())
-        .collect();
-    folders.sort();
-    assert!(other.is_some() || folders.len() >= 25, "only {} cases: are the fixtures complete?", folders.len());
-    folders.iter().map(|folder| Case::open(folder)).collect()
-}
 
 /// Fails if any case is further from LeRobot than `tolerance`, and says how far each is.
 fn assert_all_near(tolerance: f32, deviation: impl Fn(&Case, &Pipeline) -> f32) {

@@ -209,8 +209,8 @@ mod tests {
             [
                 "proprio",
                 "proprio.gripper",
-                "action.gripper",
                 "action",
+                "action.gripper",
                 "sync",
                 "policy",
                 "engine",

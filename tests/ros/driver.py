@@ -28,7 +28,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float32, Float32MultiArray, String
 from std_srvs.srv import Trigger
-from xvla_ros.msg import ActionChunk, StageLatency
+from xvla_ros.msg import ActionChunk, ModelInfo, StageLatency
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 LATCHED_LOG = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -57,7 +57,7 @@ class Driver:
     def __init__(self, node_name):
         rclpy.init(args=[])
         self.node = rclpy.create_node("driver")
-        self.seen = {"chunks": [], "latencies": [], "diagnostics": [], "log": [], "events": []}
+        self.seen = {"chunks": [], "latencies": [], "diagnostics": [], "log": [], "events": [], "infos": []}
         # Reports that were made before this moment are none of the test's.
         self.reports_since_ns = 0
         self.changed = threading.Condition()
@@ -71,6 +71,7 @@ class Driver:
             subscribe(StageLatency, f"{node_name}/stage_latency", self.on_latency, 100),
             subscribe(DiagnosticArray, "/diagnostics", self.on_diagnostics, 10),
             subscribe(Log, "/rosout", self.on_log, LATCHED_LOG),
+            subscribe(ModelInfo, f"{node_name}/model_info", self.on_info, LATCHED),
             subscribe(ParameterEvent, "/parameter_events", self.on_event, qos_profile_parameter_events),
         ]
         self.parameters = AsyncParameterClient(self.node, node_name)
@@ -120,6 +121,11 @@ class Driver:
             entry[part] = {"level": level, "message": status.message, "values": values, "id": status.hardware_id}
             entry[part]["name"] = status.name
         self.remember("diagnostics", entry)
+
+    def on_info(self, message):
+        facts = [[fact.name, fact.value, fact.origin] for fact in message.facts]
+        lists = {"action_names": list(message.action_names), "cameras": list(message.cameras), "facts": facts}
+        self.remember("infos", {"action_mode": message.action_mode} | lists)
 
     def on_log(self, message):
         if message.name == self.logger_name:
@@ -234,7 +240,13 @@ class Driver:
             time.sleep(1 / 20)
 
     def infer_once(self):
-        client = self.node.create_client(Trigger, f"{self.node_name}/infer_once")
+        return self.trigger("infer_once")
+
+    def reset(self):
+        return self.trigger("reset")
+
+    def trigger(self, name):
+        client = self.node.create_client(Trigger, f"{self.node_name}/{name}")
         if not client.wait_for_service(PATIENCE_S):
             return None
         answer = self.call(client.call_async(Trigger.Request()))

@@ -9,6 +9,7 @@ mod ros;
 mod bad_input;
 mod completeness;
 mod end;
+mod facts;
 mod fallback;
 mod instruction;
 mod log;
