@@ -28,7 +28,7 @@ use xvla_ros::ros::node::{self, Ended};
     version,
     about,
     override_usage = "xvla_node [--ros-args [-p NAME:=VALUE | --params-file FILE | -r FROM:=TO]...]",
-    after_help = "Example:\n  xvla_node --ros-args -p checkpoint:=ckpt -p 'cameras:=[front, wrist]' -p 'proprio.joint_names:=[j1, j2]'\n\n\
+    after_help = "Example:\n  xvla_node --ros-args -p checkpoint:=X-VLA-Libero -p embodiment:=libero -p proprio.source:=ee_pose\n\n\
         Exit code: 0 after SIGINT or SIGTERM, 1 failure (one line on stderr), 2 bad usage."
 )]
 struct Cli {}

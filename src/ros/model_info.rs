@@ -33,7 +33,7 @@ impl ModelInfoTopic {
         let message = ModelInfo {
             header: convert::header(self.clock.now(), &config.frame_id),
             checkpoint: config.checkpoint.display().to_string(),
-            checkpoint_sha256: loaded.checkpoint_sha256.clone(),
+            checkpoint_sha256: loaded.weights_sha256(),
             action_mode: loaded.action_mode.clone(),
             action_names: loaded.action_names.clone(),
             chunk_length: u32::try_from(pipeline.config().policy.chunk_length).unwrap_or_default(),

@@ -37,7 +37,7 @@ pub struct ModelFacts {
 
 impl ModelFacts {
     /// What identifies the weights in a chunk: their hash, followed by `+` and the adapter's if there is one.
-    fn weights_sha256(&self) -> String {
+    pub fn weights_sha256(&self) -> String {
         match &self.adapter_sha256 {
             Some(adapter) => format!("{}+{adapter}", self.checkpoint_sha256),
             None => self.checkpoint_sha256.clone(),

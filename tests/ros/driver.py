@@ -125,7 +125,8 @@ class Driver:
     def on_info(self, message):
         facts = [[fact.name, fact.value, fact.origin] for fact in message.facts]
         lists = {"action_names": list(message.action_names), "cameras": list(message.cameras), "facts": facts}
-        self.remember("infos", {"action_mode": message.action_mode} | lists)
+        texts = {"action_mode": message.action_mode, "checkpoint_sha256": message.checkpoint_sha256}
+        self.remember("infos", texts | lists)
 
     def on_log(self, message):
         if message.name == self.logger_name:

@@ -1,8 +1,9 @@
 //! Facts about the model: where they come from, and the state that the checkpoint is fed.
 
-use crate::ros::{NodeProcess, Robot, checkpoint_of_poses, domain, noise_image};
+use crate::ros::{NodeProcess, Robot, checkpoint_of_poses, domain, folder, noise_image};
 use crate::{ONE_CAMERA, params_file};
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// A node of two arms' poses whose state comes as channels, with `extra` parameters.
 fn of_poses(domain: u32, extra: &[&str]) -> NodeProcess {
@@ -108,4 +109,29 @@ fn zeros_are_fed_without_a_state() {
     robot.image("camera_0/image", &noise_image(64, 64, 1), 0);
     let chunk = robot.chunk();
     assert_eq!(chunk.message["input_names"], json!(["camera_0", "zeros"]));
+}
+
+#[test]
+fn an_adapter_is_merged_its_own_configuration_counts_and_its_hash_is_told() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let (base, adapter) = (fixtures.join("checkpoints/original_ee6d"), folder().join("adapter"));
+    std::fs::create_dir(&adapter).unwrap();
+    for file in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(fixtures.join("adapters/upstream").join(file), adapter.join(file)).unwrap();
+    }
+    std::fs::copy(base.join("preprocessor_config.json"), adapter.join("preprocessor_config.json")).unwrap();
+    // The base's own instructions are longer than its sequence holds beside two views.
+    let mut config: Value = serde_json::from_slice(&std::fs::read(base.join("config.json")).unwrap()).unwrap();
+    config["tokenizer_max_length"] = json!(30);
+    std::fs::write(adapter.join("config.json"), config.to_string()).unwrap();
+    let [base, adapter] =
+        [("checkpoint", &base), ("adapter", &adapter)].map(|(name, folder)| format!("{name}:={}", folder.display()));
+    let parameters =
+        [&base, &adapter, "domain_id:=0", "rotation_6d:=rows", "proprio.source:=proprio", "num_threads:=1"];
+    let arguments: Vec<&str> = parameters.into_iter().flat_map(|parameter| ["-p", parameter]).collect();
+    let domain = domain();
+    let _node = NodeProcess::start(domain, &arguments);
+    let info = model_info(&mut Robot::start(domain, "/xvla"));
+    let hashes: Vec<&str> = info["checkpoint_sha256"].as_str().unwrap().split('+').collect();
+    assert_eq!(hashes.iter().map(|hash| hash.len()).collect::<Vec<_>>(), [64, 64]);
 }
