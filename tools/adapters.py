@@ -75,8 +75,9 @@ SPECS: tuple[Spec, ...] = (
     Spec(
         name="patterns",
         case="original_joint_f16",
-        covers="F16 base; rank-stabilised; rank_pattern and alpha_pattern, where several match the first counts; biases "
-        "saved; fan_in_fan_out, which PEFT ignores for a Linear; `proj` is also the name of convolutions; names with `.default`",
+        covers="F16 base; rank-stabilised; rank_pattern and alpha_pattern, where several match the first counts; "
+        "biases saved; fan_in_fan_out, which PEFT ignores for a Linear; `proj` is also the name of convolutions; "
+        "names with `.default`",
         seed=2,
         config={
             "r": 4,
@@ -238,9 +239,7 @@ def write_auto_space(lerobot: wheel.Lerobot, folder: Path) -> None:
         folder / "expected.safetensors",
         {"actions": torch.from_numpy(actions).contiguous(), "actions_raw": generated.actions_raw.contiguous()},
     )
-    files.write_json(
-        folder / "case.json", {"case": case.name, "idx_for_delta": DELTA, "idx_for_mask_proprio": MASKED}
-    )
+    files.write_json(folder / "case.json", {"case": case.name, "idx_for_delta": DELTA, "idx_for_mask_proprio": MASKED})
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Plays the robot of `make demo`: cameras, joints and a person's instructions go out, action chunks come back.
 
-Two 640x480 streams at 30 Hz pan over real photographs, joint states move at 50 Hz, the instruction changes twice. Then
-the joint states are cut for two seconds: the node says so, stops, and goes on when they are back. Some chunks are shown,
-every word of the diagnostics, and a summary at the end. Exits 1, saying what was missing, unless chunks followed
+Two 640x480 streams at 30 Hz pan over real photographs, joint states move at 50 Hz, the instruction changes twice.
+Then the joint states are cut for two seconds: the node says so, stops, and goes on when they are back. Some chunks are
+shown, every word of the diagnostics, and a summary at the end. Exits 1, saying what was missing, unless chunks followed
 every instruction, none came without joint states, latencies and diagnostics came, and the frames sent arrived.
 """
 
@@ -337,7 +337,10 @@ def main() -> int:
     if missing:
         print("", *(f"missing: {line}" for line in missing), sep="\n", file=sys.stderr)
         return 1
-    print(f"\ndemo: {robot.received.chunks} action chunks; every instruction was followed, and none came without joint states")
+    print(
+        f"\ndemo: {robot.received.chunks} action chunks; every instruction was followed, "
+        "and none came without joint states"
+    )
     return 0
 
 

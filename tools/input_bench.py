@@ -7,10 +7,10 @@
 
 Images are noise, rgb8, at --rate-hz. `latency` prints, from ~/stage_latency and ~/action_chunk, the time from the
 publication of a set's last image to the model's input (queue and preprocessing included), and from the first image's
-stamp to the published chunk less the inference. An image that comes while an inference runs waits for its end: let the inference take less time
-than a period, with a lower --rate-hz or a smaller --image-size. `soak`
-prints every frame's fate and the node's resident memory once a minute, and exits with 1 if a frame is unaccounted for or
-memory grows by more than 2 % after the first minute.
+stamp to the published chunk less the inference. An image that comes while an inference runs waits for its end: let the
+inference take less time than a period, with a lower --rate-hz or a smaller --image-size. `soak` prints every frame's
+fate and the node's resident memory once a minute, and exits with 1 if a frame is unaccounted for or memory grows by
+more than 2 % after the first minute.
 """
 
 from __future__ import annotations
@@ -120,7 +120,16 @@ def start_node(arguments: argparse.Namespace, cameras: list[str], folder: Path) 
     """Starts the node on a small checkpoint whose images are as large as the released ones'."""
     programs = arguments.programs
     checkpoint = folder / "checkpoint"
-    synth = ["checkpoint", "synth", "--preset", "tiny", "--action-mode", "franka_joint7", "--image-size", str(arguments.image_size)]
+    synth = [
+        "checkpoint",
+        "synth",
+        "--preset",
+        "tiny",
+        "--action-mode",
+        "franka_joint7",
+        "--image-size",
+        str(arguments.image_size),
+    ]
     synth += ["--views", str(max(3, len(cameras))), "--out", str(checkpoint)]
     subprocess.run([programs / "xvla", *synth], check=True, stdout=subprocess.DEVNULL)
     parameters = {
@@ -166,7 +175,8 @@ def latency(robot: Robot, arguments: argparse.Namespace) -> int:
     if not ages:
         print(f"no inference: {robot.message}", file=sys.stderr)
         return 1
-    print(f"{arguments.cameras} camera(s) {arguments.size}, {arguments.rate_hz:g} Hz, {len(ages)} inferences, milliseconds")
+    given = f"{arguments.cameras} camera(s) {arguments.size}, {arguments.rate_hz:g} Hz"
+    print(f"{given}, {len(ages)} inferences, milliseconds")
     print(f"  {'':<36}{'p50':>8}{'p90':>8}{'max':>8}")
     for name, samples in rows.items():
         p50, p90 = np.percentile(samples, [50, 90])
