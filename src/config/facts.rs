@@ -129,8 +129,10 @@ fn is_forced(given: &Parameters, flag: &str) -> bool {
 /// Takes `other` in the place of a fact that is known, if both agree or the contradiction is forced.
 fn meet(known: &mut Fact, other: Fact, flag: &'static str, is_forced: bool) -> Result<(), ConfigError> {
     if is_same(&known.name, &known.value, &other.value) {
-        // Names of cameras are the deployment's own.
-        known.value = other.value;
+        // Names of cameras are the deployment's own, if it gives any.
+        if other.origin == Origin::Parameter {
+            known.value = other.value;
+        }
         return Ok(());
     }
     if !is_forced {
@@ -258,6 +260,21 @@ mod tests {
         };
         assert!(meets(&["image", "wrist"]) && meets(&["front", "wrist"]) && meets(&["front", "hand"]) && meets(&[]));
         assert!(!meets(&["wrist", "image"]) && !meets(&["wrist", "front"]) && !meets(&["image"]));
+    }
+
+    #[test]
+    fn an_embodiment_does_not_rename_the_cameras_of_the_checkpoint_and_a_deployment_does() {
+        let sources = [
+            checkpoint(&[("cameras", names(&["image", "image2"]))]),
+            embodiment(&[("cameras", names(&["front", "hand"]))]),
+        ];
+        let cameras = |given: &[&str]| {
+            let mut given = values(&[("cameras", names(given))]);
+            settle(&mut given, &sources).map(|_| given["cameras"].clone())
+        };
+        assert_eq!(cameras(&[]).unwrap(), names(&["image", "image2"]));
+        assert_eq!(cameras(&["top", "side"]).unwrap(), names(&["top", "side"]));
+        assert!(cameras(&["image2", "image"]).is_err(), "in another order than the checkpoint's");
     }
 
     #[test]

@@ -170,3 +170,34 @@ pub fn candidates(facts: &[Source], config: &ModelConfig) -> Result<Vec<String>,
     };
     Ok(Embodiment::all()?.into_iter().filter(fits).map(|embodiment| embodiment.name).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The parameters of a deployment of a checkpoint that LeRobot wrote for domain 3, with `extra`.
+    fn settled(extra: &[(&str, Value)]) -> Result<Parameters, FactsError> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lerobot/libero_rot6d_post");
+        let mut given = Parameters::from([("checkpoint".to_owned(), Value::String(folder.display().to_string()))]);
+        given.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        settle(&mut given).map(|_| given)
+    }
+
+    #[test]
+    fn the_cameras_of_the_checkpoint_are_turned_as_those_of_the_embodiment_in_their_places() {
+        let given = settled(&[("embodiment", Value::String("libero".to_owned()))]).unwrap();
+        let names = ["image", "image2"].map(str::to_owned).to_vec();
+        assert_eq!(given["cameras"], Value::Strings(names));
+        assert_eq!(given["camera.image.rotation"], Value::Integer(180));
+        assert_eq!(given["camera.image2.rotation"], Value::Integer(0));
+    }
+
+    #[test]
+    fn what_the_processors_say_comes_before_an_embodiment() {
+        let given = settled(&[]).unwrap();
+        assert_eq!(given["domain_id"], Value::Integer(3));
+        assert_eq!(given["rotation_6d"], Value::String("columns".to_owned()));
+        let refusal = settled(&[("embodiment", Value::String("calvin".to_owned()))]).unwrap_err().to_string();
+        assert!(refusal.contains("by the embodiment calvin, but"), "{refusal}");
+    }
+}

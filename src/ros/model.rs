@@ -3,7 +3,7 @@
 use super::error::NodeError;
 use super::model_info::ModelInfoTopic;
 use super::outputs::{Event, ModelFacts, Outputs, SharedRecord};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, ProprioFeed};
 use crate::pipeline::PipelineError;
 use crate::pipeline::feedback::Feedback;
 use crate::pipeline::worker::Worker;
@@ -141,6 +141,7 @@ fn load(
     }
     let pipeline = Pipeline::load(&Options::from(config))?;
     check_source(config.proprio.source, channels_of(&config.proprio), pipeline.state_spec())?;
+    check_feed(config, &pipeline)?;
     let facts = facts(config, &pipeline)?;
     rehearse(config, &pipeline)?;
     record_loaded(record, &facts, &pipeline);
@@ -150,6 +151,19 @@ fn load(
         // The spinning thread may have ended, and then nobody needs to know.
         let _ = events.send(outputs.deliver(&facts, delivery));
     })?)
+}
+
+/// Checks that a command can stand for the state, if the deployment feeds commands.
+fn check_feed(config: &Config, pipeline: &Pipeline) -> Result<(), ConfigError> {
+    let state = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
+    let actions = pipeline.action_names(None).len();
+    let fits = state <= actions && !pipeline.processors().axis_angle;
+    if config.proprio.feed != Some(ProprioFeed::LastCommand) || fits {
+        return Ok(());
+    }
+    let reason =
+        format!("last_command, but an action has {actions} channels that are no state of {state}: use measured");
+    Err(ConfigError::invalid("proprio.feed", reason))
 }
 
 /// Records what has been loaded, for diagnostics.

@@ -140,7 +140,7 @@ fn settle(
     diagnostics: &mut Diagnostics,
     stop: &AtomicBool,
 ) -> Result<Option<NodeParameters>, NodeError> {
-    let preliminary = given.preliminary();
+    let (preliminary, waits_for_clock) = (given.preliminary(), given.use_sim_time());
     tracing::info!("loading {} on {}", preliminary.checkpoint.display(), preliminary.device);
     let inputs = Inputs::new(&preliminary);
     let settling = std::thread::Builder::new().name("settling".to_owned()).spawn(move || given.settle());
@@ -149,7 +149,12 @@ fn settle(
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        node.spin_once(TURN);
+        // Only the clock can be spun for yet, and rcl complains of a node that waits for nothing.
+        if waits_for_clock {
+            node.spin_once(TURN);
+        } else {
+            std::thread::sleep(TURN);
+        }
         diagnostics.publish_when_due(&inputs, &Health::of_inputs(&inputs, clock.present()));
     }
     let settled = settling.join().unwrap_or(Err(NodeError::Died("settling")));
