@@ -3,27 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use std::path::{Path, PathBuf};
+use xvla_ros::config::facts::text;
 use xvla_ros::config::overrides::DEFAULT_NODE;
 use xvla_ros::config::{Audience, Config, Domain, Embodiment, Overrides, Parameter, Value, declared};
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A value as YAML has it.
-fn literal(value: &Value) -> String {
-    let list = |items: Vec<String>| format!("[{}]", items.join(", "));
-    match value {
-        Value::Bool(value) => value.to_string(),
-        Value::Integer(value) => value.to_string(),
-        Value::Double(value) => value.to_string(),
-        Value::String(text) if text.is_empty() => "\"\"".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Bools(values) => list(values.iter().map(ToString::to_string).collect()),
-        Value::Integers(values) => list(values.iter().map(ToString::to_string).collect()),
-        Value::Doubles(values) => list(values.iter().map(ToString::to_string).collect()),
-        Value::Strings(values) => list(values.clone()),
-    }
 }
 
 /// What a parameter may be, in a cell of the README's table.
@@ -41,7 +26,7 @@ fn kind(value: &Value) -> &'static str {
 
 fn readme_row(row: &Parameter) -> String {
     let live = if row.live { " May change while the node runs." } else { "" };
-    format!("| `{}` | `{}` | {} | {}{live} |", row.name, literal(&row.default), values(row), row.description)
+    format!("| `{}` | `{}` | {} | {}{live} |", row.name, text(&row.default), values(row), row.description)
 }
 
 #[test]

@@ -25,21 +25,9 @@ pub(super) struct Section {
 /// # Errors
 /// The line of the first thing that rcl would refuse, with the reason.
 pub(super) fn sections(text: &str) -> Result<Vec<Section>, String> {
-    // A file that is not YAML is told so, even if something else is wrong further up.
-    Parser::new_from_str(text).try_for_each(|event| event.map(drop)).map_err(|error| not_yaml(&error))?;
-    let mut reader = Reader { events: Parser::new_from_str(text), depth: 0 };
     let mut sections = Vec::new();
-    loop {
-        match reader.next()? {
-            (Event::StreamEnd, _) => return Ok(sections),
-            (Event::MappingStart(..), _) => reader.nodes("", &mut sections)?,
-            (Event::Scalar(..) | Event::SequenceStart(..), span) => {
-                return Err(at(&span, "expected `<node>: ros__parameters:`"));
-            }
-            (Event::Alias(_), span) => return Err(no_alias(&span)),
-            _ => {}
-        }
-    }
+    read(text, "expected `<node>: ros__parameters:`", |reader| reader.nodes("", &mut sections))?;
+    Ok(sections)
 }
 
 /// The parameters of a file that is a mapping of them, without the name of a node.
@@ -47,16 +35,25 @@ pub(super) fn sections(text: &str) -> Result<Vec<Section>, String> {
 /// # Errors
 /// The line of the first thing that rcl would refuse, with the reason.
 pub(super) fn mapping(text: &str) -> Result<Vec<(String, Value)>, String> {
+    let mut parameters = Vec::new();
+    read(text, "expected parameters by their names", |reader| reader.parameters("", &mut parameters))?;
+    Ok(parameters)
+}
+
+/// Reads a file whose documents are mappings, each of which `take` reads; anything else is refused as not `expected`.
+fn read<'text>(
+    text: &'text str,
+    expected: &str,
+    mut take: impl FnMut(&mut Reader<'text>) -> Result<(), String>,
+) -> Result<(), String> {
+    // A file that is not YAML is told so, even if something else is wrong further up.
     Parser::new_from_str(text).try_for_each(|event| event.map(drop)).map_err(|error| not_yaml(&error))?;
     let mut reader = Reader { events: Parser::new_from_str(text), depth: 0 };
-    let mut parameters = Vec::new();
     loop {
         match reader.next()? {
-            (Event::StreamEnd, _) => return Ok(parameters),
-            (Event::MappingStart(..), _) => reader.parameters("", &mut parameters)?,
-            (Event::Scalar(..) | Event::SequenceStart(..), span) => {
-                return Err(at(&span, "expected parameters by their names"));
-            }
+            (Event::StreamEnd, _) => return Ok(()),
+            (Event::MappingStart(..), _) => take(&mut reader)?,
+            (Event::Scalar(..) | Event::SequenceStart(..), span) => return Err(at(&span, expected)),
             (Event::Alias(_), span) => return Err(no_alias(&span)),
             _ => {}
         }
