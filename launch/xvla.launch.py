@@ -17,8 +17,15 @@ from launch_ros.actions import Node
 # This relative path holds in the source tree and in an installed share/xvla_ros.
 CONFIG = Path(__file__).resolve().parent.parent / "config"
 
+# Arguments that set the parameter of the same name to a folder, with their descriptions.
+FOLDERS = {
+    "checkpoint": "folder of the checkpoint; needed unless params_file names it",
+    "adapter": "folder of a LoRA adapter for the checkpoint",
+}
+
 # Arguments that set the parameter of the same name, with their descriptions.
 PARAMETERS = {
+    "embodiment": "robot and data set of the checkpoint, for instance libero, or a YAML file of its facts",
     "backend": "policy backend, for instance libtorch",
     "device": "where the network runs: cpu, cuda or cuda:N",
     "instruction": "instruction until one arrives on the topic",
@@ -93,9 +100,10 @@ def node_parameters(context: LaunchContext) -> list[str | dict[str, str | bool |
             raise FileNotFoundError(f"params_file: {path} is not a file")
         parameters.append(str(path))
     given: dict[str, str | bool | list[str]] = {}
-    checkpoint = argument(context, "checkpoint")
-    if checkpoint:
-        given["checkpoint"] = str(Path(checkpoint).expanduser().absolute())
+    for name in FOLDERS:
+        # The node has a working directory of its own.
+        if folder := argument(context, name):
+            given[name] = str(Path(folder).expanduser().absolute())
     for name in PARAMETERS:
         value = argument(context, name)
         if value:
@@ -136,9 +144,6 @@ def node_actions(context: LaunchContext) -> list[Node]:
 def generate_launch_description() -> LaunchDescription:
     """Describes the arguments and the node; `ros2 launch` calls it."""
     arguments = [
-        DeclareLaunchArgument(
-            "checkpoint", default_value="", description="folder of the checkpoint; needed unless params_file names it"
-        ),
         DeclareLaunchArgument("params_file", default_value="", description="YAML file of parameters, see config/"),
         DeclareLaunchArgument(
             "cameras", default_value="", description="names of the cameras in the checkpoint's order, as [front, wrist]"
@@ -147,7 +152,8 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its topics"),
     ]
     arguments += [
-        DeclareLaunchArgument(name, default_value="", description=meaning) for name, meaning in PARAMETERS.items()
+        DeclareLaunchArgument(name, default_value="", description=meaning)
+        for name, meaning in (FOLDERS | PARAMETERS).items()
     ]
     arguments += [
         DeclareLaunchArgument(name, default_value="", description=f"topic to use for {topic}")

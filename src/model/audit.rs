@@ -3,7 +3,7 @@
 use super::adapter::Adapter;
 use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
-use super::folders::{ADAPTER_WEIGHTS_FILE, CONFIG_FILE, Folders};
+use super::folders::{ADAPTER_WEIGHTS_FILE, Folders};
 use super::layout::Layout;
 use super::network;
 use crate::error::CheckpointError;
@@ -96,7 +96,7 @@ impl Parameters {
 /// A configuration, a header or an adapter that cannot be used, because nothing can be compared then. Every other problem is in
 /// [`Audit::problems`].
 pub fn audit(folders: Folders) -> Result<Audit, CheckpointError> {
-    let config = ModelConfig::from_folder(folders.holding(CONFIG_FILE))?;
+    let config = ModelConfig::of(folders)?;
     let checkpoint = Checkpoint::open_in(folders)?;
     let ledger = checkpoint.survey(|root| network(root, &config))?;
     let requested = ledger.asked.into_inner();

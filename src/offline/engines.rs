@@ -11,7 +11,7 @@ use crate::backend::tensorrt;
 use crate::config::BuildOptions;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::folders::{CONFIG_FILE, Folders};
+use crate::model::folders::Folders;
 use crate::pipeline::PipelineError;
 use crate::pipeline::validate::own_input_spec;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
@@ -164,7 +164,7 @@ fn produce(
     make: impl FnOnce(&Source, &BuildSpec, &Identity, &Path) -> Result<Sidecar, BackendError>,
 ) -> Result<EngineMade, PipelineError> {
     let folders = Folders::new(&request.checkpoint, request.adapter.as_deref());
-    let config = ModelConfig::from_folder(folders.holding(CONFIG_FILE))?;
+    let config = ModelConfig::of(folders)?;
     let processors = Processors::load(folders.holding(PREPROCESSOR_FILE))?;
     let checkpoint = Checkpoint::open_in(folders)?;
     let spec = spec(request, flavour, &config, &processors);

@@ -4,7 +4,7 @@
 use crate::config::facts::text;
 use crate::config::{Config, Fact, Parameters, Value};
 use crate::model::config::ModelConfig;
-use crate::model::folders::{CONFIG_FILE, Folders};
+use crate::model::folders::Folders;
 use crate::pipeline::facts::{self, FactsError};
 use serde::Serialize;
 use std::path::Path;
@@ -42,7 +42,7 @@ impl From<&Fact> for FactLine {
 /// # Errors
 /// A configuration or processors that cannot be used; an embodiment that does not exist or contradicts the checkpoint.
 pub fn fact_sheet(folders: Folders, embodiment: Option<&str>) -> Result<FactSheet, FactsError> {
-    let config = ModelConfig::from_folder(folders.holding(CONFIG_FILE))?;
+    let config = ModelConfig::of(folders)?;
     let embodiments = facts::candidates(&facts::of_checkpoint(folders)?, &config)?;
     let path = |folder: &Path| Value::String(folder.display().to_string());
     let mut given = Parameters::from([

@@ -52,6 +52,8 @@ pub struct Inspection {
     pub denoising_steps: usize,
     /// Contents of LeRobot's processor files; `None` without such files.
     pub processors: Option<ProcessorFacts>,
+    /// The same in words.
+    pub processors_in_words: String,
     /// Number of token ids of the tokenizer; `None` without a usable one.
     pub tokenizer_ids: Option<usize>,
     /// Limitations that do not keep the checkpoint from loading, one per line.
@@ -242,6 +244,7 @@ pub fn inspect(folders: Folders) -> Result<Inspection, CheckpointError> {
         actions: actions(&config.action_space, config.policy.chunk_length, &processors),
         denoising_steps: config.denoising_steps,
         processors: processor_facts(&processors),
+        processors_in_words: processors.to_string(),
         notes: notes(&config, &processors, &tokenizer, tokenizer_ids),
         tokenizer_ids,
         problems,

@@ -15,7 +15,6 @@ use crate::backend::{BackendError, queue};
 use crate::config::Preprocess;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::folders::CONFIG_FILE;
 use crate::model::state_spec::StateSpec;
 use crate::transform::normalize::Pixels;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
@@ -151,7 +150,7 @@ impl Core {
             select::check_overlap(&options.backend)?;
         }
         let folders = options.folders();
-        let config = Arc::new(ModelConfig::from_folder(folders.holding(CONFIG_FILE))?);
+        let config = Arc::new(ModelConfig::of(folders)?);
         let processors_folder = folders.holding(PREPROCESSOR_FILE);
         let processors = Arc::new(Processors::load(processors_folder)?);
         check_processors(processors_folder, &config, &processors)?;

@@ -40,7 +40,7 @@ pub fn of_checkpoint(folders: Folders) -> Result<Vec<Source>, CheckpointError> {
 }
 
 fn read(folders: Folders) -> Result<(ModelConfig, Processors), CheckpointError> {
-    let config = ModelConfig::from_folder(folders.holding(CONFIG_FILE))?;
+    let config = ModelConfig::of(folders)?;
     Ok((config, Processors::load(folders.holding(PREPROCESSOR_FILE))?))
 }
 

@@ -53,7 +53,6 @@ use crate::backend::stream::DeviceMemory;
 use crate::config::RotationLayout;
 use crate::error::CheckpointError;
 use crate::model::config::ModelConfig;
-use crate::model::folders::CONFIG_FILE;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use crate::transform::state::Normalization;
 use crate::types::{HostArray, ResizeMode};
@@ -78,7 +77,7 @@ pub struct Pipeline {
 /// A configuration or processors that cannot be used.
 pub fn state_spec(folders: Folders) -> Result<StateSpec, CheckpointError> {
     let processors = Processors::load(folders.holding(PREPROCESSOR_FILE))?;
-    let config = ModelConfig::from_folder(folders.holding(CONFIG_FILE))?;
+    let config = ModelConfig::of(folders)?;
     Ok(StateSpec::new(&config, processors.state.as_ref().map(Normalization::dim)))
 }
 

@@ -40,6 +40,7 @@ impl ModelInfoTopic {
             steps: u32::try_from(loaded.steps).unwrap_or_default(),
             cameras: config.cameras.iter().map(|camera| camera.name.clone()).collect(),
             state: pipeline.state_spec().to_string(),
+            processors: pipeline.processors().to_string(),
             facts: self.facts.iter().map(message).collect(),
         };
         if let Err(error) = self.publisher.publish(&message) {

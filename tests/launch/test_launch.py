@@ -198,6 +198,11 @@ class LaunchTest(unittest.TestCase):
         self.assertEqual(self.parameter("/xvla", "instruction"), "pick up the cup")
         self.assertEqual(self.parameter("/xvla", "embodiment"), "libero", "from the file")
 
+    def test_an_embodiment_is_selected_by_an_argument(self) -> None:
+        launched = self.launch("embodiment:=libero", *STATE)
+        self.wait_until(launched, lambda: {"/agentview/image", "/wrist/image"} <= self.subscribed("xvla", "/"))
+        self.assertEqual(self.parameter("/xvla", "domain_id"), 3)
+
     def test_cameras_may_be_named_by_an_argument(self) -> None:
         launched = self.launch("cameras:=[head, hand]", "head_image:=/color", *STATE)
         self.wait_until(launched, lambda: {"/color", "/hand/image"} <= self.subscribed("xvla", "/"))

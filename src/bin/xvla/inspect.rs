@@ -139,7 +139,7 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
         );
     }
     line("denoising steps", found.denoising_steps.to_string());
-    line("processors", processors(found));
+    line("processors", found.processors_in_words.clone());
     line("tokenizer", found.tokenizer_ids.map_or("none".to_owned(), |ids| format!("{ids} ids")));
     for fact in &robot.facts {
         line("fact", format!("{:<26} {:<26} {}", fact.name, fact.value, fact.origin));
@@ -163,20 +163,5 @@ fn adapter_line(adapter: &AdapterFacts) -> String {
         adapter.low_rank_tensors,
         adapter.replaced_tensors,
         adapter.sha256
-    )
-}
-
-fn processors(found: &Inspection) -> String {
-    let Some(facts) = &found.processors else { return "none".to_owned() };
-    let channels = |what: &str, count: Option<usize>, mode: Option<&str>| match (count, mode) {
-        (Some(count), Some(mode)) => format!("{what}: {count} channels by {mode}"),
-        _ => format!("{what}: as it is"),
-    };
-    let rotation = if facts.axis_angle { ", 6-D rotation to axis-angle" } else { "" };
-    let domain = facts.domain_id.map_or(String::new(), |domain| format!(", domain {domain}"));
-    format!(
-        "{}, {}{rotation}{domain}",
-        channels("state", facts.state_channels, facts.state_mode),
-        channels("action", facts.action_channels, facts.action_mode)
     )
 }

@@ -20,6 +20,7 @@ use super::tokenize::{Padding, PaddingSide};
 use crate::error::CheckpointError;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt::{self, Display};
 use std::path::{Component, Path, PathBuf};
 
 /// File of the steps that run before the policy.
@@ -55,6 +56,24 @@ pub struct Processors {
     /// Observation keys of the robot and the policy's names for them. Cameras are numbered in this pipeline, so the map
     /// only tells the user which camera is which.
     pub rename: BTreeMap<String, String>,
+}
+
+impl Display for Processors {
+    /// What they do to state, actions and rotations, and the domain that they set, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.present {
+            return f.write_str("none");
+        }
+        let normalised = |what: &str, statistics: &Option<Normalization>| match statistics {
+            Some(statistics) => format!("{what}: {} channels by {}", statistics.dim(), statistics.mode().name()),
+            None => format!("{what}: as it is"),
+        };
+        write!(f, "{}, {}", normalised("state", &self.state), normalised("action", &self.action))?;
+        if self.axis_angle {
+            f.write_str(", 6-D rotation to axis-angle")?;
+        }
+        self.domain_id.map_or(Ok(()), |domain| write!(f, ", domain {domain}"))
+    }
 }
 
 impl Processors {
