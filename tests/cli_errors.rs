@@ -69,7 +69,7 @@ fn a_missing_shard_is_named() {
 fn a_checkpoint_that_is_not_there_is_named() {
     let bench = Bench::tiny().copy();
     std::fs::rename(bench.checkpoint(), bench.path("elsewhere")).unwrap();
-    checkpoint_refused(&bench, &[text(&bench.checkpoint()), "config.json"]);
+    checkpoint_refused(&bench, &[text(&bench.checkpoint()), "no such folder"]);
 }
 
 #[test]

@@ -248,20 +248,25 @@ fn without(names: &'static [&str]) -> impl Fn(&mut Value, &mut Value) {
 
 #[test]
 fn images_are_normalised_only_by_the_step_that_does_it() {
-    assert_eq!(saved_by_lerobot().pixels, Pixels::ImageNet);
-    assert_eq!(load(without(&["xvla_imagenet_normalize"])).unwrap().pixels, Pixels::Unit);
+    let pixels = |processors: Processors| processors.pixels.of("observation.images.front").unwrap();
+    assert_eq!(pixels(saved_by_lerobot()), Pixels::ImageNet);
+    assert_eq!(pixels(load(without(&["xvla_imagenet_normalize"])).unwrap()), Pixels::Unit);
     // Images are within 0 and 1 before the first step, so the step that would scale them down changes nothing.
-    assert_eq!(load(without(&["xvla_image_to_float"])).unwrap().pixels, Pixels::ImageNet);
-    assert_eq!(load(without(&["xvla_image_to_float", "xvla_imagenet_normalize"])).unwrap().pixels, Pixels::Unit);
+    assert_eq!(pixels(load(without(&["xvla_image_to_float"])).unwrap()), Pixels::ImageNet);
+    assert_eq!(pixels(load(without(&["xvla_image_to_float", "xvla_imagenet_normalize"])).unwrap()), Pixels::Unit);
 }
 
 #[test]
 fn images_that_are_normalised_as_bytes_are_refused() {
-    let message = refusal(|before, after| {
+    let processors = load(|before, after| {
         without(&["xvla_image_to_float"])(before, after);
         before["steps"].as_array_mut().unwrap().insert(0, json!({"registry_name": "xvla_image_scale"}));
     });
-    assert!(message.contains("`xvla_imagenet_normalize` gets pixels of 0 to 255, which lerobot refuses"), "{message}");
+    let message = processors.unwrap().pixels.of("observation.images.front").unwrap_err();
+    assert!(
+        message.contains("`xvla_imagenet_normalize` gets pixels of 0 to 255 of `observation.images.front`"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -282,9 +287,49 @@ fn a_stored_tokenizer_outside_the_checkpoint_is_refused() {
 }
 
 #[test]
-fn images_that_are_normalised_one_by_one_are_refused() {
-    let message = refusal(|before, _| before["steps"][4]["config"]["image_keys"] = json!(["observation.images.image"]));
+fn images_that_are_normalised_one_by_one_are_each_what_they_become() {
+    let keys = json!(["observation.images.front"]);
+    let pixels = load(|before, _| before["steps"][4]["config"]["image_keys"] = keys.clone()).unwrap().pixels;
+    assert_eq!(pixels.of("observation.images.front"), Ok(Pixels::ImageNet));
+    assert_eq!(pixels.of("observation.images.wrist"), Ok(Pixels::Unit));
+    let message = refusal(|before, _| before["steps"][4]["config"]["image_keys"] = json!("front"));
     assert!(message.contains("xvla_imagenet_normalize.image_keys"), "{message}");
+}
+
+#[test]
+fn a_camera_that_lerobot_does_not_normalise_is_seen_as_pixels_of_0_to_1() {
+    let pixels = saved_by_lerobot().pixels;
+    assert_eq!(pixels.of("observation.image"), Ok(Pixels::Unit));
+}
+
+#[test]
+fn numbers_of_less_precision_are_refused() {
+    for (file, index) in [(PREPROCESSOR_FILE, "float16"), (POSTPROCESSOR_FILE, "bfloat16")] {
+        let step = json!({"registry_name": "device_processor", "config": {"device": "cpu", "float_dtype": index}});
+        let message = refusal(|before, after| {
+            let steps = if file == PREPROCESSOR_FILE { before } else { after };
+            push_step(steps, step.clone());
+        });
+        assert!(message.contains("device_processor.float_dtype") && message.contains(index), "{message}");
+    }
+}
+
+#[test]
+fn what_a_tokenizer_step_leaves_out_is_as_in_lerobot_and_not_as_in_the_configuration() {
+    let processors = load(|before, _| {
+        before["steps"][2]["config"] = json!({"tokenizer_name": "facebook/bart-large"});
+    });
+    let processors = processors.unwrap();
+    assert_eq!((processors.max_length, processors.padding_side), (Some(512), Some(PaddingSide::Right)));
+}
+
+#[test]
+fn a_negative_domain_is_refused() {
+    let message = refusal(|before, _| {
+        let index = index_of(before, "xvla_add_domain_id");
+        before["steps"][index]["config"]["domain_id"] = json!(-1);
+    });
+    assert!(message.contains("xvla_add_domain_id.domain_id") && message.contains("-1 is negative"), "{message}");
 }
 
 #[test]

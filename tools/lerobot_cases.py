@@ -113,6 +113,11 @@ class Case:
     rename: dict[str, str] = field(default_factory=dict)  # the robot's camera: the policy's
     dtype: torch.dtype | None = None  # to which saved statistics are converted
     stores_tokenizer: bool = False
+    tokenizer: dict[str, str] = field(default_factory=dict)  # settings of the tokenizer that differ from BART's
+    keys: dict[str, str] = field(default_factory=dict)  # cameras whose keys do not begin with observation.images
+
+    def key(self, camera: str) -> str:
+        return self.keys.get(camera, IMAGES + camera)
 
 
 def drop(name: str) -> Edit:
@@ -231,6 +236,25 @@ CASES = [
         stores_tokenizer=True,
     ),
     Case("not_square", "images padded to 36x52", config={"resize_imgs_with_padding": (36, 52)}),
+    Case(
+        "camera_outside_images",
+        "a camera called observation.image, which LeRobot's steps for images leave as it is",
+        keys={"image": "observation.image"},
+    ),
+    Case("dotted_cameras", "names of cameras with dots", frames={"left.rgb": (48, 64), "right.rgb": (48, 64)}),
+    Case(
+        "pads_with_eos",
+        "a stored tokenizer whose padding token is </s>",
+        stores_tokenizer=True,
+        tokenizer={"pad_token": "</s>"},
+    ),
+    Case(
+        "cuts_the_beginning",
+        "a stored tokenizer that cuts the beginning of long texts",
+        stores_tokenizer=True,
+        tokenizer={"truncation_side": "left"},
+        config={"tokenizer_max_length": 7},
+    ),
 ]
 
 
@@ -243,18 +267,18 @@ def main() -> int:
     (out / "shared").mkdir(parents=True)
     shutil.copy(FIXTURES / "tokenizer" / "tokenizer.json", out / "shared" / "tokenizer.json")
     with tempfile.TemporaryDirectory() as scratch:
-        tokenizer = save_tokenizer(Path(scratch))
         for number, case in enumerate(CASES):
+            tokenizer = save_tokenizer(Path(scratch) / case.name, **case.tokenizer)
             write(case, number, tokenizer, out)
     write_readme(out / "README.md")
     return 0
 
 
-def save_tokenizer(folder: Path) -> str:
+def save_tokenizer(folder: Path, **settings: str) -> str:
     """The tests' tokenizer as a folder that transformers loads by its path."""
     source = FIXTURES / "tokenizer" / "tokenizer.json"
     words = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    PreTrainedTokenizerFast(tokenizer_file=str(source), **words).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_file=str(source), **(words | settings)).save_pretrained(folder)
     return str(folder)
 
 
@@ -271,7 +295,7 @@ def write(case: Case, number: int, tokenizer: str, out: Path) -> None:
     shared = hashlib.sha256(weights.read_bytes()).hexdigest()[:12] + ".safetensors"
     weights.rename(out / "shared" / shared)
     if case.stores_tokenizer:
-        store_tokenizer(folder)
+        store_tokenizer(folder, Path(tokenizer), is_special=bool(case.tokenizer))
     views = {f"view_{view}": frame[None] for view, frame in enumerate(frames.values())}
     np.savez_compressed(folder / "frames.npz", **views, state=state[None])
     np.savez_compressed(folder / "inputs.npz", **inputs)
@@ -283,7 +307,7 @@ def write(case: Case, number: int, tokenizer: str, out: Path) -> None:
 
 def config_of(case: Case) -> XVLAConfig:
     cameras = {
-        IMAGES + name: PolicyFeature(FeatureType.VISUAL, (3, *size))
+        case.key(name): PolicyFeature(FeatureType.VISUAL, (3, *size))
         for name, size in (case.declared or case.frames).items()
     }
     identity = NormalizationMode.IDENTITY
@@ -377,10 +401,12 @@ def edit_json(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(content, indent=2))
 
 
-def store_tokenizer(folder: Path) -> None:
+def store_tokenizer(folder: Path, saved: Path, is_special: bool) -> None:
     """What LeRobot after 0.6.1 writes: the tokenizer's folder, and where it is."""
     (folder / "tokenizer").mkdir()
     shutil.copy(FIXTURES / "tokenizer" / "tokenizer.json", folder / "tokenizer" / "tokenizer.json")
+    if is_special:
+        shutil.copy(saved / "tokenizer_config.json", folder / "tokenizer" / "tokenizer_config.json")
     name = {"tokenizer_name": "tokenizer"}
     edit_json(
         folder / "policy_preprocessor.json", lambda step: (step["config"].update(name), step.update(artifacts=name))
@@ -409,7 +435,7 @@ def run(
         preprocessor_overrides={"tokenizer_processor": {"tokenizer_name": tokenizer}},
     )
     robot = {own: name for name, own in case.rename.items()}
-    observation = {IMAGES + robot.get(name, name): frame for name, frame in frames.items()}
+    observation = {case.key(robot.get(name, name)): frame for name, frame in frames.items()}
     observation = prepare_observation_for_inference(
         observation | {"observation.state": state}, torch.device("cpu"), TASK
     )

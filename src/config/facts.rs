@@ -49,21 +49,24 @@ pub struct Source {
     pub values: Parameters,
 }
 
-/// The facts with names of their own: parameter, flag below `force`, and the value with which a parameter leaves it open.
-fn named_facts() -> [(&'static str, &'static str, Value); 13] {
-    let (no_text, no_list) = (|| Value::String(String::new()), || Value::Strings(Vec::new()));
+/// The facts with names of their own: parameter, flag below `force`, and the value with which a parameter leaves it open,
+/// if there is one.
+fn named_facts() -> [(&'static str, &'static str, Option<Value>); 14] {
+    let (no_text, no_list) = (|| Some(Value::String(String::new())), || Some(Value::Strings(Vec::new())));
     [
-        ("domain_id", "domain_id", Value::Integer(-1)),
+        ("domain_id", "domain_id", Some(Value::Integer(-1))),
         ("rotation_6d", "rotation_6d", no_text()),
-        ("step_dt_s", "step_dt_s", Value::Double(0.0)),
-        ("execute_steps", "execute_steps", Value::Integer(0)),
+        ("step_dt_s", "step_dt_s", Some(Value::Double(0.0))),
+        ("execute_steps", "execute_steps", Some(Value::Integer(0))),
         ("cameras", "cameras", no_list()),
+        ("tokenizer", "tokenizer", no_text()),
         ("proprio.feed", "proprio", no_text()),
         ("proprio.first_rotation", "proprio", no_text()),
-        ("proprio.gripper.scale", "proprio", Value::Double(1.0)),
-        ("proprio.gripper.offset", "proprio", Value::Double(0.0)),
-        ("action.delta", "action", no_list()),
-        ("action.gripper.threshold", "action", Value::Double(-1.0)),
+        // Here the default says something, so that to write it is to say it.
+        ("proprio.gripper.scale", "proprio", None),
+        ("proprio.gripper.offset", "proprio", None),
+        ("action.delta", "action", None),
+        ("action.gripper.threshold", "action", Some(Value::Double(-1.0))),
         ("action.gripper.above", "action", no_text()),
         ("action.gripper.commands", "action", no_list()),
     ]
@@ -80,11 +83,8 @@ fn kind_of(name: &str) -> Option<Kind> {
     if name.starts_with("camera.") && name.ends_with(".rotation") {
         return Some(Kind { flag: "camera_rotation", open: None });
     }
-    if name == "tokenizer" {
-        return Some(Kind { flag: "tokenizer", open: Some(Value::String(String::new())) });
-    }
     let known = named_facts().into_iter().find(|(known, ..)| *known == name);
-    known.map(|(_, flag, open)| Kind { flag, open: Some(open) })
+    known.map(|(_, flag, open)| Kind { flag, open })
 }
 
 /// Adds to `given` what `sources` give, of which earlier ones come first, and returns every fact.
@@ -282,6 +282,17 @@ mod tests {
         let mut given = values(&[("camera.front.rotation", Value::Integer(0))]);
         let turned = embodiment(&[("camera.front.rotation", Value::Integer(180))]);
         assert!(settle(&mut given, &[turned]).unwrap_err().to_string().contains("force.camera_rotation"));
+    }
+
+    #[test]
+    fn a_parameter_that_says_what_the_default_is_contradicts_all_the_same() {
+        for (name, own, said) in [
+            ("proprio.gripper.scale", Value::Double(-2.0), Value::Double(1.0)),
+            ("action.delta", Value::Integers(vec![0, 1, 2]), Value::Integers(Vec::new())),
+        ] {
+            let mut given = values(&[(name, said)]);
+            assert!(settle(&mut given, &[embodiment(&[(name, own)])]).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! adapter changes, and of those only, the merged copy takes memory of its own.
 
 use super::adapter::Adapter;
-use super::folders::{CONFIG_FILE, Folders, INDEX_FILE, WEIGHTS_FILE, check_whole};
+use super::folders::{CONFIG_FILE, Folders, INDEX_FILE, WEIGHTS_FILE, incomplete};
 use super::layout::Layout;
 pub use super::weights::TensorEntry;
 use super::weights::{Weights, malformed};
@@ -313,7 +313,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     if !index_path.exists() {
         let path = folder.join(WEIGHTS_FILE);
         if !path.exists() {
-            check_whole(folder)?;
+            return Err(incomplete(folder));
         }
         return Ok(vec![path]);
     }

@@ -155,6 +155,8 @@ impl PolicyConfig {
 pub struct InputConfig {
     /// The names of its cameras, in the order of views; fewer than V if it has views that no camera fills.
     pub cameras: Vec<String>,
+    /// LeRobot's keys of these cameras, such as `observation.images.front`; empty in the original release.
+    pub camera_keys: Vec<String>,
     /// V: camera views the checkpoint was trained with.
     pub views: usize,
     /// Channels of the robot's state as LeRobot's features declare them; `None` in the original release, which declares

@@ -2,7 +2,7 @@
 
 use crate::error::CheckpointError;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// The model's configuration.
 pub const CONFIG_FILE: &str = "config.json";
@@ -39,38 +39,58 @@ impl<'a> Folders<'a> {
     }
 }
 
-/// Checks that `folder`, in which a file of a checkpoint is missing, is not something else that is known.
-///
-/// # Errors
-/// [`CheckpointError::Malformed`], which says what it is and what to give instead.
-pub(super) fn check_whole(folder: &Path) -> Result<(), CheckpointError> {
-    let Some(reason) = recognise(folder) else { return Ok(()) };
-    Err(CheckpointError::Malformed { path: folder.to_owned(), reason })
+/// The error for `folder`, in which a file of a checkpoint is missing: what it is instead, or what it lacks, and what to
+/// give.
+pub(super) fn incomplete(folder: &Path) -> CheckpointError {
+    CheckpointError::Malformed { path: folder.to_owned(), reason: recognise(folder) }
 }
 
-fn recognise(folder: &Path) -> Option<String> {
+fn recognise(folder: &Path) -> String {
     if folder.is_file() {
-        return Some(a_file(folder));
+        return a_file(folder);
     }
     if folder.join(ADAPTER_CONFIG_FILE).exists() {
-        return Some(an_adapter(folder));
+        return an_adapter(folder);
     }
-    let holds_weights = [WEIGHTS_FILE, INDEX_FILE].iter().any(|file| folder.join(file).exists());
-    if holds_weights {
-        // What is missing is the configuration, and the error for that says so.
-        return None;
+    if !folder.exists() {
+        return a_missing_folder(folder);
+    }
+    if [WEIGHTS_FILE, INDEX_FILE].iter().any(|file| folder.join(file).exists()) {
+        return format!("it holds weights and no {CONFIG_FILE}: put the one that came with them beside them");
     }
     if let Some(file) = pytorch_file(folder) {
-        return Some(format!(
-            "it holds PyTorch's {}, which this program does not read: {}",
-            name(&file),
-            convert(&file)
-        ));
+        return format!("it holds PyTorch's {}, which this program does not read: {}", name(&file), convert(&file));
     }
     if let Some((kind, inside)) = trained_inside(folder) {
-        return Some(format!("{kind}, not a checkpoint: give `{}`", inside.display()));
+        return format!("{kind}, not a checkpoint: give `{}`", inside.display());
     }
-    None
+    an_incomplete_folder(folder)
+}
+
+fn a_missing_folder(folder: &Path) -> String {
+    let parts: Vec<_> = folder.components().collect();
+    if let [Component::Normal(_), Component::Normal(_)] = parts.as_slice() {
+        let name = folder.display();
+        return format!(
+            "no such folder; if that is a name on Hugging Face's hub, fetch it with `hf download {name} --local-dir DIR` \
+             and give DIR"
+        );
+    }
+    "no such folder".to_owned()
+}
+
+fn an_incomplete_folder(folder: &Path) -> String {
+    let is_shard = |path: &PathBuf| name(path).ends_with(".safetensors") && name(path).contains("-of-");
+    if entries(folder).any(|path| is_shard(&path)) {
+        return format!("it holds shards of weights and no {INDEX_FILE}, which says what is in which: fetch it too");
+    }
+    let has_config = folder.join(CONFIG_FILE).exists();
+    let found = match (has_config, entries(folder).next().is_some()) {
+        (true, _) => "it holds no weights",
+        (false, true) => "it holds neither weights nor a configuration",
+        (false, false) => "an empty folder",
+    };
+    format!("{found}: a checkpoint has {CONFIG_FILE} and {WEIGHTS_FILE}")
 }
 
 fn a_file(file: &Path) -> String {
@@ -184,7 +204,7 @@ mod tests {
     }
 
     fn reason(files: &[&str]) -> String {
-        check_whole(folder(files).path()).unwrap_err().to_string()
+        incomplete(folder(files).path()).to_string()
     }
 
     #[test]
@@ -227,16 +247,30 @@ mod tests {
     #[test]
     fn a_file_in_place_of_a_folder_is_told_with_the_folder() {
         let folder = folder(&["model.safetensors", "weights.pt"]);
-        let told = |file: &str| check_whole(&folder.path().join(file)).unwrap_err().to_string();
+        let told = |file: &str| incomplete(&folder.path().join(file)).to_string();
         assert!(told("model.safetensors").ends_with(&format!("as in `{}`", folder.path().display())));
         assert!(told("weights.pt").contains("python3 -c"));
     }
 
     #[test]
-    fn a_folder_that_is_only_incomplete_is_left_to_the_error_for_the_missing_file() {
-        for files in [&["config.json"][..], &["model.safetensors"], &["README.md"], &[]] {
-            assert!(check_whole(folder(files).path()).is_ok(), "{files:?}");
+    fn an_incomplete_folder_is_told_with_what_it_lacks() {
+        for (files, expected) in [
+            (&["config.json"][..], "it holds no weights: a checkpoint has config.json and model.safetensors"),
+            (&["model.safetensors"], "it holds weights and no config.json"),
+            (&["config.json", "model-00001-of-00002.safetensors"], "no model.safetensors.index.json"),
+            (&["README.md"], "neither weights nor a configuration"),
+            (&[], "an empty folder"),
+        ] {
+            let found = reason(files);
+            assert!(found.contains(expected), "{found}");
         }
+    }
+
+    #[test]
+    fn a_name_on_the_hub_is_told_with_the_command_that_fetches_it() {
+        let told = |path: &str| incomplete(Path::new(path)).to_string();
+        assert!(told("2toINF/X-VLA-Libero").contains("`hf download 2toINF/X-VLA-Libero --local-dir DIR`"));
+        assert_eq!(told("/nowhere/at/all"), "/nowhere/at/all: no such folder");
     }
 
     #[test]

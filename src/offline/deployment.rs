@@ -7,8 +7,7 @@ use crate::pipeline::facts::{self, FactsError};
 use std::path::Path;
 
 /// Reads the parameters that `file` gives to `node`, a fully qualified name. `checkpoint` replaces the file's own, and
-/// facts are settled as in the node. Returns the warnings as well, one
-/// line each.
+/// facts are settled as in the node. Returns the warnings as well, one line each.
 ///
 /// # Errors
 /// A file that cannot be read or has nothing for the node, a parameter that is not allowed, or a checkpoint whose
@@ -22,13 +21,15 @@ pub fn read(file: &Path, node: &str, checkpoint: Option<&Path>) -> Result<(Confi
         given.parameters.insert("checkpoint".to_owned(), Value::String(checkpoint.display().to_string()));
     }
     Config::keep_declared(&mut given).map_err(in_file)?;
-    facts::settle(&mut given.parameters).map_err(|error| match error {
+    let settled = facts::settle(&mut given.parameters).map_err(|error| match error {
         FactsError::Config(source) => in_file(source),
         FactsError::Checkpoint(source) => PipelineError::from(source).into(),
     })?;
     Config::keep_declared(&mut given).map_err(in_file)?;
     let config = Config::from_parameters(&given.parameters).map_err(in_file)?;
-    Ok((config, given.warnings))
+    let mut warnings = given.warnings;
+    warnings.extend(settled.warnings);
+    Ok((config, warnings))
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub struct FactSheet {
     pub facts: Vec<FactLine>,
     /// Without these the node does not start.
     pub open: Vec<String>,
+    /// What a person should know about the facts, one line each.
+    pub warnings: Vec<String>,
     /// Embodiments that the checkpoint may be for, by what is known of it.
     pub embodiments: Vec<String>,
 }
@@ -55,5 +57,6 @@ pub fn fact_sheet(folders: Folders, embodiment: Option<&str>) -> Result<FactShee
     let settled = facts::settle(&mut given)?;
     let deployment = Config::from_parameters(&given)?;
     let open = settled.open(&deployment).iter().map(ToString::to_string).collect();
-    Ok(FactSheet { facts: settled.facts.iter().map(FactLine::from).collect(), open, embodiments })
+    let facts = settled.facts.iter().map(FactLine::from).collect();
+    Ok(FactSheet { facts, open, warnings: settled.warnings, embodiments })
 }

@@ -8,7 +8,7 @@ use crate::model::config::ModelConfig;
 use crate::model::folders::Folders;
 use crate::model::state_spec::{StateKind, StateSpec};
 use crate::pipeline::facts::rotation_names;
-use crate::pipeline::prepare::{Preparer, tokenizer_file, tokenizer_folder};
+use crate::pipeline::prepare::{Preparer, tokenizer_file, tokenizer_folder, view_pixels};
 use crate::pipeline::validate::check_processors;
 use crate::transform::normalize::Pixels;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
@@ -279,13 +279,21 @@ fn notes(
         }
         _ => {}
     }
-    if processors.pixels != Pixels::ImageNet {
-        notes.push(format!(
-            "{PREPROCESSOR_FILE}: no ImageNet normalisation: the network gets {}",
-            processors.pixels.describe()
-        ));
-    }
+    notes.extend(other_pixels(config, processors));
     notes
+}
+
+/// The cameras whose pixels are not normalised as X-VLA's own processor does, one line per kind of pixels.
+fn other_pixels(config: &ModelConfig, processors: &Processors) -> Vec<String> {
+    let pixels = view_pixels(Path::new(""), config, processors).unwrap_or_default();
+    let of = |kind: Pixels| {
+        let cameras = config.inputs.cameras.iter().zip(&pixels).filter(|(_, pixels)| **pixels == kind);
+        let names = cameras.map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let text =
+            format!("{PREPROCESSOR_FILE}: {names}: no ImageNet normalisation: the network gets {}", kind.describe());
+        (!names.is_empty()).then_some(text)
+    };
+    [Pixels::Unit, Pixels::Bytes].into_iter().filter_map(of).collect()
 }
 
 fn sizes(config: &ModelConfig) -> Sizes {

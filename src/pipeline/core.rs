@@ -16,7 +16,6 @@ use crate::config::Preprocess;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::state_spec::StateSpec;
-use crate::transform::normalize::Pixels;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use crate::transform::state::Normalization;
 use crate::types::{ModelInputs, Observation};
@@ -342,7 +341,7 @@ impl Core {
     /// Checks that a batch's images are normalised, unless the checkpoint takes pixels; the first ones that may not be
     /// are told of.
     fn check_normalised(&mut self, images: &[f32]) -> Result<(), PipelineError> {
-        if self.processors.pixels != Pixels::ImageNet {
+        if !self.preparer.normalises_all() {
             return Ok(());
         }
         if let Some(notice) = validate::normalised(images)?
@@ -361,7 +360,7 @@ impl Core {
         attempt: Instant,
     ) -> Result<Queued, PipelineError> {
         let resizes = self.active.as_ref().is_some_and(|active| active.backends.stream.resizes());
-        let on_device = self.options.preprocess == Preprocess::Device && resizes && self.preparer.device_may_resize();
+        let on_device = self.options.preprocess == Preprocess::Device && resizes && self.preparer.normalises_all();
         let inputs = self.preparer.prepare(observation, !on_device)?;
         let frames = if on_device { self.preparer.frames(observation)? } else { Vec::new() };
         let images = if on_device { HostImages::Frames(&frames) } else { HostImages::Normalised(&inputs.image_input) };

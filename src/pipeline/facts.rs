@@ -15,6 +15,8 @@ use std::path::Path;
 pub struct Settled {
     /// Every fact, with its origin.
     pub facts: Vec<Fact>,
+    /// What a person should know about them, one line each.
+    pub warnings: Vec<String>,
     /// Whether rotations come out of the network as six numbers.
     poses_go_out: bool,
 }
@@ -82,7 +84,7 @@ pub fn settle(given: &mut Parameters) -> Result<Settled, FactsError> {
         _ => None,
     };
     let Some(checkpoint) = text(given, "checkpoint") else {
-        return Ok(Settled { facts: Vec::new(), poses_go_out: false });
+        return Ok(Settled { facts: Vec::new(), warnings: Vec::new(), poses_go_out: false });
     };
     let adapter = text(given, "adapter");
     let folders = Folders::new(Path::new(&checkpoint), adapter.as_deref().map(Path::new));
@@ -95,11 +97,49 @@ pub fn settle(given: &mut Parameters) -> Result<Settled, FactsError> {
         sources.push(Source { origin: Origin::Embodiment(embodiment.name), values });
     }
     let facts = facts::settle(given, &sources)?;
+    check_sizes(&facts, &config)?;
+    let warnings = unused_layout(&facts, &config).into_iter().collect();
     let is_named = given.get("cameras").is_some_and(|names| *names != Value::Strings(Vec::new()));
     if !is_named {
         given.insert("cameras".to_owned(), Value::Strings(config.inputs.cameras));
     }
-    Ok(Settled { facts, poses_go_out: has_rotations(&config.action_space) && !processors.axis_angle })
+    Ok(Settled { facts, warnings, poses_go_out: has_rotations(&config.action_space) && !processors.axis_angle })
+}
+
+/// Checks the facts that speak of steps and channels against the sizes of the checkpoint's actions.
+fn check_sizes(facts: &[Fact], config: &ModelConfig) -> Result<(), ConfigError> {
+    let (steps, channels) = (config.policy.chunk_length, config.action_space.real_dim);
+    let known = |name: &str| facts.iter().find(|fact| fact.name == name);
+    // An embodiment executes as much of a chunk as there is.
+    let own = known("execute_steps").filter(|fact| !matches!(fact.origin, Origin::Embodiment(_)));
+    if let Some(executed) = own.and_then(|fact| fact.value.numbers().first().copied()).filter(|own| *own > steps as f64)
+    {
+        let reason = format!("{executed} steps, but the checkpoint's chunks have {steps}");
+        return Err(ConfigError::invalid("execute_steps", reason));
+    }
+    let deltas = known("action.delta").map(|fact| fact.value.numbers()).unwrap_or_default();
+    if let Some(channel) = deltas.iter().find(|channel| **channel >= channels as f64) {
+        let reason = format!("channel {channel}, but the checkpoint's actions have {channels}, counted from 0");
+        return Err(ConfigError::invalid("action.delta", reason));
+    }
+    let twice =
+        deltas.iter().enumerate().find(|(index, channel)| deltas.iter().take(*index).any(|other| other == *channel));
+    match twice {
+        Some((_, channel)) => Err(ConfigError::invalid("action.delta", format!("channel {channel} is named twice"))),
+        None => Ok(()),
+    }
+}
+
+/// What to say where an embodiment whose actions are poses is used with a checkpoint whose actions are none.
+fn unused_layout(facts: &[Fact], config: &ModelConfig) -> Option<String> {
+    let is_of_embodiment = |fact: &&Fact| fact.name == "rotation_6d" && matches!(fact.origin, Origin::Embodiment(_));
+    let layout = facts.iter().find(is_of_embodiment).filter(|_| !has_rotations(&config.action_space))?;
+    Some(format!(
+        "the {} is one of end-effector poses, and the checkpoint's actions are of the space `{}`: what it says of \
+         rotations, grippers and deltas may not hold",
+        layout.origin,
+        config.action_space.mode.name()
+    ))
 }
 
 /// The names that the cameras will have: the deployment's, else the checkpoint's, else the embodiment's.

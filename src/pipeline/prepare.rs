@@ -15,6 +15,7 @@ use crate::transform::resample;
 use crate::transform::resampling::Resampling;
 use crate::transform::state;
 use crate::transform::tokenize::{BART_PAD_ID, Encoded, Padding, PaddingSide, Tokenizer};
+use crate::transform::tokenizer_settings::TokenizerSettings;
 use crate::types::{ModelInputs, Observation, ResizeMode};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,9 +28,11 @@ const TOKENIZER_FOLDER: &str = "tokenizer";
 
 /// Prepares observations one after the other. It keeps buffers and the last instruction's token ids between frames.
 pub struct Preparer {
-    images: ImageTransform,
+    /// One per kind of pixels.
+    images: Vec<(Pixels, ImageTransform)>,
     mode: ResizeMode,
-    pixels: Pixels,
+    /// What the network sees of each view's pixels.
+    pixels: Vec<Pixels>,
     /// Resampling tables for frames that the device resizes, one per frame size.
     resamplings: Vec<Arc<Resampling>>,
     /// The tokenizer, or why there is none. Batches bring token ids, so only an instruction in words needs it.
@@ -54,9 +57,13 @@ impl Preparer {
         tokenizer: Option<&Path>,
     ) -> Result<Self, CheckpointError> {
         let inputs = &config.inputs;
-        let (mode, pixels) = (inputs.resize, processors.pixels);
+        let (mode, pixels) = (inputs.resize, view_pixels(folder, config, processors)?);
+        let mut kinds = pixels.clone();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let transform = |kind| ImageTransform::of_pixels(inputs.image_width, inputs.image_height, mode, kind);
         Ok(Self {
-            images: ImageTransform::of_pixels(inputs.image_width, inputs.image_height, mode, pixels),
+            images: kinds.into_iter().map(|kind| (kind, transform(kind))).collect(),
             mode,
             pixels,
             resamplings: Vec::new(),
@@ -118,10 +125,12 @@ impl Preparer {
         inputs.image_mask.clear();
         inputs.image_mask.extend((0..self.views).map(|index| view(index).is_some()));
         inputs.image_input.resize(if images { self.views * image_len } else { 0 }, 0.0);
-        for (index, planes) in inputs.image_input.chunks_exact_mut(image_len).enumerate() {
-            match view(index) {
-                Some(image) => self.images.apply(image, planes)?,
-                None => planes.fill(0.0),
+        let views = inputs.image_input.chunks_exact_mut(image_len).zip(&self.pixels);
+        for (index, (planes, pixels)) in views.enumerate() {
+            let transform = self.images.iter_mut().find(|(kind, _)| kind == pixels);
+            match (view(index), transform) {
+                (Some(image), Some((_, transform))) => transform.apply(image, planes)?,
+                _ => planes.fill(0.0),
             }
         }
         let proprio = observation.proprio();
@@ -162,9 +171,10 @@ impl Preparer {
         }
     }
 
-    /// Whether the device may resize and normalise the frames in the host's place: it knows ImageNet's statistics only.
-    pub fn device_may_resize(&self) -> bool {
-        self.pixels == Pixels::ImageNet
+    /// Whether the network sees ImageNet-normalised pixels in every view. Only those can be checked by their range, and only
+    /// those can a device make in the host's place.
+    pub fn normalises_all(&self) -> bool {
+        self.pixels.iter().all(|pixels| *pixels == Pixels::ImageNet)
     }
 
     /// The frames of an observation with their resampling tables, for a device that resizes them.
@@ -214,7 +224,8 @@ impl Preparer {
         }
         let tokenizer = self.tokenizer.as_ref().map_err(|missing| TransformError::Tokenizer(missing.clone()))?;
         let Encoded { ids, tokens } = tokenizer.encode(instruction)?;
-        if let Some(notice) = cut_notice(instruction, tokens, ids.len()) {
+        let cut = if tokenizer.cuts_beginning() { "beginning" } else { "end" };
+        if let Some(notice) = cut_notice(instruction, tokens, ids.len(), cut) {
             tracing::warn!("{notice}");
         }
         self.last_instruction = Some((instruction.to_owned(), ids.clone()));
@@ -222,8 +233,25 @@ impl Preparer {
     }
 }
 
-/// What to say about an instruction of so many `tokens` if the model takes fewer.
-fn cut_notice(instruction: &str, tokens: usize, limit: usize) -> Option<String> {
+/// What the network sees of the pixels of each of its views.
+///
+/// # Errors
+/// A step of the preprocessor in `folder` that gets values which LeRobot refuses.
+pub fn view_pixels(
+    folder: &Path,
+    config: &ModelConfig,
+    processors: &Processors,
+) -> Result<Vec<Pixels>, CheckpointError> {
+    /// Stands for cameras whose keys the checkpoint does not give.
+    const ANY: &str = "observation.images.camera";
+    let keys = config.inputs.camera_keys.iter().map(String::as_str).chain(std::iter::repeat(ANY));
+    let pixels = keys.take(config.inputs.views).map(|key| processors.pixels.of(key)).collect::<Result<_, _>>();
+    let path = || folder.join(processors::PREPROCESSOR_FILE);
+    pixels.map_err(|reason| CheckpointError::Malformed { path: path(), reason })
+}
+
+/// What to say about an instruction of so many `tokens`, whose beginning or end is `cut` if the model takes fewer.
+fn cut_notice(instruction: &str, tokens: usize, limit: usize, cut: &str) -> Option<String> {
     /// Characters of the instruction that are quoted.
     const QUOTED: usize = 60;
     if tokens <= limit {
@@ -231,7 +259,7 @@ fn cut_notice(instruction: &str, tokens: usize, limit: usize) -> Option<String> 
     }
     let start: String = printable(instruction).chars().take(QUOTED).collect();
     Some(format!(
-        "the instruction has {tokens} tokens and the checkpoint takes {limit}: its end is cut off, shorten it: \"{start}…\""
+        "the instruction has {tokens} tokens and the checkpoint takes {limit}: its {cut} is cut off, shorten it: \"{start}…\""
     ))
 }
 
@@ -250,7 +278,9 @@ fn read_tokenizer(
     let side = processors.padding_side.unwrap_or(config_side);
     let config_padding = if config.inputs.unpadded_text { Padding::None } else { Padding::ToLength };
     let padding = processors.padding.unwrap_or(config_padding);
-    Ok(Ok(Tokenizer::from_file(&path, length, BART_PAD_ID)?.with_padding_side(side).with_padding(padding)))
+    let tokenizer = Tokenizer::from_file(&path, length, BART_PAD_ID)?.with_padding_side(side).with_padding(padding);
+    let settled = tokenizer.with_settings(&TokenizerSettings::beside(&path)?);
+    settled.map(Ok).map_err(|reason| CheckpointError::Malformed { path, reason })
 }
 
 /// The folder whose tokenizer counts: the adapter's if it has one, else the base's.
@@ -286,8 +316,17 @@ pub fn tokenizer_file(folder: &Path, processors: &Processors, tokenizer: Option<
             }
             None => "the checkpoint's".to_owned(),
         };
+        // Slow tokenizers are stored as a vocabulary and its merges.
+        let parts = places.iter().flatten().map(|place| folder.join(place)).find(|place| place.join("vocab.json").exists());
+        let hint = parts.map_or(String::new(), |place| {
+            format!(
+                "; `python3 -c \"from transformers import BartTokenizerFast as T; T.from_pretrained('{0}').save_pretrained('{0}')\"` \
+                 makes it from the vocab.json in {0}",
+                place.display()
+            )
+        });
         format!(
-            "{}: missing: put {whose} there, or name one with the parameter `tokenizer`",
+            "{}: missing: put {whose} there, or name one with the parameter `tokenizer`{hint}",
             folder.join(TOKENIZER_FILE).display()
         )
     })
@@ -327,13 +366,13 @@ mod tests {
 
     #[test]
     fn an_instruction_that_is_cut_is_told_with_both_numbers() {
-        let notice = cut_notice(&"fold the towel ".repeat(200), 602, 50).unwrap();
+        let notice = cut_notice(&"fold the towel ".repeat(200), 602, 50, "end").unwrap();
         assert!(notice.starts_with("the instruction has 602 tokens and the checkpoint takes 50"), "{notice}");
         assert!(notice.len() < 300 && notice.contains("fold the towel"), "{notice}");
     }
 
     #[test]
     fn an_instruction_that_fits_is_not_told_of() {
-        assert_eq!(cut_notice("go", 50, 50), None);
+        assert_eq!(cut_notice("go", 50, 50, "end"), None);
     }
 }

@@ -8,6 +8,7 @@ use crate::model::config::ModelConfig;
 use crate::model::folders::CONFIG_FILE;
 use crate::model::state_spec::StateSpec;
 use crate::pipeline::PipelineError;
+use crate::pipeline::prepare::view_pixels;
 use crate::transform::axis_angle;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use crate::types::{HostArray, ModelInputs};
@@ -231,6 +232,14 @@ pub(crate) fn check_processors(
             ),
         });
     }
+    if let Some(domain) = processors.domain_id.filter(|domain| *domain >= config.policy.domains) {
+        let reason = format!(
+            "domain {domain} of {PREPROCESSOR_FILE}, but the checkpoint has domains 0..{}",
+            config.policy.domains
+        );
+        return Err(fault(reason));
+    }
+    view_pixels(folder, config, processors)?;
     let real = config.action_space.real_dim.unsigned_abs() as usize;
     if let Some(action) = processors.action.as_ref().filter(|action| action.dim() != real) {
         let reason = format!("statistics of action have {} channels, the action space has {real}", action.dim());

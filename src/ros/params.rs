@@ -76,6 +76,7 @@ impl Unsettled {
         let Given { parameters: given, mut warnings, .. } = given;
         let config = Config::from_parameters(&given)?;
         settled.require(&config)?;
+        warnings.extend(settled.warnings);
         if config.step_dt_s.is_none() {
             warnings.push(
                 "step_dt_s: the time between two actions of a chunk is unknown and published as zero: set it, or the \

@@ -39,10 +39,11 @@ fn axis_angle(first: [f64; 3], second: [f64; 3]) -> [f64; 3] {
     let [x, y, z] = second;
     let second = shortened([x - across * a, y - across * b, z - across * c]);
     let [x, y, z, w] = quaternion([first, second, cross(first, second)]);
-    let sine = dot([x, y, z], [x, y, z]).sqrt();
-    if sine == 0.0 {
+    // lerobot takes the angle from w in float32, which is 1 for all turns of less than about 0.0004 rad.
+    if w as f32 >= 1.0 {
         return [0.0; 3];
     }
+    let sine = dot([x, y, z], [x, y, z]).sqrt();
     let scale = 2.0 * sine.atan2(w) / sine;
     [x * scale, y * scale, z * scale]
 }
@@ -64,7 +65,8 @@ fn quaternion([[m00, m10, m20], [m01, m11, m21], [m02, m12, m22]]: [[f64; 3]; 3]
         power = squared(&power);
     }
     let lengths = power.map(|row| dot4(row, row));
-    let longest = power.into_iter().zip(lengths).max_by(|(_, a), (_, b)| a.total_cmp(b));
+    // The first of several, as LAPACK orders the eigenvectors of equal eigenvalues.
+    let longest = power.into_iter().zip(lengths).rev().max_by(|(_, a), (_, b)| a.total_cmp(b));
     let (row, length) = longest.unwrap_or(([0.0, 0.0, 0.0, 1.0], 1.0));
     let [_, _, _, w] = row;
     let scale = length.sqrt() * if w < 0.0 { -1.0 } else { 1.0 };

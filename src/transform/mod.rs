@@ -22,6 +22,7 @@ pub mod resampling;
 pub mod rotation;
 pub mod state;
 pub mod tokenize;
+pub mod tokenizer_settings;
 pub mod train_tokenizer;
 
 pub use decode::decode;

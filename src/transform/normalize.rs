@@ -6,7 +6,7 @@ pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// What the network sees of a pixel of value v, as a checkpoint's preprocessor decides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pixels {
     /// `(v / 255 - mean) / std` with ImageNet's statistics, as X-VLA was trained.
     #[default]

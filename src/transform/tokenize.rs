@@ -7,6 +7,7 @@ use tokenizers::TruncationDirection;
 
 use crate::error::{CheckpointError, InputError, check_content};
 use crate::transform::TransformError;
+use crate::transform::tokenizer_settings::TokenizerSettings;
 
 /// BART's padding token.
 pub const BART_PAD_ID: i64 = 1;
@@ -38,6 +39,7 @@ pub struct Tokenizer {
     pad_id: i64,
     padding: Padding,
     padding_side: PaddingSide,
+    cuts_beginning: bool,
     /// Tokens that are put around every text, `<s>` and `</s>`.
     special: usize,
 }
@@ -81,7 +83,26 @@ impl Tokenizer {
         }
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| error.to_string())?;
-        Ok(Self { inner, max_length, pad_id, padding: Padding::ToLength, padding_side: PaddingSide::Right, special })
+        let (padding, padding_side) = (Padding::ToLength, PaddingSide::Right);
+        Ok(Self { inner, max_length, pad_id, padding, padding_side, cuts_beginning: false, special })
+    }
+
+    /// The same tokenizer, padding and cutting as the files beside it say.
+    ///
+    /// # Errors
+    /// A padding token that it does not have.
+    pub fn with_settings(mut self, settings: &TokenizerSettings) -> Result<Self, String> {
+        if let Some(token) = &settings.pad_token {
+            let id = self.inner.token_to_id(token);
+            self.pad_id = i64::from(id.ok_or_else(|| format!("no token `{token}`, with which it is to pad"))?);
+        }
+        self.cuts_beginning = settings.cuts_beginning;
+        Ok(self)
+    }
+
+    /// Whether a text that is too long loses its beginning rather than its end.
+    pub fn cuts_beginning(&self) -> bool {
+        self.cuts_beginning
     }
 
     /// The same tokenizer with or without padding.
@@ -121,7 +142,8 @@ impl Tokenizer {
         // The tokenizer's own truncation would stop at the limit, and nobody would know how much was cut off.
         let mut encoding = self.inner.encode_fast(text, false).map_err(refused)?;
         let tokens = encoding.len() + self.special;
-        encoding.truncate(self.max_length - self.special, 0, TruncationDirection::Right);
+        let direction = if self.cuts_beginning { TruncationDirection::Left } else { TruncationDirection::Right };
+        encoding.truncate(self.max_length - self.special, 0, direction);
         let encoding = self.inner.post_process(encoding, None, true).map_err(refused)?;
         let ids = encoding.get_ids().iter().map(|id| i64::from(*id));
         let missing = match self.padding {

@@ -116,7 +116,10 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
             inputs.domains
         ),
     );
-    line("cameras", found.cameras.join(" "));
+    // An embodiment gives names to cameras that have none.
+    if !robot.facts.iter().any(|fact| fact.name == "cameras") {
+        line("cameras", found.cameras.join(" "));
+    }
     for (robot, policy) in &found.rename {
         line("renamed", format!("{robot} is the policy's {policy}"));
     }
@@ -144,6 +147,7 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
     for fact in &robot.facts {
         line("fact", format!("{:<26} {:<26} {}", fact.name, fact.value, fact.origin));
     }
+    robot.warnings.iter().for_each(|warning| line("note", warning.clone()));
     robot.open.iter().for_each(|open| line("open", open.clone()));
     line(
         "embodiments",

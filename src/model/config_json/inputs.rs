@@ -45,12 +45,14 @@ impl Checker {
                 (height, width, mode)
             }
         };
+        let keys: Vec<&str> = cameras.iter().map(|(key, _)| key.as_str()).filter(|key| !is_placeholder(key)).collect();
         let default_tokens = if lerobot { LEROBOT_TEXT_TOKENS } else { ORIGINAL_TEXT_TOKENS };
         let tokens = raw.tokenizer_max_length.unwrap_or(default_tokens);
         let side =
             |field, value| Ok::<_, CheckpointError>(self.within(field, value, 1, 16384)?.unsigned_abs() as usize);
         Ok(InputConfig {
-            cameras: camera_names(cameras.iter().map(|(key, _)| key.as_str()), views),
+            cameras: camera_names(&keys, views),
+            camera_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
             views: views.unsigned_abs() as usize,
             state_channels: state_channels(raw),
             image_height: side("image height", height)?,
@@ -72,9 +74,11 @@ fn normalized(raw: &Raw) -> Vec<(String, String)> {
     used.map(|(kind, mode)| (kind.clone(), mode.clone())).collect()
 }
 
-/// Whether the feature `key` stands for a camera that the robot lacks: LeRobot's `empty_camera_0` and so on.
+/// Whether the feature `key` stands for a camera that the robot lacks: LeRobot's `observation.images.empty_camera_0` and
+/// so on.
 fn is_placeholder(key: &str) -> bool {
-    key.rsplit('.').next().unwrap_or(key).starts_with("empty_camera")
+    let number = key.rsplit('.').next().and_then(|name| name.strip_prefix("empty_camera_"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 /// The width of `observation.state` in LeRobot's features.
@@ -91,21 +95,31 @@ fn processor_size(config: Option<&Value>) -> Option<(i64, i64)> {
     Some((size.get("height")?.as_i64()?, size.get("width")?.as_i64()?))
 }
 
-/// The names of the cameras, in the order of views: what follows `observation.images.` in LeRobot's features, or else
-/// `camera_0`, `camera_1` and so on for each of the `views`.
+/// The names of the cameras with these keys, in the order of views: what follows `observation.images.` in LeRobot's
+/// features, or else `camera_0`, `camera_1` and so on for each of the `views`.
 ///
-/// LeRobot's placeholders for cameras that a robot lacks, `empty_camera_0` and so on, are left out. Characters that no
-/// name of a topic can have become `_`.
-fn camera_names<'k>(keys: impl Iterator<Item = &'k str>, views: i64) -> Vec<String> {
-    let own: Vec<String> = keys
-        .filter(|key| !is_placeholder(key))
-        .map(|key| key.rsplit('.').next().unwrap_or(key))
-        .map(|name| {
-            let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
-            if name.starts_with(|first: char| first.is_ascii_digit()) { format!("camera_{name}") } else { name }
-        })
-        .collect();
-    if own.is_empty() { (0..views).map(|view| format!("camera_{view}")).collect() } else { own }
+/// Runs of characters that no name of a topic can have become `_`, and a name that another camera has already gets a
+/// number.
+fn camera_names(keys: &[&str], views: i64) -> Vec<String> {
+    if keys.is_empty() {
+        return (0..views).map(|view| format!("camera_{view}")).collect();
+    }
+    let mut names: Vec<String> = Vec::new();
+    for key in keys {
+        let name = camera_name(key);
+        let numbered = (2..).map(|number| format!("{name}_{number}"));
+        let free = std::iter::once(name.clone()).chain(numbered).find(|name| !names.contains(name));
+        names.extend(free);
+    }
+    names
+}
+
+fn camera_name(key: &str) -> String {
+    let name = key.strip_prefix("observation.").unwrap_or(key);
+    let name = name.strip_prefix("images.").unwrap_or(name);
+    let words = name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let name = words.collect::<Vec<_>>().join("_");
+    if name.starts_with(|first: char| first.is_ascii_alphabetic()) { name } else { format!("camera_{name}") }
 }
 
 /// The size [3, H, W] that a camera of LeRobot's features declares.
@@ -122,13 +136,32 @@ mod tests {
 
     #[test]
     fn cameras_have_the_names_of_lerobots_features_in_the_order_of_the_file() {
-        let keys = ["observation.images.wrist", "observation.images.agent-view", "observation.images.empty_camera_0"];
-        assert_eq!(camera_names(keys.into_iter(), 3), ["wrist", "agent_view"]);
-        assert_eq!(camera_names(["observation.images.0"].into_iter(), 1), ["camera_0"]);
+        let keys = ["observation.images.wrist", "observation.images.agent-view"];
+        assert_eq!(camera_names(&keys, 3), ["wrist", "agent_view"]);
+        assert_eq!(camera_names(&["observation.images.0", "observation.image"], 2), ["camera_0", "image"]);
+    }
+
+    #[test]
+    fn every_part_of_a_key_is_part_of_the_name() {
+        let keys = ["observation.images.left.rgb", "observation.images.right.rgb", "observation.images.a.-b"];
+        assert_eq!(camera_names(&keys, 3), ["left_rgb", "right_rgb", "a_b"]);
+    }
+
+    #[test]
+    fn names_that_would_be_the_same_are_numbered() {
+        let keys = ["observation.images.top-view", "observation.images.top_view", "observation.images.top.view"];
+        assert_eq!(camera_names(&keys, 3), ["top_view", "top_view_2", "top_view_3"]);
+    }
+
+    #[test]
+    fn only_numbered_empty_cameras_are_placeholders() {
+        let placeholder = |name: &str| is_placeholder(&format!("observation.images.{name}"));
+        assert!(placeholder("empty_camera_0") && placeholder("empty_camera_12"));
+        assert!(!placeholder("empty_camera") && !placeholder("empty_camera_") && !placeholder("empty_camera_top"));
     }
 
     #[test]
     fn cameras_without_names_are_numbered() {
-        assert_eq!(camera_names([].into_iter(), 2), ["camera_0", "camera_1"]);
+        assert_eq!(camera_names(&[], 2), ["camera_0", "camera_1"]);
     }
 }

@@ -7,11 +7,12 @@ mod raw;
 
 use super::action_space::{ActionMode, ActionSpace};
 use super::config::{ModelConfig, PolicyConfig, StageConfig, TextConfig, VisionConfig};
-use super::folders::{CONFIG_FILE, Folders, check_whole};
+use super::folders::{CONFIG_FILE, Folders, incomplete};
 use crate::error::{CheckpointError, check_content};
-use raw::{Raw, RawText, RawVision, widths};
+use raw::{Kind, Raw, RawText, RawVision, widths};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::error::Category;
 use std::path::{Path, PathBuf};
 
 /// The image processor's configuration within a checkpoint folder.
@@ -40,7 +41,13 @@ impl ModelConfig {
         let folder = folders.holding(CONFIG_FILE);
         let path = folder.join(CONFIG_FILE);
         if !path.exists() {
-            check_whole(folder)?;
+            return Err(incomplete(folder));
+        }
+        // Another policy's file lacks keys of this one, and what matters is that it is another policy's.
+        let kind: Kind = read_json(&path)?;
+        if let Some(kind) = kind.lerobot_type.or(kind.model_type).filter(|kind| kind != "xvla") {
+            let reason = format!("`{kind}` is not `xvla`: this is the checkpoint of another model");
+            return Err(CheckpointError::Config { path, field: "model_type".to_owned(), reason });
         }
         let raw: Raw = read_json(&path)?;
         let preprocessor = folders.holding(PREPROCESSOR_FILE).join(PREPROCESSOR_FILE);
@@ -56,11 +63,11 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
     let mut deserializer = serde_json::Deserializer::from_slice(&bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let (field, reason) = (error.path().to_string(), error.inner().to_string());
-        // No key is at fault where the text as a whole is not JSON.
-        if field == "." {
-            malformed(format!("not JSON: {reason}"))
-        } else {
-            CheckpointError::Config { path: path.to_owned(), field, reason }
+        match error.inner().classify() {
+            Category::Data if field != "." => CheckpointError::Config { path: path.to_owned(), field, reason },
+            Category::Data if bytes.trim_ascii_start().starts_with(b"{") => malformed(reason),
+            Category::Data => malformed("not an object of JSON".to_owned()),
+            Category::Syntax | Category::Eof | Category::Io => malformed(format!("not JSON: {reason}")),
         }
     })?;
     deserializer.end().map_err(|error| malformed(format!("not JSON: {error}")))?;
@@ -111,10 +118,6 @@ impl Checker {
     }
 
     fn model(&self, raw: &Raw, image_processor: Option<&Value>) -> Result<ModelConfig, CheckpointError> {
-        let kind = raw.lerobot_type.as_ref().or(raw.model_type.as_ref());
-        if let Some(kind) = kind.filter(|kind| *kind != "xvla") {
-            return Err(self.error("model_type", format!("`{kind}` is not `xvla`")));
-        }
         let florence = &raw.florence_config;
         let projection_dim = florence.projection_dim.or(florence.vision_config.projection_dim).unwrap_or(1024);
         let projection_dim = self.size("florence_config.projection_dim", projection_dim)?;
@@ -245,7 +248,7 @@ impl Checker {
             mlp_ratio: self.ratio("mlp_ratio", raw.mlp_ratio)?,
             domains: self.size("num_domains", raw.num_domains)?,
             soft_prompts: self.within("len_soft_prompts", raw.len_soft_prompts, 0, MAX_SIZE)?,
-            time_dim: self.within("dim_time", raw.dim_time, 0, MAX_SIZE)?,
+            time_dim: self.within("dim_time", raw.dim_time, 1, MAX_SIZE)?,
             max_len_seq: self.size("max_len_seq", raw.max_len_seq)?,
             hetero_projections: raw.use_hetero_proj,
             chunk_length,

@@ -3,11 +3,18 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Deserializer};
 
+/// Whose configuration it is.
+#[derive(Deserialize)]
+pub(super) struct Kind {
+    #[serde(rename = "type")]
+    pub(super) lerobot_type: Option<String>,
+    pub(super) model_type: Option<String>,
+}
+
 #[derive(Deserialize)]
 pub(super) struct Raw {
     #[serde(rename = "type")]
     pub(super) lerobot_type: Option<String>,
-    pub(super) model_type: Option<String>,
     pub(super) florence_config: RawFlorence,
     #[serde(default = "hidden_size")]
     pub(super) hidden_size: i64,

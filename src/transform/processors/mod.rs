@@ -7,14 +7,16 @@
 //! | what | file |
 //! |---|---|
 //! | the files and their steps | [`step`] |
+//! | what becomes of each camera's pixels | [`pixels`] |
 //! | normalisers and their statistics | [`statistics`] |
 
+mod pixels;
 mod statistics;
 mod step;
 
+pub use self::pixels::PixelSteps;
 use self::step::{StepAt, StepFile};
 use super::axis_angle;
-use super::normalize::Pixels;
 use super::state::Normalization;
 use super::tokenize::{Padding, PaddingSide};
 use crate::error::CheckpointError;
@@ -28,6 +30,9 @@ pub const PREPROCESSOR_FILE: &str = "policy_preprocessor.json";
 /// File of the steps that run after the policy.
 pub const POSTPROCESSOR_FILE: &str = "policy_postprocessor.json";
 
+/// Tokens that lerobot's tokenizer step cuts and pads to where it names no number.
+const MAX_LENGTH: usize = 512;
+
 /// What a checkpoint's processor files prescribe. A checkpoint without such files has the default, which is empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Processors {
@@ -39,8 +44,8 @@ pub struct Processors {
     pub action: Option<Normalization>,
     /// Whether un-normalised actions become position, axis-angle and gripper of one arm; see [`axis_angle`].
     pub axis_angle: bool,
-    /// The values that the network sees of a pixel.
-    pub pixels: Pixels,
+    /// What the network sees of each camera's pixels.
+    pub pixels: PixelSteps,
     /// L, the number of text tokens.
     pub max_length: Option<usize>,
     /// Whether text is padded to L tokens or not at all.
@@ -104,21 +109,20 @@ impl Processors {
     }
 
     fn read_before(&mut self, file: &StepFile) -> Result<(), CheckpointError> {
-        // lerobot hands its preprocessor pixels of 0 to 1, as the robot's images are by then.
-        self.pixels = Pixels::Unit;
+        self.pixels = PixelSteps::of_preprocessor();
         for at in file.steps() {
             match at.name() {
-                "to_batch_processor" | "device_processor" => {}
-                name @ ("xvla_image_scale" | "xvla_image_to_float" | "xvla_imagenet_normalize") => {
-                    at.expect_all_images()?;
-                    self.pixels = pixels_after(&at, name, self.pixels)?;
-                }
+                "to_batch_processor" => {}
+                "device_processor" => at.expect_float32()?,
                 "rename_observations_processor" => {
-                    self.rename.extend(at.config::<BTreeMap<_, _>>("rename_map")?.unwrap_or_default())
+                    let map: BTreeMap<_, _> = at.config("rename_map")?.unwrap_or_default();
+                    self.pixels.rename(map.clone());
+                    self.rename.extend(map);
                 }
                 "tokenizer_processor" => self.read_tokenizer(&at)?,
-                "xvla_add_domain_id" => self.domain_id = Some(at.config("domain_id")?.unwrap_or(0)),
+                "xvla_add_domain_id" => self.domain_id = Some(domain_id(&at)?),
                 "normalizer_processor" => at.once(&mut self.state, at.state_statistics()?)?,
+                _ if self.pixels.change(&at)? => {}
                 _ => return Err(at.unknown()),
             }
         }
@@ -128,7 +132,7 @@ impl Processors {
     fn read_after(&mut self, file: &StepFile) -> Result<(), CheckpointError> {
         for at in file.steps() {
             match at.name() {
-                "device_processor" => {}
+                "device_processor" => at.expect_float32()?,
                 "unnormalizer_processor" => {
                     let found = at.action_statistics()?;
                     if found.is_some() && self.axis_angle {
@@ -160,15 +164,14 @@ impl Processors {
         if at.config("truncation")? == Some(false) {
             return Err(at.refuse("truncation", "false is not supported: the model's sequence has a largest length"));
         }
-        self.max_length = at.config("max_length")?;
-        self.padding_side = match at.config::<String>("padding_side")?.as_deref() {
-            None => None,
-            Some("left") => Some(PaddingSide::Left),
-            Some("right") => Some(PaddingSide::Right),
+        self.max_length = Some(at.config("max_length")?.unwrap_or(MAX_LENGTH));
+        self.padding_side = Some(match at.config::<String>("padding_side")?.as_deref() {
+            Some("left") => PaddingSide::Left,
+            None | Some("right") => PaddingSide::Right,
             Some(other) => {
                 return Err(at.refuse("padding_side", &format!("{other:?}: expected \"left\" or \"right\"")));
             }
-        };
+        });
         self.tokenizer_name = at.config("tokenizer_name")?;
         self.tokenizer_folder = match at.artifact("tokenizer_name") {
             None => None,
@@ -183,14 +186,11 @@ impl Processors {
     }
 }
 
-/// What the step called `name` makes of images that are `pixels` so far.
-fn pixels_after(at: &StepAt, name: &str, pixels: Pixels) -> Result<Pixels, CheckpointError> {
-    match (name, pixels) {
-        ("xvla_image_scale", Pixels::Unit) => Ok(Pixels::Bytes),
-        // The step leaves values of at most 1 as they are.
-        ("xvla_image_to_float", Pixels::Unit | Pixels::Bytes) => Ok(Pixels::Unit),
-        ("xvla_imagenet_normalize", Pixels::Unit) => Ok(Pixels::ImageNet),
-        _ => Err(at.malformed(&format!("gets {}, which lerobot refuses", pixels.describe()))),
+/// The domain of the step at `at`; lerobot's own is 0 where the step names none.
+fn domain_id(at: &StepAt) -> Result<i64, CheckpointError> {
+    match at.config("domain_id")?.unwrap_or(0) {
+        negative @ ..0 => Err(at.refuse("domain_id", &format!("{negative} is negative"))),
+        domain => Ok(domain),
     }
 }
 

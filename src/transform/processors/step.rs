@@ -100,21 +100,25 @@ impl StepAt<'_> {
         }
     }
 
+    /// Its index and name, for messages.
+    pub(super) fn label(&self) -> String {
+        format!("step {} `{}`", self.index, self.name())
+    }
+
     /// An error about this step: its index and name, then `what`, which begins with a verb.
     pub(super) fn malformed(&self, what: &str) -> CheckpointError {
-        self.file.malformed(format!("step {} `{}` {what}", self.index, self.name()))
+        self.file.malformed(format!("{} {what}", self.label()))
     }
 
     pub(super) fn unknown(&self) -> CheckpointError {
         self.malformed("is not supported, and leaving it out would change the data")
     }
 
-    pub(super) fn expect_all_images(&self) -> Result<(), CheckpointError> {
-        match self.config::<Value>("image_keys")? {
-            None => Ok(()),
-            Some(_) => {
-                Err(self.refuse("image_keys", "a choice of images is not supported: expected null (all of them)"))
-            }
+    /// Checks that this step, which moves data to a device, leaves numbers in the precision that the model computes in.
+    pub(super) fn expect_float32(&self) -> Result<(), CheckpointError> {
+        match self.config::<String>("float_dtype")?.as_deref() {
+            None | Some("float32") => Ok(()),
+            Some(other) => Err(self.refuse("float_dtype", &format!("{other:?} is not supported: expected null"))),
         }
     }
 
