@@ -13,6 +13,7 @@
 //! | [`schema`] | turns the table into structs, rows and readers |
 //! | `parameter`, `value`, `choice` | a row, the values it can hold, and enumerations by name |
 //! | [`overrides`] | which parameters of files and command line are for a node |
+//! | [`topic_names`] | names of topics, resolved and remapped as rcl does |
 //! | `file`, `scalar` | reads parameters from YAML as rcl does |
 //! | [`facts`], [`embodiment`] | parameters that a checkpoint or an embodiment fixes |
 //! | [`environment`] | environment variables that libraries read before `main` |
@@ -31,6 +32,7 @@ pub mod rule;
 mod scalar;
 pub mod schema;
 pub mod table;
+pub mod topic_names;
 mod value;
 
 pub use camera::{Crop, PixelEncoding, Rotation};

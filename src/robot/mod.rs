@@ -8,6 +8,7 @@
 //! | joints, poses and other channels at a moment | [`state`], [`history`] |
 //! | the instruction, from latched and volatile publishers | [`instruction`] |
 //! | what was chosen for one inference | [`selection`] |
+//! | from inputs to inferences, live and replayed | [`policy_loop`] |
 //! | how often an inference may begin | [`pace`] |
 //! | the present on two clocks, and jumps | [`time`] |
 //! | counts and faults of a topic | [`topic`] |
@@ -22,6 +23,7 @@ pub mod history;
 pub mod inputs;
 pub mod instruction;
 pub mod pace;
+pub mod policy_loop;
 pub mod selection;
 pub mod state;
 pub mod state_source;

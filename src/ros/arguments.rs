@@ -4,7 +4,7 @@
 //! misses (a name that rcl refuses) is caught in [`create_context`].
 
 use super::error::{ArgumentError, NodeError};
-use super::names::Remap;
+use crate::config::topic_names::Remap;
 use crate::config::{ConfigError, Overrides};
 use std::ffi::OsString;
 use std::path::Path;

@@ -3,7 +3,7 @@
 //!
 //! | what | file |
 //! |---|---|
-//! | the command line and names as ROS 2 defines them | [`arguments`], [`names`] |
+//! | the command line as ROS 2 defines it | [`arguments`] |
 //! | parameters, the services that show them, their events | [`params`], [`declared`], [`parameter_services`], [`parameter_events`] |
 //! | messages ↔ values | [`convert`], [`parameter_messages`] |
 //! | subscriptions, drained every turn, and their QoS | [`subscriptions`], [`qos`] |
@@ -22,7 +22,6 @@ pub mod infer_once;
 pub mod logging;
 pub mod model;
 pub mod model_info;
-pub mod names;
 pub mod node;
 pub mod outputs;
 pub mod parameter_events;

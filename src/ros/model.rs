@@ -8,6 +8,7 @@ use crate::pipeline::PipelineError;
 use crate::pipeline::feedback::Feedback;
 use crate::pipeline::worker::Worker;
 use crate::pipeline::{InFlight, Options, Pipeline, Request};
+use crate::robot::policy_loop::Policy;
 use crate::robot::selection::Selection;
 use crate::robot::state::channels_of;
 use crate::robot::state_source::check_source;
@@ -79,35 +80,6 @@ impl Model {
         }
     }
 
-    /// Whether the model is loaded and observations can be offered.
-    pub fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running(_))
-    }
-
-    /// Offers a selection, and returns the one that it replaces if no inference had begun on that.
-    pub fn offer(&self, selection: Selection) -> Option<Selection> {
-        let Phase::Running(worker) = &self.phase else { return None };
-        let replaced = worker.offer(selection);
-        self.record.lock().superseded += u64::from(replaced.is_some());
-        replaced
-    }
-
-    /// Begins a new epoch. Once this has returned, nothing that was offered before is published. Returns the selection
-    /// that no inference had begun on.
-    pub fn begin_epoch(&self) -> Option<Selection> {
-        let Phase::Running(worker) = &self.phase else { return None };
-        let withdrawn = worker.withdraw();
-        worker.begin_epoch();
-        withdrawn
-    }
-
-    /// Forgets the commands that the checkpoint would be fed as the robot's state.
-    pub fn forget_commands(&self) {
-        if let Phase::Running(worker) = &self.phase {
-            worker.forget_commands();
-        }
-    }
-
     /// What has become of selections since the last call.
     pub fn events(&self) -> impl Iterator<Item = Event> {
         self.events.try_iter()
@@ -125,6 +97,32 @@ impl Model {
             },
             Phase::Running(worker) => worker.stop(patience),
             Phase::Over => true,
+        }
+    }
+}
+
+impl Policy for Model {
+    fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Running(_))
+    }
+
+    fn offer(&mut self, selection: Selection) -> Option<Selection> {
+        let Phase::Running(worker) = &self.phase else { return None };
+        let replaced = worker.offer(selection);
+        self.record.lock().superseded += u64::from(replaced.is_some());
+        replaced
+    }
+
+    fn begin_epoch(&mut self) -> Option<Selection> {
+        let Phase::Running(worker) = &self.phase else { return None };
+        let withdrawn = worker.withdraw();
+        worker.begin_epoch();
+        withdrawn
+    }
+
+    fn forget_commands(&mut self) {
+        if let Phase::Running(worker) = &self.phase {
+            worker.forget_commands();
         }
     }
 }

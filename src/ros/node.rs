@@ -7,7 +7,6 @@ use super::error::NodeError;
 use super::infer_once::InferOnce;
 use super::model::Model;
 use super::model_info::ModelInfoTopic;
-use super::names::Names;
 use super::outputs::{Event, Outputs, SharedRecord};
 use super::parameter_events::ParameterEvents;
 use super::parameter_services::ParameterServices;
@@ -16,10 +15,12 @@ use super::qos::QosWatch;
 use super::reset::Reset;
 use super::rosout::Rosout;
 use super::subscriptions::Subscriptions;
+use crate::config::topic_names::Names;
 use crate::config::{Overrides, ProprioSource};
 use crate::pipeline::{Folders, PipelineError, state_spec};
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
+use crate::robot::policy_loop::{Policy, PolicyLoop, Step};
 use crate::robot::selection::Undecodable;
 use crate::robot::throttle::Throttle;
 use r2r::Node;
@@ -103,7 +104,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
             &state_spec(Folders::new(&config.checkpoint, config.adapter.as_deref())).map_err(PipelineError::from)?,
         );
     }
-    let reset_on_instruction = config.proprio.reset_on_instruction;
+    let policy_loop = PolicyLoop::new(&config, inputs);
     let model = Model::start(config, outputs, model_info, record)?;
     let mut turn = Turn {
         clock,
@@ -112,14 +113,12 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         diagnostics,
         infer_once,
         reset,
-        reset_on_instruction,
         subscriptions,
         qos_watch: qos.watch(),
         looked: None,
-        inputs,
+        policy_loop,
         jump_log: Throttle::default(),
         model,
-        could_act: false,
     };
 
     while !stop.load(Ordering::Relaxed) {
@@ -172,18 +171,14 @@ struct Turn {
     diagnostics: Diagnostics,
     infer_once: InferOnce,
     reset: Reset,
-    /// Whether a new instruction makes the commands forgotten that the checkpoint is fed.
-    reset_on_instruction: bool,
     subscriptions: Subscriptions,
     qos_watch: QosWatch,
     /// When the publishers were last looked at.
     looked: Option<Instant>,
-    inputs: Inputs,
+    policy_loop: PolicyLoop,
     /// Limits the lines about jumps of ROS time.
     jump_log: Throttle,
     model: Model,
-    /// Whether the inputs could be acted on in the turn before.
-    could_act: bool,
 }
 
 impl Turn {
@@ -193,17 +188,17 @@ impl Turn {
         self.look_at_publishers(node)?;
         self.receive();
         self.serve_reset();
-        let health = Health::of_inputs(&self.inputs, self.clock.present());
+        let health = Health::of_inputs(&self.policy_loop.inputs, self.clock.present());
         match self.model.advance() {
             Ok(true) => tracing::info!("ready"),
             Ok(false) => {}
             Err(error) => {
-                self.diagnostics.publish(&self.inputs, &health, Some(&error));
+                self.diagnostics.publish(&self.policy_loop.inputs, &health, Some(&error));
                 return Err(error);
             }
         }
         self.infer(&health);
-        self.diagnostics.publish_when_due(&self.inputs, &health);
+        self.diagnostics.publish_when_due(&self.policy_loop.inputs, &health);
         Ok(())
     }
 
@@ -214,39 +209,36 @@ impl Turn {
         }
         self.looked = Some(Instant::now());
         self.subscriptions.listen_to_latched(node)?;
-        self.inputs.obstacles = self.qos_watch.look(node).iter().map(ToString::to_string).collect();
+        self.policy_loop.inputs.obstacles = self.qos_watch.look(node).iter().map(ToString::to_string).collect();
         Ok(())
     }
 
     /// Moves what has arrived into the inputs, and drops what it has made invalid.
     fn receive(&mut self) {
         let now = self.clock.present();
-        if let Some(by_ms) = self.inputs.advance(now) {
+        if let Some(by_ms) = self.policy_loop.advance(now, &mut self.model) {
             if self.jump_log.lets_pass(now.at) {
                 tracing::warn!("ROS time jumped by {:.3} s: inputs from before are forgotten", by_ms / 1e3);
             }
-            self.begin_epoch();
-            self.model.forget_commands();
+            self.infer_once.withdrawn();
         }
-        self.subscriptions.drain(&mut self.inputs, now);
+        let inputs = &mut self.policy_loop.inputs;
+        self.subscriptions.drain(inputs, now);
         for event in self.model.events() {
             match event {
-                Event::Rejected(Undecodable { camera, error }) => self.inputs.decoded(camera, Some(&error), now),
+                Event::Rejected(Undecodable { camera, error }) => inputs.decoded(camera, Some(&error), now),
                 Event::Answered { reference, views, result } => {
                     let used = views.iter().enumerate().filter(|(_, used)| **used);
-                    used.for_each(|(camera, _)| self.inputs.decoded(camera, None, now));
+                    used.for_each(|(camera, _)| inputs.decoded(camera, None, now));
                     self.infer_once.answered(reference, &result);
                 }
             }
         }
-        for reason in self.inputs.take_new_faults() {
+        for reason in inputs.take_new_faults() {
             tracing::warn!("dropped: {reason}");
         }
-        if self.inputs.take_instruction_changed() {
-            self.begin_epoch();
-            if self.reset_on_instruction {
-                self.model.forget_commands();
-            }
+        if self.policy_loop.follow_instruction(&mut self.model) {
+            self.infer_once.withdrawn();
         }
     }
 
@@ -254,35 +246,19 @@ impl Turn {
         let mut is_asked = false;
         self.reset.serve(|| is_asked = true);
         if is_asked {
-            self.begin_epoch();
-            self.model.forget_commands();
+            self.policy_loop.reset(&mut self.model);
+            self.infer_once.withdrawn();
         }
     }
 
-    /// Offers the next observation to the model, or takes everything back once the inputs can no longer be acted on.
     fn infer(&mut self, health: &Health) {
-        self.infer_once.receive(self.model.is_running(), health, &mut self.inputs.pace);
-        let has_stopped = std::mem::replace(&mut self.could_act, health.may_act) && !health.may_act;
-        if has_stopped {
-            // No chunk comes after the report that says so, not even one that is under way.
-            self.begin_epoch();
-        } else if self.model.is_running()
-            // The inputs hold themselves to their limits, and only a new attempt shows that images can be decoded again.
-            && let Some(selection) = self.inputs.observe(self.clock.present())
-        {
-            self.infer_once.offered(selection.reference());
-            if let Some(replaced) = self.model.offer(selection) {
-                self.inputs.superseded(&replaced);
-            }
+        let inputs = &mut self.policy_loop.inputs;
+        self.infer_once.receive(self.model.is_ready(), health, &mut inputs.pace);
+        match self.policy_loop.infer(self.clock.present(), health, &mut self.model) {
+            Step::Nothing => {}
+            Step::Stopped => self.infer_once.withdrawn(),
+            Step::Offered(reference) => self.infer_once.offered(reference),
         }
-    }
-
-    /// Makes everything that was offered until now count for nothing.
-    fn begin_epoch(&mut self) {
-        if let Some(withdrawn) = self.model.begin_epoch() {
-            self.inputs.superseded(&withdrawn);
-        }
-        self.infer_once.withdrawn();
     }
 }
 

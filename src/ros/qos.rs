@@ -2,8 +2,8 @@
 //! values of rclcpp, and publishers whose QoS keeps their messages from arriving.
 
 use super::declared::Declared;
-use super::names::Names;
 use crate::config::overrides::QOS_OVERRIDES;
+use crate::config::topic_names::Names;
 use crate::config::{ConfigError, Domain, Parameter, Parameters, Value};
 use r2r::qos::{DurabilityPolicy, HistoryPolicy, ReliabilityPolicy};
 use r2r::{Node, QosProfile};
