@@ -1,6 +1,7 @@
 //! Embodiments: what is known of the robots that checkpoints were released for, as values of parameters. A deployment
 //! names one, or a file of its own of the same form.
 
+use super::Config;
 use super::error::ConfigError;
 use super::file;
 use super::value::{Parameters, Value};
@@ -56,7 +57,18 @@ impl Embodiment {
             return Err(ConfigError::invalid("embodiment", reason));
         }
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Io { path: path.to_owned(), source })?;
-        Self::parse(name, &text)
+        let own = Self::parse(name, &text)?;
+        own.check().map_err(|error| ConfigError::Malformed { path: path.to_owned(), reason: error.to_string() })?;
+        Ok(own)
+    }
+
+    /// Checks that its values are such as a deployment may have.
+    fn check(&self) -> Result<(), ConfigError> {
+        let mut deployment = self.values.clone();
+        let any = |text: &str| Value::String(text.to_owned());
+        deployment.insert("checkpoint".to_owned(), any("checkpoint"));
+        deployment.insert("proprio.source".to_owned(), any("proprio"));
+        Config::from_parameters(&deployment).map(drop)
     }
 
     fn parse(name: &str, text: &str) -> Result<Self, ConfigError> {

@@ -20,6 +20,8 @@ pub struct ModelConfig {
     pub inputs: InputConfig,
     /// N: denoising steps the checkpoint was published with.
     pub denoising_steps: usize,
+    /// Actions of a chunk that LeRobot executes before the next one; `None` in the original release.
+    pub executed_actions: Option<i64>,
 }
 
 impl ModelConfig {

@@ -2,7 +2,7 @@
 //! embodiments that may be meant.
 
 use crate::config::facts::text;
-use crate::config::{Config, Fact, Parameters, Value};
+use crate::config::{Config, Fact, Parameters, RotationLayout, Value};
 use crate::model::config::ModelConfig;
 use crate::model::folders::Folders;
 use crate::pipeline::facts::{self, FactsError};
@@ -18,6 +18,9 @@ pub struct FactSheet {
     pub open: Vec<String>,
     /// What a person should know about the facts, one line each.
     pub warnings: Vec<String>,
+    /// How rotations are six numbers, if that is known.
+    #[serde(skip)]
+    pub rotation_6d: Option<RotationLayout>,
     /// Embodiments that the checkpoint may be for, by what is known of it.
     pub embodiments: Vec<String>,
 }
@@ -58,5 +61,6 @@ pub fn fact_sheet(folders: Folders, embodiment: Option<&str>) -> Result<FactShee
     let deployment = Config::from_parameters(&given)?;
     let open = settled.open(&deployment).iter().map(ToString::to_string).collect();
     let facts = settled.facts.iter().map(FactLine::from).collect();
-    Ok(FactSheet { facts, open, warnings: settled.warnings, embodiments })
+    let (warnings, rotation_6d) = (settled.warnings, deployment.rotation_6d);
+    Ok(FactSheet { facts, open, warnings, rotation_6d, embodiments })
 }

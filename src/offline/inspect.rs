@@ -200,6 +200,17 @@ pub struct ProcessorFacts {
     pub domain_id: Option<i64>,
 }
 
+impl Actions {
+    /// Names the numbers of rotations as `layout` has them.
+    pub fn name_rotations(&mut self, layout: RotationLayout) {
+        let (plain, named) = (rotation_names(None), rotation_names(Some(layout)));
+        for name in &mut self.names {
+            let part = plain.into_iter().zip(named).find(|(plain, _)| name.ends_with(plain));
+            *name = part.map_or(name.clone(), |(plain, named)| name.replace(plain, named));
+        }
+    }
+}
+
 /// Describes the checkpoint in `folders`. It reads headers only, which takes milliseconds for any size.
 ///
 /// # Errors
@@ -341,11 +352,8 @@ fn state_facts(spec: &StateSpec) -> StateFacts {
 }
 
 fn actions(space: &ActionSpace, chunk_length: i64, processors: &Processors) -> Actions {
-    let names = processors.action_names(space.channel_names(rotation_names(if processors.axis_angle {
-        Some(RotationLayout::Columns)
-    } else {
-        None
-    })));
+    let layout = processors.axis_angle.then_some(RotationLayout::Columns);
+    let names = processors.action_names(space.channel_names(rotation_names(layout)));
     let grippers = names.iter().zip(0..).filter(|(name, _)| name.ends_with("gripper"));
     Actions {
         mode: space.mode.name(),

@@ -1,7 +1,7 @@
 //! The facts of a deployment: what the checkpoint's files fix, what the embodiment adds, and what is still missing.
 
-use crate::config::facts::{self, Source};
-use crate::config::{Config, ConfigError, Embodiment, Fact, Origin, Parameters, RotationLayout, Value};
+use crate::config::facts::{self, Source, text};
+use crate::config::{Config, ConfigError, Embodiment, Fact, Origin, Parameters, ProprioFeed, RotationLayout, Value};
 use crate::error::CheckpointError;
 use crate::model::action_space::{ActionMode, ActionSpace};
 use crate::model::config::ModelConfig;
@@ -65,7 +65,8 @@ fn sources(folders: Folders, config: &ModelConfig, processors: &Processors) -> V
         let file = path.strip_prefix(folder).unwrap_or(&path).display().to_string();
         source(&file, "tokenizer", Value::String(path.display().to_string()))
     });
-    domain.into_iter().chain(only_domain).chain(cameras).chain(layout).chain(tokenizer).collect()
+    let executed = config.executed_actions.map(|steps| source(CONFIG_FILE, "execute_steps", Value::Integer(steps)));
+    domain.into_iter().chain(only_domain).chain(executed).chain(cameras).chain(layout).chain(tokenizer).collect()
 }
 
 /// Whether these are the names that cameras have when the checkpoint gives them none.
@@ -79,21 +80,25 @@ fn are_placeholders(names: &[String]) -> bool {
 /// # Errors
 /// A checkpoint or embodiment that cannot be read; sources that contradict each other without being forced.
 pub fn settle(given: &mut Parameters) -> Result<Settled, FactsError> {
-    let text = |given: &Parameters, name: &str| match given.get(name) {
+    let named = |given: &Parameters, name: &str| match given.get(name) {
         Some(Value::String(text)) if !text.trim().is_empty() => Some(text.clone()),
         _ => None,
     };
-    let Some(checkpoint) = text(given, "checkpoint") else {
+    let Some(checkpoint) = named(given, "checkpoint") else {
         return Ok(Settled { facts: Vec::new(), warnings: Vec::new(), poses_go_out: false });
     };
-    let adapter = text(given, "adapter");
+    let adapter = named(given, "adapter");
     let folders = Folders::new(Path::new(&checkpoint), adapter.as_deref().map(Path::new));
     let (config, processors) = read(folders)?;
     let mut sources = sources(folders, &config, &processors);
-    if let Some(name) = text(given, "embodiment") {
+    if let Some(name) = named(given, "embodiment") {
         let embodiment = Embodiment::find(&name)?;
         let names = camera_names(given, &config.inputs.cameras, &embodiment);
-        let values = embodiment.values_for(&names);
+        let mut values = embodiment.values_for(&names);
+        // How much of a chunk is executed is a habit of the embodiment's client, and LeRobot's checkpoints have their own.
+        if config.executed_actions.is_some() {
+            values.remove("execute_steps");
+        }
         sources.push(Source { origin: Origin::Embodiment(embodiment.name), values });
     }
     let facts = facts::settle(given, &sources)?;
@@ -116,6 +121,18 @@ fn check_sizes(facts: &[Fact], config: &ModelConfig) -> Result<(), ConfigError> 
     {
         let reason = format!("{executed} steps, but the checkpoint's chunks have {steps}");
         return Err(ConfigError::invalid("execute_steps", reason));
+    }
+    let domains = config.policy.domains;
+    if let Some(fact) = known("domain_id").filter(|fact| fact.value.numbers().iter().any(|id| *id >= domains as f64)) {
+        let reason =
+            format!("{} by the {}, but the checkpoint has domains 0..{domains}", text(&fact.value), fact.origin);
+        return Err(ConfigError::invalid("domain_id", reason));
+    }
+    if let Some(Fact { value: Value::Strings(names), origin, .. }) = known("cameras")
+        && names.len() > config.inputs.views
+    {
+        let reason = format!("{} by the {origin}, but the checkpoint has {} views", names.len(), config.inputs.views);
+        return Err(ConfigError::invalid("cameras", reason));
     }
     let deltas = known("action.delta").map(|fact| fact.value.numbers()).unwrap_or_default();
     if let Some(channel) = deltas.iter().find(|channel| **channel >= channels as f64) {
@@ -191,7 +208,13 @@ impl Settled {
             );
             ConfigError::invalid("rotation_6d", reason)
         });
-        no_domain.into_iter().chain(no_layout).collect()
+        let feeds_commands = config.proprio.feed == Some(ProprioFeed::LastCommand);
+        let no_step = (feeds_commands && config.step_dt_s.is_none()).then(|| {
+            let reason = "unknown, and which command was the last one depends on it (proprio.feed is last_command); add \
+                          `step_dt_s: SECONDS`, the time from one action of a chunk to the next";
+            ConfigError::invalid("step_dt_s", reason)
+        });
+        no_domain.into_iter().chain(no_layout).chain(no_step).collect()
     }
 }
 

@@ -155,13 +155,17 @@ fn load(
 fn check_feed(config: &Config, pipeline: &Pipeline) -> Result<(), ConfigError> {
     let state = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
     let actions = pipeline.action_names(None).len();
-    let fits = state <= actions && !pipeline.processors().axis_angle;
-    if config.proprio.feed != Some(ProprioFeed::LastCommand) || fits {
+    if config.proprio.feed != Some(ProprioFeed::LastCommand) {
         return Ok(());
     }
-    let reason =
-        format!("last_command, but an action has {actions} channels that are no state of {state}: use measured");
-    Err(ConfigError::invalid("proprio.feed", reason))
+    let reason = if state > actions || pipeline.processors().axis_angle {
+        format!("an action has {actions} channels that are no state of {state}")
+    } else if !config.action.delta.is_empty() {
+        format!("channels {:?} of an action are differences, which are no state", config.action.delta)
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::invalid("proprio.feed", format!("last_command, but {reason}: use measured")))
 }
 
 /// Records what has been loaded, for diagnostics.

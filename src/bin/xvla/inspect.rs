@@ -40,8 +40,11 @@ struct Description<'a> {
 
 /// Prints the description; fails if the checkpoint would not load.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let found = inspect(Folders::new(&args.checkpoint, args.adapter.as_deref()))?;
+    let mut found = inspect(Folders::new(&args.checkpoint, args.adapter.as_deref()))?;
     let robot = fact_sheet(Folders::new(&args.checkpoint, args.adapter.as_deref()), args.embodiment.as_deref())?;
+    if let Some(layout) = robot.rotation_6d {
+        found.actions.name_rotations(layout);
+    }
     if args.json {
         output::print_json(&Description { checkpoint: &found, robot: &robot })?;
     } else {

@@ -40,10 +40,17 @@ struct Raw {
     rank_pattern: Option<IndexMap<String, i64>>,
     alpha_pattern: Option<IndexMap<String, f64>>,
     modules_to_save: Option<Vec<String>>,
+    target_modules: Option<Value>,
     init_lora_weights: Option<Value>,
     base_model_name_or_path: Option<String>,
     #[serde(flatten)]
     others: Map<String, Value>,
+}
+
+/// The names in a list; none where a pattern or a word stands for them.
+fn names(list: Option<&Value>) -> Vec<String> {
+    let items = list.and_then(Value::as_array).into_iter().flatten();
+    items.filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// PEFT's default of `r`.
@@ -63,6 +70,8 @@ pub struct LoraConfig {
     pub base: Option<String>,
     /// Names of modules, or of their ends, of which it stores whole tensors.
     pub modules_to_save: Vec<String>,
+    /// Names of modules, or of their ends, that it changes; empty where a pattern says which.
+    pub target_modules: Vec<String>,
     rank: i64,
     alpha: f64,
     rank_stabilised: bool,
@@ -101,6 +110,7 @@ impl LoraConfig {
         Ok(Self {
             base: raw.base_model_name_or_path.filter(|base| !base.is_empty()),
             modules_to_save: raw.modules_to_save.unwrap_or_default(),
+            target_modules: names(raw.target_modules.as_ref()),
             rank,
             alpha: raw.lora_alpha,
             rank_stabilised: raw.use_rslora,

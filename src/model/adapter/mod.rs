@@ -10,7 +10,7 @@
 mod config;
 mod names;
 
-use super::folders::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, convert};
+use super::folders::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, WEIGHTS_FILE, convert};
 use super::layout::Layout;
 use super::weights::{TensorEntry, Weights, malformed};
 use crate::error::CheckpointError;
@@ -65,6 +65,9 @@ impl Adapter {
     /// A file that is missing or malformed, a method other than LoRA, or the first tensor that does not fit.
     pub fn open(folder: &Path, base: &Weights, layout: &Layout) -> Result<Self, CheckpointError> {
         let path = folder.join(ADAPTER_CONFIG_FILE);
+        if !path.exists() {
+            return Err(malformed(folder, not_an_adapter(folder)));
+        }
         let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
         let config = LoraConfig::parse(&path, &bytes)?;
         let file = folder.join(ADAPTER_WEIGHTS_FILE);
@@ -146,6 +149,21 @@ impl Adapter {
     }
 }
 
+/// What to say of a folder without `adapter_config.json`.
+fn not_an_adapter(folder: &Path) -> String {
+    let inside = ["pretrained_model", "checkpoints/last/pretrained_model", "last/pretrained_model"];
+    let inside =
+        inside.map(|below| folder.join(below)).into_iter().find(|below| below.join(ADAPTER_CONFIG_FILE).exists());
+    match inside {
+        Some(inside) => format!("a folder of a training run, not an adapter: give `{}`", inside.display()),
+        None if !folder.exists() => "no such folder".to_owned(),
+        None if folder.join(WEIGHTS_FILE).exists() => {
+            format!("a whole checkpoint, not an adapter: it has no {ADAPTER_CONFIG_FILE}; give it as `checkpoint`")
+        }
+        None => format!("not an adapter: it has no {ADAPTER_CONFIG_FILE}"),
+    }
+}
+
 fn base_names<'a>(base: &'a Weights, layout: &'a Layout) -> BaseNames<'a> {
     BaseNames::new(base.entries().keys().map(String::as_str), layout)
 }
@@ -190,6 +208,7 @@ impl Reader<'_> {
                 return Err(self.fault(format!("tensor `{stored}` is there twice, under an old and a new name")));
             }
         }
+        self.tell_of_missing(halves.keys().map(|(module, _)| module.as_str()));
         for ((module, embedding), pair) in halves {
             self.add_low_rank(&module, embedding, pair, &mut changes)?;
         }
@@ -260,6 +279,19 @@ impl Reader<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Tells of modules that the adapter is to change and has no tensors of: as in PEFT, they stay as they are.
+    fn tell_of_missing<'m>(&self, changed: impl Iterator<Item = &'m str> + Clone) {
+        let is_missing = |target: &&String| {
+            let end = format!(".{target}");
+            !changed.clone().any(|module| module == target.as_str() || module.ends_with(&end))
+        };
+        let missing: Vec<&str> = self.config.target_modules.iter().filter(is_missing).map(String::as_str).collect();
+        if !missing.is_empty() {
+            let (path, missing) = (self.weights.path().display(), missing.join(", "));
+            tracing::warn!("{path}: no tensors of target_modules {missing}: these layers stay as the base has them");
+        }
     }
 
     fn entry(&self, stored: &str) -> Option<&TensorEntry> {

@@ -107,6 +107,13 @@ impl<'a> BaseNames<'a> {
 
     /// The stored tensor that is `parameter` of the base model as the trainer saw it.
     pub fn find(&self, parameter: &str) -> Option<Found> {
+        // Of two names for one tensor, a base with tied embeddings stores the encoder's.
+        let tied =
+            || parameter.strip_suffix(".shared.weight").map(|model| format!("{model}.encoder.embed_tokens.weight"));
+        self.find_stored(parameter).or_else(|| self.find_stored(&tied()?))
+    }
+
+    fn find_stored(&self, parameter: &str) -> Option<Found> {
         let prefix = self.layout.prefix.as_str();
         let lerobots = parameter.strip_prefix("model.");
         let own = parameter.strip_prefix(prefix).filter(|_| !prefix.is_empty());

@@ -119,7 +119,7 @@ impl Checker {
 
     fn model(&self, raw: &Raw, image_processor: Option<&Value>) -> Result<ModelConfig, CheckpointError> {
         let florence = &raw.florence_config;
-        let projection_dim = florence.projection_dim.or(florence.vision_config.projection_dim).unwrap_or(1024);
+        let projection_dim = florence.vision_config.projection_dim.or(florence.projection_dim).unwrap_or(1024);
         let projection_dim = self.size("florence_config.projection_dim", projection_dim)?;
         let text = self.text(&florence.text_config)?;
         if text.width != projection_dim {
@@ -127,14 +127,18 @@ impl Checker {
             return Err(self.error("florence_config.text_config.d_model", reason));
         }
         let action_space = self.action_space(raw)?;
+        let policy = self.policy(raw, &action_space)?;
+        let executed = raw.n_action_steps.filter(|_| raw.lerobot_type.is_some());
+        let executed = executed.map(|steps| self.within("n_action_steps", steps, 1, policy.chunk_length));
         Ok(ModelConfig {
             vision: self.vision(&florence.vision_config)?,
             text,
-            policy: self.policy(raw, &action_space)?,
+            policy,
             action_space,
             projection_dim,
             inputs: self.inputs(raw, image_processor)?,
             denoising_steps: self.count("num_denoising_steps", raw.num_denoising_steps)?,
+            executed_actions: executed.transpose()?,
         })
     }
 

@@ -43,6 +43,7 @@ pub(super) struct Raw {
     pub(super) real_action_dim: Option<i64>,
     pub(super) num_actions: Option<i64>,
     pub(super) chunk_size: Option<i64>,
+    pub(super) n_action_steps: Option<i64>,
     #[serde(default = "max_state_dim")]
     pub(super) max_state_dim: i64,
     #[serde(default = "num_denoising_steps")]

@@ -64,7 +64,7 @@ pub struct Processors {
 }
 
 impl Display for Processors {
-    /// What they do to state, actions and rotations, and the domain that they set, in one line.
+    /// What they do to state, actions and rotations, the domain that they set and what they rename, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.present {
             return f.write_str("none");
@@ -77,7 +77,10 @@ impl Display for Processors {
         if self.axis_angle {
             f.write_str(", 6-D rotation to axis-angle")?;
         }
-        self.domain_id.map_or(Ok(()), |domain| write!(f, ", domain {domain}"))
+        if let Some(domain) = self.domain_id {
+            write!(f, ", domain {domain}")?;
+        }
+        self.rename.iter().try_for_each(|(robot, policy)| write!(f, ", {robot} renamed to {policy}"))
     }
 }
 
@@ -111,6 +114,9 @@ impl Processors {
     fn read_before(&mut self, file: &StepFile) -> Result<(), CheckpointError> {
         self.pixels = PixelSteps::of_preprocessor();
         for at in file.steps() {
+            if let Some(known) = known_keys(at.name()) {
+                at.expect_only(known)?;
+            }
             match at.name() {
                 "to_batch_processor" => {}
                 "device_processor" => at.expect_float32()?,
@@ -131,6 +137,9 @@ impl Processors {
 
     fn read_after(&mut self, file: &StepFile) -> Result<(), CheckpointError> {
         for at in file.steps() {
+            if let Some(known) = known_keys(at.name()) {
+                at.expect_only(known)?;
+            }
             match at.name() {
                 "device_processor" => at.expect_float32()?,
                 "unnormalizer_processor" => {
@@ -186,11 +195,36 @@ impl Processors {
     }
 }
 
+/// The keys that the configuration of the step called `name` may have; `None` for an unknown step.
+fn known_keys(name: &str) -> Option<&'static [&'static str]> {
+    Some(match name {
+        "to_batch_processor" => &[],
+        "device_processor" => &["device", "float_dtype"],
+        "rename_observations_processor" => &["rename_map"],
+        "tokenizer_processor" => &["tokenizer_name", "max_length", "task_key", "padding_side", "padding", "truncation"],
+        "xvla_image_scale" | "xvla_imagenet_normalize" => &["image_keys"],
+        "xvla_image_to_float" => &["image_keys", "validate_range"],
+        "xvla_add_domain_id" => &["domain_id"],
+        "normalizer_processor" | "unnormalizer_processor" => {
+            &["eps", "features", "norm_map", "normalize_observation_keys"]
+        }
+        "xvla_rotation_6d_to_axis_angle" => &["expected_action_dim"],
+        _ => return None,
+    })
+}
+
 /// The domain of the step at `at`; lerobot's own is 0 where the step names none.
 fn domain_id(at: &StepAt) -> Result<i64, CheckpointError> {
-    match at.config("domain_id")?.unwrap_or(0) {
-        negative @ ..0 => Err(at.refuse("domain_id", &format!("{negative} is negative"))),
-        domain => Ok(domain),
+    // lerobot makes an integer of whatever stands there.
+    let domain = match at.config("domain_id")?.unwrap_or(Value::from(0)) {
+        Value::Number(number) => number.as_i64().or_else(|| number.as_f64().map(|number| number as i64)),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    match domain {
+        Some(domain @ 0..) => Ok(domain),
+        Some(negative) => Err(at.refuse("domain_id", &format!("{negative} is negative"))),
+        None => Err(at.refuse("domain_id", "expected a whole number")),
     }
 }
 

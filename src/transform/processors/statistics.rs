@@ -12,6 +12,8 @@ const STATE_KEY: &str = "observation.state";
 const ACTION_KEY: &str = "action";
 /// lerobot's default `eps`, for normalisers that do not set it.
 const DEFAULT_EPS: f32 = 1e-8;
+/// The most channels that one value is spread over.
+const MAX_CHANNELS: usize = 1 << 16;
 /// The mode that leaves a feature as it is.
 const IDENTITY: &str = "IDENTITY";
 
@@ -29,6 +31,7 @@ struct NormalizerConfig {
 struct Feature {
     #[serde(rename = "type")]
     kind: String,
+    shape: Option<Vec<usize>>,
 }
 
 impl NormalizerConfig {
@@ -102,7 +105,16 @@ impl StepAt<'_> {
             );
         }
         let [first, second] = mode.statistics().map(|statistic| statistics.vector(key, statistic, name));
-        Normalization::new(field, mode, first?, second?, config.eps.unwrap_or(DEFAULT_EPS))
+        let (first, second) = (first?, second?);
+        // One value for all channels, as torch broadcasts it.
+        let declared = config.features.get(key).and_then(|feature| feature.shape.as_ref()?.last().copied());
+        let channels =
+            declared.filter(|channels| *channels <= MAX_CHANNELS).unwrap_or(1).max(first.len()).max(second.len());
+        let spread = |values: Vec<f32>| match values.as_slice() {
+            [only] => vec![*only; channels],
+            _ => values,
+        };
+        Normalization::new(field, mode, spread(first), spread(second), config.eps.unwrap_or(DEFAULT_EPS))
             .map(Some)
             .map_err(|reason| statistics.malformed(format!("`{key}`: {reason}")))
     }

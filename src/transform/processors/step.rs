@@ -86,6 +86,14 @@ impl StepAt<'_> {
         }
     }
 
+    /// Checks that the step's configuration has no other keys than these, because one that is left out changes the data.
+    pub(super) fn expect_only(&self, known: &[&str]) -> Result<(), CheckpointError> {
+        match self.step.config.iter().find(|(key, value)| !value.is_null() && !known.contains(&key.as_str())) {
+            Some((key, _)) => Err(self.refuse(key, "is not supported, and leaving it out would change the data")),
+            None => Ok(()),
+        }
+    }
+
     /// The path that is stored for the value `key` of the configuration.
     pub(super) fn artifact(&self, key: &str) -> Option<&str> {
         self.step.artifacts.get(key).map(String::as_str)
