@@ -1,6 +1,7 @@
-//! Files of inputs and outputs: batches in `.npz`.
+//! Files of inputs and outputs: batches in `.npz`, CDR.
 
 pub mod batch;
+pub mod cdr;
 mod error;
 pub mod npy;
 pub mod npz;
