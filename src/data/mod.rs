@@ -1,8 +1,9 @@
-//! Files of inputs and outputs: batches in `.npz`, CDR.
+//! Files of inputs and outputs: batches in `.npz`, ROS messages as bags hold them.
 
 pub mod batch;
 pub mod cdr;
 mod error;
+pub mod messages;
 pub mod npy;
 pub mod npz;
 
