@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use xvla_ros::data::cdr::{CdrError, Numbers};
+use xvla_ros::data::mcap_writer::{McapWriter, OfferedQos};
 use xvla_ros::data::messages::diagnostics::{DiagnosticArray, DiagnosticStatus, KeyValue};
 use xvla_ros::data::messages::inputs::{
     Clock, CompressedImage, Float32, Float32MultiArray, Image, JointState, PoseStamped, Text,
@@ -237,6 +238,69 @@ fn the_definitions_of_ros_itself_are_the_expected_ones() {
         };
         assert_eq!(types(&full_definition(&name).unwrap()), types(text.as_str().unwrap()), "{name}");
     }
+}
+
+/// Writes a few of the node's messages, and returns the file's bytes. The file stays in cargo's folder for tests' files.
+fn recording(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let mut writer = McapWriter::create(&path).unwrap();
+    let qos = OfferedQos { depth: 10, transient_local: false };
+    let mut chunks = writer.topic::<ActionChunk>("/xvla/action_chunk", qos).unwrap();
+    let latched = OfferedQos { depth: 1, transient_local: true };
+    let mut infos = writer.topic::<ModelInfo>("/xvla/model_info", latched).unwrap();
+    let (chunk, info) = (bytes("action_chunk", "le"), bytes("model_info", "le"));
+    let (chunk, info) = (ActionChunk::from_cdr(&chunk).unwrap(), ModelInfo::from_cdr(&info).unwrap());
+    writer.write(&mut infos, Stamp { nanos: 1_000 }, &info).unwrap();
+    // More than one mebibyte, so that there are several chunks of the file.
+    for nanos in 0..5_000 {
+        writer.write(&mut chunks, Stamp { nanos: 2_000 + nanos }, &chunk).unwrap();
+    }
+    writer.finish().unwrap();
+    std::fs::read(&path).unwrap()
+}
+
+#[test]
+fn a_recording_holds_what_was_written_as_rosbag2_would_have_recorded_it() {
+    let file = recording("recording.mcap");
+    let messages: Vec<mcap::Message> = mcap::MessageStream::new(&file).unwrap().map(Result::unwrap).collect();
+    assert_eq!(messages.len(), 5_001);
+    let expected = [
+        ("/xvla/model_info", "xvla_ros/msg/ModelInfo", "model_info", 0, 1_000),
+        ("/xvla/action_chunk", "xvla_ros/msg/ActionChunk", "action_chunk", 0, 2_000),
+        ("/xvla/action_chunk", "xvla_ros/msg/ActionChunk", "action_chunk", 1, 2_001),
+    ];
+    for (message, (topic, kind, case, sequence, time)) in messages.iter().zip(expected) {
+        assert_eq!((message.channel.topic.as_str(), message.channel.message_encoding.as_str()), (topic, "cdr"));
+        assert_eq!((message.sequence, message.log_time, message.publish_time), (sequence, time, time));
+        assert_eq!(message.data, bytes(case, "le"));
+        let schema = message.channel.schema.as_ref().unwrap();
+        assert_eq!((schema.name.as_str(), schema.encoding.as_str()), (kind, "ros2msg"));
+        let definition = std::str::from_utf8(&schema.data).unwrap();
+        assert_eq!(check_definition(kind, "ros2msg", definition), Ok(Checked::Same));
+        assert!(message.channel.metadata["offered_qos_profiles"].starts_with("- history: keep_last\n  depth: 1"));
+    }
+    let summary = mcap::Summary::read(&file).unwrap().unwrap();
+    let compressions: Vec<&str> = summary.chunk_indexes.iter().map(|chunk| chunk.compression.as_str()).collect();
+    assert_eq!(compressions, ["zstd"; 2]);
+}
+
+#[test]
+fn the_same_messages_give_the_same_file() {
+    assert_eq!(recording("once.mcap"), recording("twice.mcap"));
+}
+
+#[test]
+fn a_recording_that_is_not_finished_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("recording.mcap");
+    std::fs::write(&path, "before").unwrap();
+    let mut writer = McapWriter::create(&path).unwrap();
+    let qos = OfferedQos { depth: 10, transient_local: false };
+    let mut topic = writer.topic::<DiagnosticArray>("/diagnostics", qos).unwrap();
+    writer.write(&mut topic, Stamp { nanos: -1 }, &DiagnosticArray::default()).unwrap();
+    drop(writer);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(std::fs::read(&path).unwrap(), b"before");
 }
 
 /// Any text without a NUL, which no string of ROS holds.

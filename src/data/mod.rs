@@ -3,8 +3,10 @@
 pub mod batch;
 pub mod cdr;
 mod error;
+pub mod mcap_writer;
 pub mod messages;
 pub mod npy;
 pub mod npz;
+mod partial;
 
 pub use error::DatasetError;
