@@ -14,6 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xvla_ros::data::batch::{Limits, read_batch};
+use xvla_ros::data::messages::diagnostics::DiagnosticArray;
+use xvla_ros::data::messages::inputs::{Float32MultiArray, Image, JointState};
+use xvla_ros::data::messages::outputs::{ActionChunk, ModelInfo};
+use xvla_ros::data::messages::{Read, check_definition};
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::folders::Folders;
 use xvla_ros::offline::inspect::inspect;
@@ -259,4 +263,36 @@ fn a_damaged_batch() {
             drop(read_batch(&folder.join("inputs.npz"), Limits::default()));
         });
     }
+}
+
+#[test]
+fn a_damaged_message() {
+    for case in ["image", "joint_state", "float32_multi_array", "action_chunk", "model_info", "diagnostics"] {
+        for order in ["le", "be"] {
+            let file = format!("{case}.{order}.cdr");
+            survives(&fixtures("cdr"), &file, |folder| {
+                let bytes = std::fs::read(folder.join(&file)).unwrap();
+                drop(Image::from_cdr(&bytes));
+                drop(JointState::from_cdr(&bytes).map(|message| message.name.to_vec()));
+                drop(Float32MultiArray::from_cdr(&bytes).map(|message| message.data.to_vec()));
+                drop(ActionChunk::from_cdr(&bytes));
+                drop(ModelInfo::from_cdr(&bytes));
+                drop(DiagnosticArray::from_cdr(&bytes));
+            });
+        }
+    }
+}
+
+#[test]
+fn a_damaged_definition() {
+    survives(&fixtures("cdr"), "definitions.json", |folder| {
+        let bytes = std::fs::read(folder.join("definitions.json")).unwrap();
+        // The damage may leave no JSON; then the text itself is a definition of many lines that are none.
+        let definitions: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        for name in ["sensor_msgs/msg/Image", "xvla_ros/msg/ModelInfo"] {
+            let stored = definitions.get(name).and_then(serde_json::Value::as_str).unwrap_or(&text);
+            drop(check_definition(name, "ros2msg", stored));
+        }
+    });
 }

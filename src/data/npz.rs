@@ -2,11 +2,11 @@
 
 use super::npy::{self, NpyArray, NpyError};
 use crate::data::DatasetError;
+use crate::data::partial::partial_file;
 use crate::error::{PROBE_BYTES, check_content};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -175,13 +175,6 @@ pub fn write_npz(path: &Path, arrays: &[(&str, NpyArray)]) -> Result<(), Dataset
     write_members(path, partial.as_file_mut(), arrays)?;
     partial.as_file().sync_all().map_err(io)?;
     partial.persist(path).map(drop).map_err(|error| io(error.error))
-}
-
-/// A new file in the folder of `path`, which vanishes unless it is given that name. Opened here, because a file that
-/// `tempfile` opens is readable by its owner only.
-fn partial_file(path: &Path) -> std::io::Result<NamedTempFile> {
-    let folder = path.parent().unwrap_or(Path::new(""));
-    tempfile::Builder::new().prefix(".").suffix(".partial").make_in(folder, |partial| File::create_new(partial))
 }
 
 fn write_members(path: &Path, file: &mut File, arrays: &[(&str, NpyArray)]) -> Result<(), DatasetError> {

@@ -14,6 +14,7 @@
 //! | counts and faults of a topic | [`topic`] |
 //! | frames that went missing on the way | [`frame_loss`] |
 //! | whether the state's source fits the checkpoint | [`state_source`] |
+//! | what the policy publishes of itself | [`reporting`] |
 //! | the severity of a fault, its reason, and whether the policy may act | [`health`] |
 
 pub mod camera;
@@ -24,6 +25,7 @@ pub mod inputs;
 pub mod instruction;
 pub mod pace;
 pub mod policy_loop;
+pub mod reporting;
 pub mod selection;
 pub mod state;
 pub mod state_source;

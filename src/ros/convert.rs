@@ -1,5 +1,6 @@
 //! Converts ROS messages to values and back.
 
+use crate::data::messages as plain;
 use crate::robot::state::Reading;
 use crate::types::{EncodedImage, ImageFormat, Stamp};
 use r2r::NativeMsg;
@@ -59,15 +60,15 @@ pub fn time(stamp: Stamp) -> Time {
     Time { sec, nanosec }
 }
 
-/// A header with `stamp` and `frame_id`.
-pub fn header(stamp: Stamp, frame_id: &str) -> Header {
-    Header { stamp: time(stamp), frame_id: frame_id.to_owned() }
+/// A header as a message.
+pub fn header(plain: plain::Header<String>) -> Header {
+    Header { stamp: time(plain.stamp), frame_id: plain.frame_id }
 }
 
-/// Converts a span of time in ms, which may be negative, to a message. Seconds are rounded down, because nanoseconds
-/// are never negative. Spans beyond 68 years saturate.
-pub fn duration_ms(span_ms: f64) -> DurationMessage {
-    let (sec, nanosec) = Stamp { nanos: (span_ms * 1e6).round() as i64 }.to_sec_nanosec();
+/// A span of time in ns, which may be negative, as a message. Seconds are rounded down, because nanoseconds are never
+/// negative. Spans beyond 68 years saturate.
+pub fn duration_ns(span_ns: i64) -> DurationMessage {
+    let (sec, nanosec) = Stamp { nanos: span_ns }.to_sec_nanosec();
     DurationMessage { sec, nanosec }
 }
 
@@ -79,14 +80,14 @@ mod tests {
     fn a_stamp_of_zero_is_none() {
         assert_eq!(stamp_of(&Header::default()), None);
         let given = Stamp { nanos: 1_500_000_000 };
-        assert_eq!(stamp_of(&header(given, "")), Some(given));
+        assert_eq!(stamp_of(&header(plain::Header { stamp: given, frame_id: String::new() })), Some(given));
     }
 
     #[test]
     fn a_negative_span_has_its_seconds_rounded_down() {
-        assert_eq!(duration_ms(1_250.0), DurationMessage { sec: 1, nanosec: 250_000_000 });
-        assert_eq!(duration_ms(-250.0), DurationMessage { sec: -1, nanosec: 750_000_000 });
-        assert_eq!(duration_ms(50.0), DurationMessage { sec: 0, nanosec: 50_000_000 });
+        assert_eq!(duration_ns(1_250_000_000), DurationMessage { sec: 1, nanosec: 250_000_000 });
+        assert_eq!(duration_ns(-250_000_000), DurationMessage { sec: -1, nanosec: 750_000_000 });
+        assert_eq!(duration_ns(50_000_000), DurationMessage { sec: 0, nanosec: 50_000_000 });
     }
 
     #[test]

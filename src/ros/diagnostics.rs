@@ -1,38 +1,22 @@
-//! Publishes `/diagnostics` once a second, and at once when a level changes: the inputs, the inference, and whether the
-//! robot may be acted on.
+//! Publishes `/diagnostics`.
 
 use super::clock::RosClock;
-use super::convert;
 use super::error::NodeError;
-use super::outputs::{Record, SharedRecord};
+use super::messages;
 use crate::config::Config;
-use crate::error::printable;
-use crate::pipeline::latency::Summary;
-use crate::robot::health::{Health, Level};
+use crate::data::messages::diagnostics as plain;
+use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
-use crate::robot::time::Now;
-use crate::robot::topic::Topic;
-use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
+use crate::robot::reporting::diagnostics::DiagnosticReport;
+use crate::robot::reporting::record::SharedRecord;
+use r2r::diagnostic_msgs::msg::DiagnosticArray;
 use r2r::{Node, Publisher, QosProfile};
-use std::time::{Duration, Instant};
-
-/// Inferences withdrawn since the latest chunk, from which on that is worth a warning.
-const MANY_WITHDRAWN: u64 = 5;
-/// Characters of an instruction that a report quotes.
-const QUOTED: usize = 200;
-/// The time between two reports if no level changes.
-const PERIOD: Duration = Duration::from_secs(1);
 
 /// Publishes the node's health.
 pub struct Diagnostics {
     publisher: Publisher<DiagnosticArray>,
     clock: RosClock,
-    node_name: String,
-    hardware_id: String,
-    frame_id: String,
-    record: SharedRecord,
-    last: LastReport,
-    levels: Vec<Level>,
+    report: DiagnosticReport,
 }
 
 impl Diagnostics {
@@ -44,299 +28,26 @@ impl Diagnostics {
         let qos = QosProfile::default().keep_last(10).reliable();
         let publisher = node.create_publisher("/diagnostics", qos).map_err(NodeError::middleware("/diagnostics"))?;
         let node_name = node.fully_qualified_name().map_err(NodeError::middleware("the node's name"))?;
-        let hardware_id = if config.hardware_id.is_empty() { host_name() } else { config.hardware_id.clone() };
-        Ok(Self {
-            publisher,
-            clock,
-            node_name,
-            hardware_id,
-            frame_id: config.frame_id.clone(),
-            record,
-            last: LastReport::default(),
-            levels: Vec::new(),
-        })
+        Ok(Self { publisher, clock, report: DiagnosticReport::new(node_name, config, record) })
     }
 
     /// Publishes if a level differs from the last report's, or if that is a second old. `inputs_health` is the inputs'.
     pub fn publish_when_due(&mut self, inputs: &Inputs, inputs_health: &Health) {
-        let levels = self.parts(inputs, inputs_health, None).map(|(_, health)| health.level);
-        if self.levels != levels || self.last.is_over(Instant::now()) {
-            self.publish(inputs, inputs_health, None);
+        if let Some(array) = self.report.when_due(inputs, inputs_health, self.clock.present()) {
+            self.send(array);
         }
     }
 
     /// Publishes at once. `failure` is the fault that ends the node, if it ends.
     pub fn publish(&mut self, inputs: &Inputs, inputs_health: &Health, failure: Option<&NodeError>) {
-        let now = self.clock.present();
-        if self.last.is_over(now.at) {
-            self.last.replace(now.at, inputs.cameras().iter().map(|camera| camera.topic.received).collect());
-        }
-        let parts = self.parts(inputs, inputs_health, failure);
-        self.levels = parts.iter().map(|(_, health)| health.level).collect();
-        let status = parts.into_iter().map(|(part, health)| {
-            let values = match part {
-                "inputs" => inputs_values(inputs, &self.last.rates_hz, now),
-                "inference" => inference_values(&self.record.lock()),
-                _ => self.robot_values(inputs, &health),
-            };
-            self.status(part, health, values)
-        });
-        let array = DiagnosticArray { header: convert::header(now.stamp, ""), status: status.collect() };
-        if let Err(error) = self.publisher.publish(&array) {
+        let failure = failure.map(ToString::to_string);
+        let array = self.report.at_once(inputs, inputs_health, failure.as_deref(), self.clock.present());
+        self.send(array);
+    }
+
+    fn send(&self, array: plain::DiagnosticArray) {
+        if let Err(error) = self.publisher.publish(&messages::diagnostics(array)) {
             tracing::warn!("/diagnostics: {error}");
         }
-    }
-
-    /// The parts of a report with their health.
-    fn parts(
-        &self,
-        inputs: &Inputs,
-        inputs_health: &Health,
-        failure: Option<&NodeError>,
-    ) -> [(&'static str, Health); 3] {
-        let inference = match failure {
-            Some(failure) => Health::new(Level::Error, failure.to_string()),
-            None => inference_health(&self.record.lock(), Instant::now()),
-        };
-        let robot = robot_health(inputs, inputs_health, &inference);
-        [("inputs", inputs_health.clone()), ("inference", inference), ("robot", robot)]
-    }
-
-    fn status(&self, part: &str, health: Health, values: Vec<KeyValue>) -> DiagnosticStatus {
-        DiagnosticStatus {
-            level: health.level as u8,
-            name: format!("{}: {part}", self.node_name),
-            message: printable(&health.reason).into_owned(),
-            hardware_id: self.hardware_id.clone(),
-            values,
-        }
-    }
-
-    fn robot_values(&self, inputs: &Inputs, health: &Health) -> Vec<KeyValue> {
-        vec![
-            pair("may_act", health.may_act),
-            pair("instruction", inputs.instruction_text().unwrap_or_default().chars().take(QUOTED).collect::<String>()),
-            pair("frame_id", &self.frame_id),
-        ]
-    }
-}
-
-/// The name of this machine; empty if the operating system does not tell.
-fn host_name() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
-}
-
-/// The last periodic report: its moment, the frames that each camera had delivered by then, and their rates before it.
-#[derive(Debug, Default)]
-struct LastReport {
-    at: Option<Instant>,
-    frames: Vec<u64>,
-    /// Frames per second of each camera between the last two reports; 0 if there was none.
-    rates_hz: Vec<f64>,
-}
-
-impl LastReport {
-    /// Whether its period is over at `now`, so that the next report is due.
-    fn is_over(&self, now: Instant) -> bool {
-        self.at.is_none_or(|at| now.saturating_duration_since(at) >= PERIOD)
-    }
-
-    /// Makes `now` the last report.
-    fn replace(&mut self, now: Instant, frames: Vec<u64>) {
-        let elapsed_s = self.at.replace(now).map(|before| now.saturating_duration_since(before).as_secs_f64());
-        let mut before = std::mem::replace(&mut self.frames, frames.clone());
-        before.resize(frames.len(), 0);
-        let rate_hz = |(now, before): (&u64, &u64)| elapsed_s.map_or(0.0, |s| (now - before) as f64 / s.max(1e-3));
-        self.rates_hz = frames.iter().zip(&before).map(rate_hz).collect();
-    }
-}
-
-fn inputs_values(inputs: &Inputs, rates_hz: &[f64], now: Now) -> Vec<KeyValue> {
-    let mut values = Vec::new();
-    for (index, camera) in inputs.cameras().iter().enumerate() {
-        let key = |name: &str| format!("{}.{name}", camera.name);
-        values.push(pair(&key("received"), camera.topic.received));
-        values.push(pair(&key("used"), camera.frames.used));
-        values.push(pair(&key("skipped"), camera.frames.skipped));
-        values.push(pair(&key("repeated"), camera.frames.repeated));
-        values.push(pair(&key("dropped_invalid"), camera.topic.dropped_invalid));
-        values.push(pair(&key("waiting"), camera.waiting()));
-        values.push(pair(&key("unstamped"), camera.topic.unstamped));
-        values.push(pair(&key("lost_estimate"), camera.loss.lost()));
-        values.push(pair(&key("rate_hz"), format!("{:.1}", rates_hz.get(index).copied().unwrap_or_default())));
-        values.extend(camera.age_ms(now).map(|age_ms| pair(&key("age_ms"), format!("{age_ms:.1}"))));
-    }
-    for state in inputs.states() {
-        values.extend(topic_values(&state.topic));
-        values.push(pair(&format!("{}.unstamped", state.topic.name), state.topic.unstamped));
-        let age_ms = state.age_ms(now).map(|age_ms| format!("{age_ms:.1}"));
-        values.extend(age_ms.map(|age_ms| pair(&format!("{}.age_ms", state.topic.name), age_ms)));
-    }
-    values.extend(inputs.topics().last().into_iter().flat_map(topic_values));
-    let skew_ms = inputs.last_skew().map(|skew| format!("{:.1}", skew.as_secs_f64() * 1e3));
-    values.extend(skew_ms.map(|skew_ms| pair("skew_ms", skew_ms)));
-    values.push(pair("time_jumps", inputs.time_jumps()));
-    let latest = inputs.topics().filter_map(|topic| topic.last_fault.as_ref()).max_by_key(|fault| fault.at);
-    values.push(pair("last_error", latest.map_or("", |fault| fault.reason.as_str())));
-    values.push(pair("waiting_for", inputs.waiting_for(now).join(", ")));
-    values
-}
-
-fn topic_values(topic: &Topic) -> [KeyValue; 2] {
-    [
-        pair(&format!("{}.received", topic.name), topic.received),
-        pair(&format!("{}.dropped_invalid", topic.name), topic.dropped_invalid),
-    ]
-}
-
-/// Whether the robot may be acted on: an inference runs on inputs that can be trusted.
-fn robot_health(inputs: &Inputs, inputs_health: &Health, inference: &Health) -> Health {
-    let stopped = [inputs_health, inference].into_iter().find(|health| !health.may_act);
-    match (stopped, inputs.instruction_text()) {
-        (Some(stopped), _) => Health {
-            level: stopped.level,
-            reason: format!("the policy stands still: {}", stopped.reason),
-            may_act: false,
-        },
-        (None, Some(instruction)) => Health::new(Level::Ok, format!("acting on \"{instruction}\"")),
-        (None, None) => Health::new(Level::Stale, "the policy stands still: no instruction"),
-    }
-}
-
-fn inference_health(record: &Record, now: Instant) -> Health {
-    let Some(runtime) = &record.runtime else {
-        return Health { may_act: false, ..Health::new(Level::Warn, "loading the checkpoint") };
-    };
-    match (&record.last_failure, &runtime.degraded) {
-        (Some(failure), _) if failure.is_recent(now) => {
-            Health::new(Level::Error, format!("no chunk: {}", failure.reason))
-        }
-        (_, Some(degraded)) => Health::new(Level::Warn, degraded.to_string()),
-        _ if record.withdrawn.saturating_sub(record.withdrawn_before_chunk) >= MANY_WITHDRAWN => {
-            Health::new(Level::Warn, "no chunk: instructions change, or inputs stop, faster than an inference takes")
-        }
-        _ if record.chunks_published == 0 => Health::new(Level::Ok, "ready, no chunk yet"),
-        _ => Health::new(Level::Ok, format!("{} chunks published", record.chunks_published)),
-    }
-}
-
-/// The values of the inference status. Backend, device and precision are those that computed the latest chunk, which
-/// may differ from the configured ones.
-fn inference_values(record: &Record) -> Vec<KeyValue> {
-    let mut values = Vec::new();
-    if let Some(runtime) = &record.runtime {
-        values.push(pair("backend", runtime.backend));
-        values.push(pair("device", runtime.device));
-        values.push(pair("dtype", runtime.dtype.name()));
-        values.push(pair("engine_sha256", runtime.engine_sha256.as_deref().unwrap_or_default()));
-    }
-    values.push(pair("chunks_published", record.chunks_published));
-    values.push(pair("failed", record.failed));
-    values.push(pair("superseded", record.superseded));
-    values.push(pair("withdrawn", record.withdrawn));
-    if let Some(facts) = &record.facts {
-        values.push(pair("steps", facts.steps));
-        values.push(pair("checkpoint_sha256", &facts.checkpoint_sha256));
-        values.push(pair("adapter_sha256", facts.adapter_sha256.as_deref().unwrap_or_default()));
-    }
-    let e2e_ms: Vec<f64> = record.e2e_ms.iter().copied().collect();
-    if let Some(summary) = Summary::of(&e2e_ms) {
-        values.push(pair("e2e_ms.p50", format!("{:.2}", summary.p50)));
-        values.push(pair("e2e_ms.p99", format!("{:.2}", summary.p99)));
-    }
-    values.extend(record.observation_age_ms.map(|ms| pair("observation_age_ms", format!("{ms:.2}"))));
-    let degraded = record.runtime.as_ref().and_then(|runtime| runtime.degraded.as_ref());
-    values.push(pair("degraded", degraded.map(ToString::to_string).unwrap_or_default()));
-    values.push(pair("last_error", record.last_failure.as_ref().map_or("", |failure| failure.reason.as_str())));
-    values
-}
-
-fn pair(key: &str, value: impl ToString) -> KeyValue {
-    KeyValue { key: printable(key).into_owned(), value: printable(&value.to_string()).into_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Device, Dtype};
-    use crate::pipeline::{Degraded, Runtime};
-    use crate::robot::topic::Fault;
-    use std::sync::Arc;
-
-    fn running(degraded: Option<Degraded>) -> Record {
-        let runtime =
-            Runtime { backend: "libtorch", device: Device::Cpu, dtype: Dtype::F32, engine_sha256: None, degraded };
-        Record { runtime: Some(Arc::new(runtime)), ..Record::default() }
-    }
-
-    fn fallback() -> Degraded {
-        let (from, reason) = ("cuda_graph".to_owned(), "GPU failed".to_owned());
-        Degraded { from, to: "libtorch", device: Device::Cpu, reason }
-    }
-
-    fn value<'a>(values: &'a [KeyValue], key: &str) -> Option<&'a str> {
-        values.iter().find(|pair| pair.key == key).map(|pair| pair.value.as_str())
-    }
-
-    fn after_ms(start: Instant, ms: u64) -> Instant {
-        start + Duration::from_millis(ms)
-    }
-
-    #[test]
-    fn the_first_report_is_due_at_once() {
-        assert!(LastReport::default().is_over(Instant::now()));
-    }
-
-    #[test]
-    fn the_next_report_is_due_a_second_after_the_last() {
-        let (mut last, start) = (LastReport::default(), Instant::now());
-        for report in 0..3 {
-            let at = after_ms(start, 1000 * report);
-            last.replace(at, Vec::new());
-            let due = [0, 999, 1000, 1500].map(|ms| last.is_over(after_ms(at, ms)));
-            assert_eq!(due, [false, false, true, true], "after report {report}");
-        }
-    }
-
-    #[test]
-    fn a_frame_rate_counts_the_frames_since_the_last_report() {
-        let (mut last, start) = (LastReport::default(), Instant::now());
-        let mut rates_hz = |ms, frames| {
-            last.replace(after_ms(start, ms), frames);
-            last.rates_hz.clone()
-        };
-        assert_eq!(rates_hz(0, vec![7, 0]), [0.0, 0.0], "there is no rate before the second report");
-        assert_eq!(rates_hz(1000, vec![37, 0]), [30.0, 0.0]);
-        assert_eq!(rates_hz(3000, vec![57, 3]), [10.0, 1.5]);
-    }
-
-    #[test]
-    fn loading_is_no_error_and_no_reason_to_act() {
-        let health = inference_health(&Record::default(), Instant::now());
-        assert_eq!((health.level, health.may_act), (Level::Warn, false));
-        assert_eq!(inference_health(&running(None), Instant::now()).level, Level::Ok);
-    }
-
-    #[test]
-    fn a_failed_inference_is_an_error_for_a_few_seconds() {
-        let at = Instant::now();
-        let last_failure = Some(Fault { reason: "not finite".to_owned(), at });
-        let record = Record { last_failure, ..running(None) };
-        let health = |ms| inference_health(&record, after_ms(at, ms));
-        assert_eq!(health(1_000), Health::new(Level::Error, "no chunk: not finite"));
-        assert_eq!(health(7_000).level, Level::Ok);
-    }
-
-    #[test]
-    fn a_fallback_warns_for_as_long_as_it_runs_and_says_why() {
-        let health = inference_health(&running(Some(fallback())), Instant::now());
-        assert_eq!(health, Health::new(Level::Warn, "fallback libtorch on cpu instead of cuda_graph: GPU failed"));
-    }
-
-    #[test]
-    fn the_values_name_the_backend_that_runs() {
-        let values = inference_values(&running(Some(fallback())));
-        let named = ["backend", "device", "dtype"].map(|key| value(&values, key));
-        assert_eq!(named, [Some("libtorch"), Some("cpu"), Some("f32")]);
     }
 }

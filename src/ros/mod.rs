@@ -5,7 +5,7 @@
 //! |---|---|
 //! | the command line as ROS 2 defines it | [`arguments`] |
 //! | parameters, the services that show them, their events | [`params`], [`declared`], [`parameter_services`], [`parameter_events`] |
-//! | messages ↔ values | [`convert`], [`parameter_messages`] |
+//! | messages ↔ values | [`convert`], [`messages`], [`parameter_messages`] |
 //! | subscriptions, drained every turn, and their QoS | [`subscriptions`], [`qos`] |
 //! | loading, the inference thread | [`model`] |
 //! | chunks and latencies, what runs, health, time | [`outputs`], [`model_info`], [`diagnostics`], [`clock`] |
@@ -20,6 +20,7 @@ pub mod diagnostics;
 pub mod error;
 pub mod infer_once;
 pub mod logging;
+pub mod messages;
 pub mod model;
 pub mod model_info;
 pub mod node;

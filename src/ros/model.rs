@@ -2,13 +2,14 @@
 
 use super::error::NodeError;
 use super::model_info::ModelInfoTopic;
-use super::outputs::{Event, ModelFacts, Outputs, SharedRecord};
+use super::outputs::{Event, Outputs};
 use crate::config::{Config, ConfigError, ProprioFeed};
 use crate::pipeline::PipelineError;
 use crate::pipeline::feedback::Feedback;
 use crate::pipeline::worker::Worker;
 use crate::pipeline::{InFlight, Options, Pipeline, Request};
 use crate::robot::policy_loop::Policy;
+use crate::robot::reporting::record::{ModelFacts, SharedRecord};
 use crate::robot::selection::Selection;
 use crate::robot::state::channels_of;
 use crate::robot::state_source::check_source;

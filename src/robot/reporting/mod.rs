@@ -1,0 +1,13 @@
+//! What the policy says of itself, as the messages that it is published in: the same ones live and from a bag.
+//!
+//! | what | file |
+//! |---|---|
+//! | counts and latest values of inference | [`record`] |
+//! | a chunk and where its time went | [`chunk`] |
+//! | the health of inputs, inference and robot | [`diagnostics`] |
+//! | what has been loaded | [`model_info`] |
+
+pub mod chunk;
+pub mod diagnostics;
+pub mod model_info;
+pub mod record;

@@ -1,0 +1,90 @@
+//! The record of inference: what diagnostics tell of it.
+
+use crate::pipeline::Runtime;
+use crate::robot::topic::Fault;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// The number of latest chunks whose latency percentiles diagnostics report.
+const LATENCIES: usize = 100;
+
+/// Facts about the loaded model that every chunk carries.
+#[derive(Clone, Debug)]
+pub struct ModelFacts {
+    /// Names of the action's channels, A' of them.
+    pub action_names: Vec<String>,
+    /// Name of the action space.
+    pub action_mode: String,
+    /// The number of denoising steps.
+    pub steps: usize,
+    /// SHA-256 of the weight files, in hex.
+    pub checkpoint_sha256: String,
+    /// SHA-256 of the adapter that is merged into them, in hex; `None` without one.
+    pub adapter_sha256: Option<String>,
+}
+
+impl ModelFacts {
+    /// What identifies the weights in a chunk: their hash, followed by `+` and the adapter's if there is one.
+    pub fn weights_sha256(&self) -> String {
+        match &self.adapter_sha256 {
+            Some(adapter) => format!("{}+{adapter}", self.checkpoint_sha256),
+            None => self.checkpoint_sha256.clone(),
+        }
+    }
+}
+
+/// Counts and latest values of inference since the node started.
+#[derive(Debug, Default)]
+pub struct Record {
+    /// Facts about the model; `None` while it is loading.
+    pub facts: Option<ModelFacts>,
+    /// What runs at present; `None` while the checkpoint is being loaded.
+    pub runtime: Option<Arc<Runtime>>,
+    /// Chunks published.
+    pub chunks_published: u64,
+    /// Observations whose inference or publication failed.
+    pub failed: u64,
+    /// Observations that were replaced before an inference began on them.
+    pub superseded: u64,
+    /// Observations and answers that were dropped because a stop or a new instruction ended their epoch.
+    pub withdrawn: u64,
+    /// How many of these there were when the latest chunk was published.
+    pub withdrawn_before_chunk: u64,
+    /// The latest failure of an inference or a publication.
+    pub last_failure: Option<Fault>,
+    /// End-to-end latency of the latest chunks, ms, newest first.
+    pub e2e_ms: VecDeque<f64>,
+    /// Age of the latest chunk's oldest input when the chunk was published, ms; negative for stamps in the future.
+    pub observation_age_ms: Option<f64>,
+}
+
+impl Record {
+    /// Records a chunk that was published, with the time from its observation to its actions and the age of its oldest input
+    /// then.
+    pub fn chunk_published(&mut self, e2e_ms: f64, observation_age_ms: f64) {
+        self.chunks_published += 1;
+        self.withdrawn_before_chunk = self.withdrawn;
+        self.observation_age_ms = Some(observation_age_ms);
+        self.e2e_ms.truncate(LATENCIES - 1);
+        self.e2e_ms.push_front(e2e_ms);
+    }
+
+    /// Records why there is no chunk. Returns whether that is another reason than the last one.
+    pub fn failed(&mut self, reason: &str, at: Instant) -> bool {
+        self.failed += 1;
+        let previous = self.last_failure.replace(Fault { reason: reason.to_owned(), at });
+        previous.is_none_or(|previous| previous.reason != reason)
+    }
+}
+
+/// The record, shared by the inference thread and the spinning one.
+#[derive(Clone, Debug, Default)]
+pub struct SharedRecord(Arc<Mutex<Record>>);
+
+impl SharedRecord {
+    /// Locks the record. Hold it only for a moment, because the inference thread waits for it.
+    pub fn lock(&self) -> MutexGuard<'_, Record> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
