@@ -7,7 +7,7 @@
 //!       ros             offline            adapters: ROS 2 messages | files, measurements, reports
 //!        └───────┬─────────┘
 //!              robot                       which inputs make an observation, and whether they can be trusted
-//!                │          data           files: batches in .npz
+//!                │          data           files: batches in .npz, bags
 //!            pipeline         │            load, warm up, answer; the inference thread
 //!          ┌─────┴─────┐      │
 //!       backend ─→ transform  │            who runs the network | host-side pre- and post-processing

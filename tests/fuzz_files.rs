@@ -13,6 +13,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use xvla_ros::data::bag::Bag;
 use xvla_ros::data::batch::{Limits, read_batch};
 use xvla_ros::data::messages::diagnostics::DiagnosticArray;
 use xvla_ros::data::messages::inputs::{Float32MultiArray, Image, JointState};
@@ -295,4 +296,41 @@ fn a_damaged_definition() {
             drop(check_definition(name, "ros2msg", stored));
         }
     });
+}
+
+/// Reads all messages of the bag at `path`.
+fn read_bag(path: &Path) {
+    let Ok(bag) = Bag::open(path) else { return };
+    let mut reader = bag.read(|_| true);
+    // More than the fixtures hold, whatever is done to them.
+    for _ in 0..100_000 {
+        match reader.next() {
+            Some(Ok(message)) => assert!(message.topic < bag.topics().len()),
+            Some(Err(problem)) => drop(problem.to_string()),
+            None => return,
+        }
+    }
+    panic!("{}: no end", path.display());
+}
+
+#[test]
+fn a_damaged_bag() {
+    for (bag, file) in [
+        ("mcap_v9", "mcap_v9.mcap"),
+        ("mcap_v9", "metadata.yaml"),
+        ("mcap_file", "mcap_file.mcap.zstd"),
+        ("sqlite_v9", "sqlite_v9.db3"),
+        ("sqlite_v4", "sqlite_v4_0.db3"),
+        ("sqlite_message", "sqlite_message.db3"),
+        ("split_v5", "metadata.yaml"),
+    ] {
+        survives(&fixtures("bags").join(bag), file, read_bag);
+    }
+}
+
+#[test]
+fn a_damaged_mcap_file() {
+    for file in ["none.mcap", "zstd.mcap", "lz4.mcap", "unchunked.mcap"] {
+        survives(&fixtures("bags/mcap"), file, |folder| read_bag(&folder.join(file)));
+    }
 }

@@ -1,5 +1,6 @@
-//! Files of inputs and outputs: batches in `.npz`, ROS messages as bags hold them.
+//! Files of inputs and outputs: batches in `.npz`, bags of rosbag2 and the ROS messages in them.
 
+pub mod bag;
 pub mod batch;
 pub mod cdr;
 mod error;

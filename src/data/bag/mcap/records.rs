@@ -1,0 +1,188 @@
+//! The records of mcap (<https://mcap.dev/spec>) that reading needs.
+//!
+//! Records that come once per file or channel are read by the crate `mcap`. The framing and the headers of messages and
+//! chunks are read here: the crate's readers give no offsets to name in a problem, end at the first damaged chunk, and
+//! copy what is not compressed once more.
+
+use super::super::topic::{BagTopic, Definition, Numbers, Topics};
+use mcap::records::{Record, op};
+use std::collections::HashMap;
+
+/// Opcode and length of a record.
+pub(super) const FRAME_BYTES: u64 = 9;
+/// Channel, sequence number and both times of a message.
+pub(super) const MESSAGE_BYTES: usize = 22;
+/// A chunk's header with an empty name of its compression.
+const CHUNK_BYTES: usize = 40;
+/// Enough for a chunk's frame and header with any name of a compression.
+pub(super) const CHUNK_PROBE_BYTES: u64 = FRAME_BYTES + CHUNK_BYTES as u64 + 64;
+/// Longer than any message definition; what is longer is not kept.
+const MAX_DEFINITION_BYTES: usize = 4 << 20;
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u16::from_le_bytes(*bytes))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+/// Opcode of the record at the start of `bytes`, and the length of its body.
+pub(super) fn frame(bytes: &[u8]) -> Option<(u8, u64)> {
+    Some((*bytes.first()?, u64_at(bytes, 1)?))
+}
+
+/// The header of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct MessageHead {
+    pub(super) channel: u16,
+    /// When it was received, nanoseconds.
+    pub(super) log_time: u64,
+    /// When it was sent, nanoseconds; recorders that do not know it write the time of reception.
+    pub(super) publish_time: u64,
+}
+
+impl MessageHead {
+    /// The header at the start of a message's body.
+    pub(super) fn read(body: &[u8]) -> Option<Self> {
+        Some(Self { channel: u16_at(body, 0)?, log_time: u64_at(body, 6)?, publish_time: u64_at(body, 14)? })
+    }
+}
+
+/// The header of a chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ChunkHead {
+    /// The earliest receive time in it, nanoseconds.
+    pub(super) start: u64,
+    /// The latest.
+    pub(super) end: u64,
+    /// Length of its content, bytes.
+    pub(super) uncompressed: u64,
+    /// CRC-32 of its content; 0 where the writer made none.
+    pub(super) crc: u32,
+    /// `zstd`, `lz4` or empty.
+    pub(super) compression: String,
+    /// Length of its data, bytes.
+    pub(super) compressed: u64,
+    /// Where its data begin, bytes from the start of the record.
+    pub(super) data_at: u64,
+}
+
+impl ChunkHead {
+    /// The header in `record`, which begins with the frame of a chunk.
+    pub(super) fn read(record: &[u8]) -> Option<Self> {
+        let (op::CHUNK, length) = frame(record)? else { return None };
+        let body = record.get(FRAME_BYTES as usize..)?;
+        let name = u32_at(body, 28)? as usize;
+        let compression = body.get(32..)?.get(..name)?;
+        let compressed = u64_at(body, 32 + name)?;
+        let data_at = FRAME_BYTES + (CHUNK_BYTES + name) as u64;
+        if compressed > length.checked_sub(data_at - FRAME_BYTES)? {
+            return None;
+        }
+        Some(Self {
+            start: u64_at(body, 0)?,
+            end: u64_at(body, 8)?,
+            uncompressed: u64_at(body, 16)?,
+            crc: u32_at(body, 24)?,
+            compression: String::from_utf8_lossy(compression).into_owned(),
+            compressed,
+            data_at,
+        })
+    }
+}
+
+/// The channel of a message index and the number of its entries.
+pub(super) fn index_of_channel(body: &[u8]) -> Option<(u16, u64)> {
+    Some((u16_at(body, 0)?, u64::from(u32_at(body, 2)? / 16)))
+}
+
+/// Schemas and channels as a file declares them.
+#[derive(Debug, Default)]
+pub(super) struct Declared {
+    /// Name, encoding and text by id.
+    schemas: HashMap<u16, (String, Option<Definition>)>,
+    channels: HashMap<u16, mcap::records::Channel>,
+}
+
+impl Declared {
+    /// Takes the schema or channel in a record. The first of several with one id counts.
+    ///
+    /// # Errors
+    /// The record is damaged.
+    pub(super) fn take(&mut self, opcode: u8, body: &[u8]) -> Result<(), String> {
+        match opcode {
+            op::SCHEMA | op::CHANNEL => {}
+            _ => return Ok(()),
+        }
+        match mcap::parse_record(opcode, body).map_err(|error| error.to_string())? {
+            Record::Schema { header, data } => {
+                let text = std::str::from_utf8(&data).ok().filter(|text| text.len() <= MAX_DEFINITION_BYTES);
+                let text = text.filter(|text| !text.is_empty()).map(str::to_owned);
+                let definition = text.map(|text| Definition { encoding: header.encoding, text });
+                self.schemas.entry(header.id).or_insert((header.name, definition));
+            }
+            Record::Channel(channel) => drop(self.channels.entry(channel.id).or_insert(channel)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_channel(&self, id: u16) -> bool {
+        self.channels.contains_key(&id)
+    }
+
+    pub(super) fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Adds the channels to the bag's topics. `messages` are their counts; `None` where nobody counted.
+    pub(super) fn add_to(self, topics: &mut Topics, messages: Option<&HashMap<u16, u64>>) -> Numbers<u16> {
+        let mut channels: Vec<_> = self.channels.into_iter().collect();
+        channels.sort_by_key(|(id, _)| *id);
+        let mut numbers = Numbers::new();
+        for (id, channel) in channels {
+            let (message_type, definition) = self.schemas.get(&channel.schema_id).cloned().unwrap_or_default();
+            let text = |key: &str| channel.metadata.get(key).filter(|text| !text.is_empty()).cloned();
+            let topic = BagTopic {
+                message_type,
+                definition,
+                serialization: channel.message_encoding.clone(),
+                type_hash: text("topic_type_hash"),
+                messages: messages.map(|messages| messages.get(&id).copied().unwrap_or(0)),
+                offered_qos: text("offered_qos_profiles").unwrap_or_default(),
+                name: channel.topic,
+            };
+            if let Some(number) = topics.add(topic) {
+                numbers.insert(id, number);
+            }
+        }
+        numbers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_whose_data_are_longer_than_its_record_is_refused() {
+        let record = |length: u64, compressed: u64| {
+            let mut bytes = vec![op::CHUNK];
+            bytes.extend(length.to_le_bytes());
+            bytes.extend([0; 28]);
+            bytes.extend(4_u32.to_le_bytes());
+            bytes.extend(b"zstd");
+            bytes.extend(compressed.to_le_bytes());
+            bytes
+        };
+        assert_eq!(ChunkHead::read(&record(54, 10)).unwrap().data_at, 9 + 44);
+        assert_eq!(ChunkHead::read(&record(53, 10)), None);
+        assert_eq!(ChunkHead::read(&record(u64::MAX, 10)).unwrap().compression, "zstd");
+        assert_eq!(ChunkHead::read(&record(54, 10)[..52]), None);
+    }
+}

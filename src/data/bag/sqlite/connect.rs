@@ -1,0 +1,67 @@
+//! Opens SQLite files that may be damaged, hostile or left by a crash, and changes none of them.
+
+use super::super::problem::{At, Problem};
+use rusqlite::{Connection, OpenFlags};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Opens a database without ever changing it or its folder. A journal beside it, which a recorder leaves that was
+/// killed, is taken into account where SQLite can; otherwise the problem says that it is not.
+pub(super) fn connect(path: &Path, shown: &Arc<Path>, problems: &mut Vec<Problem>) -> Result<Connection, Problem> {
+    let whole = |reason: String| Problem::new(shown, At::File, reason);
+    for (ending, name) in [("-wal", "write-ahead log"), ("-journal", "journal")] {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(ending);
+        if !std::fs::metadata(&beside).is_ok_and(|file| file.len() > 0) {
+            continue;
+        }
+        match open(path, "mode=ro", "OFF") {
+            Ok(database) => return Ok(database),
+            Err(error) => problems.push(whole(format!(
+                "the {name} beside it (`*{ending}`) cannot be used ({}): what only it holds is missing; `sqlite3 FILE \
+                 .tables` with write access takes it over",
+                told(&error)
+            ))),
+        }
+        break;
+    }
+    match open(path, "immutable=1", "OFF") {
+        // SQLite refuses a file that is shorter than it says, unless schemas may be damaged.
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
+            let database = open(path, "immutable=1", "ON").map_err(|_| whole(told(&error)))?;
+            problems.push(whole(format!("{}: rows that are there are read", told(&error))));
+            Ok(database)
+        }
+        opened => opened.map_err(|error| whole(told(&error))),
+    }
+}
+
+fn open(path: &Path, query: &str, damaged: &str) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let database = Connection::open_with_flags(format!("file:{}?{query}", escaped(path)), flags)?;
+    // What a hostile file defines as views or triggers must not run.
+    database.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA query_only = ON; PRAGMA cell_size_check = ON;")?;
+    database.execute_batch(&format!("PRAGMA writable_schema = {damaged}"))?;
+    database.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
+    Ok(database)
+}
+
+/// A path for use in a URI.
+fn escaped(path: &Path) -> String {
+    let mut uri = String::new();
+    for byte in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()) {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'_' | b'-' => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    uri
+}
+
+/// What SQLite says, without the query that it adds.
+pub(super) fn told(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(code, message) => message.clone().unwrap_or_else(|| code.to_string()),
+        other => other.to_string(),
+    }
+}
