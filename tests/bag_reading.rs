@@ -125,7 +125,8 @@ fn every_form_tells_topics_types_and_the_span() {
         let wanted = expectations["topics"].as_array().unwrap();
         let mut wanted: Vec<_> =
             wanted.iter().map(|topic| (topic["name"].as_str().unwrap(), topic["type"].as_str().unwrap())).collect();
-        (found.sort_unstable(), wanted.sort_unstable());
+        found.sort_unstable();
+        wanted.sort_unstable();
         if *name != "overlapping" {
             assert_eq!(found, wanted, "{name}");
         }

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 from mcap.reader import make_reader
-from mcap.writer import CompressionType, Writer as McapWriter
+from mcap.writer import CompressionType
+from mcap.writer import Writer as McapWriter
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -54,9 +55,9 @@ QOS_TEXT = "- history: 1\n  depth: 5\n  reliability: 2\n  durability: 2"
 README = """\
 # Bags
 
-Written by `tools/bags.py` with rosbags 0.11.9, mcap 1.6.0 and SQLite {sqlite}; its documentation says how to run it. All
-but those of `rosbag2/` hold the messages of `expected.json`, in that order of their receive times: `topics` by name with
-type and number of messages, `messages` with topic, `received_ns` and `data` in hexadecimal (CDR).
+Written by `tools/bags.py` with rosbags 0.11.9, mcap 1.6.0 and SQLite {sqlite}; its documentation says how to run it.
+All but those of `rosbag2/` hold the messages of `expected.json`, in that order of their receive times: `topics` by name
+with type and number of messages, `messages` with topic, `received_ns` and `data` in hexadecimal (CDR).
 
 | bag | what it covers |
 |---|---|
@@ -72,7 +73,8 @@ type and number of messages, `messages` with topic, `received_ns` and `data` in 
 | `mcap/unchunked.mcap` | messages outside of chunks |
 
 `rosbag2/` holds bags that rosbag2's own recorder wrote, from its tests (<https://github.com/ros2/rosbag2>, Apache-2.0):
-`talker` (`rosbag2_py/test/resources/mcap/talker`) and `seek` (`rosbag2_transport/test/resources/sqlite3/test_bag_for_seek`).
+`talker` (`rosbag2_py/test/resources/mcap/talker`) and `seek`
+(`rosbag2_transport/test/resources/sqlite3/test_bag_for_seek`).
 `rosbag2/expected.json` lists what mcap's Python package and rosbags read from them.
 """
 
@@ -136,7 +138,11 @@ def main() -> int:
     write_split(folder / "split_v5", given)
     write_overlapping(folder / "overlapping", given)
     (folder / "mcap").mkdir()
-    for name, compression in (("none", CompressionType.NONE), ("zstd", CompressionType.ZSTD), ("lz4", CompressionType.LZ4)):
+    for name, compression in (
+        ("none", CompressionType.NONE),
+        ("zstd", CompressionType.ZSTD),
+        ("lz4", CompressionType.LZ4),
+    ):
         with_mcap(folder / "mcap" / f"{name}.mcap", given, compression)
     with_mcap(folder / "mcap" / "unchunked.mcap", given, CompressionType.NONE, use_chunking=False)
     # Every fifth message is late: chunks overlap, and hold messages that are older than those before them.

@@ -298,12 +298,12 @@ impl Reading {
                         format!("a message of {length} bytes, more than the {MAX_CHUNK_BYTES} that are read: left out"),
                     );
                 }
-                (op::MESSAGE, Some(head)) if length >= MESSAGE_BYTES as u64 => {
-                    if self.wants(head.channel, At::Offset(at)) {
-                        return (at, Some(Entry { time: head.log_time, offset: at }));
-                    }
+                (op::MESSAGE, head) if head.is_none() || length < MESSAGE_BYTES as u64 => {
+                    self.problem(at, "a message without a header: left out".to_owned());
                 }
-                (op::MESSAGE, _) => self.problem(at, "a message without a header: left out".to_owned()),
+                (op::MESSAGE, Some(head)) if self.wants(head.channel, At::Offset(at)) => {
+                    return (at, Some(Entry { time: head.log_time, offset: at }));
+                }
                 _ => {}
             }
             at += FRAME_BYTES + length;

@@ -1,11 +1,10 @@
 //! The records of mcap (<https://mcap.dev/spec>) that reading needs.
 //!
-//! Records that come once per file or channel are read by the crate `mcap`. The framing and the headers of messages and
-//! chunks are read here: the crate's readers give no offsets to name in a problem, end at the first damaged chunk, and
-//! copy what is not compressed once more.
+//! The readers of the crate `mcap` (0.26) give no offsets to name in a problem, end at the first damaged chunk, and copy
+//! what is not compressed once more; its records allocate what the length of a text says. Its names of opcodes are used.
 
 use super::super::topic::{BagTopic, Definition, Numbers, Topics};
-use mcap::records::{Record, op};
+use mcap::records::op;
 use std::collections::HashMap;
 
 /// Opcode and length of a record.
@@ -29,6 +28,50 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
+}
+
+/// The fields of a record, one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        u16_at(self.take(2)?, 0)
+    }
+
+    pub(super) fn u32(&mut self) -> Option<u32> {
+        u32_at(self.take(4)?, 0)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        u64_at(self.take(8)?, 0)
+    }
+
+    /// Bytes behind their length.
+    pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.u32()? as usize;
+        self.take(length)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+
+    /// A map from channels to numbers.
+    pub(super) fn by_channel(&mut self) -> Option<Vec<(u16, u64)>> {
+        let mut entries = Fields(self.bytes()?);
+        let mut found = Vec::new();
+        while !entries.0.is_empty() {
+            found.push((entries.u16()?, entries.u64()?));
+        }
+        Some(found)
+    }
 }
 
 /// Opcode of the record at the start of `bytes`, and the length of its body.
@@ -101,12 +144,48 @@ pub(super) fn index_of_channel(body: &[u8]) -> Option<(u16, u64)> {
     Some((u16_at(body, 0)?, u64::from(u32_at(body, 2)? / 16)))
 }
 
+/// A channel as it is declared.
+#[derive(Debug)]
+struct Channel {
+    schema: u16,
+    topic: String,
+    encoding: String,
+    offered_qos: String,
+    type_hash: Option<String>,
+}
+
+impl Channel {
+    fn read(mut fields: Fields<'_>) -> Option<(u16, Self)> {
+        let (id, schema) = (fields.u16()?, fields.u16()?);
+        let (topic, encoding) = (fields.text()?.to_owned(), fields.text()?.to_owned());
+        let mut channel = Self { schema, topic, encoding, offered_qos: String::new(), type_hash: None };
+        let mut about = Fields(fields.bytes()?);
+        while !about.0.is_empty() {
+            match (about.text()?, about.text()?) {
+                ("offered_qos_profiles", text) => channel.offered_qos = text.to_owned(),
+                ("topic_type_hash", text) if !text.is_empty() => channel.type_hash = Some(text.to_owned()),
+                _ => {}
+            }
+        }
+        Some((id, channel))
+    }
+}
+
+/// The id of a schema, the name of its type, and its text.
+fn schema(mut fields: Fields<'_>) -> Option<(u16, (String, Option<Definition>))> {
+    let (id, name, encoding) = (fields.u16()?, fields.text()?, fields.text()?);
+    let text = std::str::from_utf8(fields.bytes()?).ok();
+    let text = text.filter(|text| !text.is_empty() && text.len() <= MAX_DEFINITION_BYTES);
+    let definition = text.map(|text| Definition { encoding: encoding.to_owned(), text: text.to_owned() });
+    Some((id, (name.to_owned(), definition)))
+}
+
 /// Schemas and channels as a file declares them.
 #[derive(Debug, Default)]
 pub(super) struct Declared {
-    /// Name, encoding and text by id.
+    /// Name of the type and its definition by id.
     schemas: HashMap<u16, (String, Option<Definition>)>,
-    channels: HashMap<u16, mcap::records::Channel>,
+    channels: HashMap<u16, Channel>,
 }
 
 impl Declared {
@@ -116,17 +195,14 @@ impl Declared {
     /// The record is damaged.
     pub(super) fn take(&mut self, opcode: u8, body: &[u8]) -> Result<(), String> {
         match opcode {
-            op::SCHEMA | op::CHANNEL => {}
-            _ => return Ok(()),
-        }
-        match mcap::parse_record(opcode, body).map_err(|error| error.to_string())? {
-            Record::Schema { header, data } => {
-                let text = std::str::from_utf8(&data).ok().filter(|text| text.len() <= MAX_DEFINITION_BYTES);
-                let text = text.filter(|text| !text.is_empty()).map(str::to_owned);
-                let definition = text.map(|text| Definition { encoding: header.encoding, text });
-                self.schemas.entry(header.id).or_insert((header.name, definition));
+            op::SCHEMA => {
+                let (id, schema) = schema(Fields(body)).ok_or("a schema whose record is damaged")?;
+                self.schemas.entry(id).or_insert(schema);
             }
-            Record::Channel(channel) => drop(self.channels.entry(channel.id).or_insert(channel)),
+            op::CHANNEL => {
+                let (id, channel) = Channel::read(Fields(body)).ok_or("a channel whose record is damaged")?;
+                self.channels.entry(id).or_insert(channel);
+            }
             _ => {}
         }
         Ok(())
@@ -146,15 +222,14 @@ impl Declared {
         channels.sort_by_key(|(id, _)| *id);
         let mut numbers = Numbers::new();
         for (id, channel) in channels {
-            let (message_type, definition) = self.schemas.get(&channel.schema_id).cloned().unwrap_or_default();
-            let text = |key: &str| channel.metadata.get(key).filter(|text| !text.is_empty()).cloned();
+            let (message_type, definition) = self.schemas.get(&channel.schema).cloned().unwrap_or_default();
             let topic = BagTopic {
                 message_type,
                 definition,
-                serialization: channel.message_encoding.clone(),
-                type_hash: text("topic_type_hash"),
+                serialization: channel.encoding,
+                type_hash: channel.type_hash,
                 messages: messages.map(|messages| messages.get(&id).copied().unwrap_or(0)),
-                offered_qos: text("offered_qos_profiles").unwrap_or_default(),
+                offered_qos: channel.offered_qos,
                 name: channel.topic,
             };
             if let Some(number) = topics.add(topic) {
