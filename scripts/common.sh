@@ -21,7 +21,8 @@ _xvla_forget() {
 _xvla_forget_all() {
   local name
   for name in PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH LD_LIBRARY_PATH PYTHONPATH LIBTORCH XVLA_CUDA_INCLUDE \
-    LIBCLANG_PATH XVLA_ONNXRUNTIME_LIB XVLA_TENSORRT_LIB XVLA_ONNX_PYTHONPATH FASTRTPS_DEFAULT_PROFILES_FILE; do
+    LIBCLANG_PATH XVLA_ONNXRUNTIME_LIB XVLA_TENSORRT_LIB XVLA_ONNX_PYTHONPATH XVLA_ROSBAGS_PYTHONPATH \
+    FASTRTPS_DEFAULT_PROFILES_FILE; do
     _xvla_forget "$name"
   done
   unset _XVLA_ROS_ADDED
@@ -55,7 +56,7 @@ _xvla_sourced_ros() {
 #   _xvla_messages, _xvla_photos        our messages; the demo's photographs
 #   _xvla_onnxruntime, _xvla_tensorrt   the libraries that engines run in, or empty where the person names them
 #                                       or no wheel is for this machine
-#   _xvla_onnx                          ONNX's checker, or empty
+#   _xvla_onnx, _xvla_rosbags           ONNX's checker and a writer of bags, or empty
 _xvla_locate() {
   local scripts="$1/scripts" ros_key
   _xvla_cache="${XVLA_ROS_CACHE:-$HOME/.cache/xvla_ros}"
@@ -79,7 +80,7 @@ _xvla_locate() {
 
 # Locates the engines' libraries, unless the person names their folders. Only ONNX Runtime has a wheel for aarch64 too.
 _xvla_locate_engines() {
-  _xvla_onnxruntime="" _xvla_tensorrt="" _xvla_onnx=""
+  _xvla_onnxruntime="" _xvla_tensorrt="" _xvla_onnx="" _xvla_rosbags=""
   case "$(uname -m)" in
     x86_64 | aarch64) ;;
     *) return 0 ;;
@@ -93,9 +94,11 @@ _xvla_locate_engines() {
     _xvla_tensorrt="$_xvla_cache/tensorrt-$(_xvla_hash \
       "$1/requirements-tensorrt.txt" "$1/install/library.sh" "$1/install/wheels.sh")"
   fi
-  # ONNX's checker is installed for the Python of our ROS 2.
+  # What only tests import is installed for the Python of our ROS 2.
   if [ "$_xvla_own_ros" = yes ]; then
-    _xvla_onnx="$_xvla_cache/onnx-$(_xvla_hash "$1/requirements-onnx.txt" "$1/install/onnx.sh" "$1/install/wheels.sh")"
+    _xvla_onnx="$_xvla_cache/onnx-$(_xvla_hash "$1/requirements-onnx.txt" "$1/install/site.sh" "$1/install/wheels.sh")"
+    _xvla_rosbags="$_xvla_cache/rosbags-$(_xvla_hash \
+      "$1/requirements-rosbags.txt" "$1/install/site.sh" "$1/install/wheels.sh")"
   fi
 }
 

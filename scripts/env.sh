@@ -31,7 +31,7 @@ _xvla_environment() {
     programs=target/cuda/release remedy="make build CUDA=1"
   fi
   for folder in "$_xvla_messages" "$_xvla_ros" "$_xvla_libtorch" "${_xvla_cuda_headers:-/}" \
-    "${_xvla_onnxruntime:-/}" "${_xvla_tensorrt:-/}" "${_xvla_onnx:-/}"; do
+    "${_xvla_onnxruntime:-/}" "${_xvla_tensorrt:-/}" "${_xvla_onnx:-/}" "${_xvla_rosbags:-/}"; do
     if [ ! -d "$folder" ]; then
       echo "env.sh: something is not installed yet; run \`$remedy\` (or scripts/setup.sh) in $_xvla_root first" >&2
       return 1
@@ -68,6 +68,7 @@ _xvla_environment() {
   fi
   if [ -n "$_xvla_onnx" ]; then
     _xvla_prepend XVLA_ONNX_PYTHONPATH "$_xvla_onnx/site"
+    _xvla_prepend XVLA_ROSBAGS_PYTHONPATH "$_xvla_rosbags/site"
   fi
   # Without this profile more than half of the frames of a camera are lost between two processes.
   if [ -z "${FASTRTPS_DEFAULT_PROFILES_FILE:-}" ]; then
@@ -84,6 +85,6 @@ _xvla_status=$?
 unset -f _xvla_forget _xvla_forget_all _xvla_hash _xvla_sourced_ros _xvla_locate _xvla_locate_libtorch \
   _xvla_locate_cuda_headers _xvla_locate_engines _xvla_libclang _xvla_prepend _xvla_environment
 unset _xvla_root _xvla_cache _xvla_libtorch _xvla_own_libtorch _xvla_libtorch_part _xvla_cuda_headers _xvla_ros \
-  _xvla_own_ros _xvla_messages _xvla_photos _xvla_onnxruntime _xvla_tensorrt _xvla_onnx
+  _xvla_own_ros _xvla_messages _xvla_photos _xvla_onnxruntime _xvla_tensorrt _xvla_onnx _xvla_rosbags
 # The last command sets the exit status of sourcing without leaving a variable behind.
 eval "unset _xvla_status; [ $_xvla_status -eq 0 ]"

@@ -138,7 +138,7 @@ ros_is_usable() {
 everything_installed() {
   local folder
   for folder in "$_xvla_libtorch" "$_xvla_messages" "$_xvla_photos" "${_xvla_onnxruntime:-/}" "${_xvla_tensorrt:-/}" \
-    "${_xvla_onnx:-/}"; do
+    "${_xvla_onnx:-/}" "${_xvla_rosbags:-/}"; do
     [[ -d "$folder" ]] || return 1
   done
   [[ -z "$_xvla_cuda_headers" || -d "$_xvla_cuda_headers" ]] && ros_is_usable
@@ -158,7 +158,7 @@ install_libtorch() {
   fi
 }
 
-# install_engines PYTHON: installs the libraries that engines run in, and ONNX's checker.
+# install_engines PYTHON: installs the libraries that engines run in, and what only tests import.
 install_engines() {
   if [[ -n "$_xvla_onnxruntime" ]]; then
     install_part "$_xvla_onnxruntime" "ONNX Runtime: fetching 28 MB" library.sh \
@@ -173,7 +173,10 @@ install_engines() {
     say "TensorRT: no wheel for $(uname -m); to use one that is installed, name its folder in XVLA_TENSORRT_LIB"
   fi
   if [[ -n "$_xvla_onnx" ]]; then
-    install_part "$_xvla_onnx" "ONNX's checker, for the tests: fetching 36 MB" onnx.sh "$1"
+    install_part "$_xvla_onnx" "ONNX's checker, for the tests: fetching 36 MB" site.sh \
+      requirements-onnx.txt "$1"
+    install_part "$_xvla_rosbags" "a writer of bags, for the tests: fetching 6 MB" site.sh \
+      requirements-rosbags.txt "$1"
   fi
 }
 
