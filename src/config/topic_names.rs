@@ -35,6 +35,11 @@ pub struct Names {
 }
 
 impl Names {
+    /// The node's fully qualified name.
+    pub fn node(&self) -> String {
+        format!("{}/{}", self.namespace.trim_end_matches('/'), self.node)
+    }
+
     /// The fully qualified name that `topic` has after remapping.
     pub fn resolve(&self, topic: &str) -> String {
         let expanded = self.expand(topic);

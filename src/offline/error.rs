@@ -2,8 +2,10 @@
 
 use crate::config::ConfigError;
 use crate::data::DatasetError;
+use crate::data::bag::BagError;
 use crate::error::InputError;
 use crate::pipeline::PipelineError;
+use crate::robot::deployment::DeploymentError;
 use std::path::PathBuf;
 
 /// Anything that keeps a batch from being answered offline, or a measurement from being made.
@@ -31,6 +33,12 @@ pub enum OfflineError {
         /// The parameter that is at fault.
         source: ConfigError,
     },
+    /// The checkpoint cannot serve the deployment of a parameter file.
+    #[error(transparent)]
+    Deployment(#[from] DeploymentError),
+    /// A bag cannot be read.
+    #[error(transparent)]
+    Bag(#[from] BagError),
     /// The pipeline does not load or does not answer.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),

@@ -3,6 +3,7 @@
 use crate::config::ConfigError;
 use crate::pipeline::PipelineError;
 use crate::pipeline::facts::FactsError;
+use crate::robot::deployment::DeploymentError;
 
 /// A command line that ROS 2 cannot take.
 #[derive(Debug, thiserror::Error)]
@@ -67,12 +68,9 @@ pub enum NodeError {
     /// The checkpoint, backend or device is at fault.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
-    /// The checkpoint loads but cannot serve this deployment: other cameras, another state, another embodiment.
-    #[error("the checkpoint does not fit the parameters: {source}")]
-    Deployment {
-        /// The pipeline's error for an observation of this deployment's shape.
-        source: PipelineError,
-    },
+    /// The checkpoint cannot serve this deployment.
+    #[error(transparent)]
+    Deployment(#[from] DeploymentError),
     /// ROS 2 did not start.
     #[error("ROS 2 did not start: {reason}")]
     Start {

@@ -3,19 +3,15 @@
 use super::error::NodeError;
 use super::model_info::ModelInfoTopic;
 use super::outputs::{Event, Outputs};
-use crate::config::{Config, ConfigError, ProprioFeed};
-use crate::pipeline::PipelineError;
+use crate::config::Config;
 use crate::pipeline::feedback::Feedback;
 use crate::pipeline::worker::Worker;
-use crate::pipeline::{InFlight, Options, Pipeline, Request};
+use crate::pipeline::{Options, Pipeline};
+use crate::robot::deployment;
 use crate::robot::policy_loop::Policy;
 use crate::robot::reporting::record::{ModelFacts, SharedRecord};
 use crate::robot::selection::Selection;
-use crate::robot::state::channels_of;
-use crate::robot::state_source::check_source;
-use crate::transform::TransformError;
-use crate::types::{Observation, RgbImage, Stamp, Stamped};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -139,10 +135,8 @@ fn load(
         crate::backend::device::limit_threads(threads);
     }
     let pipeline = Pipeline::load(&Options::from(config))?;
-    check_source(config.proprio.source, channels_of(&config.proprio), pipeline.state_spec())?;
-    check_feed(config, &pipeline)?;
-    let facts = facts(config, &pipeline)?;
-    rehearse(config, &pipeline)?;
+    let facts = deployment::check(config, &pipeline)?;
+    deployment::rehearse(config, &pipeline)?;
     record_loaded(record, &facts, &pipeline);
     model_info.publish(config, &facts, &pipeline);
     let feedback = Feedback::new(config, pipeline.state_spec().channels());
@@ -152,77 +146,11 @@ fn load(
     })?)
 }
 
-/// Checks that a command can stand for the state, if the deployment feeds commands.
-fn check_feed(config: &Config, pipeline: &Pipeline) -> Result<(), ConfigError> {
-    let state = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
-    let actions = pipeline.action_names(None).len();
-    if config.proprio.feed != Some(ProprioFeed::LastCommand) {
-        return Ok(());
-    }
-    let reason = if state > actions || pipeline.processors().axis_angle {
-        format!("an action has {actions} channels that are no state of {state}")
-    } else if !config.action.delta.is_empty() {
-        format!("channels {:?} of an action are differences, which are no state", config.action.delta)
-    } else {
-        return Ok(());
-    };
-    Err(ConfigError::invalid("proprio.feed", format!("last_command, but {reason}: use measured")))
-}
-
 /// Records what has been loaded, for diagnostics.
 fn record_loaded(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline) {
     let mut record = record.lock();
     record.facts = Some(facts.clone());
     record.runtime = Some(pipeline.runtime());
-}
-
-fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, NodeError> {
-    let own_names = pipeline.action_names(config.rotation_6d);
-    let action_names = if config.action_names.is_empty() { own_names.clone() } else { config.action_names.clone() };
-    if action_names.len() != own_names.len() {
-        let reason = format!(
-            "{} names, but an action of this checkpoint has {} channels: {}",
-            action_names.len(),
-            own_names.len(),
-            own_names.join(", ")
-        );
-        return Err(ConfigError::Invalid { name: "action_names".to_owned(), reason }.into());
-    }
-    Ok(ModelFacts {
-        action_names,
-        action_mode: pipeline.config().action_space.mode.name().to_owned(),
-        steps: pipeline.steps(),
-        checkpoint_sha256: pipeline.checkpoint_sha256().map_err(PipelineError::from)?,
-        adapter_sha256: pipeline.adapter_sha256().map_err(PipelineError::from)?,
-    })
-}
-
-/// Width and height of the frames of the rehearsal, pixels, unless the checkpoint takes frames as they come and
-/// declares their size. No camera has told its size yet, and this is what most send: with `preprocess: device` their
-/// resampling tables and buffers are on the device before the first frame comes. Frames of another size bring their own
-/// when the first one arrives.
-const REHEARSED_FRAME: (usize, usize) = (640, 480);
-
-/// Runs one inference on a black observation of this deployment's shape. It warms everything up, and it shows before
-/// the robot moves whether cameras, state and embodiment fit the checkpoint.
-fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), NodeError> {
-    let (width, height) = pipeline.declared_frame_size().unwrap_or(REHEARSED_FRAME);
-    let black = RgbImage::new(width, height, vec![0; width * height * 3]).map(Arc::new);
-    let black = black.map(|value| Stamped { value, stamp: Stamp::default() });
-    let channels = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
-    let observation = Observation {
-        views: vec![black; config.cameras.len()],
-        state: vec![Stamped { value: vec![0.0; channels], stamp: Stamp::default() }],
-        instruction: config.instruction.clone().unwrap_or_else(|| "warm up".to_owned()),
-        domain_id: config.domain_id.unwrap_or_default(),
-    };
-    let request = Request::new(observation, config.seed.unwrap_or(0));
-    pipeline.begin(request).and_then(InFlight::wait).map(drop).map_err(|source| match source {
-        PipelineError::Input(_) | PipelineError::Transform(TransformError::Input(_)) => {
-            NodeError::Deployment { source }
-        }
-        other => other.into(),
-    })
 }
 
 #[cfg(test)]
@@ -231,7 +159,7 @@ mod tests {
     use crate::config::ViewSettings;
     use crate::pipeline::mock;
     use crate::robot::selection::View;
-    use crate::types::{EncodedImage, ImageFormat};
+    use crate::types::{EncodedImage, ImageFormat, Stamp, Stamped};
 
     #[test]
     fn a_panic_of_the_model_is_noticed() {

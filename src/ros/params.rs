@@ -154,7 +154,8 @@ mod tests {
         assert_eq!(parameters.config.step_dt_s, Some(0.05));
         let value = |name: &str| parameters.table.iter().find(|p| p.row.name == name).map(|p| p.value.clone());
         assert_eq!(value("camera.front.rotation"), Some(Value::Integer(180)));
-        assert!(parameters.warnings.is_empty(), "{:?}", parameters.warnings);
+        let [warning] = parameters.warnings.as_slice() else { panic!("{:?}", parameters.warnings) };
+        assert!(warning.contains("the embodiment libero is one of end-effector poses"), "{warning}");
     }
 
     #[test]

@@ -1,0 +1,116 @@
+//! Whether a checkpoint fits a deployment, found before the robot moves: its state, its commands, its cameras and the names
+//! of its actions.
+
+use super::reporting::record::ModelFacts;
+use super::state::channels_of;
+use super::state_source::check_source;
+use crate::config::{Config, ConfigError, ProprioFeed};
+use crate::pipeline::{InFlight, Pipeline, PipelineError, Request, StateSpec};
+use crate::transform::TransformError;
+use crate::types::{Observation, RgbImage, Stamp, Stamped};
+use std::sync::Arc;
+
+/// Why a checkpoint cannot serve a deployment.
+#[derive(Debug, thiserror::Error)]
+pub enum DeploymentError {
+    /// A parameter does not fit the checkpoint.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The checkpoint loads but cannot serve this deployment: other cameras, another state, another embodiment.
+    #[error("the checkpoint does not fit the parameters: {source}")]
+    Misfit {
+        /// The pipeline's error for an observation of this deployment's shape.
+        source: PipelineError,
+    },
+    /// The pipeline does not answer.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+}
+
+/// Checks that the parameters of `config` fit the loaded checkpoint, and returns what every chunk says of the model.
+///
+/// # Errors
+/// The first parameter that does not fit, or weights that cannot be read any more.
+pub fn check(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, DeploymentError> {
+    check_state(config, pipeline.state_spec())?;
+    check_feed(config, pipeline)?;
+    facts(config, pipeline)
+}
+
+/// Checks that the source of the state fits what the checkpoint expects.
+///
+/// # Errors
+/// A source of another kind or width.
+pub fn check_state(config: &Config, expected: &StateSpec) -> Result<(), ConfigError> {
+    check_source(config.proprio.source, channels_of(&config.proprio), expected)
+}
+
+/// Checks that a command can stand for the state, if the deployment feeds commands.
+fn check_feed(config: &Config, pipeline: &Pipeline) -> Result<(), ConfigError> {
+    let state = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
+    let actions = pipeline.action_names(None).len();
+    if config.proprio.feed != Some(ProprioFeed::LastCommand) {
+        return Ok(());
+    }
+    let reason = if state > actions || pipeline.processors().axis_angle {
+        format!("an action has {actions} channels that are no state of {state}")
+    } else if !config.action.delta.is_empty() {
+        format!("channels {:?} of an action are differences, which are no state", config.action.delta)
+    } else {
+        return Ok(());
+    };
+    Err(ConfigError::invalid("proprio.feed", format!("last_command, but {reason}: use measured")))
+}
+
+/// What every chunk says of the model.
+fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, DeploymentError> {
+    let own_names = pipeline.action_names(config.rotation_6d);
+    let action_names = if config.action_names.is_empty() { own_names.clone() } else { config.action_names.clone() };
+    if action_names.len() != own_names.len() {
+        let reason = format!(
+            "{} names, but an action of this checkpoint has {} channels: {}",
+            action_names.len(),
+            own_names.len(),
+            own_names.join(", ")
+        );
+        return Err(ConfigError::Invalid { name: "action_names".to_owned(), reason }.into());
+    }
+    Ok(ModelFacts {
+        action_names,
+        action_mode: pipeline.config().action_space.mode.name().to_owned(),
+        steps: pipeline.steps(),
+        checkpoint_sha256: pipeline.checkpoint_sha256().map_err(PipelineError::from)?,
+        adapter_sha256: pipeline.adapter_sha256().map_err(PipelineError::from)?,
+    })
+}
+
+/// Width and height of the frames of the rehearsal, pixels, unless the checkpoint takes frames as they come and
+/// declares their size. No camera has told its size yet, and this is what most send: with `preprocess: device` their
+/// resampling tables and buffers are on the device before the first frame comes. Frames of another size bring their own
+/// when the first one arrives.
+const REHEARSED_FRAME: (usize, usize) = (640, 480);
+
+/// Runs one inference on a black observation of this deployment's shape. It warms everything up, and it shows before
+/// the robot moves whether cameras, state and embodiment fit the checkpoint.
+///
+/// # Errors
+/// [`DeploymentError::Misfit`] if they do not; a failed inference.
+pub fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), DeploymentError> {
+    let (width, height) = pipeline.declared_frame_size().unwrap_or(REHEARSED_FRAME);
+    let black = RgbImage::new(width, height, vec![0; width * height * 3]).map(Arc::new);
+    let black = black.map(|value| Stamped { value, stamp: Stamp::default() });
+    let channels = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
+    let observation = Observation {
+        views: vec![black; config.cameras.len()],
+        state: vec![Stamped { value: vec![0.0; channels], stamp: Stamp::default() }],
+        instruction: config.instruction.clone().unwrap_or_else(|| "warm up".to_owned()),
+        domain_id: config.domain_id.unwrap_or_default(),
+    };
+    let request = Request::new(observation, config.seed.unwrap_or(0));
+    pipeline.begin(request).and_then(InFlight::wait).map(drop).map_err(|source| match source {
+        PipelineError::Input(_) | PipelineError::Transform(TransformError::Input(_)) => {
+            DeploymentError::Misfit { source }
+        }
+        other => other.into(),
+    })
+}
