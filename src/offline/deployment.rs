@@ -1,10 +1,41 @@
 //! The parameters of a deployment from the node's own file, for commands that run without the node.
 
 use super::OfflineError;
-use crate::config::{Config, ConfigError, Overrides, Value};
+use crate::config::{Config, ConfigError, Fact, Overrides, Value};
 use crate::pipeline::PipelineError;
-use crate::pipeline::facts::{self, FactsError};
+use crate::pipeline::facts::{self, FactsError, Settled};
 use std::path::Path;
+
+/// The parameters of a node, settled as in the node.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// The parameters.
+    pub config: Config,
+    /// The facts about the model, with their origins.
+    pub facts: Vec<Fact>,
+    /// What a person should know about the parameters, one line each.
+    pub warnings: Vec<String>,
+    /// Whether ROS time is simulated.
+    pub use_sim_time: bool,
+}
+
+/// Reads the parameters that `file` gives to `node`, a fully qualified name. `checkpoint` replaces the file's own, and
+/// `assignments`, as `name:=value`, come last. What the model needs to be run on a robot has to be known.
+///
+/// # Errors
+/// A file that cannot be read or has nothing for the node, a parameter that is not allowed, facts that are missing, or a
+/// checkpoint whose files cannot be used.
+pub fn of_node(
+    file: Option<&Path>,
+    node: &str,
+    checkpoint: Option<&Path>,
+    assignments: &[String],
+) -> Result<Deployment, OfflineError> {
+    let (mut deployment, settled) = settled(file, node, checkpoint, assignments)?;
+    settled.require(&deployment.config).map_err(|source| told(file, source))?;
+    deployment.warnings.extend(settled.warnings);
+    Ok(deployment)
+}
 
 /// Reads the parameters that `file` gives to `node`, a fully qualified name. `checkpoint` replaces the file's own, and
 /// facts are settled as in the node. Returns the warnings as well, one line each.
@@ -13,13 +44,34 @@ use std::path::Path;
 /// A file that cannot be read or has nothing for the node, a parameter that is not allowed, or a checkpoint whose
 /// config.json cannot be read.
 pub fn read(file: &Path, node: &str, checkpoint: Option<&Path>) -> Result<(Config, Vec<String>), OfflineError> {
-    let in_file = |source: ConfigError| OfflineError::Parameters { path: file.to_owned(), source };
+    let (deployment, settled) = settled(Some(file), node, checkpoint, &[])?;
+    let mut warnings = deployment.warnings;
+    warnings.extend(settled.warnings);
+    Ok((deployment.config, warnings))
+}
+
+fn settled(
+    file: Option<&Path>,
+    node: &str,
+    checkpoint: Option<&Path>,
+    assignments: &[String],
+) -> Result<(Deployment, Settled), OfflineError> {
+    let in_file = |source: ConfigError| told(file, source);
     let mut overrides = Overrides::default();
-    overrides.add_file(file)?;
-    let mut given = overrides.for_chosen_node(node).map_err(in_file)?;
+    if let Some(file) = file {
+        overrides.add_file(file)?;
+    }
+    assignments.iter().try_for_each(|assignment| overrides.assign(assignment))?;
+    let mut given = match file {
+        Some(_) => overrides.for_chosen_node(node).map_err(in_file)?,
+        None => overrides.for_node(node),
+    };
+    let use_sim_time = given.parameters.remove("use_sim_time") == Some(Value::Bool(true));
     if let Some(checkpoint) = checkpoint {
         given.parameters.insert("checkpoint".to_owned(), Value::String(checkpoint.display().to_string()));
     }
+    // What only subscriptions of ROS 2 have.
+    given.take_group("qos_overrides.");
     Config::keep_declared(&mut given).map_err(in_file)?;
     let settled = facts::settle(&mut given.parameters).map_err(|error| match error {
         FactsError::Config(source) => in_file(source),
@@ -27,9 +79,15 @@ pub fn read(file: &Path, node: &str, checkpoint: Option<&Path>) -> Result<(Confi
     })?;
     Config::keep_declared(&mut given).map_err(in_file)?;
     let config = Config::from_parameters(&given.parameters).map_err(in_file)?;
-    let mut warnings = given.warnings;
-    warnings.extend(settled.warnings);
-    Ok((config, warnings))
+    let facts = settled.facts.clone();
+    Ok((Deployment { config, facts, warnings: given.warnings, use_sim_time }, settled))
+}
+
+fn told(file: Option<&Path>, source: ConfigError) -> OfflineError {
+    match file {
+        Some(file) => OfflineError::Parameters { path: file.to_owned(), source },
+        None => source.into(),
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | inference on one batch | [`infer`] |
 //! | latency and memory over a folder of batches | [`bench`], [`memory`], [`machine`] |
-//! | results of a measurement, as JSON and as a page | [`report`], [`html`] |
+//! | results of a measurement, as JSON and as a page | [`report`], [`html`], `markup` |
+//! | what a node would have done with a bag | [`replay`] |
 //! | the description of a checkpoint, and its faults | [`inspect`] |
 //! | exported graphs and engines | [`engines`] |
 //! | the node's parameters, from its file | [`deployment`] |
@@ -19,7 +20,9 @@ pub mod html;
 pub mod infer;
 pub mod inspect;
 pub mod machine;
+mod markup;
 pub mod memory;
+pub mod replay;
 pub mod report;
 pub mod synthetic_batches;
 

@@ -10,6 +10,7 @@ mod export;
 mod infer;
 mod inspect;
 mod output;
+mod replay;
 mod synth;
 
 use clap::{Parser, Subcommand};
@@ -35,6 +36,8 @@ enum Command {
     Infer(infer::Args),
     /// Measure latency and memory over a folder of batches, per stage and backend.
     Bench(bench::Args),
+    /// Replay a bag through the node's own pipeline and input rules, in recorded time.
+    Replay(replay::Args),
     /// Make or look into checkpoints.
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -87,6 +90,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Infer(args) => infer::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Checkpoint(CheckpointCommand::Synth(args)) => synth::run(&args),
         Command::Checkpoint(CheckpointCommand::Inspect(args)) => inspect::run(&args),
         Command::Export(ExportCommand::Onnx(args)) => export::run(&args),

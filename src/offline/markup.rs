@@ -1,0 +1,148 @@
+//! What the pages of reports have in common: a document without scripts and without anything loaded from elsewhere, tables
+//! of latencies, and plots of lines.
+
+use super::report::Stages;
+use crate::pipeline::latency::Summary;
+use maud::{Markup, PreEscaped, html};
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --ink: #1b1f24; --faint: #6a737d; --paper: #ffffff; --line: #d8dee4;
+  --c0: #1f6feb; --c1: #bc4c00; --c2: #2da44e; --c3: #8250df; --c4: #a40e26; --c5: #0e7490; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --faint: #9da7b1; --paper: #0d1117; --line: #30363d;
+  --c0: #58a6ff; --c1: #f0883e; --c2: #56d364; --c3: #bc8cff; --c4: #ff7b72; --c5: #39c5cf; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
+  margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
+dt { color: var(--faint); } dd { margin: 0; overflow-wrap: anywhere; }
+svg { width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
+svg .faint { fill: var(--faint); } svg .grid { stroke: var(--line); } .scroll { overflow-x: auto; }
+";
+
+/// Number of colours in [`STYLE`].
+const COLOURS: usize = 6;
+/// Width of a plot, in the units of its view box.
+pub const WIDTH: f64 = 900.0;
+
+/// A document with a title and its content.
+pub fn document(title: &str, body: &Markup) -> String {
+    let page = html! {
+        // maud's own constant is in upper case.
+        (PreEscaped("<!doctype html>"))
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                title { (title) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body { (body) }
+        }
+    };
+    page.into_string()
+}
+
+/// The style that paints the `index`th series, as `property`.
+pub fn colour(property: &str, index: usize) -> String {
+    format!("{property}:var(--c{})", index % COLOURS)
+}
+
+/// A length in a plot, rounded to what can be seen.
+pub fn length(value: f64) -> String {
+    format!("{value:.1}")
+}
+
+/// The latency of every stage of each backend.
+pub fn latency_table<'r>(backends: impl Iterator<Item = (&'r str, Stages)>) -> Markup {
+    html! {
+        h2 { "Latency, ms" }
+        div class="scroll" {
+            table {
+                tr { @for name in ["backend", "stage", "min", "p50", "p90", "p99", "max", "mean"] { th { (name) } } }
+                @for (backend, stages) in backends {
+                    @for (stage, Summary { min, p50, p90, p99, max, mean }) in stages.named() {
+                        tr {
+                            td { (backend) }
+                            td { (stage) }
+                            @for value in [min, p50, p90, p99, max, mean] { td { (format!("{value:.3}")) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A line of a plot.
+pub struct Series<'s> {
+    /// Its name.
+    pub name: &'s str,
+    /// Its points, from left to right. Those that are not finite are left out.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Lines over a common axis. `label` says what the plot shows, `unit` what stands below the axis. The vertical axis begins
+/// at zero unless values lie below it or `is_cropped` is set.
+pub fn line_plot(label: &str, unit: &str, height: f64, is_cropped: bool, series: &[Series]) -> Markup {
+    const LEFT: f64 = 60.0;
+    const TOP: f64 = 10.0;
+    const BOTTOM: f64 = 46.0;
+    let finite = |(x, y): &&(f64, f64)| x.is_finite() && y.is_finite();
+    let points = || series.iter().flat_map(|series| series.points.iter().filter(finite));
+    let ends = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
+    };
+    let (left, right) = ends(&mut points().map(|(x, _)| *x));
+    let (low, high) = ends(&mut points().map(|(_, y)| *y));
+    if points().next().is_none() {
+        return html! { p { (label) ": nothing to show" } };
+    }
+    let low = if is_cropped { low } else { low.min(0.0) };
+    let margin = ((high - low) * 0.05).max(f64::from(f32::EPSILON));
+    let (low, high) = (if low == 0.0 { 0.0 } else { low - margin }, high + margin);
+    let across = (right - left).max(f64::MIN_POSITIVE);
+    let x = |value: f64| LEFT + (WIDTH - LEFT) * (value - left) / across;
+    let y = |value: f64| TOP + (height - TOP - BOTTOM) * (high - value) / (high - low);
+    let path = |points: &[(f64, f64)]| {
+        points.iter().filter(finite).map(|(at, value)| format!("{:.1},{:.1} ", x(*at), y(*value))).collect::<String>()
+    };
+    let quarters = || (0..=4).map(f64::from).map(|quarter| quarter / 4.0);
+    html! {
+        svg viewBox=(format!("0 0 {WIDTH} {height}")) role="img" aria-label=(label) {
+            @for value in quarters().map(|part| low + (high - low) * part) {
+                line class="grid" x1=(LEFT) x2=(WIDTH) y1=(length(y(value))) y2=(length(y(value))) {}
+                text class="faint" x=(LEFT - 6.0) y=(length(y(value) + 4.0)) text-anchor="end" { (short(value)) }
+            }
+            @for (value, anchor) in [(left, "start"), (f64::midpoint(left, right), "middle"), (right, "end")] {
+                text class="faint" x=(length(x(value))) y=(length(height - BOTTOM + 16.0)) text-anchor=(anchor) {
+                    (short(value)) " " (unit)
+                }
+            }
+            @for (index, series) in series.iter().enumerate() {
+                @if series.points.len() == 1 {
+                    @for (at, value) in series.points.iter().filter(finite) {
+                        circle cx=(length(x(*at))) cy=(length(y(*value))) r="3" style=(colour("fill", index)) {}
+                    }
+                }
+                polyline points=(path(&series.points)) style={ "fill:none;stroke-width:1.5;" (colour("stroke", index)) } {}
+                text x=(length(LEFT + 140.0 * index as f64)) y=(length(height - 6.0)) style=(colour("fill", index)) {
+                    (series.name)
+                }
+            }
+        }
+    }
+}
+
+/// A number in few characters.
+fn short(value: f64) -> String {
+    match value.abs() {
+        0.0 => "0".to_owned(),
+        1000.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        0.01.. => format!("{value:.3}"),
+        _ => format!("{value:.1e}"),
+    }
+}

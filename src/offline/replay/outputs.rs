@@ -1,0 +1,179 @@
+//! What a replay writes: arrays of every answer, and the messages that the node would have published.
+
+use super::answer::{Answer, Inferred};
+use super::simulation::{Counts, Latency};
+use super::{Plan, Run};
+use crate::data::DatasetError;
+use crate::data::mcap_writer::{McapWriter, OfferedQos, Topic};
+use crate::data::messages::diagnostics::DiagnosticArray;
+use crate::data::messages::outputs::{ActionChunk, ModelInfo, StageLatency};
+use crate::data::npy::{NpyArray, NpyData};
+use crate::data::npz::write_npz;
+use crate::pipeline::Pipeline;
+use crate::pipeline::latency::milliseconds;
+use crate::pipeline::worker::Outcome;
+use crate::robot::health::Health;
+use crate::robot::inputs::Inputs;
+use crate::robot::reporting::chunk::{ChunkReport, e2e_ms};
+use crate::robot::reporting::diagnostics::DiagnosticReport;
+use crate::robot::reporting::model_info::model_info;
+use crate::robot::reporting::record::{ModelFacts, SharedRecord};
+use crate::robot::time::Now;
+use crate::types::{HostArray, StageTimes, Stamp};
+use std::path::Path;
+use std::time::Duration;
+
+/// Writes every answer of `run` to `path`.
+///
+/// | key | shape | what |
+/// |---|---|---|
+/// | `reference_ns` | [N] int64 | the moment that the observation stands for |
+/// | `oldest_ns` | [N] int64 | the stamp of its oldest input |
+/// | `published_ns` | [N] int64 | when its chunk was published |
+/// | `camera_ns` | [N, V] int64 | the stamps of the frames used, 0 for a view that is masked |
+/// | `actions` | [N, T, A'] float32 | what a robot executes |
+/// | `actions_raw` | [N, T, A] float32 | the network's output |
+/// | `seed` | [N] int64 | the seed of the noise, its bits as a signed number |
+///
+/// Where nothing was inferred, the last three are left out.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_arrays(path: &Path, run: &Run) -> Result<(), DatasetError> {
+    let answers = &run.findings.answers;
+    let with_actions: Vec<&Answer> = answers.iter().filter(|answer| answer.inferred().is_some()).collect();
+    let rows: Vec<&Answer> = if run.backend.is_empty() { answers.iter().collect() } else { with_actions };
+    let stamps = |of: fn(&Answer) -> Stamp| {
+        let values = rows.iter().map(|answer| of(answer).nanos).collect();
+        NpyArray { shape: vec![rows.len()], data: NpyData::I64(values) }
+    };
+    let views = rows.first().map_or(0, |answer| answer.chosen.cameras.len());
+    let cameras = rows.iter().flat_map(|answer| &answer.chosen.cameras);
+    let cameras = cameras.map(|stamp| stamp.unwrap_or_default().nanos).collect();
+    let mut arrays = vec![
+        ("reference_ns", stamps(|answer| answer.chosen.reference)),
+        ("oldest_ns", stamps(|answer| answer.chosen.oldest)),
+        ("published_ns", stamps(|answer| answer.published)),
+        ("camera_ns", NpyArray { shape: vec![rows.len(), views], data: NpyData::I64(cameras) }),
+    ];
+    if !run.backend.is_empty() {
+        let inferred = || rows.iter().filter_map(|answer| answer.inferred());
+        let stacked = |of: fn(&Inferred) -> &HostArray| {
+            let one = inferred().next().map(|inferred| of(inferred).shape.clone()).unwrap_or_else(|| vec![1, 0, 0]);
+            let shape = std::iter::once(rows.len()).chain(one.into_iter().skip(1)).collect();
+            NpyArray {
+                shape,
+                data: NpyData::F32(inferred().flat_map(|inferred| of(inferred).data.iter().copied()).collect()),
+            }
+        };
+        arrays.push(("actions", stacked(|inferred| &inferred.actions)));
+        arrays.push(("actions_raw", stacked(|inferred| &inferred.actions_raw)));
+        let seeds = inferred().map(|inferred| inferred.seed.cast_signed()).collect();
+        arrays.push(("seed", NpyArray { shape: vec![rows.len()], data: NpyData::I64(seeds) }));
+    }
+    write_npz(path, &arrays)
+}
+
+/// The messages of a node, as they go into a file.
+pub struct Recording {
+    writer: McapWriter,
+    chunks: Topic<ActionChunk>,
+    latencies: Topic<StageLatency>,
+    diagnostics: Topic<DiagnosticArray>,
+    infos: Topic<ModelInfo>,
+    /// What the node says of its model once it is loaded; `None` once it has been said.
+    info: Option<ModelInfo>,
+    facts: ModelFacts,
+    chunk_report: ChunkReport,
+    diagnostic_report: DiagnosticReport,
+    record: SharedRecord,
+    latency: Latency,
+}
+
+impl Recording {
+    /// Begins a file at `path`, of the topics that the node of `plan` has.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn create(path: &Path, plan: &Plan, facts: &ModelFacts, pipeline: &Pipeline) -> Result<Self, DatasetError> {
+        let mut writer = McapWriter::create(path)?;
+        let last_ten = OfferedQos { depth: 10, transient_local: false };
+        let latched = OfferedQos { depth: 1, transient_local: true };
+        let record = SharedRecord::default();
+        record.lock().facts = Some(facts.clone());
+        record.lock().runtime = Some(pipeline.runtime());
+        let name = |topic: &str| plan.names.resolve(topic);
+        Ok(Self {
+            chunks: writer.topic(&name("~/action_chunk"), last_ten)?,
+            latencies: writer.topic(&name("~/stage_latency"), last_ten)?,
+            diagnostics: writer.topic(&name("/diagnostics"), last_ten)?,
+            infos: writer.topic(&name("~/model_info"), latched)?,
+            info: Some(model_info(&plan.config, &plan.facts, facts, pipeline, Stamp::default())),
+            facts: facts.clone(),
+            chunk_report: ChunkReport::new(&plan.config),
+            diagnostic_report: DiagnosticReport::new(plan.names.node(), &plan.config, record.clone()),
+            record,
+            latency: plan.latency,
+            writer,
+        })
+    }
+
+    /// Writes what the node publishes of an outcome at `now`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn answered(&mut self, outcome: &mut Outcome, now: Now) -> Result<(), DatasetError> {
+        let inference = match &mut outcome.result {
+            Ok(inference) => inference,
+            Err(error) => {
+                self.record.lock().failed(&error.to_string(), now.at);
+                return Ok(());
+            }
+        };
+        let measured = (inference.times, outcome.decoded);
+        // What this machine took is no part of a result that can be reproduced.
+        if let Latency::Fixed(latency) = self.latency {
+            (inference.times, outcome.decoded) = (without_stages(latency), Duration::ZERO);
+        }
+        let Ok(inference) = &outcome.result else { return Ok(()) };
+        let chunk = self.chunk_report.chunk(&self.facts, &outcome.observation, inference, now.stamp);
+        let latency = self.chunk_report.latency(outcome, inference, now.stamp);
+        self.record.lock().chunk_published(e2e_ms(outcome, inference), outcome.observation.age_ms(now.stamp));
+        if let Ok(inference) = &mut outcome.result {
+            (inference.times, outcome.decoded) = measured;
+        }
+        self.writer.write(&mut self.chunks, now.stamp, &chunk)?;
+        self.writer.write(&mut self.latencies, now.stamp, &latency)
+    }
+
+    /// Writes what the node says of its model, once, and the diagnostics that are due.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn turn(&mut self, inputs: &Inputs, health: &Health, counts: Counts, now: Now) -> Result<(), DatasetError> {
+        if let Some(mut info) = self.info.take() {
+            info.header.stamp = now.stamp;
+            self.writer.write(&mut self.infos, now.stamp, &info)?;
+        }
+        let mut record = self.record.lock();
+        (record.superseded, record.withdrawn) = (counts.superseded, counts.withdrawn);
+        drop(record);
+        match self.diagnostic_report.when_due(inputs, health, now) {
+            Some(report) => self.writer.write(&mut self.diagnostics, now.stamp, &report),
+            None => Ok(()),
+        }
+    }
+
+    /// Completes the file.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn finish(self) -> Result<(), DatasetError> {
+        self.writer.finish()
+    }
+}
+
+/// The times of an inference of which only the whole is known.
+fn without_stages(latency: Duration) -> StageTimes {
+    StageTimes { e2e_ms: milliseconds(latency), ..StageTimes::default() }
+}

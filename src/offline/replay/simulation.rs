@@ -1,0 +1,210 @@
+//! The inference thread of a node in recorded time: it takes what is offered, is busy for as long as the inference lasts,
+//! and then has an answer. Only the newest offer waits, as in a node.
+
+use super::answer::Chosen;
+use crate::pipeline::feedback::Feedback;
+use crate::pipeline::worker::{Delivery, Offer, Outcome};
+use crate::pipeline::{InFlight, Noise, Pipeline, Request};
+use crate::robot::policy_loop::Policy;
+use crate::robot::selection::{Selection, Undecodable};
+use crate::types::Stamp;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an inference takes in recorded time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Latency {
+    /// As long as it takes on this machine.
+    Measured,
+    /// So long, whatever it takes.
+    Fixed(Duration),
+}
+
+/// What a recording says of the inferences that were made live, by the moment that their observations stand for.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// The seed of the noise, and when the chunk was published.
+    pub chunks: BTreeMap<Stamp, (u64, Stamp)>,
+    /// When the node was ready.
+    pub ready: Option<Stamp>,
+}
+
+/// What answers observations in recorded time.
+pub struct Simulation<'p> {
+    /// `None` selects observations and answers none.
+    pipeline: Option<&'p Pipeline>,
+    feedback: Feedback,
+    latency: Latency,
+    seed: u64,
+    recorded: Recorded,
+    now: Stamp,
+    slot: Option<Waiting>,
+    under_way: VecDeque<UnderWay>,
+    /// Inferences that may have begun at a time.
+    depth: usize,
+    epoch: u64,
+    sequence: u64,
+    counts: Counts,
+}
+
+/// What became of offers that were not answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Replaced by newer ones before an inference began.
+    pub superseded: u64,
+    /// Made void by a stop, a jump of time or a new instruction.
+    pub withdrawn: u64,
+}
+
+struct Waiting {
+    selection: Selection,
+    offered: Stamp,
+}
+
+struct UnderWay {
+    ends: Stamp,
+    began: Stamp,
+    epoch: u64,
+    chosen: Chosen,
+    delivery: Option<Delivery<Undecodable>>,
+}
+
+/// An offer that has been answered, or could not be.
+pub struct Ended {
+    /// When its inference began, in recorded time.
+    pub began: Stamp,
+    /// When that was.
+    pub at: Stamp,
+    /// What was offered.
+    pub chosen: Chosen,
+    /// What came of it; `None` where no inference is made.
+    pub delivery: Option<Delivery<Undecodable>>,
+}
+
+impl<'p> Simulation<'p> {
+    /// A thread that is ready. `seed` is that of all noise that the recording says nothing of.
+    pub fn new(
+        pipeline: Option<&'p Pipeline>,
+        feedback: Feedback,
+        latency: Latency,
+        seed: u64,
+        recorded: Recorded,
+    ) -> Self {
+        Self {
+            pipeline,
+            feedback,
+            latency,
+            seed,
+            recorded,
+            now: Stamp::default(),
+            slot: None,
+            under_way: VecDeque::new(),
+            depth: if pipeline.is_some_and(Pipeline::overlaps) { 2 } else { 1 },
+            epoch: 0,
+            sequence: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// Sets the present, at which whatever is offered next is offered.
+    pub fn set_now(&mut self, now: Stamp) {
+        self.now = now;
+    }
+
+    /// Lets no inference begin before `moment`.
+    pub fn wait_until(&mut self, moment: Stamp) {
+        self.recorded.ready = self.recorded.ready.max(Some(moment));
+    }
+
+    /// When the next inference ends, if one is under way.
+    pub fn next_end(&self) -> Option<Stamp> {
+        self.under_way.front().map(|first| first.ends)
+    }
+
+    /// Ends the inference that ends next, if it does so by now. `None` as well for one that counts for nothing.
+    pub fn end_next(&mut self) -> Option<Ended> {
+        let first = self.under_way.pop_front_if(|first| first.ends <= self.now)?;
+        let is_void = first.epoch != self.epoch;
+        if is_void {
+            self.counts.withdrawn += 1;
+        } else if let Some(Delivery::Outcome(outcome)) = &first.delivery
+            && let Ok(inference) = &outcome.result
+        {
+            self.feedback.answered(outcome.observation.reference(), &inference.chunk.actions);
+        }
+        self.begin_next();
+        let UnderWay { ends, began, chosen, delivery, .. } = first;
+        (!is_void).then_some(Ended { began, at: ends, chosen, delivery })
+    }
+
+    /// What became of offers that were not answered.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    fn begin_next(&mut self) {
+        if self.under_way.len() >= self.depth {
+            return;
+        }
+        let Some(Waiting { selection, offered }) = self.slot.take() else { return };
+        let (chosen, wall) = (Chosen::from(&selection), Instant::now());
+        let waited = Duration::from_nanos(self.now.nanos.abs_diff(offered.nanos));
+        let delivery = self.pipeline.map(|pipeline| self.answer(pipeline, selection, waited));
+        let is_rejected = matches!(delivery, Some(Delivery::Rejected(_)));
+        let took = match (self.recorded.chunks.get(&chosen.reference), self.latency) {
+            (Some((_, published)), _) => {
+                Duration::from_nanos((published.nanos - self.now.nanos).try_into().unwrap_or(0))
+            }
+            // An image that cannot be decoded costs no inference.
+            (None, Latency::Fixed(_)) if is_rejected => Duration::ZERO,
+            (None, Latency::Fixed(duration)) => duration,
+            (None, Latency::Measured) => wall.elapsed(),
+        };
+        let ends = after(self.now, took).max(self.under_way.back().map_or(self.now, |last| last.ends));
+        self.under_way.push_back(UnderWay { ends, began: self.now, epoch: self.epoch, chosen, delivery });
+    }
+
+    fn answer(&mut self, pipeline: &Pipeline, selection: Selection, queued: Duration) -> Delivery<Undecodable> {
+        let decoding = Instant::now();
+        let mut observation = match selection.decode() {
+            Ok(observation) => observation,
+            Err(fault) => return Delivery::Rejected(fault),
+        };
+        self.feedback.fill(&mut observation);
+        let (observation, decoded) = (Arc::new(observation), decoding.elapsed());
+        let seed = self.recorded.chunks.get(&observation.reference()).map_or(self.seed, |(seed, _)| *seed);
+        let request = Request { sequence: self.sequence, ..Request::new(observation.clone(), Noise::Seed(seed)) };
+        self.sequence += 1;
+        let result = pipeline.begin(request).and_then(InFlight::wait);
+        Delivery::Outcome(Box::new(Outcome { observation, queued, decoded, result }))
+    }
+}
+
+impl Policy for Simulation<'_> {
+    fn is_ready(&self) -> bool {
+        self.recorded.ready.is_none_or(|ready| self.now >= ready)
+    }
+
+    fn offer(&mut self, selection: Selection) -> Option<Selection> {
+        let replaced = self.slot.replace(Waiting { selection, offered: self.now });
+        self.counts.superseded += u64::from(replaced.is_some());
+        self.begin_next();
+        replaced.map(|replaced| replaced.selection)
+    }
+
+    fn begin_epoch(&mut self) -> Option<Selection> {
+        self.epoch += 1;
+        let withdrawn = self.slot.take()?;
+        self.counts.withdrawn += 1;
+        Some(withdrawn.selection)
+    }
+
+    fn forget_commands(&mut self) {
+        self.feedback.reset();
+    }
+}
+
+fn after(stamp: Stamp, span: Duration) -> Stamp {
+    Stamp { nanos: stamp.nanos.saturating_add(i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)) }
+}
