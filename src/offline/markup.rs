@@ -101,7 +101,7 @@ pub fn line_plot(label: &str, unit: &str, height: f64, is_cropped: bool, series:
         return html! { p { (label) ": nothing to show" } };
     }
     let low = if is_cropped { low } else { low.min(0.0) };
-    let margin = ((high - low) * 0.05).max(f64::from(f32::EPSILON));
+    let margin = if high > low { (high - low) * 0.05 } else { high.abs().max(1.0) * 0.5 };
     let (low, high) = (if low == 0.0 { 0.0 } else { low - margin }, high + margin);
     let across = (right - left).max(f64::MIN_POSITIVE);
     let x = |value: f64| LEFT + (WIDTH - LEFT) * (value - left) / across;
