@@ -40,6 +40,14 @@ impl ModelConfig {
     }
 }
 
+/// The name of the camera whose feature LeRobot calls `key`: what follows `observation.images.`, in which characters that
+/// no name of a topic can have become `_`.
+pub fn camera_name(key: &str) -> String {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
+    if name.starts_with(|first: char| first.is_ascii_digit()) { format!("camera_{name}") } else { name }
+}
+
 /// DaViT's sizes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VisionConfig {

@@ -3,7 +3,7 @@
 use super::Checker;
 use super::raw::{Raw, RawFeature};
 use crate::error::CheckpointError;
-use crate::model::config::InputConfig;
+use crate::model::config::{InputConfig, camera_name};
 use crate::types::ResizeMode;
 use serde_json::Value;
 
@@ -94,17 +94,9 @@ fn processor_size(config: Option<&Value>) -> Option<(i64, i64)> {
 /// The names of the cameras, in the order of views: what follows `observation.images.` in LeRobot's features, or else
 /// `camera_0`, `camera_1` and so on for each of the `views`.
 ///
-/// LeRobot's placeholders for cameras that a robot lacks, `empty_camera_0` and so on, are left out. Characters that no
-/// name of a topic can have become `_`.
+/// LeRobot's placeholders for cameras that a robot lacks, `empty_camera_0` and so on, are left out.
 fn camera_names<'k>(keys: impl Iterator<Item = &'k str>, views: i64) -> Vec<String> {
-    let own: Vec<String> = keys
-        .filter(|key| !is_placeholder(key))
-        .map(|key| key.rsplit('.').next().unwrap_or(key))
-        .map(|name| {
-            let name = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "_");
-            if name.starts_with(|first: char| first.is_ascii_digit()) { format!("camera_{name}") } else { name }
-        })
-        .collect();
+    let own: Vec<String> = keys.filter(|key| !is_placeholder(key)).map(camera_name).collect();
     if own.is_empty() { (0..views).map(|view| format!("camera_{view}")).collect() } else { own }
 }
 
