@@ -10,8 +10,9 @@
 //! | `noise`, optional | [B, T, A] | float32 |
 //! | `actions`, optional: expected | [B, T, A'] | float32 |
 //!
-//! Other booleans, integers and floats are taken where each value is exactly one of that type. Arrays under other keys
-//! are left alone.
+//! Other booleans, integers and floats are taken where each value is exactly one of that type, so that what the dump
+//! script of the original benchmark writes (`dump_xvla_calib_from_hf_libero.py`: int32, int32 masks, float16) loads too;
+//! as there, a state of more dimensions counts as [B, P]. Arrays under other keys are left alone.
 
 use std::path::{Path, PathBuf};
 
@@ -57,7 +58,12 @@ pub fn read_batch(path: &Path, limits: Limits) -> Result<Batch, DatasetError> {
     file.extents("domain_id", shape, &format!("[B={batch}]"), |found| found == [batch])?;
 
     let array = file.require("proprio", "float32")?;
-    let (shape, proprio) = file.floats("proprio", array)?;
+    let (mut shape, proprio) = file.floats("proprio", array)?;
+    if let [b, _, _, ..] = *shape
+        && b == batch
+    {
+        shape = vec![b, proprio.len().checked_div(b).unwrap_or(0)];
+    }
     let [_, proprio_dim] = file.extents("proprio", shape, &format!("[B={batch}, P]"), |[b, _]| b == batch)?;
 
     let noise = file.chunk("noise", batch)?;

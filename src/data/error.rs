@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// A `.npz` batch, or a folder of them, that cannot be used.
+/// A `.npz` batch, a folder of them, or a LeRobot data set that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
     /// A file or folder cannot be read or written.
@@ -105,6 +105,38 @@ pub enum DatasetError {
         key: String,
         /// Row-major index of the first such value.
         index: usize,
+    },
+    /// A file of a data set that is damaged, contradicts another one, or is of a kind that is not supported.
+    #[error("{}: {reason}", path.display())]
+    Malformed {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it, and what to do about it where that is known.
+        reason: String,
+    },
+    /// A frame of a video is wanted, and the program that decodes videos is not there.
+    #[error(
+        "{}: its frames are decoded by the program `{}`, which cannot be started ({source}): install FFmpeg (`apt install \
+         ffmpeg`), or take a data set that holds images instead of videos",
+        path.display(),
+        program.display()
+    )]
+    NoFfmpeg {
+        /// The video.
+        path: PathBuf,
+        /// The program, as it was asked for.
+        program: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A calibration folder that has batches of another run.
+    #[error(
+        "{}: has batches of another run: choose another folder, or pass --overwrite to replace them",
+        path.display()
+    )]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
     },
     /// A calibration folder without batches.
     #[error("{}: no calib_00000.npz, calib_00001.npz, …: is this a calibration folder?", path.display())]

@@ -42,6 +42,16 @@ impl ModelConfig {
     }
 }
 
+/// The name of the camera whose feature LeRobot calls `key`: what follows `observation.images.`, in which runs of
+/// characters that no name of a topic can have become `_`.
+pub fn camera_name(key: &str) -> String {
+    let name = key.strip_prefix("observation.").unwrap_or(key);
+    let name = name.strip_prefix("images.").unwrap_or(name);
+    let words = name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    let name = words.collect::<Vec<_>>().join("_");
+    if name.starts_with(|first: char| first.is_ascii_alphabetic()) { name } else { format!("camera_{name}") }
+}
+
 /// DaViT's sizes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VisionConfig {

@@ -25,7 +25,7 @@ pub fn answer(
 }
 
 /// Adds the file's path to an error that its content caused.
-fn with_path(path: &Path, error: PipelineError) -> OfflineError {
+pub(super) fn with_path(path: &Path, error: PipelineError) -> OfflineError {
     match error {
         PipelineError::Input(source) | PipelineError::Transform(TransformError::Input(source)) => {
             OfflineError::Batch { path: path.to_owned(), source }

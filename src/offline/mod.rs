@@ -9,9 +9,11 @@
 //! | the description of a checkpoint, and its faults | [`inspect`] |
 //! | exported graphs and engines | [`engines`] |
 //! | the node's parameters, from its file | [`deployment`] |
+//! | batches of what was recorded, for calibration | [`calib`] |
 //! | random batches for a checkpoint without a robot | [`synthetic_batches`] |
 
 pub mod bench;
+pub mod calib;
 pub mod deployment;
 pub mod engines;
 mod error;

@@ -4,10 +4,11 @@
 use super::fallback::{self, Place};
 use super::inference::{Postprocess, Queued};
 use super::latency::milliseconds;
-use super::prepare::{self, Preparer, tokenizer_folder};
+use super::preparation::Preparation;
+use super::prepare::{self, Preparer};
 use super::provenance::{Provenance, Runtime};
 use super::request::{Input, Request};
-use super::validate::{self, check_processors, own_input_spec};
+use super::validate::{self, own_input_spec};
 use super::{Options, PipelineError, gate};
 use crate::backend::select::{self, Backends, Target};
 use crate::backend::stream::{HostBatch, HostImages};
@@ -16,8 +17,7 @@ use crate::config::Preprocess;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::state_spec::StateSpec;
-use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
-use crate::transform::state::Normalization;
+use crate::transform::processors::Processors;
 use crate::types::{ModelInputs, Observation};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -148,15 +148,8 @@ impl Core {
         if options.overlap {
             select::check_overlap(&options.backend)?;
         }
-        let folders = options.folders();
-        let config = Arc::new(ModelConfig::of(folders)?);
-        let processors_folder = folders.holding(PREPROCESSOR_FILE);
-        let processors = Arc::new(Processors::load(processors_folder)?);
-        check_processors(processors_folder, &config, &processors)?;
-        let state = StateSpec::new(&config, processors.state.as_ref().map(Normalization::dim));
-        let preparer =
-            Preparer::new(tokenizer_folder(folders, &processors), &config, &processors, options.tokenizer.as_deref())?;
-        let checkpoint = Checkpoint::open_in(folders)?;
+        let Preparation { config, processors, state, preparer, .. } = Preparation::load(options)?;
+        let checkpoint = Checkpoint::open_in(options.folders())?;
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
         let target = options.target(own_input_spec(&config, &processors, options.domain));
         let loader = Loader { options, checkpoint: &checkpoint, config: &config, target: &target, steps };
@@ -179,7 +172,7 @@ impl Core {
             generation: 0,
             config,
             processors,
-            state: Arc::new(state),
+            state,
             steps,
             checkpoint,
             target,

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | what to load, what a request holds | [`options`], [`request`], [`noise`] |
 //! | an inference from its request to its answer | [`core`], [`prepare`], [`validate`], [`inference`], [`in_flight`] |
+//! | what an observation becomes without the weights | [`preparation`] |
 //! | what runs, and what takes over when it fails | [`gate`], [`fallback`], [`provenance`] |
 //! | what a checkpoint and an embodiment fix, and the state that is fed | [`facts`], [`feedback`] |
 //! | the inference thread of a live pipeline | [`worker`], [`slot`], [`epoch`] |
@@ -26,6 +27,7 @@ pub mod latency;
 pub mod mock;
 pub mod noise;
 pub mod options;
+mod preparation;
 pub mod prepare;
 pub mod provenance;
 pub mod request;
@@ -40,6 +42,7 @@ pub use in_flight::InFlight;
 pub use inference::Inference;
 pub use noise::Noise;
 pub use options::Options;
+pub use preparation::Preparation;
 pub use provenance::{Degraded, Provenance, Runtime};
 pub use request::{Input, Request};
 

@@ -16,8 +16,8 @@ TEXT = """\
 
 Expected outputs from implementations that share no code with this crate. Everything here, this file
 included, is written by `tools/goldens.py`; its documentation says how to run it. (`encodings/` is written by
-`tools/encodings.py`, `lerobot/` by `tools/lerobot_cases.py`, `cdr/` by `tools/cdr_goldens.py`; each has a README of its own.
-`adapters/` and
+`tools/encodings.py`, `lerobot/` by `tools/lerobot_cases.py`, `datasets/` by `tools/lerobot_datasets.py`, `cdr/` by
+`tools/cdr_goldens.py`, `bags/` by `tools/bags.py`; each has a README of its own. `adapters/` and
 `auto_space/` are written by `tools/adapters.py`, see below.) A second run writes the
 same bytes. Made with lerobot 0.4.4, {versions}.
 

@@ -3,7 +3,7 @@
 use super::Checker;
 use super::raw::{Raw, RawFeature};
 use crate::error::CheckpointError;
-use crate::model::config::InputConfig;
+use crate::model::config::{InputConfig, camera_name};
 use crate::types::ResizeMode;
 use serde_json::Value;
 
@@ -112,14 +112,6 @@ fn camera_names(keys: &[&str], views: i64) -> Vec<String> {
         names.extend(free);
     }
     names
-}
-
-fn camera_name(key: &str) -> String {
-    let name = key.strip_prefix("observation.").unwrap_or(key);
-    let name = name.strip_prefix("images.").unwrap_or(name);
-    let words = name.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
-    let name = words.collect::<Vec<_>>().join("_");
-    if name.starts_with(|first: char| first.is_ascii_alphabetic()) { name } else { format!("camera_{name}") }
 }
 
 /// The size [3, H, W] that a camera of LeRobot's features declares.
