@@ -1,7 +1,7 @@
 //! The parameters of a deployment from the node's own file, for commands that run without the node.
 
 use super::OfflineError;
-use crate::config::{Config, ConfigError, Fact, Overrides, Value};
+use crate::config::{Config, ConfigError, Fact, Overrides, ProprioSource, Value};
 use crate::pipeline::PipelineError;
 use crate::pipeline::facts::{self, FactsError, Settled};
 use std::path::Path;
@@ -31,8 +31,24 @@ pub fn of_node(
     checkpoint: Option<&Path>,
     assignments: &[String],
 ) -> Result<Deployment, OfflineError> {
-    let (mut deployment, settled) = settled(file, node, checkpoint, assignments)?;
+    let (mut deployment, settled) = settled(file, node, checkpoint, assignments, None)?;
     settled.require(&deployment.config).map_err(|source| told(file, source))?;
+    deployment.warnings.extend(settled.warnings);
+    Ok(deployment)
+}
+
+/// The same for data that bring their own state: its source need not be named, and nothing has to be known that only
+/// robots need.
+///
+/// # Errors
+/// As [`of_node`], but for facts that are missing.
+pub fn of_data(
+    file: Option<&Path>,
+    node: &str,
+    checkpoint: Option<&Path>,
+    assignments: &[String],
+) -> Result<Deployment, OfflineError> {
+    let (mut deployment, settled) = settled(file, node, checkpoint, assignments, Some(ProprioSource::Proprio))?;
     deployment.warnings.extend(settled.warnings);
     Ok(deployment)
 }
@@ -44,7 +60,7 @@ pub fn of_node(
 /// A file that cannot be read or has nothing for the node, a parameter that is not allowed, or a checkpoint whose
 /// config.json cannot be read.
 pub fn read(file: &Path, node: &str, checkpoint: Option<&Path>) -> Result<(Config, Vec<String>), OfflineError> {
-    let (deployment, settled) = settled(Some(file), node, checkpoint, &[])?;
+    let (deployment, settled) = settled(Some(file), node, checkpoint, &[], None)?;
     let mut warnings = deployment.warnings;
     warnings.extend(settled.warnings);
     Ok((deployment.config, warnings))
@@ -55,6 +71,7 @@ fn settled(
     node: &str,
     checkpoint: Option<&Path>,
     assignments: &[String],
+    source: Option<ProprioSource>,
 ) -> Result<(Deployment, Settled), OfflineError> {
     let in_file = |source: ConfigError| told(file, source);
     let mut overrides = Overrides::default();
@@ -69,6 +86,10 @@ fn settled(
     let use_sim_time = given.parameters.remove("use_sim_time") == Some(Value::Bool(true));
     if let Some(checkpoint) = checkpoint {
         given.parameters.insert("checkpoint".to_owned(), Value::String(checkpoint.display().to_string()));
+    }
+    if let Some(source) = source {
+        let source = Value::String(source.name().to_owned());
+        given.parameters.entry("proprio.source".to_owned()).or_insert(source);
     }
     // What only subscriptions of ROS 2 have.
     given.take_group("qos_overrides.");

@@ -2,7 +2,9 @@
 //!
 //! Exit code 0 on success, 2 on bad usage, 1 on failure with exactly one line on stderr.
 
+mod bag_args;
 mod bench;
+mod calib;
 mod doctor;
 mod engine;
 mod engine_args;
@@ -38,6 +40,8 @@ enum Command {
     Bench(bench::Args),
     /// Replay a bag through the node's own pipeline and input rules, in recorded time.
     Replay(replay::Args),
+    /// Write calibration batches of what the model would see of a bag or a data set.
+    Calib(calib::Args),
     /// Make or look into checkpoints.
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -90,6 +94,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Infer(args) => infer::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Calib(args) => calib::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Checkpoint(CheckpointCommand::Synth(args)) => synth::run(&args),
         Command::Checkpoint(CheckpointCommand::Inspect(args)) => inspect::run(&args),

@@ -1,25 +1,17 @@
 //! `xvla replay`: what the node would have done with a bag.
 
+use crate::bag_args::{NodeArgs, READING, ReadingArgs, show, stop_on_signals};
 use crate::output;
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
-use xvla_ros::backend::{device, select};
-use xvla_ros::config::overrides::DEFAULT_NODE;
-use xvla_ros::config::topic_names::{Names, Remap};
-use xvla_ros::config::{Device, Dtype, Fallback};
-use xvla_ros::offline::deployment;
+use xvla_ros::backend::select;
+use xvla_ros::config::{Device, Dtype};
 use xvla_ros::offline::replay::outputs::write_arrays;
 use xvla_ros::offline::replay::page::page;
 use xvla_ros::offline::replay::report::{Report, RunReport};
-use xvla_ros::offline::replay::simulation::Latency;
-use xvla_ros::offline::replay::timeline::Clockwork;
 use xvla_ros::offline::replay::{Plan, Replay, replay};
-use xvla_ros::pipeline::Options;
 use xvla_ros::pipeline::latency::Summary;
 
 /// Replay a bag through the node's own pipeline and input rules, in recorded time.
@@ -35,21 +27,10 @@ pub struct Args {
     /// The bag: a folder, or one .mcap or .db3 file.
     #[arg(long, value_name = "B")]
     bag: PathBuf,
-    /// The node's parameter file.
-    #[arg(long, value_name = "F.yaml", required_unless_present = "checkpoint")]
-    params_file: Option<PathBuf>,
-    /// Folder of the checkpoint [default: that of the params file].
-    #[arg(long, value_name = "DIR")]
-    checkpoint: Option<PathBuf>,
-    /// A parameter, as on the node's command line; wins over the file.
-    #[arg(long, short = 'p', value_name = "NAME:=VALUE")]
-    param: Vec<String>,
-    /// The node's name, whose sections of the parameter file count and under which topics are resolved.
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_NODE)]
-    node: String,
-    /// A remapping of a topic, as on the node's command line.
-    #[arg(long, value_name = "FROM:=TO")]
-    remap: Vec<String>,
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    reading: ReadingArgs,
     /// Policy backends, separated by commas; actions are compared with those of the first [default: that of the params
     /// file].
     #[arg(long, value_name = "K[,K]", value_delimiter = ',')]
@@ -63,24 +44,9 @@ pub struct Args {
     /// Precision the network computes in: f32, f16 or bf16 [default: that of the params file].
     #[arg(long)]
     dtype: Option<Dtype>,
-    /// The times of the bag that are the present: when messages were received, or the stamps of their headers.
-    #[arg(long, value_enum, default_value_t = TimelineArg::Receive)]
-    timeline: TimelineArg,
     /// How fast recorded time passes.
     #[arg(long, value_enum, default_value_t = RateArg::Max)]
     rate: RateArg,
-    /// Seconds after the first message at which inferences begin.
-    #[arg(long, value_name = "S", value_parser = seconds)]
-    from: Option<Duration>,
-    /// Seconds after the first message at which the replay ends.
-    #[arg(long, value_name = "S", value_parser = seconds)]
-    to: Option<Duration>,
-    /// How long an inference takes in recorded time, milliseconds [default: as long as it takes].
-    #[arg(long, value_name = "L", value_parser = milliseconds)]
-    latency_ms: Option<Duration>,
-    /// Seed of the noise [default: that of the params file, else 0].
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
     /// Compare with the chunks in the bag. Their seeds and durations are then those of the replay.
     #[arg(long)]
     compare: bool,
@@ -97,14 +63,6 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum TimelineArg {
-    /// The stamps of headers.
-    Header,
-    /// The moments at which messages were received.
-    Receive,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
 enum RateArg {
     /// As fast as this machine can.
     Max,
@@ -112,28 +70,12 @@ enum RateArg {
     AsRecorded,
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
-    Duration::try_from_secs_f64(number).map_err(|_| format!("{text} is not a span of time"))
-}
-
-fn milliseconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
-    Duration::try_from_secs_f64(number / 1e3).map_err(|_| format!("{text} is not a span of time"))
-}
-
 /// Replays the bag, writes what was asked for and prints the tables.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let plan = plan(args)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGINT, stop.clone()).context("SIGINT")?;
-    signal_hook::flag::register(signal_hook::consts::SIGTERM, stop.clone()).context("SIGTERM")?;
-    let bar = output::bar(0, "{msg} [{bar:40}] {bytes}/{total_bytes} {eta}");
-    let found = replay(&plan, &stop, |progress| {
-        bar.set_length(progress.total_bytes);
-        bar.set_position(progress.done_bytes);
-        bar.set_message(progress.what.to_owned());
-    });
+    let stop = stop_on_signals()?;
+    let bar = output::bar(0, READING);
+    let found = replay(&plan, &stop, |progress| show(&bar, &progress));
     bar.finish_and_clear();
     let found = found?;
     let report = Report::new(&plan, &found);
@@ -148,35 +90,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn plan(args: &Args) -> anyhow::Result<Plan> {
-    let deployment::Deployment { config, facts, warnings, use_sim_time } =
-        deployment::of_node(args.params_file.as_deref(), &args.node, args.checkpoint.as_deref(), &args.param)?;
-    for warning in warnings {
-        tracing::warn!("{warning}");
+    let mut plan = args.reading.plan(&args.bag, args.node.deployment()?, &args.node)?;
+    plan.options.device = args.device.unwrap_or(plan.options.device);
+    plan.options.dtype = args.dtype.unwrap_or(plan.options.dtype);
+    if args.no_inference {
+        plan.backends.clear();
+    } else if !args.backend.is_empty() {
+        plan.backends.clone_from(&args.backend);
     }
-    if let Some(threads) = config.num_threads {
-        device::limit_threads(threads);
-    }
-    let mut options = Options::from(&config);
-    options.device = args.device.unwrap_or(options.device);
-    options.dtype = args.dtype.unwrap_or(options.dtype);
-    // A fallback would answer for another backend than the one that was named.
-    options.fallback = Fallback::None;
-    let backends = match (args.no_inference, args.backend.as_slice()) {
-        (true, _) => Vec::new(),
-        (false, []) => vec![options.backend.clone()],
-        (false, named) => named.to_vec(),
-    };
-    backends.iter().try_for_each(|backend| select::require(backend))?;
-    let remaps = args.remap.iter().map(|rule| {
-        Remap::of_topic(rule).with_context(|| format!("--remap {rule}: expected FROM:=TO with names of topics"))
-    });
-    let (namespace, name) = args.node.rsplit_once('/').unwrap_or(("", &args.node));
-    let namespace = if namespace.is_empty() { "/" } else { namespace };
-    let names = Names {
-        node: name.to_owned(),
-        namespace: namespace.to_owned(),
-        remaps: remaps.collect::<anyhow::Result<_>>()?,
-    };
+    plan.backends.iter().try_for_each(|backend| select::require(backend))?;
     for path in &args.out {
         let kind = ending(path);
         if kind != "npz" && kind != "mcap" {
@@ -186,26 +108,10 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
             bail!("--out {}: without inferences a node publishes no chunks; give a .npz", path.display());
         }
     }
-    Ok(Plan {
-        bag: args.bag.clone(),
-        seed: args.seed.or(config.seed).unwrap_or(0),
-        facts,
-        names,
-        options,
-        backends,
-        clockwork: match args.timeline {
-            TimelineArg::Header => Clockwork::Header,
-            TimelineArg::Receive => Clockwork::Receive,
-        },
-        as_recorded: matches!(args.rate, RateArg::AsRecorded),
-        from: args.from.unwrap_or_default(),
-        to: args.to,
-        latency: args.latency_ms.map_or(Latency::Measured, Latency::Fixed),
-        compares: args.compare,
-        sim_time: use_sim_time,
-        recording: args.out.iter().find(|path| ending(path) == "mcap").cloned(),
-        config,
-    })
+    plan.as_recorded = matches!(args.rate, RateArg::AsRecorded);
+    plan.compares = args.compare;
+    plan.recording = args.out.iter().find(|path| ending(path) == "mcap").cloned();
+    Ok(plan)
 }
 
 fn ending(path: &Path) -> &str {

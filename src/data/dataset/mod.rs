@@ -19,7 +19,7 @@ mod template;
 mod video;
 
 pub use info::{DatasetInfo, EpisodeInfo, Feature};
-pub use spread::StepRef;
+pub use spread::{StepRef, draw};
 
 use self::episodes::{Episode, Tasks};
 use self::info::Manifest;

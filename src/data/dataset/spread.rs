@@ -37,6 +37,12 @@ pub(super) fn spread(episodes: &[EpisodeInfo], n: usize, seed: u64, stride: u64)
     steps.collect()
 }
 
+/// Draws at most `n` of `candidates` things in a row, one from each of `n` stretches of the same length.
+pub fn draw(candidates: u64, n: u64, seed: u64) -> Vec<u64> {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    stretches(candidates, n.min(candidates)).map(|(start, end)| random.random_range(start..end)).collect()
+}
+
 /// The episodes that get steps: number, candidates, steps. `recorded` are the episodes with their candidates.
 fn shares(recorded: &[(u64, u64)], n: u64, random: &mut ChaCha8Rng) -> Vec<(u64, u64, u64)> {
     let count = recorded.len() as u64;

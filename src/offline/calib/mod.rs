@@ -1,7 +1,8 @@
 //! Batches for calibration: what the model would see of recorded observations, one sample each, and where they are from.
 //!
-//! Observations come from LeRobot's data sets ([`dataset`]) or from whatever else yields [`Sample`]s.
+//! Observations come from bags ([`bag`]), from LeRobot's data sets ([`dataset`]), or from whatever else yields [`Sample`]s.
 
+pub mod bag;
 pub mod dataset;
 
 use super::OfflineError;

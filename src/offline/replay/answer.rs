@@ -4,6 +4,7 @@ use crate::pipeline::latency::milliseconds;
 use crate::pipeline::worker::Outcome;
 use crate::robot::selection::Selection;
 use crate::types::{HostArray, Observation, StageTimes, Stamp};
+use std::sync::Arc;
 
 /// What was chosen for one inference.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +65,8 @@ pub struct Answer {
     pub began: Stamp,
     /// When its chunk was published.
     pub published: Stamp,
+    /// What the model saw, for the moments that are kept.
+    pub observation: Option<Arc<Observation>>,
     /// What was inferred, or why nothing was; `None` where observations are only chosen.
     pub inferred: Option<Result<Inferred, String>>,
 }

@@ -39,6 +39,7 @@ use outputs::Recording;
 use pass::{Findings, Pass};
 use problems::Problems;
 use simulation::{Latency, Recorded, Simulation};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -75,6 +76,8 @@ pub struct Plan {
     pub compares: bool,
     /// Whether `/clock` is ROS time.
     pub sim_time: bool,
+    /// The moments of which the observations are kept.
+    pub kept: BTreeSet<Stamp>,
     /// The mcap file for what the node would have published with the first backend.
     pub recording: Option<PathBuf>,
 }
@@ -193,7 +196,8 @@ fn run(
         inputs.expect_state(state);
     }
     let feedback = Feedback::new(&plan.config, state.channels());
-    let simulation = Simulation::new(pipeline.as_ref(), feedback, plan.latency, plan.seed, live);
+    let mut simulation = Simulation::new(pipeline.as_ref(), feedback, plan.latency, plan.seed, live);
+    simulation.keep(plan.kept.clone());
     let recording = match (recording, &facts, &pipeline) {
         (Some(path), Some(facts), Some(pipeline)) => Some(Recording::create(path, plan, facts, pipeline)?),
         _ => None,

@@ -275,7 +275,8 @@ impl<'p> Pass<'p> {
             }
             None => (ended.chosen, None),
         };
-        self.findings.answers.push(Answer { chosen, began: ended.began, published: ended.at, inferred });
+        let observation = ended.observation;
+        self.findings.answers.push(Answer { chosen, began: ended.began, published: ended.at, observation, inferred });
         Ok(())
     }
 

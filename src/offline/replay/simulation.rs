@@ -7,8 +7,8 @@ use crate::pipeline::worker::{Delivery, Offer, Outcome};
 use crate::pipeline::{InFlight, Noise, Pipeline, Request};
 use crate::robot::policy_loop::Policy;
 use crate::robot::selection::{Selection, Undecodable};
-use crate::types::Stamp;
-use std::collections::{BTreeMap, VecDeque};
+use crate::types::{Observation, Stamp};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ pub struct Simulation<'p> {
     latency: Latency,
     seed: u64,
     recorded: Recorded,
+    /// The moments of which the observation is kept.
+    kept: BTreeSet<Stamp>,
     now: Stamp,
     slot: Option<Waiting>,
     under_way: VecDeque<UnderWay>,
@@ -67,6 +69,7 @@ struct UnderWay {
     began: Stamp,
     epoch: u64,
     chosen: Chosen,
+    observation: Option<Arc<Observation>>,
     delivery: Option<Delivery<Undecodable>>,
 }
 
@@ -78,6 +81,8 @@ pub struct Ended {
     pub at: Stamp,
     /// What was offered.
     pub chosen: Chosen,
+    /// What the model saw, if that is kept.
+    pub observation: Option<Arc<Observation>>,
     /// What came of it; `None` where no inference is made.
     pub delivery: Option<Delivery<Undecodable>>,
 }
@@ -97,6 +102,7 @@ impl<'p> Simulation<'p> {
             latency,
             seed,
             recorded,
+            kept: BTreeSet::new(),
             now: Stamp::default(),
             slot: None,
             under_way: VecDeque::new(),
@@ -110,6 +116,11 @@ impl<'p> Simulation<'p> {
     /// Sets the present, at which whatever is offered next is offered.
     pub fn set_now(&mut self, now: Stamp) {
         self.now = now;
+    }
+
+    /// Keeps the observations of these moments.
+    pub fn keep(&mut self, moments: BTreeSet<Stamp>) {
+        self.kept = moments;
     }
 
     /// Lets no inference begin before `moment`.
@@ -134,8 +145,8 @@ impl<'p> Simulation<'p> {
             self.feedback.answered(outcome.observation.reference(), &inference.chunk.actions);
         }
         self.begin_next();
-        let UnderWay { ends, began, chosen, delivery, .. } = first;
-        (!is_void).then_some(Ended { began, at: ends, chosen, delivery })
+        let UnderWay { ends, began, chosen, observation, delivery, .. } = first;
+        (!is_void).then_some(Ended { began, at: ends, chosen, observation, delivery })
     }
 
     /// What became of offers that were not answered.
@@ -150,7 +161,24 @@ impl<'p> Simulation<'p> {
         let Some(Waiting { selection, offered }) = self.slot.take() else { return };
         let (chosen, wall) = (Chosen::from(&selection), Instant::now());
         let waited = Duration::from_nanos(self.now.nanos.abs_diff(offered.nanos));
-        let delivery = self.pipeline.map(|pipeline| self.answer(pipeline, selection, waited));
+        let is_kept = self.kept.contains(&chosen.reference);
+        let (observation, delivery) = match self.pipeline {
+            Some(pipeline) => {
+                let delivery = self.answer(pipeline, selection, waited);
+                let observation = match &delivery {
+                    Delivery::Outcome(outcome) => Some(outcome.observation.clone()),
+                    Delivery::Rejected(_) => None,
+                };
+                (observation, Some(delivery))
+            }
+            // What is not needed is not decoded.
+            None if !is_kept => (None, None),
+            None => match self.observe(selection) {
+                Ok(observation) => (Some(Arc::new(observation)), None),
+                Err(fault) => (None, Some(Delivery::Rejected(fault))),
+            },
+        };
+        let observation = observation.filter(|_| is_kept);
         let is_rejected = matches!(delivery, Some(Delivery::Rejected(_)));
         let took = match (self.recorded.chunks.get(&chosen.reference), self.latency) {
             (Some((_, published)), _) => {
@@ -162,16 +190,21 @@ impl<'p> Simulation<'p> {
             (None, Latency::Measured) => wall.elapsed(),
         };
         let ends = after(self.now, took).max(self.under_way.back().map_or(self.now, |last| last.ends));
-        self.under_way.push_back(UnderWay { ends, began: self.now, epoch: self.epoch, chosen, delivery });
+        self.under_way.push_back(UnderWay { ends, began: self.now, epoch: self.epoch, chosen, observation, delivery });
+    }
+
+    fn observe(&mut self, selection: Selection) -> Result<Observation, Undecodable> {
+        let mut observation = selection.decode()?;
+        self.feedback.fill(&mut observation);
+        Ok(observation)
     }
 
     fn answer(&mut self, pipeline: &Pipeline, selection: Selection, queued: Duration) -> Delivery<Undecodable> {
         let decoding = Instant::now();
-        let mut observation = match selection.decode() {
+        let observation = match self.observe(selection) {
             Ok(observation) => observation,
             Err(fault) => return Delivery::Rejected(fault),
         };
-        self.feedback.fill(&mut observation);
         let (observation, decoded) = (Arc::new(observation), decoding.elapsed());
         let seed = self.recorded.chunks.get(&observation.reference()).map_or(self.seed, |(seed, _)| *seed);
         let request = Request { sequence: self.sequence, ..Request::new(observation.clone(), Noise::Seed(seed)) };
