@@ -213,7 +213,6 @@ fn settings_that_would_change_the_sequence_of_tokens_are_refused() {
     let tokenizer = 2;
     for (key, value) in [
         ("padding", json!("shortest")),
-        ("truncation", json!(false)),
         ("padding_side", json!("middle")),
         ("max_length", json!("fifty")),
         ("max_length", json!(-1)),
@@ -321,6 +320,12 @@ fn what_a_tokenizer_step_leaves_out_is_as_in_lerobot_and_not_as_in_the_configura
     });
     let processors = processors.unwrap();
     assert_eq!((processors.max_length, processors.padding_side), (Some(512), Some(PaddingSide::Right)));
+}
+
+#[test]
+fn texts_that_lerobot_does_not_cut_are_kept() {
+    assert!(!saved_by_lerobot().keeps_long_texts);
+    assert!(load(|before, _| before["steps"][2]["config"]["truncation"] = json!(false)).unwrap().keeps_long_texts);
 }
 
 #[test]

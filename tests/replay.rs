@@ -133,8 +133,8 @@ fn joints_around(bag: &mut BagFile, at_ms: f64) {
 #[test]
 fn every_set_of_frames_is_an_observation_where_an_inference_takes_no_time() {
     let report = Bench::new(drive(10)).sound(&["--latency-ms", "0"]);
-    let expected: Vec<_> = (0..10).map(|step| (f64::from(step) * 50.0 + 1.0, f64::from(step) * 50.0 + LAG_MS + 1.0));
-    let expected: Vec<(f64, f64)> = expected.into_iter().collect();
+    let at_ms = (0..10).map(|step| f64::from(step) * 50.0);
+    let expected: Vec<(f64, f64)> = at_ms.map(|at_ms| (at_ms + 1.0, at_ms + LAG_MS + 1.0)).collect();
     assert_eq!(moments_ms(&report), expected);
     assert_eq!(report["runs"][0]["cameras"][0]["used"], 10);
 }
@@ -186,7 +186,7 @@ fn the_arrays_hold_what_was_used_and_what_was_inferred() {
     assert_eq!(integers("oldest_ns")[0], START_NS);
     assert_eq!(integers("seed"), [7; 4]);
     let (shape, _) = array(&npz, "actions");
-    assert_eq!((shape[0], shape[2]), (4, 8));
+    assert_eq!((shape[0], shape[2]), (4, 7));
     assert_eq!(array(&npz, "actions_raw").0.len(), 3);
 }
 
@@ -227,7 +227,8 @@ fn a_camera_that_dies_stops_the_policy_until_it_is_back() {
 fn only_the_part_that_is_asked_for_is_inferred_on() {
     let report = Bench::new(drive(40)).sound(&["--latency-ms", "0", "--from", "0.5", "--to", "1.0"]);
     let references: Vec<f64> = moments_ms(&report).iter().map(|(reference, _)| *reference).collect();
-    assert_eq!((references[0], references.last().copied()), (501.0, Some(951.0)));
+    // The newest set that has come by then is the first, as for a node that is ready at that moment.
+    assert_eq!((references[0], references.last().copied()), (451.0, Some(951.0)));
 }
 
 #[test]
@@ -351,7 +352,7 @@ fn a_camera_that_changes_its_size_is_told() {
             bag.image("/wrist/image", at_ms + LAG_MS, stamp_ns, &Frame { shade: step as u8, ..Frame::default() });
         }
     });
-    is_told(&bench, "/front/image", "a frame of 40x24 rgb8 follows one of 32x24 rgb8");
+    is_told(&bench, "/front/image", "a frame of 40x24 follows one of 32x24");
 }
 
 #[test]

@@ -149,3 +149,11 @@ fn a_tokenizer_trained_for_a_synthetic_checkpoint_knows_words_of_instructions() 
     let words = ids.iter().take_while(|id| **id != 2).count();
     assert!((5..20).contains(&words), "{words} tokens for 11 words");
 }
+
+#[test]
+fn a_text_that_must_not_be_cut_is_refused_with_both_numbers() {
+    let words = "pick up the red block and place it in the basket ";
+    assert_eq!(trained().with_cutting(false).encode(words).unwrap().ids.len(), 50);
+    let refusal = trained().with_cutting(false).encode(&words.repeat(8)).unwrap_err().to_string();
+    assert!(refusal.contains("but the checkpoint takes 50"), "{refusal}");
+}

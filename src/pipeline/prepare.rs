@@ -279,6 +279,7 @@ fn read_tokenizer(
     let config_padding = if config.inputs.unpadded_text { Padding::None } else { Padding::ToLength };
     let padding = processors.padding.unwrap_or(config_padding);
     let tokenizer = Tokenizer::from_file(&path, length, BART_PAD_ID)?.with_padding_side(side).with_padding(padding);
+    let tokenizer = tokenizer.with_cutting(!processors.keeps_long_texts);
     let settled = tokenizer.with_settings(&TokenizerSettings::beside(&path)?);
     settled.map(Ok).map_err(|reason| CheckpointError::Malformed { path, reason })
 }

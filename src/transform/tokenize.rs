@@ -40,6 +40,7 @@ pub struct Tokenizer {
     padding: Padding,
     padding_side: PaddingSide,
     cuts_beginning: bool,
+    cuts: bool,
     /// Tokens that are put around every text, `<s>` and `</s>`.
     special: usize,
 }
@@ -84,7 +85,7 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| error.to_string())?;
         let (padding, padding_side) = (Padding::ToLength, PaddingSide::Right);
-        Ok(Self { inner, max_length, pad_id, padding, padding_side, cuts_beginning: false, special })
+        Ok(Self { inner, max_length, pad_id, padding, padding_side, cuts_beginning: false, cuts: true, special })
     }
 
     /// The same tokenizer, padding and cutting as the files beside it say.
@@ -119,6 +120,13 @@ impl Tokenizer {
         self
     }
 
+    /// The same tokenizer, which cuts texts that are too long, or refuses them.
+    #[must_use]
+    pub fn with_cutting(mut self, cuts: bool) -> Self {
+        self.cuts = cuts;
+        self
+    }
+
     /// L, the number of tokens of every padded encoding and the most that any has.
     pub fn max_length(&self) -> usize {
         self.max_length
@@ -133,7 +141,7 @@ impl Tokenizer {
     /// is cut so that `</s>` stays; [`Encoded::tokens`] tells.
     ///
     /// # Errors
-    /// A text without words, or one the tokenizer refuses.
+    /// A text without words, one the tokenizer refuses, or one that is too long and must not be cut.
     pub fn encode(&self, text: &str) -> Result<Encoded, TransformError> {
         if text.trim().is_empty() {
             return Err(InputError::EmptyInstruction.into());
@@ -142,6 +150,12 @@ impl Tokenizer {
         // The tokenizer's own truncation would stop at the limit, and nobody would know how much was cut off.
         let mut encoding = self.inner.encode_fast(text, false).map_err(refused)?;
         let tokens = encoding.len() + self.special;
+        if !self.cuts && tokens > self.max_length {
+            let limit = self.max_length;
+            return Err(TransformError::Tokenizer(format!(
+                "{tokens} tokens, but the checkpoint takes {limit} and its processor does not cut (`truncation` is false)"
+            )));
+        }
         let direction = if self.cuts_beginning { TruncationDirection::Left } else { TruncationDirection::Right };
         encoding.truncate(self.max_length - self.special, 0, direction);
         let encoding = self.inner.post_process(encoding, None, true).map_err(refused)?;

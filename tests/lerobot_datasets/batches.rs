@@ -106,7 +106,10 @@ fn a_required_camera_that_the_data_set_lacks_is_refused_and_another_one_is_maske
     let case = Case::named("no_imagenet");
     let Err(refusal) = recording(&case, open("images"), &[]) else { panic!("accepted") };
     let refusal = refusal.to_string();
-    assert!(refusal.contains("no camera `image`, which is view 0") && refusal.contains("images.side"), "{refusal}");
+    assert!(
+        refusal.contains("no camera `observation.images.image`, which is view 0") && refusal.contains("images.side"),
+        "{refusal}"
+    );
     let optional = ("camera.image.required", Value::Bool(false));
     let named = ("cameras", Value::Strings(vec!["image".to_owned(), "side".to_owned()]));
     let (_, recording) = recording(&case, open("images"), &[optional, named]).unwrap();

@@ -12,16 +12,14 @@ use xvla_ros::config::Fallback;
 use xvla_ros::config::overrides::DEFAULT_NODE;
 use xvla_ros::config::topic_names::{Names, Remap};
 use xvla_ros::offline::deployment::{self, Deployment};
-use xvla_ros::offline::replay::simulation::Latency;
-use xvla_ros::offline::replay::timeline::Clockwork;
-use xvla_ros::offline::replay::{Plan, Progress};
+use xvla_ros::offline::replay::{Clockwork, Latency, Plan, Progress};
 use xvla_ros::pipeline::Options;
 
 /// Whose parameters count.
 #[derive(Debug, Args)]
 pub struct NodeArgs {
     /// The node's parameter file.
-    #[arg(long, value_name = "F.yaml", required_unless_present = "checkpoint")]
+    #[arg(long, value_name = "F.yaml", required_unless_present_any = ["checkpoint", "param"])]
     pub params_file: Option<PathBuf>,
     /// Folder of the checkpoint [default: that of the params file].
     #[arg(long, value_name = "DIR")]

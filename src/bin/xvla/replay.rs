@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use std::path::{Path, PathBuf};
 use xvla_ros::backend::select;
 use xvla_ros::config::{Device, Dtype};
-use xvla_ros::offline::replay::outputs::write_arrays;
+use xvla_ros::offline::replay::arrays::write_arrays;
 use xvla_ros::offline::replay::page::page;
 use xvla_ros::offline::replay::report::{Report, RunReport};
 use xvla_ros::offline::replay::{Plan, Replay, replay};

@@ -7,6 +7,7 @@
 mod folder;
 mod inflate;
 mod mcap;
+mod message;
 mod metadata;
 mod problem;
 mod reader;
@@ -15,6 +16,7 @@ mod storage;
 mod topic;
 mod yaml;
 
+pub use message::BagMessage;
 pub use problem::{At, BagError, Place, Problem};
 pub use reader::BagReader;
 pub use topic::{BagTopic, Definition};
@@ -34,22 +36,6 @@ pub struct Bag {
     span_ns: Option<(i64, i64)>,
     compressed: bool,
     problems: Vec<Problem>,
-}
-
-/// A message of a bag.
-#[derive(Clone, Debug)]
-pub struct BagMessage<'a> {
-    /// The number of its topic in [`Bag::topics`].
-    pub topic: usize,
-    /// When the recorder received it.
-    pub received: Stamp,
-    /// When it was sent. Where the recorder did not know, and in SQLite files, which have no room for it, the time of
-    /// reception.
-    pub published: Stamp,
-    /// Where it stands.
-    pub place: Place,
-    /// The message in the topic's serialisation, decompressed.
-    pub data: &'a [u8],
 }
 
 impl Bag {

@@ -1,10 +1,10 @@
 //! The messages of a whole bag: its files one after the other, merged where they overlap.
 
 use super::inflate::{ZSTD_MAGIC, inflate, zstd};
-use super::problem::{Place, Problem};
+use super::message::{BagMessage, Head};
+use super::problem::Problem;
 use super::storage::{Reading, Storage};
-use super::topic::Topics;
-use super::{BagMessage, BagTopic};
+use super::topic::{BagTopic, Topics};
 use crate::types::Stamp;
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -13,16 +13,6 @@ use std::path::PathBuf;
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 /// More files than this are not read side by side; beyond it the order is given up.
 const MAX_LANES: usize = 64;
-
-/// What stands before a message's data.
-#[derive(Clone, Debug)]
-pub(super) struct Head {
-    /// The number of its topic.
-    pub(super) topic: usize,
-    pub(super) received_ns: i64,
-    pub(super) published_ns: i64,
-    pub(super) place: Place,
-}
 
 /// A file whose turn is still to come.
 #[derive(Clone, Debug)]

@@ -2,8 +2,8 @@
 
 use super::inflate::{ZSTD_MAGIC, unpack};
 use super::mcap::{self, McapFile};
+use super::message::Head;
 use super::problem::{At, Problem};
-use super::reader::Head;
 use super::sqlite::{self, SqliteFile};
 use super::topic::Topics;
 use crate::error::{PROBE_BYTES, check_content};

@@ -90,8 +90,8 @@ mod tests {
     fn a_long_episode_gets_more_than_a_short_one_and_both_ends_of_it_count() {
         let steps = spread(&episodes(&[1000, 100]), 22, 0, 1);
         let (long, short) = (frames_of(&steps, 0), frames_of(&steps, 1));
-        assert_eq!((long.len(), short.len()), (20, 2));
-        assert!(long[0] < 50 && long[19] >= 950, "{long:?}");
+        assert_eq!((long.len(), short.len()), (19, 3));
+        assert!(long[0] < 53 && long[18] >= 947, "{long:?}");
     }
 
     #[test]

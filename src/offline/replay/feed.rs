@@ -1,6 +1,6 @@
 //! Which topics of a bag feed which inputs of a deployment, and what their messages hold.
 
-use super::Plan;
+use super::plan::Plan;
 use super::problems::Problems;
 use crate::config::{Config, Transport};
 use crate::data::bag::{At, Bag, BagMessage, BagTopic, Place, Problem};
@@ -106,7 +106,8 @@ pub struct Feed {
 #[derive(Clone, Debug, Default)]
 struct Watched {
     stamp: Option<Stamp>,
-    size: Option<(u32, u32, String)>,
+    /// Width and height of the frames, pixels.
+    size: Option<(u32, u32)>,
 }
 
 impl Feed {
@@ -177,17 +178,9 @@ impl Feed {
                 watched.stamp = Some(stamp);
             }
         }
-        if let Content::Frame(_, EncodedImage { format: ImageFormat::Raw { encoding, width, height, .. }, .. }) =
-            content
-        {
-            let size = (*width, *height, encoding.clone());
-            if let Some((width, height, encoding)) = watched.size.replace(size.clone()).filter(|before| *before != size)
-            {
-                let (now_width, now_height, now_encoding) = size;
-                told.push(format!(
-                    "a frame of {now_width}x{now_height} {now_encoding} follows one of {width}x{height} {encoding}"
-                ));
-            }
+        if let Content::Frame(_, EncodedImage { format: ImageFormat::Raw { width, height, .. }, .. }) = content {
+            let before = watched.size.replace((*width, *height)).filter(|before| *before != (*width, *height));
+            told.extend(before.map(|(w, h)| format!("a frame of {width}x{height} follows one of {w}x{h}")));
         }
         let name = self.topics.get(message.topic).map_or("", |topic| topic.name.as_str());
         told.into_iter().for_each(|reason| problems.on(name, &message.place, reason));

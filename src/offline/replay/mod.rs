@@ -7,24 +7,29 @@
 //! | a node's turns in recorded time | [`pass`] |
 //! | its inference thread in recorded time | [`simulation`] |
 //! | one observation and its answer | [`answer`] |
-//! | what the node would have published, and arrays | [`outputs`] |
+//! | what to replay, and how | [`plan`] |
+//! | what the node would have published | [`recording`] |
+//! | every answer as arrays | [`arrays`] |
 //! | chunks that were recorded live | [`comparison`] |
 //! | everything that was found, and as a page | [`report`], [`page`] |
 //! | faults of the bag | [`problems`] |
 
 pub mod answer;
+pub mod arrays;
 pub mod comparison;
 pub mod feed;
-pub mod outputs;
 pub mod page;
 pub mod pass;
+pub mod plan;
 pub mod problems;
+pub mod recording;
 pub mod report;
 pub mod simulation;
 pub mod timeline;
 
-use crate::config::topic_names::Names;
-use crate::config::{Config, Fact, ProprioSource};
+pub use plan::{Clockwork, Latency, Plan};
+
+use crate::config::ProprioSource;
 use crate::data::bag::Bag;
 use crate::data::messages::outputs::ActionChunk;
 use crate::offline::OfflineError;
@@ -35,52 +40,14 @@ use crate::robot::deployment;
 use crate::robot::inputs::Inputs;
 use crate::types::Stamp;
 use feed::{Content, Feed, Purpose};
-use outputs::Recording;
 use pass::{Findings, Pass};
 use problems::Problems;
-use simulation::{Latency, Recorded, Simulation};
-use std::collections::BTreeSet;
+use recording::Recording;
+use simulation::{Recorded, Simulation};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use timeline::{Clockwork, Timeline};
-
-/// What to replay, and how.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The bag: a folder or a file.
-    pub bag: PathBuf,
-    /// The parameters of the node.
-    pub config: Config,
-    /// The facts about its model, with their origins.
-    pub facts: Vec<Fact>,
-    /// The node's names and remappings.
-    pub names: Names,
-    /// Options of every pipeline, except that the backend is replaced by each of `backends`.
-    pub options: Options,
-    /// Policy backends; the others are compared with the first. None chooses observations without inferring.
-    pub backends: Vec<String>,
-    /// Which times of the bag are the present.
-    pub clockwork: Clockwork,
-    /// Whether recorded time passes as fast as it did, instead of as fast as this machine can.
-    pub as_recorded: bool,
-    /// How long after the first message inferences begin.
-    pub from: Duration,
-    /// How long after the first message the replay ends.
-    pub to: Option<Duration>,
-    /// How long an inference takes in recorded time.
-    pub latency: Latency,
-    /// The seed of all noise that the recording says nothing of.
-    pub seed: u64,
-    /// Whether the chunks in the bag are compared with those of the replay, and decide seeds and durations.
-    pub compares: bool,
-    /// Whether `/clock` is ROS time.
-    pub sim_time: bool,
-    /// The moments of which the observations are kept.
-    pub kept: BTreeSet<Stamp>,
-    /// The mcap file for what the node would have published with the first backend.
-    pub recording: Option<PathBuf>,
-}
+use timeline::Timeline;
 
 /// How far a replay is.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use super::answer::{Answer, Chosen};
 use super::feed::{Arrival, Content};
-use super::outputs::Recording;
 use super::problems::Problems;
+use super::recording::Recording;
 use super::simulation::{Counts, Ended, Simulation};
 use super::timeline::Due;
 use crate::config::Config;

@@ -3,8 +3,7 @@
 use super::answer::{Answer, Inferred};
 use super::comparison::{Comparison, compare};
 use super::pass::CameraCounts;
-use super::simulation::Latency;
-use super::timeline::Clockwork;
+use super::plan::{Clockwork, Latency};
 use super::{Plan, Replay, Run};
 use crate::offline::machine::{Machine, Versions};
 use crate::offline::report::Stages;

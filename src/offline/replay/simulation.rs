@@ -2,6 +2,7 @@
 //! and then has an answer. Only the newest offer waits, as in a node.
 
 use super::answer::Chosen;
+use super::plan::Latency;
 use crate::pipeline::feedback::Feedback;
 use crate::pipeline::worker::{Delivery, Offer, Outcome};
 use crate::pipeline::{InFlight, Noise, Pipeline, Request};
@@ -11,15 +12,6 @@ use crate::types::{Observation, Stamp};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// How long an inference takes in recorded time.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Latency {
-    /// As long as it takes on this machine.
-    Measured,
-    /// So long, whatever it takes.
-    Fixed(Duration),
-}
 
 /// What a recording says of the inferences that were made live, by the moment that their observations stand for.
 #[derive(Clone, Debug, Default)]

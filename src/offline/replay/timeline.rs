@@ -1,19 +1,9 @@
 //! The order and the moments in which a node would have received the messages of a bag.
 
 use super::feed::{Arrival, Content};
+use super::plan::Clockwork;
 use crate::types::Stamp;
 use std::collections::BTreeMap;
-
-/// Which times of a bag are the present.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Clockwork {
-    /// The moments at which the messages were received.
-    #[default]
-    Receive,
-    /// The stamps of their headers. Messages without one come as long after the last that has one as they were received
-    /// after it.
-    Header,
-}
 
 /// How far messages may be out of order to be put in order again, ns.
 const WINDOW_NS: i64 = 500_000_000;

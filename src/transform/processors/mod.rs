@@ -50,6 +50,8 @@ pub struct Processors {
     pub max_length: Option<usize>,
     /// Whether text is padded to L tokens or not at all.
     pub padding: Option<Padding>,
+    /// Whether a text of more than L tokens is not cut, so that the model cannot take it.
+    pub keeps_long_texts: bool,
     /// The side on which text is padded.
     pub padding_side: Option<PaddingSide>,
     /// lerobot's name of the tokenizer: a model on a hub, or a folder.
@@ -170,9 +172,7 @@ impl Processors {
                 return Err(at.refuse("padding", &format!("{other}: expected \"max_length\" or \"longest\"")));
             }
         });
-        if at.config("truncation")? == Some(false) {
-            return Err(at.refuse("truncation", "false is not supported: the model's sequence has a largest length"));
-        }
+        self.keeps_long_texts = at.config("truncation")? == Some(false);
         self.max_length = Some(at.config("max_length")?.unwrap_or(MAX_LENGTH));
         self.padding_side = Some(match at.config::<String>("padding_side")?.as_deref() {
             Some("left") => PaddingSide::Left,

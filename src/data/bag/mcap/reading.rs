@@ -4,8 +4,8 @@
 //! bags of most recorders. Within a chunk messages are sorted. Messages outside of chunks come in the file's order, as
 //! nothing but reading the whole file would tell another.
 
+use super::super::message::Head;
 use super::super::problem::{At, Place, Problem};
-use super::super::reader::Head;
 use super::chunk::{self, Buffers, MAX_CHUNK_BYTES};
 use super::records::{FRAME_BYTES, MESSAGE_BYTES, MessageHead, frame};
 use super::window::Window;

@@ -3,8 +3,8 @@
 //! The order comes from the index on `timestamp`, in batches; without one, from the sorted times of all rows. Rows are
 //! then read one by one, so that one that is damaged costs no other.
 
+use super::super::message::Head;
 use super::super::problem::{At, Place, Problem};
-use super::super::reader::Head;
 use super::connect::{connect, told};
 use super::{SqliteFile, text};
 use rusqlite::types::ValueRef;

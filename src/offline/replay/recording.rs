@@ -1,14 +1,11 @@
-//! What a replay writes: arrays of every answer, and the messages that the node would have published.
+//! The messages that the node would have published, as a file.
 
-use super::answer::{Answer, Inferred};
-use super::simulation::{Counts, Latency};
-use super::{Plan, Run};
+use super::plan::{Latency, Plan};
+use super::simulation::Counts;
 use crate::data::DatasetError;
 use crate::data::mcap_writer::{McapWriter, OfferedQos, Topic};
 use crate::data::messages::diagnostics::DiagnosticArray;
 use crate::data::messages::outputs::{ActionChunk, ModelInfo, StageLatency};
-use crate::data::npy::{NpyArray, NpyData};
-use crate::data::npz::write_npz;
 use crate::pipeline::Pipeline;
 use crate::pipeline::latency::milliseconds;
 use crate::pipeline::worker::Outcome;
@@ -19,60 +16,9 @@ use crate::robot::reporting::diagnostics::DiagnosticReport;
 use crate::robot::reporting::model_info::model_info;
 use crate::robot::reporting::record::{ModelFacts, SharedRecord};
 use crate::robot::time::Now;
-use crate::types::{HostArray, StageTimes, Stamp};
+use crate::types::{StageTimes, Stamp};
 use std::path::Path;
 use std::time::Duration;
-
-/// Writes every answer of `run` to `path`.
-///
-/// | key | shape | what |
-/// |---|---|---|
-/// | `reference_ns` | [N] int64 | the moment that the observation stands for |
-/// | `oldest_ns` | [N] int64 | the stamp of its oldest input |
-/// | `published_ns` | [N] int64 | when its chunk was published |
-/// | `camera_ns` | [N, V] int64 | the stamps of the frames used, 0 for a view that is masked |
-/// | `actions` | [N, T, A'] float32 | what a robot executes |
-/// | `actions_raw` | [N, T, A] float32 | the network's output |
-/// | `seed` | [N] int64 | the seed of the noise, its bits as a signed number |
-///
-/// Where nothing was inferred, the last three are left out.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn write_arrays(path: &Path, run: &Run) -> Result<(), DatasetError> {
-    let answers = &run.findings.answers;
-    let with_actions: Vec<&Answer> = answers.iter().filter(|answer| answer.inferred().is_some()).collect();
-    let rows: Vec<&Answer> = if run.backend.is_empty() { answers.iter().collect() } else { with_actions };
-    let stamps = |of: fn(&Answer) -> Stamp| {
-        let values = rows.iter().map(|answer| of(answer).nanos).collect();
-        NpyArray { shape: vec![rows.len()], data: NpyData::I64(values) }
-    };
-    let views = rows.first().map_or(0, |answer| answer.chosen.cameras.len());
-    let cameras = rows.iter().flat_map(|answer| &answer.chosen.cameras);
-    let cameras = cameras.map(|stamp| stamp.unwrap_or_default().nanos).collect();
-    let mut arrays = vec![
-        ("reference_ns", stamps(|answer| answer.chosen.reference)),
-        ("oldest_ns", stamps(|answer| answer.chosen.oldest)),
-        ("published_ns", stamps(|answer| answer.published)),
-        ("camera_ns", NpyArray { shape: vec![rows.len(), views], data: NpyData::I64(cameras) }),
-    ];
-    if !run.backend.is_empty() {
-        let inferred = || rows.iter().filter_map(|answer| answer.inferred());
-        let stacked = |of: fn(&Inferred) -> &HostArray| {
-            let one = inferred().next().map(|inferred| of(inferred).shape.clone()).unwrap_or_else(|| vec![1, 0, 0]);
-            let shape = std::iter::once(rows.len()).chain(one.into_iter().skip(1)).collect();
-            NpyArray {
-                shape,
-                data: NpyData::F32(inferred().flat_map(|inferred| of(inferred).data.iter().copied()).collect()),
-            }
-        };
-        arrays.push(("actions", stacked(|inferred| &inferred.actions)));
-        arrays.push(("actions_raw", stacked(|inferred| &inferred.actions_raw)));
-        let seeds = inferred().map(|inferred| inferred.seed.cast_signed()).collect();
-        arrays.push(("seed", NpyArray { shape: vec![rows.len()], data: NpyData::I64(seeds) }));
-    }
-    write_npz(path, &arrays)
-}
 
 /// The messages of a node, as they go into a file.
 pub struct Recording {

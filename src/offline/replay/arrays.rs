@@ -1,0 +1,60 @@
+//! Every answer of a replay as arrays.
+
+use super::Run;
+use super::answer::{Answer, Inferred};
+use crate::data::DatasetError;
+use crate::data::npy::{NpyArray, NpyData};
+use crate::data::npz::write_npz;
+use crate::types::{HostArray, Stamp};
+use std::path::Path;
+
+/// Writes every answer of `run` to `path`.
+///
+/// | key | shape | what |
+/// |---|---|---|
+/// | `reference_ns` | [N] int64 | the moment that the observation stands for |
+/// | `oldest_ns` | [N] int64 | the stamp of its oldest input |
+/// | `published_ns` | [N] int64 | when its chunk was published |
+/// | `camera_ns` | [N, V] int64 | the stamps of the frames used, 0 for a view that is masked |
+/// | `actions` | [N, T, A'] float32 | what a robot executes |
+/// | `actions_raw` | [N, T, A] float32 | the network's output |
+/// | `seed` | [N] int64 | the seed of the noise, its bits as a signed number |
+///
+/// Where nothing was inferred, the last three are left out.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_arrays(path: &Path, run: &Run) -> Result<(), DatasetError> {
+    let answers = &run.findings.answers;
+    let with_actions: Vec<&Answer> = answers.iter().filter(|answer| answer.inferred().is_some()).collect();
+    let rows: Vec<&Answer> = if run.backend.is_empty() { answers.iter().collect() } else { with_actions };
+    let stamps = |of: fn(&Answer) -> Stamp| {
+        let values = rows.iter().map(|answer| of(answer).nanos).collect();
+        NpyArray { shape: vec![rows.len()], data: NpyData::I64(values) }
+    };
+    let views = rows.first().map_or(0, |answer| answer.chosen.cameras.len());
+    let cameras = rows.iter().flat_map(|answer| &answer.chosen.cameras);
+    let cameras = cameras.map(|stamp| stamp.unwrap_or_default().nanos).collect();
+    let mut arrays = vec![
+        ("reference_ns", stamps(|answer| answer.chosen.reference)),
+        ("oldest_ns", stamps(|answer| answer.chosen.oldest)),
+        ("published_ns", stamps(|answer| answer.published)),
+        ("camera_ns", NpyArray { shape: vec![rows.len(), views], data: NpyData::I64(cameras) }),
+    ];
+    if !run.backend.is_empty() {
+        let inferred = || rows.iter().filter_map(|answer| answer.inferred());
+        let stacked = |of: fn(&Inferred) -> &HostArray| {
+            let one = inferred().next().map(|inferred| of(inferred).shape.clone()).unwrap_or_else(|| vec![1, 0, 0]);
+            let shape = std::iter::once(rows.len()).chain(one.into_iter().skip(1)).collect();
+            NpyArray {
+                shape,
+                data: NpyData::F32(inferred().flat_map(|inferred| of(inferred).data.iter().copied()).collect()),
+            }
+        };
+        arrays.push(("actions", stacked(|inferred| &inferred.actions)));
+        arrays.push(("actions_raw", stacked(|inferred| &inferred.actions_raw)));
+        let seeds = inferred().map(|inferred| inferred.seed.cast_signed()).collect();
+        arrays.push(("seed", NpyArray { shape: vec![rows.len()], data: NpyData::I64(seeds) }));
+    }
+    write_npz(path, &arrays)
+}
