@@ -32,7 +32,7 @@ fn the_level_of_the_command_line_is_kept() {
 fn the_console_is_silent_but_for_the_error_if_that_is_asked_for() {
     let (_, log) = failing(domain(), &["--disable-stdout-logs"]).finish();
     assert_eq!(log.lines().filter(|line| line.starts_with('[')).count(), 0, "{log}");
-    assert!(log.contains("error: /nowhere/config.json: cannot be read"), "{log}");
+    assert!(log.contains("error: /nowhere: no such folder"), "{log}");
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn the_failure_that_ends_the_node_arrives_on_rosout() {
     let mut robot = Robot::start(domain, "/xvla");
     let (code, _) = failing(domain, &[]).finish();
     assert_eq!(code, Some(1));
-    robot.log_line("/nowhere/config.json: cannot be read");
+    robot.log_line("/nowhere: no such folder");
 }
 
 #[test]
