@@ -1,0 +1,4 @@
+//! Batches for calibration: what the model sees of observations, one sample each, and where they are from. [`writer`] fills a
+//! folder with them, from whatever source.
+
+pub mod writer;
