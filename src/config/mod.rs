@@ -48,8 +48,9 @@ pub use overrides::{Given, Overrides};
 pub use parameter::{Domain, Parameter};
 pub use schema::Audience;
 pub use table::{
-    ActionConfig, ActionGripperConfig, BuildOptions, CameraConfig, Config, EngineConfig, ForceConfig, GripperCommands,
-    GripperConfig, JointConfig, MAX_CAMERAS, PolicyConfig, ProprioConfig, SyncConfig, ViewSettings,
+    ActionConfig, ActionGripperConfig, BuildOptions, CalibrationConfig, CameraConfig, Config, EngineConfig,
+    ForceConfig, GripperCommands, GripperConfig, JointConfig, MAX_CAMERAS, PolicyConfig, ProprioConfig, SyncConfig,
+    ViewSettings,
 };
 pub use value::{Parameters, Value};
 

@@ -101,6 +101,8 @@ parameters! {
         policy: PolicyConfig = group(),
         /// Engines, for the backends that execute one.
         engine: EngineConfig = group(),
+        /// Batches that ~/dump_calibration writes.
+        calibration: CalibrationConfig = group(),
         /// Which facts of the checkpoint or embodiment a parameter may contradict.
         force: ForceConfig = group(),
     }
@@ -248,6 +250,17 @@ parameters! {
             let is_meant = rate_hz >= 0.0 || rate_hz == -1.0;
             is_meant.then_some(rate_hz).ok_or_else(|| format!("{rate_hz}: expected -1, or at least 0"))
         }),
+    }
+
+    /// What the node writes when `~/dump_calibration` asks for it.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct CalibrationConfig {
+        /// Folder for the calibration batches that ~/dump_calibration writes; empty to write none.
+        folder: Option<PathBuf> = path(),
+        /// Number of these batches, of one observation each.
+        count: usize = integer(32).within(1..=100_000).map(|count| usize::try_from(count).unwrap_or(1)),
+        /// Least time between two of these observations, seconds; 0 to take every one.
+        every_s: f64 = number(0.0).within(0.0..=86_400.0),
     }
 
     /// Which engine is used, where its file lies, and how it runs. An engine is the exported policy as a file that ONNX

@@ -5,6 +5,7 @@ use crate::data::DatasetError;
 use crate::data::bag::BagError;
 use crate::error::InputError;
 use crate::pipeline::PipelineError;
+use crate::robot::calibration::writer::CalibrationError;
 use crate::robot::deployment::DeploymentError;
 use std::path::PathBuf;
 
@@ -42,4 +43,13 @@ pub enum OfflineError {
     /// The pipeline does not load or does not answer.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+}
+
+impl From<CalibrationError> for OfflineError {
+    fn from(error: CalibrationError) -> Self {
+        match error {
+            CalibrationError::Dataset(error) => error.into(),
+            CalibrationError::Pipeline(error) => error.into(),
+        }
+    }
 }

@@ -13,11 +13,13 @@
 //! | the present on two clocks, and jumps | [`time`] |
 //! | counts and faults of a topic | [`topic`] |
 //! | frames that went missing on the way | [`frame_loss`] |
+//! | batches for calibration, and those of a running node | [`calibration`] |
 //! | whether a checkpoint fits the deployment | [`deployment`] |
 //! | whether the state's source fits the checkpoint | [`state_source`] |
 //! | what the policy publishes of itself | [`reporting`] |
 //! | the severity of a fault, its reason, and whether the policy may act | [`health`] |
 
+pub mod calibration;
 pub mod camera;
 pub mod deployment;
 pub mod frame_loss;

@@ -9,7 +9,7 @@
 //! | subscriptions, drained every turn, and their QoS | [`subscriptions`], [`qos`] |
 //! | loading, the inference thread | [`model`] |
 //! | chunks and latencies, what runs, health, time | [`outputs`], [`model_info`], [`diagnostics`], [`clock`] |
-//! | services | [`infer_once`], [`reset`] |
+//! | services | [`infer_once`], [`reset`], [`dump_calibration`] |
 //! | log lines, on the console and as messages | [`logging`], [`rosout`] |
 
 pub mod arguments;
@@ -17,6 +17,7 @@ pub mod clock;
 pub mod convert;
 pub mod declared;
 pub mod diagnostics;
+pub mod dump_calibration;
 pub mod error;
 pub mod infer_once;
 pub mod logging;

@@ -3,6 +3,7 @@
 use super::arguments::{Arguments, create_context};
 use super::clock::RosClock;
 use super::diagnostics::Diagnostics;
+use super::dump_calibration::DumpCalibration;
 use super::error::NodeError;
 use super::infer_once::InferOnce;
 use super::model::Model;
@@ -18,6 +19,7 @@ use super::subscriptions::Subscriptions;
 use crate::config::topic_names::Names;
 use crate::config::{Overrides, ProprioSource};
 use crate::pipeline::{Folders, PipelineError, state_spec};
+use crate::robot::calibration::dump::Dump;
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
 use crate::robot::policy_loop::{Policy, PolicyLoop, Step};
@@ -34,7 +36,7 @@ pub const NAME: &str = "xvla";
 const TURN: Duration = Duration::from_millis(10);
 /// The time between two looks at the publishers of the inputs.
 const QOS_PERIOD: Duration = Duration::from_millis(500);
-/// How long the node waits at its end for an inference that has begun.
+/// How long the node waits at its end for an inference that has begun, and for a batch that is being written.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The state of the node's threads when it ends.
@@ -42,7 +44,7 @@ const PATIENCE: Duration = Duration::from_millis(200);
 pub enum Ended {
     /// Every thread has ended.
     Quiet,
-    /// The model is still loading or computing, so nothing that it uses may be destroyed.
+    /// The model is still loading or computing, or a batch is being written, so nothing that they use may be destroyed.
     Busy,
 }
 
@@ -96,7 +98,9 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     let parameter_events = ParameterEvents::new(node, clock.clone())?;
     let infer_once = InferOnce::new(node)?;
     let reset = Reset::new(node)?;
-    let outputs = Outputs::new(node, clock.clone(), &config, record.clone())?;
+    let dump = Dump::new(&config, own_name, record.clone());
+    let outputs = Outputs::new(node, clock.clone(), &config, record.clone(), dump.tap())?;
+    let dump_calibration = DumpCalibration::new(node, dump)?;
     let model_info = ModelInfoTopic::new(node, clock.clone(), facts)?;
     let mut inputs = Inputs::new(&config);
     inputs.loss_remedy = loss_remedy();
@@ -114,6 +118,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         diagnostics,
         infer_once,
         reset,
+        dump_calibration,
         subscriptions,
         qos_watch: qos.watch(),
         looked: None,
@@ -128,7 +133,8 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     }
     tracing::info!("stopping");
     turn.infer_once.end();
-    Ok(if turn.model.stop(PATIENCE) { Ended::Quiet } else { Ended::Busy })
+    let has_ended = [turn.model.stop(PATIENCE), turn.dump_calibration.end(PATIENCE)] == [true; 2];
+    Ok(if has_ended { Ended::Quiet } else { Ended::Busy })
 }
 
 /// Looks into the checkpoint's files on another thread, because a disk may not answer, and spins until that is done. `None`
@@ -172,6 +178,7 @@ struct Turn {
     diagnostics: Diagnostics,
     infer_once: InferOnce,
     reset: Reset,
+    dump_calibration: DumpCalibration,
     subscriptions: Subscriptions,
     qos_watch: QosWatch,
     /// When the publishers were last looked at.
@@ -189,6 +196,7 @@ impl Turn {
         self.look_at_publishers(node)?;
         self.receive();
         self.serve_reset();
+        self.dump_calibration.serve();
         let health = Health::of_inputs(&self.policy_loop.inputs, self.clock.present());
         match self.model.advance() {
             Ok(true) => tracing::info!("ready"),

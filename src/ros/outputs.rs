@@ -6,6 +6,7 @@ use super::messages;
 use crate::config::Config;
 use crate::pipeline::Inference;
 use crate::pipeline::worker::{Delivery, Outcome};
+use crate::robot::calibration::dump::Tap;
 use crate::robot::reporting::chunk::{ChunkReport, e2e_ms};
 use crate::robot::reporting::record::{ModelFacts, SharedRecord};
 use crate::robot::selection::Undecodable;
@@ -37,20 +38,27 @@ pub struct Outputs {
     clock: RosClock,
     report: ChunkReport,
     record: SharedRecord,
+    tap: Tap,
 }
 
 impl Outputs {
-    /// Advertises `~/action_chunk` and `~/stage_latency`.
+    /// Advertises `~/action_chunk` and `~/stage_latency`. Observations whose chunk has been published are left at `tap`.
     ///
     /// # Errors
     /// [`NodeError::Middleware`], naming the topic.
-    pub fn new(node: &mut Node, clock: RosClock, config: &Config, record: SharedRecord) -> Result<Self, NodeError> {
+    pub fn new(
+        node: &mut Node,
+        clock: RosClock,
+        config: &Config,
+        record: SharedRecord,
+        tap: Tap,
+    ) -> Result<Self, NodeError> {
         let qos = QosProfile::default().keep_last(10).reliable();
         let chunks =
             node.create_publisher("~/action_chunk", qos.clone()).map_err(NodeError::middleware("~/action_chunk"))?;
         let latencies =
             node.create_publisher("~/stage_latency", qos).map_err(NodeError::middleware("~/stage_latency"))?;
-        Ok(Self { chunks, latencies, clock, report: ChunkReport::new(config), record })
+        Ok(Self { chunks, latencies, clock, report: ChunkReport::new(config), record, tap })
     }
 
     /// Publishes the chunk of an outcome, or records why there is none. Returns what the spinning thread must know.
@@ -83,6 +91,7 @@ impl Outputs {
         if let Err(error) = self.latencies.publish(&messages::stage_latency(latency)) {
             tracing::warn!("~/stage_latency: {error}");
         }
+        self.tap.offer(&outcome.observation, &inference.provenance);
         Ok(sequence)
     }
 

@@ -7,6 +7,7 @@
 mod ros;
 
 mod bad_input;
+mod calibration;
 mod completeness;
 mod end;
 mod facts;

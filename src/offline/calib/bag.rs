@@ -61,7 +61,7 @@ pub fn choose(
     Ok(Chosen {
         samples: samples.collect(),
         run: Run {
-            source: plan.bag.clone(),
+            source: plan.bag.display().to_string(),
             domain_id: plan.config.domain_id.unwrap_or_default(),
             seed: Some(plan.seed),
         },

@@ -11,7 +11,6 @@ use crate::pipeline::feedback::Feedback;
 use crate::transform::decode::decode;
 use crate::types::{Observation, Stamp, Stamped};
 use serde_json::{Map, Value};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A data set, read as a deployment of a checkpoint sees it.
@@ -134,7 +133,7 @@ impl Recording {
 
     /// What `calib.json` says of all samples, which `seed` has chosen.
     pub fn run(&self, seed: u64) -> super::Run {
-        let source = PathBuf::from(self.dataset.folder());
+        let source = self.dataset.folder().display().to_string();
         super::Run { source, domain_id: self.domain_id, seed: Some(seed) }
     }
 }

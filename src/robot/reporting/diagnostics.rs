@@ -235,6 +235,12 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
         values.push(pair("e2e_ms.p99", format!("{:.2}", summary.p99)));
     }
     values.extend(record.observation_age_ms.map(|ms| pair("observation_age_ms", format!("{ms:.2}"))));
+    if let Some(dump) = &record.dump {
+        values.push(pair("calibration.written", dump.written));
+        values.push(pair("calibration.of", dump.of));
+        values.push(pair("calibration.passed_over", dump.passed_over));
+        values.push(pair("calibration.state", &dump.state));
+    }
     let degraded = record.runtime.as_ref().and_then(|runtime| runtime.degraded.as_ref());
     values.push(pair("degraded", degraded.map(ToString::to_string).unwrap_or_default()));
     values.push(pair("last_error", record.last_failure.as_ref().map_or("", |failure| failure.reason.as_str())));

@@ -57,6 +57,45 @@ pub struct Record {
     pub e2e_ms: VecDeque<f64>,
     /// Age of the latest chunk's oldest input when the chunk was published, ms; negative for stamps in the future.
     pub observation_age_ms: Option<f64>,
+    /// The latest dump of batches for calibration; `None` if none was asked for.
+    pub dump: Option<DumpProgress>,
+}
+
+/// How far a dump of batches for calibration is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DumpProgress {
+    /// Batches that are in the folder.
+    pub written: usize,
+    /// Batches that were asked for.
+    pub of: usize,
+    /// Observations that were not taken because those before them were still being written.
+    pub passed_over: u64,
+    /// What it does, or why it has ended.
+    pub state: DumpState,
+}
+
+/// What a dump does, or why it has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DumpState {
+    /// It writes, or waits for observations.
+    Writing,
+    /// Every batch is written.
+    Complete,
+    /// It was ended before that with the node.
+    Stopped,
+    /// It could not go on, for this reason.
+    Failed(String),
+}
+
+impl std::fmt::Display for DumpState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Writing => f.write_str("writing"),
+            Self::Complete => f.write_str("complete"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Failed(reason) => write!(f, "failed: {reason}"),
+        }
+    }
 }
 
 impl Record {
