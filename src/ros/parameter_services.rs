@@ -214,6 +214,7 @@ mod tests {
                 "sync",
                 "policy",
                 "engine",
+                "calibration",
                 "force",
                 "camera.front"
             ]
