@@ -123,12 +123,18 @@ fn a_backend_that_does_not_exist_is_refused_with_those_that_do() {
 
 #[test]
 fn more_cameras_than_the_checkpoint_has_views_are_refused_before_the_robot_moves() {
-    misfit_is_refused("cameras:=[a, b, c, d]", "parameter `cameras`: 4 by the parameter, but the checkpoint has 3 views");
+    misfit_is_refused(
+        "cameras:=[a, b, c, d]",
+        "parameter `cameras`: 4 by the parameter, but the checkpoint has 3 views",
+    );
 }
 
 #[test]
 fn an_embodiment_that_the_checkpoint_does_not_know_is_refused_before_the_robot_moves() {
-    misfit_is_refused("domain_id:=1000", "parameter `domain_id`: 1000 by the parameter, but the checkpoint has domains 0..30");
+    misfit_is_refused(
+        "domain_id:=1000",
+        "parameter `domain_id`: 1000 by the parameter, but the checkpoint has domains 0..30",
+    );
 }
 
 #[test]

@@ -20,11 +20,17 @@ pub enum DeploymentError {
     #[error("the checkpoint does not fit the parameters: {source}")]
     Misfit {
         /// The pipeline's error for an observation of this deployment's shape.
-        source: PipelineError,
+        source: Box<PipelineError>,
     },
     /// The pipeline does not answer.
     #[error(transparent)]
-    Pipeline(#[from] PipelineError),
+    Pipeline(Box<PipelineError>),
+}
+
+impl From<PipelineError> for DeploymentError {
+    fn from(error: PipelineError) -> Self {
+        Self::Pipeline(Box::new(error))
+    }
 }
 
 /// Checks that the parameters of `config` fit the loaded checkpoint, and returns what every chunk says of the model.
@@ -109,7 +115,7 @@ pub fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), DeploymentEr
     let request = Request::new(observation, config.seed.unwrap_or(0));
     pipeline.begin(request).and_then(InFlight::wait).map(drop).map_err(|source| match source {
         PipelineError::Input(_) | PipelineError::Transform(TransformError::Input(_)) => {
-            DeploymentError::Misfit { source }
+            DeploymentError::Misfit { source: Box::new(source) }
         }
         other => other.into(),
     })

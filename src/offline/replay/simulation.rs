@@ -127,7 +127,10 @@ impl<'p> Simulation<'p> {
 
     /// Ends the inference that ends next, if it does so by now. `None` as well for one that counts for nothing.
     pub fn end_next(&mut self) -> Option<Ended> {
-        let first = self.under_way.pop_front_if(|first| first.ends <= self.now)?;
+        if self.under_way.front()?.ends > self.now {
+            return None;
+        }
+        let first = self.under_way.pop_front()?;
         let is_void = first.epoch != self.epoch;
         if is_void {
             self.counts.withdrawn += 1;
