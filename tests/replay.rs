@@ -245,7 +245,8 @@ fn by_the_stamps_of_headers_a_bag_of_another_clock_can_be_replayed() {
         }
     };
     let bench = Bench::new(write);
-    assert!(moments_ms(&bench.sound(&["--latency-ms", "0"])).is_empty(), "everything is a year old");
+    let ran = bench.replay(&["--latency-ms", "0"]);
+    assert!(ran.code == Some(1) && ran.stderr.contains("no observation was made"), "everything is a year old: {ran:?}");
     assert_eq!(moments_ms(&bench.sound(&["--latency-ms", "0", "--timeline", "header"])).len(), 20);
 }
 
@@ -264,7 +265,54 @@ fn simulated_time_is_that_of_the_clock_in_the_bag() {
     });
     let report = bench.sound(&["--latency-ms", "0", "-p", "use_sim_time:=true"]);
     assert_eq!(report["runs"][0]["observations"], 20);
-    assert!(moments_ms(&bench.sound(&["--latency-ms", "0"])).is_empty(), "without it all stamps are decades old");
+    let answer = &report["runs"][0]["answers"][19];
+    let moments = ["reference_ns", "published_ns"].map(|key| answer[key].as_i64().unwrap());
+    assert_eq!(moments, [1000 * MS, 1000 * MS], "both by the simulated clock");
+    let ran = bench.replay(&["--latency-ms", "0"]);
+    assert!(ran.code == Some(1) && ran.stderr.contains("no observation was made"), "decades old without it: {ran:?}");
+}
+
+#[test]
+fn simulated_time_that_the_bag_does_not_have_is_told() {
+    let (report, problem) = Bench::new(drive(3)).faulty(&["--latency-ms", "0", "-p", "use_sim_time:=true"]);
+    assert!(problem.contains("topic `/clock`: not in the bag"), "{problem}");
+    assert_eq!(report["runs"][0]["observations"], 0, "a node waits for its clock");
+}
+
+#[test]
+fn inputs_that_are_remapped_to_one_topic_are_all_fed_by_it() {
+    let flags = ["--latency-ms", "0", "--remap", "wrist/image:=/front/image"];
+    let report = Bench::new(drive(6)).sound(&flags);
+    let used = [0, 1].map(|camera| report["runs"][0]["cameras"][camera]["used"].as_u64());
+    assert_eq!(used, [Some(6), Some(6)]);
+}
+
+#[test]
+fn a_topic_that_has_a_second_type_is_told_and_its_own_type_is_read() {
+    let bench = Bench::new(|bag| {
+        let definition = "string data\n";
+        bag.write_with("/joint_states", "std_msgs/msg/String", definition, START_NS, &bags::text("stray"));
+        bag.forget("/joint_states");
+        drive(6)(bag);
+    });
+    let (report, problem) = bench.faulty(&["--latency-ms", "0"]);
+    assert!(problem.contains("its type is std_msgs/msg/String"), "{problem}");
+    assert_eq!(report["runs"][0]["observations"], 6);
+}
+
+#[test]
+fn a_bag_without_any_instruction_gives_no_silent_success() {
+    let ran = Bench::new(drive(3)).replay(&["--latency-ms", "0", "-p", "instruction:=''"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("no observation was made") && ran.stderr.contains("instruction"), "{ran:?}");
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_bag_is_refused_at_once() {
+    let bench = Bench::new(|_| {});
+    std::fs::remove_file(&bench.bag).unwrap();
+    assert!(Command::new("mkfifo").arg(&bench.bag).status().unwrap().success());
+    fails(bench.arguments("replay", &[]), &["bag.mcap", "neither a folder nor a file"]);
 }
 
 #[test]

@@ -79,11 +79,9 @@ fn settled(
         overrides.add_file(file)?;
     }
     assignments.iter().try_for_each(|assignment| overrides.assign(assignment))?;
-    let mut given = match file {
-        Some(_) => overrides.for_chosen_node(node).map_err(in_file)?,
-        None => overrides.for_node(node),
-    };
-    let use_sim_time = given.parameters.remove("use_sim_time") == Some(Value::Bool(true));
+    // What every node of ROS 2 has is no parameter of ours.
+    let use_sim_time = overrides.for_node(node).parameters.get("use_sim_time") == Some(&Value::Bool(true));
+    let mut given = overrides.for_chosen_node(node).map_err(in_file)?;
     if let Some(checkpoint) = checkpoint {
         given.parameters.insert("checkpoint".to_owned(), Value::String(checkpoint.display().to_string()));
     }
@@ -91,8 +89,6 @@ fn settled(
         let source = Value::String(source.name().to_owned());
         given.parameters.entry("proprio.source".to_owned()).or_insert(source);
     }
-    // What only subscriptions of ROS 2 have.
-    given.take_group("qos_overrides.");
     Config::keep_declared(&mut given).map_err(in_file)?;
     let settled = facts::settle(&mut given.parameters).map_err(|error| match error {
         FactsError::Config(source) => in_file(source),
@@ -144,6 +140,14 @@ mod tests {
         let chosen = |node| read_text(&shared(), node).unwrap().0.checkpoint;
         assert_eq!(chosen("/left/xvla"), checkpoint("original_auto"));
         assert_eq!(chosen("/right/xvla"), checkpoint("original_ee6d"));
+    }
+
+    #[test]
+    fn simulated_time_is_read_from_the_file_as_by_the_node() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), shared()).unwrap();
+        let domain = ["domain_id:=0".to_owned()];
+        assert!(of_node(Some(file.path()), "/left/xvla", None, &domain).unwrap().use_sim_time);
     }
 
     #[test]

@@ -61,6 +61,11 @@ impl BagFile {
         self.writer.write_to_known_channel(&header, data).unwrap();
     }
 
+    /// Makes the next message of `topic` open a connection of its own, whatever its type is.
+    pub fn forget(&mut self, topic: &str) {
+        self.channels.remove(topic);
+    }
+
     pub fn image(&mut self, topic: &str, received_ms: f64, stamp_ns: i64, frame: &Frame) {
         self.write(topic, "sensor_msgs/msg/Image", received_ms, &image(stamp_ns, frame));
     }

@@ -1,6 +1,6 @@
 //! The arguments of the commands that read bags as a node would: whose parameters count, and how the bag is read.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
@@ -105,6 +105,11 @@ fn prepared(deployment: Deployment) -> Deployment {
 impl ReadingArgs {
     /// The plan to read `bag` as the node of `deployment` would, with its own backend.
     pub fn plan(&self, bag: &Path, deployment: Deployment, node: &NodeArgs) -> anyhow::Result<Plan> {
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && to <= from
+        {
+            bail!("--to {} s is not behind --from {} s", to.as_secs_f64(), from.as_secs_f64());
+        }
         let Deployment { config, facts, use_sim_time, .. } = deployment;
         let remaps = self.remap.iter().map(|rule| {
             Remap::of_topic(rule).with_context(|| format!("--remap {rule}: expected FROM:=TO with names of topics"))

@@ -22,7 +22,7 @@ use xvla_ros::pipeline::latency::Summary;
 #[command(after_help = "Examples:\n  xvla replay --bag drive --params-file config/libero.yaml --html replay.html\n  \
     xvla replay --bag drive --params-file robot.yaml --latency-ms 80 --out chunks.npz\n  \
     xvla replay --bag drive --params-file robot.yaml --remap front/image:=/camera/color/image_raw --compare\n\n\
-    Exit code: 0 if the whole bag could be used, 1 if something in it could not (the rest is reported), 2 bad usage.")]
+    Exit code: 0 if the whole bag could be used, 1 if something in it could not (the rest is reported) or no\n  observation was made of it, 2 bad usage.")]
 pub struct Args {
     /// The bag: a folder, or one .mcap or .db3 file.
     #[arg(long, value_name = "B")]
@@ -83,10 +83,17 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     output::print(&text(&report))?;
     match (found.interrupted, report.problems.as_slice()) {
         (true, _) => bail!("interrupted: the report is about the part before"),
-        (false, []) => Ok(()),
+        (false, []) => some_observation(&report),
         (false, [only]) => bail!("{only}"),
         (false, [first, rest @ ..]) => bail!("{first} (and {} more faults, listed on stdout)", rest.len()),
     }
+}
+
+/// Fails if no observation was made, with what the inputs lacked at the end.
+fn some_observation(report: &Report) -> anyhow::Result<()> {
+    let empty = report.runs.iter().find(|run| run.observations == 0);
+    let last = empty.map(|run| run.health.last().map_or("no message was read", |change| change.reason.as_str()));
+    last.map_or(Ok(()), |reason| bail!("no observation was made: {reason}"))
 }
 
 fn plan(args: &Args) -> anyhow::Result<Plan> {

@@ -29,6 +29,11 @@ pub(super) struct FoundFile {
 pub(super) fn find(path: &Path) -> Result<Found, BagError> {
     let io = |source| BagError::Io { path: path.to_owned(), source };
     let kind = std::fs::metadata(path).map_err(io)?;
+    if !kind.is_dir() && !kind.is_file() {
+        // To open a pipe would wait for whoever writes to it.
+        let reason = "neither a folder nor a file".to_owned();
+        return Err(BagError::Unusable { path: path.to_owned(), reason });
+    }
     if !kind.is_dir() {
         let file = FoundFile { path: path.to_owned(), start_ns: None };
         return Ok(Found { files: vec![file], ..Found::default() });

@@ -61,9 +61,9 @@ impl Chosen {
 pub struct Answer {
     /// What was chosen.
     pub chosen: Chosen,
-    /// When its inference began.
+    /// When its inference began, in ROS time.
     pub began: Stamp,
-    /// When its chunk was published.
+    /// When its chunk was published, in ROS time.
     pub published: Stamp,
     /// What the model saw, for the moments that are kept.
     pub observation: Option<Arc<Observation>>,

@@ -19,8 +19,8 @@ use std::sync::Arc;
 /// A message of the bag, read.
 #[derive(Debug)]
 pub struct Arrival {
-    /// When it was received.
-    pub received: Stamp,
+    /// When it was received; `None` if the recorder does not say.
+    pub received: Option<Stamp>,
     /// What its header says of the moment that it describes; `None` without a header or with one of zero.
     pub stamp: Option<Stamp>,
     /// Where it stands.
@@ -78,7 +78,7 @@ impl Route {
 
     /// Whether it can be missing without a word.
     fn is_optional(self) -> bool {
-        matches!(self, Self::Instruction | Self::Clock | Self::Chunk | Self::Loaded)
+        matches!(self, Self::Instruction | Self::Chunk | Self::Loaded)
     }
 }
 
@@ -96,8 +96,8 @@ pub enum Purpose {
 
 /// The topics of a bag that are read.
 pub struct Feed {
-    /// One per topic of the bag.
-    routes: Vec<Option<Route>>,
+    /// What each topic of the bag feeds.
+    routes: Vec<Vec<Route>>,
     topics: Vec<BagTopic>,
     watched: Vec<Watched>,
 }
@@ -116,7 +116,7 @@ impl Feed {
         let (config, names) = (&plan.config, &plan.names);
         let topics = bag.topics().to_vec();
         let file: Arc<Path> = plan.bag.as_path().into();
-        let mut routes = vec![None; topics.len()];
+        let mut routes = vec![Vec::new(); topics.len()];
         for (route, topic) in wanted(config, purpose) {
             let name = names.resolve(&topic);
             let told = |reason: String| Problem {
@@ -124,13 +124,17 @@ impl Feed {
                 topic: Some(name.clone()),
                 reason,
             };
-            match topics.iter().position(|topic| topic.name == name) {
-                None if route.is_optional() => {}
-                None => problems.add(told(missing(&topics, route, &topic))),
-                Some(index) => match topics.get(index).map(|topic| check(topic, route)) {
-                    Some(Err(reason)) => problems.add(told(reason)),
-                    _ => routes.iter_mut().skip(index).take(1).for_each(|slot| *slot = Some(route)),
-                },
+            // Several types under one name are several topics of the bag.
+            let mut is_there = false;
+            for (found, slot) in topics.iter().zip(&mut routes).filter(|(found, _)| found.name == name) {
+                is_there = true;
+                match check(found, route) {
+                    Ok(()) => slot.push(route),
+                    Err(reason) => problems.add(told(reason)),
+                }
+            }
+            if !is_there && !route.is_optional() {
+                problems.add(told(missing(&topics, route, &topic)));
             }
         }
         Self { watched: vec![Watched::default(); topics.len()], routes, topics }
@@ -138,8 +142,7 @@ impl Feed {
 
     /// Whether messages of `topic` are read.
     pub fn wants(&self, topic: &BagTopic) -> bool {
-        let index = self.topics.iter().position(|known| known.name == topic.name);
-        index.and_then(|index| self.routes.get(index)).is_some_and(Option::is_some)
+        self.topics.iter().zip(&self.routes).any(|(known, routes)| known == topic && !routes.is_empty())
     }
 
     /// The name of the topic of this index.
@@ -147,20 +150,22 @@ impl Feed {
         self.topics.get(topic).map_or("", |topic| topic.name.as_str())
     }
 
-    /// Reads a message. `None` for one that cannot be used, which is told.
-    pub fn read(&mut self, message: &BagMessage, problems: &mut Problems) -> Option<Arrival> {
-        let route = (*self.routes.get(message.topic)?)?;
-        match content(route, message.data) {
-            Ok((content, stamp)) => {
+    /// Reads a message, once for each input that it feeds, and hands it to `take`. One that cannot be used is told.
+    pub fn read(&mut self, message: &BagMessage, problems: &mut Problems, mut take: impl FnMut(Arrival)) {
+        let Some(count) = self.routes.get(message.topic).map(Vec::len) else { return };
+        for at in 0..count {
+            let Some(route) = self.routes.get(message.topic).and_then(|routes| routes.get(at)).copied() else { return };
+            let (content, stamp) = match content(route, message.data) {
+                Ok(read) => read,
+                // It is as wrong for the other inputs.
+                Err(error) => return problems.on(self.name(message.topic), &message.place, error.to_string()),
+            };
+            if at == 0 {
                 self.watch(message, &content, stamp, problems);
-                let stamp = stamp.filter(|stamp| *stamp != Stamp::default());
-                let (received, place) = (message.received, message.place.clone());
-                Some(Arrival { received, stamp, place, topic: message.topic, content })
             }
-            Err(error) => {
-                problems.on(self.name(message.topic), &message.place, error.to_string());
-                None
-            }
+            let stamp = stamp.filter(|stamp| *stamp != Stamp::default());
+            let received = Some(message.received).filter(|received| received.nanos > 0);
+            take(Arrival { received, stamp, place: message.place.clone(), topic: message.topic, content });
         }
     }
 
@@ -168,6 +173,9 @@ impl Feed {
     fn watch(&mut self, message: &BagMessage, content: &Content, stamp: Option<Stamp>, problems: &mut Problems) {
         let Some(watched) = self.watched.get_mut(message.topic) else { return };
         let mut told: Vec<String> = Vec::new();
+        if message.received.nanos <= 0 {
+            told.push("received at time zero: it is taken with the message in front of it".to_owned());
+        }
         if let Some(stamp) = stamp {
             if stamp == Stamp::default() {
                 told.push("the stamp is zero: the time of receipt stands for it".to_owned());

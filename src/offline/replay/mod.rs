@@ -124,15 +124,16 @@ fn chunks(plan: &Plan, bag: &Bag, problems: &mut Problems) -> (Vec<ActionChunk>,
     let mut reader = bag.read(|topic| feed.wants(topic));
     while let Some(message) = reader.next() {
         // What is wrong with the bag is told when its inputs are read.
-        let Some(arrival) = message.ok().and_then(|message| feed.read(&message, problems)) else { continue };
-        match arrival.content {
+        let Ok(message) = message else { continue };
+        let received = message.received;
+        feed.read(&message, problems, |arrival| match arrival.content {
             Content::Chunk(chunk) => {
-                recorded.chunks.insert(chunk.header.stamp, (chunk.seed, arrival.received));
+                recorded.chunks.insert(chunk.header.stamp, (chunk.seed, received));
                 chunks.push(*chunk);
             }
-            Content::Loaded(_) => recorded.ready = recorded.ready.or(Some(arrival.received)),
+            Content::Loaded(_) => recorded.ready = recorded.ready.or(Some(received)),
             _ => {}
-        }
+        });
     }
     (chunks, recorded)
 }
@@ -182,7 +183,7 @@ fn run(
         let has_ended = next.is_none();
         match next {
             Some(Ok(message)) => {
-                feed.read(&message, problems).into_iter().for_each(|arrival| timeline.push(arrival));
+                feed.read(&message, problems, |arrival| timeline.push(arrival));
             }
             Some(Err(problem)) => problems.add(problem),
             None => {}

@@ -149,7 +149,7 @@ impl<'p> Pass<'p> {
     pub fn take(&mut self, due: Due, problems: &mut Problems, topic: &str) -> Result<(), DatasetError> {
         let Due { at, late_ms, arrival } = due;
         if self.start.is_none() {
-            (self.start, self.next_tick, self.next_second) = (Some(at), at, at);
+            (self.start, self.next_tick) = (Some(at), at);
             let from_ns = i64::try_from(self.from.as_nanos()).unwrap_or(i64::MAX);
             self.simulation.wait_until(Stamp { nanos: at.nanos.saturating_add(from_ns) });
         }
@@ -187,7 +187,7 @@ impl<'p> Pass<'p> {
     fn advance_to(&mut self, at: Stamp, problems: &mut Problems) -> Result<(), DatasetError> {
         if at.nanos.saturating_sub(self.next_tick.nanos) > 2 * SILENCE_NS {
             self.advance_to(Stamp { nanos: self.next_tick.nanos + SILENCE_NS }, problems)?;
-            (self.next_tick, self.next_second) = (at, at);
+            self.next_tick = at;
         }
         loop {
             let end = self.simulation.next_end();
@@ -215,7 +215,7 @@ impl<'p> Pass<'p> {
             self.sim_time = self.sim_time.map(|_| Some(*stamp));
         }
         let now = self.now(at);
-        self.simulation.set_now(at);
+        self.simulation.set_now(at, now.stamp);
         self.policy_loop.advance(now, &mut self.simulation);
         if let Some(arrival) = arrival {
             self.feed(arrival, now);
@@ -229,7 +229,9 @@ impl<'p> Pass<'p> {
         if let Some(recording) = &mut self.recording {
             recording.turn(&self.policy_loop.inputs, &health, self.simulation.counts(), now)?;
         }
-        self.note(at, health);
+        if now.has_begun() {
+            self.note(now.stamp, health);
+        }
         Ok(())
     }
 
@@ -276,7 +278,7 @@ impl<'p> Pass<'p> {
             None => (ended.chosen, None),
         };
         let observation = ended.observation;
-        self.findings.answers.push(Answer { chosen, began: ended.began, published: ended.at, observation, inferred });
+        self.findings.answers.push(Answer { chosen, began: ended.began, published: now.stamp, observation, inferred });
         Ok(())
     }
 

@@ -33,6 +33,8 @@ pub struct Simulation<'p> {
     /// The moments of which the observation is kept.
     kept: BTreeSet<Stamp>,
     now: Stamp,
+    /// ROS time at the present.
+    ros_now: Stamp,
     slot: Option<Waiting>,
     under_way: VecDeque<UnderWay>,
     /// Inferences that may have begun at a time.
@@ -67,10 +69,8 @@ struct UnderWay {
 
 /// An offer that has been answered, or could not be.
 pub struct Ended {
-    /// When its inference began, in recorded time.
+    /// When its inference began, in ROS time.
     pub began: Stamp,
-    /// When that was.
-    pub at: Stamp,
     /// What was offered.
     pub chosen: Chosen,
     /// What the model saw, if that is kept.
@@ -96,6 +96,7 @@ impl<'p> Simulation<'p> {
             recorded,
             kept: BTreeSet::new(),
             now: Stamp::default(),
+            ros_now: Stamp::default(),
             slot: None,
             under_way: VecDeque::new(),
             depth: if pipeline.is_some_and(Pipeline::overlaps) { 2 } else { 1 },
@@ -105,9 +106,9 @@ impl<'p> Simulation<'p> {
         }
     }
 
-    /// Sets the present, at which whatever is offered next is offered.
-    pub fn set_now(&mut self, now: Stamp) {
-        self.now = now;
+    /// Sets the present in recorded time, at which whatever is offered next is offered, and ROS time at that moment.
+    pub fn set_now(&mut self, now: Stamp, ros_now: Stamp) {
+        (self.now, self.ros_now) = (now, ros_now);
     }
 
     /// Keeps the observations of these moments.
@@ -140,8 +141,8 @@ impl<'p> Simulation<'p> {
             self.feedback.answered(outcome.observation.reference(), &inference.chunk.actions);
         }
         self.begin_next();
-        let UnderWay { ends, began, chosen, observation, delivery, .. } = first;
-        (!is_void).then_some(Ended { began, at: ends, chosen, observation, delivery })
+        let UnderWay { began, chosen, observation, delivery, .. } = first;
+        (!is_void).then_some(Ended { began, chosen, observation, delivery })
     }
 
     /// What became of offers that were not answered.
@@ -185,7 +186,14 @@ impl<'p> Simulation<'p> {
             (None, Latency::Measured) => wall.elapsed(),
         };
         let ends = after(self.now, took).max(self.under_way.back().map_or(self.now, |last| last.ends));
-        self.under_way.push_back(UnderWay { ends, began: self.now, epoch: self.epoch, chosen, observation, delivery });
+        self.under_way.push_back(UnderWay {
+            ends,
+            began: self.ros_now,
+            epoch: self.epoch,
+            chosen,
+            observation,
+            delivery,
+        });
     }
 
     fn observe(&mut self, selection: Selection) -> Result<Observation, Undecodable> {

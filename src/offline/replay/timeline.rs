@@ -14,6 +14,8 @@ const WINDOW_BYTES: usize = 64 << 20;
 #[derive(Debug, Default)]
 pub struct Timeline {
     clockwork: Clockwork,
+    /// Messages whose moment is not known yet, because nothing before them says how the clocks differ.
+    undated: Vec<Arrival>,
     waiting: BTreeMap<(Stamp, u64), Arrival>,
     waiting_bytes: usize,
     count: u64,
@@ -44,27 +46,43 @@ impl Timeline {
 
     /// Takes the next message of the bag.
     pub fn push(&mut self, arrival: Arrival) {
-        let at = self.moment(&arrival);
+        let Some(at) = self.moment(&arrival) else { return self.undated.push(arrival) };
+        for early in std::mem::take(&mut self.undated) {
+            let moment = self.moment(&early).unwrap_or(at);
+            self.insert(moment, early);
+        }
+        self.insert(at, arrival);
+    }
+
+    fn insert(&mut self, at: Stamp, arrival: Arrival) {
         self.newest = self.newest.max(Some(at));
         self.waiting_bytes += bytes(&arrival);
         self.count += 1;
         self.waiting.insert((at, self.count), arrival);
     }
 
-    fn moment(&mut self, arrival: &Arrival) -> Stamp {
-        let received = arrival.received;
-        match (self.clockwork, arrival.stamp) {
-            (Clockwork::Receive, _) => received,
-            (Clockwork::Header, Some(stamp)) => {
-                self.lag_ns = Some(received.nanos.saturating_sub(stamp.nanos));
-                stamp
+    fn moment(&mut self, arrival: &Arrival) -> Option<Stamp> {
+        match (self.clockwork, arrival.received, arrival.stamp) {
+            (Clockwork::Receive, received, _) => received.or(self.newest),
+            (Clockwork::Header, received, Some(stamp)) => {
+                self.lag_ns = received.map(|received| received.nanos.saturating_sub(stamp.nanos)).or(self.lag_ns);
+                Some(stamp)
             }
-            (Clockwork::Header, None) => Stamp { nanos: received.nanos.saturating_sub(self.lag_ns.unwrap_or(0)) },
+            (Clockwork::Header, Some(received), None) => {
+                self.lag_ns.map(|lag_ns| Stamp { nanos: received.nanos.saturating_sub(lag_ns) })
+            }
+            (Clockwork::Header, None, None) => self.newest,
         }
     }
 
     /// The next message that none can come in front of any more; any that is left if the bag has `ended`.
     pub fn pop(&mut self, ended: bool) -> Option<Due> {
+        if ended {
+            // Nothing tells how the clocks differ.
+            for arrival in std::mem::take(&mut self.undated) {
+                self.insert(arrival.received.unwrap_or_default(), arrival);
+            }
+        }
         let (&(at, _), _) = self.waiting.first_key_value()?;
         let newest = self.newest.unwrap_or(at);
         let is_settled = newest.nanos.saturating_sub(at.nanos) >= WINDOW_NS || self.waiting_bytes > WINDOW_BYTES;
@@ -99,7 +117,7 @@ mod tests {
 
     fn arrival(received_ms: i64, stamp_ms: Option<i64>) -> Arrival {
         Arrival {
-            received: at(received_ms),
+            received: Some(at(received_ms)),
             stamp: stamp_ms.map(at),
             place: Place { file: Path::new("a").into(), at: At::File },
             topic: 0,
@@ -137,6 +155,22 @@ mod tests {
     fn a_message_without_stamp_keeps_its_distance_from_the_one_before() {
         let messages = [(1_000, Some(5)), (1_010, None), (1_020, Some(25))];
         assert_eq!(moments(Clockwork::Header, &messages), [5, 15, 25]);
+    }
+
+    #[test]
+    fn a_message_without_stamp_in_front_of_all_others_waits_for_the_first_stamp() {
+        let messages = [(4_000, None), (4_010, Some(15)), (4_030, Some(25)), (4_040, Some(20))];
+        assert_eq!(moments(Clockwork::Header, &messages), [5, 15, 20, 25]);
+    }
+
+    #[test]
+    fn a_message_whose_receipt_is_not_known_comes_with_the_one_in_front_of_it() {
+        let mut timeline = Timeline::new(Clockwork::Receive);
+        for received in [None, Some(at(30)), None, Some(at(40))] {
+            timeline.push(Arrival { received, ..arrival(0, None) });
+        }
+        let moments: Vec<_> = std::iter::from_fn(|| timeline.pop(true)).map(|due| due.at).collect();
+        assert_eq!(moments, [30, 30, 30, 40].map(at));
     }
 
     #[test]
