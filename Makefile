@@ -40,6 +40,8 @@ test: setup ## run the whole test suite, the ROS tests included
 	echo '==> tests of the set-up and of the launch file' >&2
 	python3 -m unittest discover --verbose --start-directory tests/setup
 	python3 -m unittest discover --verbose --start-directory tests/launch
+	echo "==> a new user's path: record, replay, calibrate, measure" >&2
+	tests/user_path.sh
 	echo '==> tests of the CUDA kernels (where PyTorch, CuPy and a GPU are)' >&2
 	python3 -m unittest discover --verbose --start-directory tests/gpu
 
@@ -58,7 +60,7 @@ lint: setup ## check formatting and run clippy, warnings being errors
 	  cargo clippy $(CARGO_FLAGS) --features "$$features" --all-targets -- -D warnings
 	done
 	if command -v shellcheck > /dev/null; then
-	  shellcheck scripts/*.sh scripts/install/*.sh tools/*.sh .ci/run
+	  shellcheck scripts/*.sh scripts/install/*.sh tests/*.sh tools/*.sh .ci/run
 	else
 	  echo 'lint: shellcheck is not installed; the shell scripts were not checked' >&2
 	fi

@@ -123,7 +123,8 @@ impl McapWriter {
 
 fn failed(path: &Path, error: McapError) -> DatasetError {
     let source = match error {
-        McapError::Io(source) => source,
+        // Its text would name the file that is only there until this one is complete.
+        McapError::Io(source) => source.kind().into(),
         other => std::io::Error::other(other),
     };
     DatasetError::Io { path: path.to_owned(), source }

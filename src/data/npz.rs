@@ -5,7 +5,7 @@ use crate::data::DatasetError;
 use crate::data::partial::partial_file;
 use crate::error::{PROBE_BYTES, check_content};
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::io::{BufReader, Cursor, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use zip::result::ZipError;
 use zip::write::SimpleFileOptions;
@@ -172,15 +172,16 @@ fn key_of(name: &str) -> &str {
 pub fn write_npz(path: &Path, arrays: &[(&str, NpyArray)]) -> Result<(), DatasetError> {
     let io = |source| DatasetError::Io { path: path.to_owned(), source };
     let mut partial = partial_file(path).map_err(io)?;
-    write_members(path, partial.as_file_mut(), arrays)?;
+    partial.as_file_mut().write_all(&members(path, arrays)?).map_err(io)?;
     partial.as_file().sync_all().map_err(io)?;
     partial.persist(path).map(drop).map_err(|error| io(error.error))
 }
 
-fn write_members(path: &Path, file: &mut File, arrays: &[(&str, NpyArray)]) -> Result<(), DatasetError> {
+/// The bytes of the archive. It is made in memory, because a writer that fails half-way complains on stderr by itself.
+fn members(path: &Path, arrays: &[(&str, NpyArray)]) -> Result<Vec<u8>, DatasetError> {
     let io = |source| DatasetError::Io { path: path.to_owned(), source };
     let zip = |error: ZipError| io(std::io::Error::other(error));
-    let mut archive = ZipWriter::new(BufWriter::new(file));
+    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     for (key, array) in arrays {
         let bytes = npy::encode(array).map_err(|error| DatasetError::Array {
             path: path.to_owned(),
@@ -193,5 +194,5 @@ fn write_members(path: &Path, file: &mut File, arrays: &[(&str, NpyArray)]) -> R
         archive.start_file(format!("{key}.npy"), options).map_err(zip)?;
         archive.write_all(&bytes).map_err(io)?;
     }
-    archive.finish().map_err(zip)?.flush().map_err(io)
+    Ok(archive.finish().map_err(zip)?.into_inner())
 }

@@ -84,6 +84,21 @@ pub struct Series<'s> {
     pub points: Vec<(f64, f64)>,
 }
 
+/// The points that are finite, cut where the line would bridge a gap: where two are far more apart than most are.
+fn pieces(points: &[(f64, f64)]) -> Vec<Vec<(f64, f64)>> {
+    const TOO_FAR: f64 = 8.0;
+    let finite: Vec<_> = points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+    let mut steps: Vec<f64> = finite.iter().zip(finite.iter().skip(1)).map(|((from, _), (to, _))| to - from).collect();
+    steps.sort_by(f64::total_cmp);
+    let usual = steps.get(steps.len() / 2).copied().unwrap_or_default();
+    finite.chunk_by(|(from, _), (to, _)| to - from <= TOO_FAR * usual).map(<[_]>::to_vec).collect()
+}
+
+/// Every line but the first is broken, so that one that lies below another can be seen.
+fn dash(index: usize) -> &'static str {
+    if index == 0 { "" } else { "stroke-dasharray:6 4;" }
+}
+
 /// Lines over a common axis. `label` says what the plot shows, `unit` what stands below the axis. The vertical axis begins
 /// at zero unless values lie below it or `is_cropped` is set.
 pub fn line_plot(label: &str, unit: &str, height: f64, is_cropped: bool, series: &[Series]) -> Markup {
@@ -107,7 +122,7 @@ pub fn line_plot(label: &str, unit: &str, height: f64, is_cropped: bool, series:
     let x = |value: f64| LEFT + (WIDTH - LEFT) * (value - left) / across;
     let y = |value: f64| TOP + (height - TOP - BOTTOM) * (high - value) / (high - low);
     let path = |points: &[(f64, f64)]| {
-        points.iter().filter(finite).map(|(at, value)| format!("{:.1},{:.1} ", x(*at), y(*value))).collect::<String>()
+        points.iter().map(|(at, value)| format!("{:.1},{:.1} ", x(*at), y(*value))).collect::<String>()
     };
     let quarters = || (0..=4).map(f64::from).map(|quarter| quarter / 4.0);
     html! {
@@ -122,12 +137,13 @@ pub fn line_plot(label: &str, unit: &str, height: f64, is_cropped: bool, series:
                 }
             }
             @for (index, series) in series.iter().enumerate() {
-                @if series.points.len() == 1 {
-                    @for (at, value) in series.points.iter().filter(finite) {
-                        circle cx=(length(x(*at))) cy=(length(y(*value))) r="3" style=(colour("fill", index)) {}
+                @for piece in pieces(&series.points) {
+                    @if let [(at, value)] = piece.as_slice() {
+                        circle cx=(length(x(*at))) cy=(length(y(*value))) r="2" style=(colour("fill", index)) {}
+                    } @else {
+                        polyline points=(path(&piece)) style={ "fill:none;stroke-width:1.5;" (dash(index)) (colour("stroke", index)) } {}
                     }
                 }
-                polyline points=(path(&series.points)) style={ "fill:none;stroke-width:1.5;" (colour("stroke", index)) } {}
                 text x=(length(LEFT + 140.0 * index as f64)) y=(length(height - 6.0)) style=(colour("fill", index)) {
                     (series.name)
                 }
@@ -144,5 +160,24 @@ fn short(value: f64) -> String {
         10.0.. => format!("{value:.1}"),
         0.01.. => format!("{value:.3}"),
         _ => format!("{value:.1e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_where_nothing_was_for_a_while() {
+        let points = [0.0, 0.1, 0.2, 3.0, 3.1, f64::NAN, 3.2].map(|at| (at, 1.0));
+        let lengths: Vec<_> = pieces(&points).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [3, 3]);
+    }
+
+    #[test]
+    fn points_that_are_evenly_far_apart_are_one_line() {
+        assert_eq!(pieces(&[(0.0, 1.0), (10.0, 2.0), (20.0, 1.0)]).len(), 1);
+        assert_eq!(pieces(&[(0.0, 1.0)]).len(), 1);
+        assert!(pieces(&[]).is_empty());
     }
 }

@@ -1,7 +1,7 @@
 //! One camera: its latest frames, undecoded, and whether they can be trusted.
 
 use super::frame_loss::FrameLoss;
-use super::time::Now;
+use super::time::{Now, stamps_lag};
 use super::topic::Topic;
 use crate::config::{CameraConfig, Named, SyncConfig, Transport, ViewSettings};
 use crate::error::InputError;
@@ -143,7 +143,13 @@ impl Camera {
     /// # Errors
     /// [`InputError::Image`] for an image that no decoding can save, [`InputError::Ahead`] for a stamp of another clock.
     pub(super) fn take_frame(&mut self, image: EncodedImage, stamp: Option<Stamp>, now: Now) -> Result<(), InputError> {
-        decode::check(&self.topic.name, &image, &self.settings.view)?;
+        if let Err(fault) = decode::check(&self.topic.name, &image, &self.settings.view) {
+            // It cannot be used, and yet it was not lost on the way.
+            if let Some(stamp) = stamp.filter(|stamp| self.topic.check_stamp(*stamp, now).is_ok()) {
+                self.loss.arrived(stamp);
+            }
+            return Err(fault);
+        }
         if stamp.is_none() {
             self.topic.count_unstamped(now);
         }
@@ -305,8 +311,11 @@ impl Camera {
             CameraState::Frozen { frames: self.same_bytes + 1, what: "bytes" }
         } else if now.is_past(last_new, max_age) {
             CameraState::Silent { seconds: seconds_since(last_new, now) }
-        } else if max_age.is_some_and(|max_age| is_older(newest, now, max_age)) {
-            CameraState::Behind { seconds: now.stamp.ms_since(newest) / 1e3 }
+        } else if let Some(max_age) = max_age.filter(|max_age| is_older(newest, now, *max_age)) {
+            match stamps_lag(newest, last_new, now, max_age) {
+                true => CameraState::Behind { seconds: now.stamp.ms_since(newest) / 1e3 },
+                false => CameraState::Silent { seconds: seconds_since(last_new, now) },
+            }
         } else if self.undecodable >= BROKEN {
             CameraState::Broken
         } else {

@@ -2,7 +2,7 @@
 //! sender has put into order. Each is looked up at the moment that the cameras show.
 
 use super::history::{Found, History};
-use super::time::Now;
+use super::time::{Now, stamps_lag};
 use super::topic::Topic;
 use crate::config::{Config, JointConfig, JointUnit, Named, ProprioConfig, ProprioFeed, ProprioSource, RotationLayout};
 use crate::error::InputError;
@@ -354,7 +354,13 @@ impl Limits {
             let seconds = now.at.saturating_duration_since(received).as_secs_f64();
             Freshness::TooOld { joints: Vec::new(), seconds }
         } else if self.max_age.is_some_and(|max_age| behind_ms > max_age.as_secs_f64() * 1e3) {
-            Freshness::Behind { seconds: behind_ms / 1e3 }
+            match self.max_age.is_some_and(|max_age| stamps_lag(newest, received, now, max_age)) {
+                true => Freshness::Behind { seconds: behind_ms / 1e3 },
+                false => Freshness::TooOld {
+                    joints: Vec::new(),
+                    seconds: now.at.saturating_duration_since(received).as_secs_f64(),
+                },
+            }
         } else {
             Freshness::Fresh
         }

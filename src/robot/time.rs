@@ -30,6 +30,13 @@ impl Now {
     }
 }
 
+/// Whether stamps are to blame for being too old at `now`: the newest was old already when it was `received`. Otherwise
+/// its sender has fallen silent.
+pub fn stamps_lag(newest: Stamp, received: Instant, now: Now, max_age: Duration) -> bool {
+    let silent_ms = now.at.saturating_duration_since(received).as_secs_f64() * 1e3;
+    now.stamp.ms_since(newest) - silent_ms > max_age.as_secs_f64() * 1e3 / 2.0
+}
+
 /// Notices when ROS time jumps: a bag that starts over, a simulation that is reset, a system clock that is set.
 #[derive(Debug, Default)]
 pub struct JumpDetector {

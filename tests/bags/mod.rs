@@ -5,7 +5,7 @@
 use mcap::records::MessageHeader;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Cursor};
 use std::path::{Path, PathBuf};
 use xvla_ros::data::cdr::CdrWriter;
 use xvla_ros::data::messages::full_definition;
@@ -70,6 +70,19 @@ impl BagFile {
         self.write(topic, "sensor_msgs/msg/Image", received_ms, &image(stamp_ns, frame));
     }
 
+    /// The same frame as a PNG file.
+    pub fn png(&mut self, topic: &str, received_ms: f64, stamp_ns: i64, frame: &Frame) {
+        self.write(topic, "sensor_msgs/msg/CompressedImage", received_ms, &png(stamp_ns, frame));
+    }
+
+    /// The same, with pixels that cannot be inflated.
+    pub fn damaged_png(&mut self, topic: &str, received_ms: f64, stamp_ns: i64, frame: &Frame) {
+        let mut message = png(stamp_ns, frame);
+        let pixels = message.windows(4).position(|bytes| bytes == b"IDAT").unwrap() + 4;
+        message[pixels..pixels + 8].fill(0xff);
+        self.write(topic, "sensor_msgs/msg/CompressedImage", received_ms, &message);
+    }
+
     pub fn joints(&mut self, received_ms: f64, stamp_ns: i64, names: &[&str], value: f64) {
         self.write("/joint_states", "sensor_msgs/msg/JointState", received_ms, &joints(stamp_ns, names, value));
     }
@@ -101,7 +114,7 @@ fn header(cdr: &mut CdrWriter, ns: i64) {
 }
 
 pub fn image(stamp_ns: i64, frame: &Frame) -> Vec<u8> {
-    let &Frame { width, height, encoding, shade } = frame;
+    let &Frame { width, height, encoding, .. } = frame;
     let mut cdr = CdrWriter::default();
     header(&mut cdr, stamp_ns);
     cdr.number(height);
@@ -109,8 +122,24 @@ pub fn image(stamp_ns: i64, frame: &Frame) -> Vec<u8> {
     cdr.string(encoding);
     cdr.number(0_u8);
     cdr.number(width * 3);
-    let pixels = (0..width * height * 3).map(|at| (at as u8).wrapping_mul(7).wrapping_add(shade));
-    cdr.numbers(&pixels.collect::<Vec<u8>>());
+    cdr.numbers(&pixels(frame));
+    cdr.finish()
+}
+
+/// Red, green and blue of every pixel, row by row.
+fn pixels(frame: &Frame) -> Vec<u8> {
+    let count = frame.width * frame.height * 3;
+    (0..count).map(|at| (at as u8).wrapping_mul(7).wrapping_add(frame.shade)).collect()
+}
+
+fn png(stamp_ns: i64, frame: &Frame) -> Vec<u8> {
+    let mut file = Cursor::new(Vec::new());
+    let picture = image::RgbImage::from_raw(frame.width, frame.height, pixels(frame)).unwrap();
+    picture.write_to(&mut file, image::ImageFormat::Png).unwrap();
+    let mut cdr = CdrWriter::default();
+    header(&mut cdr, stamp_ns);
+    cdr.string("rgb8; png compressed rgb8");
+    cdr.numbers(&file.into_inner());
     cdr.finish()
 }
 

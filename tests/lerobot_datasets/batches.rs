@@ -3,6 +3,7 @@
 use super::lerobot::Case;
 use super::{OF_THE_CASE, fixture, open};
 use serde_json::Value as Json;
+use tempfile::TempDir;
 use xvla_ros::config::{Config, Parameters, Value};
 use xvla_ros::data::batch::{calibration_files, read_batch};
 use xvla_ros::data::batch_folder::RECORD_FILE;
@@ -10,7 +11,7 @@ use xvla_ros::data::dataset::{Dataset, StepRef};
 use xvla_ros::data::npz::Limits;
 use xvla_ros::offline::OfflineError;
 use xvla_ros::offline::calib::dataset::Recording;
-use xvla_ros::offline::calib::{self, Run};
+use xvla_ros::offline::calib::{self, Batches, Run};
 use xvla_ros::offline::infer::{answer, deviation};
 use xvla_ros::pipeline::{Options, Preparation};
 use xvla_ros::types::HostArray;
@@ -37,6 +38,10 @@ fn recording(case: &Case, dataset: Dataset, extra: &[(&str, Value)]) -> Result<(
     Ok((preparation, recording))
 }
 
+fn batches<'p>(folder: &TempDir, preparation: &'p mut Preparation, run: &Run) -> Batches<'p> {
+    Batches::begin(folder.path(), false, preparation, run).unwrap()
+}
+
 #[test]
 fn batches_of_a_data_set_are_answered_with_lerobots_actions() {
     let case = Case::named("renamed");
@@ -46,8 +51,9 @@ fn batches_of_a_data_set_are_answered_with_lerobots_actions() {
         let steps = recording.dataset().spread(100, 0, None);
         let at = steps.iter().position(|step| *step == OF_THE_CASE).unwrap();
         let samples = recording.samples(steps);
-        let written = calib::write(folder.path(), false, &mut preparation, &recording.run(0), samples, |_| ());
-        assert_eq!(written.unwrap(), 7, "every step of a small data set is chosen");
+        let mut batches = batches(&folder, &mut preparation, &recording.run(0));
+        calib::write(&mut batches, samples, |_| ()).unwrap();
+        assert_eq!(batches.finish().unwrap(), 7, "every step of a small data set is chosen");
         let path = &calibration_files(folder.path()).unwrap()[at];
         let batch = read_batch(path, Limits::default()).unwrap();
         assert_eq!((batch.noise, batch.actions), (None, None));
@@ -67,7 +73,9 @@ fn the_record_says_what_each_batch_is_from() {
     let mut told = Vec::new();
     let samples = recording.samples(steps.clone());
     let run = recording.run(11);
-    calib::write(folder.path(), false, &mut preparation, &run, samples, |count| told.push(count)).unwrap();
+    let mut batches = batches(&folder, &mut preparation, &run);
+    calib::write(&mut batches, samples, |count| told.push(count)).unwrap();
+    batches.finish().unwrap();
     assert_eq!(told, [1, 2, 3]);
     let record: Json = serde_json::from_slice(&std::fs::read(folder.path().join(RECORD_FILE)).unwrap()).unwrap();
     assert_eq!((&record["domain_id"], &record["seed"]), (&Json::from(3), &Json::from(11)));
@@ -86,7 +94,9 @@ fn a_failure_in_the_middle_leaves_a_record_of_what_was_written() {
     let folder = tempfile::tempdir().unwrap();
     let steps = [OF_THE_CASE, StepRef { episode: 9, frame: 0 }];
     let run = Run { seed: None, ..recording.run(0) };
-    let failure = calib::write(folder.path(), false, &mut preparation, &run, recording.samples(steps), |_| ());
+    let mut batches = batches(&folder, &mut preparation, &run);
+    let failure = calib::write(&mut batches, recording.samples(steps), |_| ());
+    batches.finish().unwrap();
     assert!(failure.unwrap_err().to_string().contains("no episode 9: it has 2"));
     let record: Json = serde_json::from_slice(&std::fs::read(folder.path().join(RECORD_FILE)).unwrap()).unwrap();
     assert_eq!(record["samples"].as_array().unwrap().len(), 1);

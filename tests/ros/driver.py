@@ -5,6 +5,7 @@ ends with its standard input.
 """
 
 import json
+import math
 import os
 import sys
 import threading
@@ -188,11 +189,11 @@ class Driver:
             time.sleep(1.0 / rate_hz)
         return stamps
 
-    def play(self, stream, kind, topic, rate_hz, lag_ms=0.0, grid_ns=1, stamp_ns=None, still=False, **fields):
+    def play(self, stream, kind, topic, rate_hz, lag_ms=0.0, grid_ns=1, stamp_ns=None, still=False, sway=0.0, **fields):
         """Publishes messages over and over in the background, in place of what plays as that `stream`.
 
         Stamps are those of the moment of sending, rounded down to whole `grid_ns`, less `lag_ms`; or all are `stamp_ns`.
-        Images differ from each other unless they are `still`.
+        Images differ from each other unless they are `still`; positions go to and fro by `sway`.
         """
         self.cut(stream)
         ended = threading.Event()
@@ -204,6 +205,8 @@ class Driver:
                 message = dict(fields)
                 if kind == "image" and not still:
                     message["data"] = number.to_bytes(4, "little").hex() + message["data"][8:]
+                if sway:
+                    message["position"] = [value + sway * math.sin(number / 25) for value in message["position"]]
                 now_ns = time.time_ns() // grid_ns * grid_ns - int(lag_ms * 1e6)
                 self.send(kind, topic, stamp_ns=now_ns if stamp_ns is None else stamp_ns, **message)
 

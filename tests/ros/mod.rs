@@ -5,6 +5,7 @@
 mod deployment;
 mod node;
 mod pictures;
+mod recorder;
 mod robot;
 #[path = "../scratch/mod.rs"]
 mod scratch;
@@ -12,6 +13,7 @@ mod scratch;
 pub use deployment::{Deployment, Shared, shared};
 pub use node::{NodeProcess, domain};
 pub use pictures::{hex, noise_image, photograph};
+pub use recorder::{Recorder, read_bag};
 pub use robot::{Chunk, Robot, count, value};
 pub use scratch::folder;
 

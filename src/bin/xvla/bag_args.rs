@@ -1,6 +1,7 @@
 //! The arguments of the commands that read bags as a node would: whose parameters count, and how the bag is read.
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub struct NodeArgs {
     #[arg(long, short = 'p', value_name = "NAME:=VALUE")]
     pub param: Vec<String>,
     /// The node's name, whose sections of the parameter file count and under which topics are resolved.
-    #[arg(long, value_name = "NAME", default_value = DEFAULT_NODE)]
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_NODE, value_parser = absolute)]
     pub node: String,
 }
 
@@ -36,11 +37,12 @@ pub struct NodeArgs {
 #[derive(Debug, Args)]
 pub struct ReadingArgs {
     /// A remapping of a topic, as on the node's command line.
-    #[arg(long, value_name = "FROM:=TO")]
-    remap: Vec<String>,
-    /// The times of the bag that are the present: when messages were received, or the stamps of their headers.
-    #[arg(long, value_enum, default_value_t = TimelineArg::Receive)]
-    timeline: TimelineArg,
+    #[arg(long, value_name = "FROM:=TO", value_parser = remap)]
+    remap: Vec<Remap>,
+    /// The times of the bag that are the present: when messages were received, or the stamps of their headers [default:
+    /// receive].
+    #[arg(long, value_enum)]
+    timeline: Option<TimelineArg>,
     /// Seconds after the first message at which inferences begin.
     #[arg(long, value_name = "S", value_parser = seconds)]
     from: Option<Duration>,
@@ -61,6 +63,16 @@ enum TimelineArg {
     Header,
     /// The moments at which messages were received.
     Receive,
+}
+
+/// A fully qualified name; one without a slash in front is taken to begin at the root.
+fn absolute(text: &str) -> Result<String, String> {
+    Ok(if text.starts_with('/') { text.to_owned() } else { format!("/{text}") })
+}
+
+/// A rule for topics.
+fn remap(text: &str) -> Result<Remap, String> {
+    Remap::of_topic(text).ok_or_else(|| "expected FROM:=TO with names of topics".to_owned())
 }
 
 /// A span of time in seconds.
@@ -103,21 +115,36 @@ fn prepared(deployment: Deployment) -> Deployment {
 }
 
 impl ReadingArgs {
+    /// Refuses what only means something for bags.
+    pub fn refuse_for_data(&self) -> anyhow::Result<()> {
+        let given = [
+            ("--remap", !self.remap.is_empty()),
+            ("--timeline", self.timeline.is_some()),
+            ("--from", self.from.is_some()),
+            ("--to", self.to.is_some()),
+            ("--latency-ms", self.latency_ms.is_some()),
+        ];
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) => {
+                let reason = format!("{name} is about bags, and cannot be used with --dataset\n");
+                Err(clap::Error::raw(ErrorKind::ArgumentConflict, reason).into())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The plan to read `bag` as the node of `deployment` would, with its own backend.
     pub fn plan(&self, bag: &Path, deployment: Deployment, node: &NodeArgs) -> anyhow::Result<Plan> {
         if let (Some(from), Some(to)) = (self.from, self.to)
             && to <= from
         {
-            bail!("--to {} s is not behind --from {} s", to.as_secs_f64(), from.as_secs_f64());
+            let reason = format!("--to {} s is not behind --from {} s\n", to.as_secs_f64(), from.as_secs_f64());
+            return Err(clap::Error::raw(ErrorKind::ValueValidation, reason).into());
         }
         let Deployment { config, facts, use_sim_time, .. } = deployment;
-        let remaps = self.remap.iter().map(|rule| {
-            Remap::of_topic(rule).with_context(|| format!("--remap {rule}: expected FROM:=TO with names of topics"))
-        });
         let (namespace, name) = node.node.rsplit_once('/').unwrap_or(("", &node.node));
         let namespace = if namespace.is_empty() { "/" } else { namespace };
-        let remaps = remaps.collect::<anyhow::Result<_>>()?;
-        let names = Names { node: name.to_owned(), namespace: namespace.to_owned(), remaps };
+        let names = Names { node: name.to_owned(), namespace: namespace.to_owned(), remaps: self.remap.clone() };
         // A fallback would answer for another backend than the one that was named.
         let options = Options { fallback: Fallback::None, ..Options::from(&config) };
         Ok(Plan {
@@ -127,8 +154,8 @@ impl ReadingArgs {
             backends: vec![options.backend.clone()],
             options,
             clockwork: match self.timeline {
-                TimelineArg::Header => Clockwork::Header,
-                TimelineArg::Receive => Clockwork::Receive,
+                Some(TimelineArg::Header) => Clockwork::Header,
+                Some(TimelineArg::Receive) | None => Clockwork::Receive,
             },
             as_recorded: false,
             from: self.from.unwrap_or_default(),
@@ -145,7 +172,7 @@ impl ReadingArgs {
 }
 
 /// The template of a bar over the bytes of a bag.
-pub const READING: &str = "{msg} [{bar:40}] {bytes}/{total_bytes} {eta}";
+pub const READING: &str = "{msg} [{bar:40}] {bytes}/{total_bytes} {elapsed}";
 
 /// Shows how far the reading of a bag is.
 pub fn show(bar: &ProgressBar, progress: &Progress) {

@@ -5,12 +5,13 @@ use crate::output;
 use anyhow::{Context, bail};
 use clap::Parser;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use xvla_ros::data::dataset::Dataset;
+use xvla_ros::offline::OfflineError;
 use xvla_ros::offline::calib::bag::choose;
 use xvla_ros::offline::calib::dataset::Recording;
-use xvla_ros::offline::calib::{Run, Sample, write};
-use xvla_ros::offline::{OfflineError, replay::problems::Fault};
+use xvla_ros::offline::calib::{Batches, Run, write};
+use xvla_ros::offline::replay::problems::{Fault, Problems};
 use xvla_ros::pipeline::{Options, Preparation};
 
 /// Write calibration batches of what the model would see: `calib_00000.npz`, `calib_00001.npz`, … and `calib.json`, which says
@@ -63,8 +64,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn from_bag(args: &Args, bag: &Path) -> anyhow::Result<()> {
-    let plan = args.reading.plan(bag, args.node.deployment()?, &args.node)?;
     let stop = stop_on_signals()?;
+    let plan = args.reading.plan(bag, args.node.deployment()?, &args.node)?;
     let bar = output::bar(0, READING);
     let chosen = choose(&plan, args.n as usize, args.every, &stop, |progress| show(&bar, &progress));
     bar.finish_and_clear();
@@ -72,16 +73,67 @@ fn from_bag(args: &Args, bag: &Path) -> anyhow::Result<()> {
     if chosen.interrupted {
         bail!("interrupted: no batch was written");
     }
-    let faults = chosen.problems.faults();
-    if chosen.samples.is_empty() {
-        match faults.first() {
+    if chosen.count() == 0 {
+        match chosen.problems.faults().first() {
             Some(first) => bail!("no observation could be made: {first}"),
             None => bail!("{}: no observation could be made of its messages; `xvla replay` says why", bag.display()),
         }
     }
-    let samples = chosen.samples.into_iter().map(Ok);
-    write_all(args, &plan.options, &chosen.run, samples)?;
-    told(faults)
+    let mut preparation = Preparation::load(&plan.options)?;
+    let mut batches = begin(args, &mut preparation, &chosen.run())?;
+    let bar = output::bar(0, READING);
+    let read = chosen.read(&stop, |progress| show(&bar, &progress), |sample| batches.push(sample));
+    bar.finish_and_clear();
+    let (read, problems) = match read {
+        Ok(problems) => (Ok(()), problems),
+        Err(error) => (Err(error), Problems::default()),
+    };
+    end(args, batches, read, &stop)?;
+    told(problems.faults())
+}
+
+fn from_dataset(args: &Args, folder: &Path) -> anyhow::Result<()> {
+    let stop = stop_on_signals()?;
+    args.reading.refuse_for_data()?;
+    let deployment = args.node.deployment_of_data()?;
+    let mut preparation = Preparation::load(&Options::from(&deployment.config))?;
+    let recording = Recording::new(Dataset::open(folder)?, &preparation, &deployment.config)?;
+    let seed = args.reading.seed.or(deployment.config.seed).unwrap_or(0);
+    let steps = recording.dataset().spread(args.n as usize, seed, args.every);
+    let bar = output::bar(steps.len() as u64, "batches [{bar:40}] {pos}/{len} {elapsed}");
+    let run = recording.run(seed);
+    for note in &run.notes {
+        output::print(&format!("note: {note}"))?;
+    }
+    let mut batches = begin(args, &mut preparation, &run)?;
+    let samples = recording.samples(steps).take_while(|_| !stop.load(Ordering::Relaxed));
+    let written = write(&mut batches, samples, |count| bar.set_position(count as u64));
+    bar.finish_and_clear();
+    end(args, batches, written, &stop)
+}
+
+fn begin<'p>(args: &Args, preparation: &'p mut Preparation, run: &Run) -> anyhow::Result<Batches<'p>> {
+    Batches::begin(&args.out, args.overwrite, preparation, run).with_context(|| into(args))
+}
+
+/// Ends a run of which `written` tells whether all could be written.
+fn end(args: &Args, batches: Batches, written: Result<(), OfflineError>, stop: &AtomicBool) -> anyhow::Result<()> {
+    let count = batches.finish().with_context(|| into(args))?;
+    written.with_context(|| into(args))?;
+    let found = if count < args.n as usize && !stop.load(Ordering::Relaxed) {
+        format!(" ({} were asked for, and there are no more)", args.n)
+    } else {
+        String::new()
+    };
+    output::print(&format!("{count} batches in {}{found}", args.out.display()))?;
+    if stop.load(Ordering::Relaxed) {
+        bail!("interrupted after {count} batches");
+    }
+    Ok(())
+}
+
+fn into(args: &Args) -> String {
+    format!("--out {}", args.out.display())
 }
 
 /// Fails with the first fault of a bag, after all are printed.
@@ -93,34 +145,4 @@ fn told(faults: &[Fault]) -> anyhow::Result<()> {
         [] => Ok(()),
         [first, ..] => bail!("{first}"),
     }
-}
-
-fn from_dataset(args: &Args, folder: &Path) -> anyhow::Result<()> {
-    let deployment = args.node.deployment_of_data()?;
-    let options = Options::from(&deployment.config);
-    let recording = Recording::new(Dataset::open(folder)?, &Preparation::load(&options)?, &deployment.config)?;
-    let seed = args.reading.seed.unwrap_or(0);
-    let steps = recording.dataset().spread(args.n as usize, seed, args.every);
-    write_all(args, &options, &recording.run(seed), recording.samples(steps))
-}
-
-fn write_all(
-    args: &Args,
-    options: &Options,
-    run: &Run,
-    samples: impl Iterator<Item = Result<Sample, OfflineError>>,
-) -> anyhow::Result<()> {
-    let stop = stop_on_signals()?;
-    let bar = output::bar(u64::from(args.n), "batches [{bar:40}] {pos}/{len} {eta}");
-    let samples = samples.take_while(|_| !stop.load(Ordering::Relaxed));
-    let mut preparation = Preparation::load(options)?;
-    let written =
-        write(&args.out, args.overwrite, &mut preparation, run, samples, |count| bar.set_position(count as u64));
-    bar.finish_and_clear();
-    let written = written.with_context(|| format!("--out {}", args.out.display()))?;
-    output::print(&format!("{written} batches in {}", args.out.display()))?;
-    if stop.load(Ordering::Relaxed) {
-        bail!("interrupted after {written} batches");
-    }
-    Ok(())
 }

@@ -84,6 +84,10 @@ fn main() -> ExitCode {
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            // What only shows once several arguments are looked at together is bad usage as well.
+            if let Some(usage) = error.downcast_ref::<clap::Error>() {
+                usage.exit();
+            }
             output::complain(&error);
             ExitCode::FAILURE
         }

@@ -1,6 +1,6 @@
 //! What leaves the program: text on stdout, one line on stderr, files, progress.
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -35,6 +35,31 @@ pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Writes `text` to `path`.
 pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+/// Checks that files can be written to `targets` and are no part of `source`, which is only read.
+pub fn check_targets(targets: &[&Path], source: &Path) -> anyhow::Result<()> {
+    let source = source.canonicalize().unwrap_or_else(|_| source.to_owned());
+    for (at, target) in targets.iter().enumerate() {
+        let folder = match target.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let whole = match target.canonicalize() {
+            Ok(whole) => whole,
+            Err(_) => {
+                let folder = folder.canonicalize().with_context(|| format!("{}: its folder", target.display()))?;
+                folder.join(target.file_name().unwrap_or_default())
+            }
+        };
+        if whole.starts_with(&source) {
+            bail!("{}: is the bag or lies in it, and bags are only read: write to another file", target.display());
+        }
+        if targets.iter().take(at).any(|other| other == target) {
+            bail!("{}: named twice: give each output a file of its own", target.display());
+        }
+    }
+    Ok(())
 }
 
 /// Tells of a failure in one line on stderr; nobody is left to tell if that fails.

@@ -3,15 +3,18 @@
 use crate::bag_args::{NodeArgs, READING, ReadingArgs, show, stop_on_signals};
 use crate::output;
 use anyhow::{Context, bail};
+use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use std::path::{Path, PathBuf};
 use xvla_ros::backend::select;
 use xvla_ros::config::{Device, Dtype};
+use xvla_ros::offline::OfflineError;
 use xvla_ros::offline::replay::arrays::write_arrays;
+use xvla_ros::offline::replay::comparison::{Comparison, Difference};
 use xvla_ros::offline::replay::page::page;
 use xvla_ros::offline::replay::report::{Report, RunReport};
-use xvla_ros::offline::replay::{Plan, Replay, replay};
+use xvla_ros::offline::replay::{Plan, Run, replay};
 use xvla_ros::pipeline::latency::Summary;
 
 /// Replay a bag through the node's own pipeline and input rules, in recorded time.
@@ -52,7 +55,7 @@ pub struct Args {
     compare: bool,
     /// Write every answer as arrays (.npz), or what the node would have published (.mcap). With several backends the arrays
     /// of each have its name before the ending, and messages are those of the first.
-    #[arg(long, value_name = "F.mcap|F.npz")]
+    #[arg(long, value_name = "F.mcap|F.npz", value_parser = output_file)]
     out: Vec<PathBuf>,
     /// Write everything, every answer included, as JSON.
     #[arg(long, value_name = "F")]
@@ -60,6 +63,13 @@ pub struct Args {
     /// Write a page with plots.
     #[arg(long, value_name = "F")]
     html: Option<PathBuf>,
+}
+
+/// The name of a file that can be written.
+fn output_file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let is_known = ["npz", "mcap"].contains(&ending(&path));
+    is_known.then_some(path).ok_or_else(|| "expected a name that ends in .npz or .mcap".to_owned())
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -70,30 +80,69 @@ enum RateArg {
     AsRecorded,
 }
 
-/// Replays the bag, writes what was asked for and prints the tables.
+/// Replays the bag, prints the tables and writes what was asked for.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let plan = plan(args)?;
     let stop = stop_on_signals()?;
+    check_usage(args)?;
+    let plan = plan(args)?;
     let bar = output::bar(0, READING);
     let found = replay(&plan, &stop, |progress| show(&bar, &progress));
     bar.finish_and_clear();
-    let found = found?;
+    let found = match found {
+        Ok(found) => found,
+        Err(OfflineError::Bag(error)) => {
+            let report = Report::of_unreadable(&plan, &error);
+            write(args, &[], &report)?;
+            return Err(error.into());
+        }
+        Err(error) => return Err(error.into()),
+    };
     let report = Report::new(&plan, &found);
-    write(args, &found, &report)?;
     output::print(&text(&report))?;
-    match (found.interrupted, report.problems.as_slice()) {
-        (true, _) => bail!("interrupted: the report is about the part before"),
-        (false, []) => some_observation(&report),
-        (false, [only]) => bail!("{only}"),
-        (false, [first, rest @ ..]) => bail!("{first} (and {} more faults, listed on stdout)", rest.len()),
+    write(args, &found.runs, &report)?;
+    if report.interrupted {
+        bail!("interrupted: the report is about the part before");
+    }
+    if let Some(failure) = &report.failure {
+        bail!("{failure} (the backends before it are reported)");
+    }
+    match report.problems.as_slice() {
+        [] => some_observation(&plan, &report),
+        [only] => bail!("{only}"),
+        [first, rest @ ..] => bail!("{first} (and {} more faults, listed on stdout)", rest.len()),
     }
 }
 
 /// Fails if no observation was made, with what the inputs lacked at the end.
-fn some_observation(report: &Report) -> anyhow::Result<()> {
+fn some_observation(plan: &Plan, report: &Report) -> anyhow::Result<()> {
+    if plan.config.policy.rate_hz < 0.0 && !plan.compares {
+        bail!("no observation was made: with policy.rate_hz -1 only ~/infer_once asks for one, so choose another rate");
+    }
     let empty = report.runs.iter().find(|run| run.observations == 0);
     let last = empty.map(|run| run.health.last().map_or("no message was read", |change| change.reason.as_str()));
     last.map_or(Ok(()), |reason| bail!("no observation was made: {reason}"))
+}
+
+/// Refuses arguments that cannot be met together, and files that cannot be written or are part of the bag, before a long
+/// time is spent.
+fn check_usage(args: &Args) -> anyhow::Result<()> {
+    let conflict = |reason: String| Err(clap::Error::raw(ErrorKind::ArgumentConflict, reason + "\n").into());
+    let recordings: Vec<&PathBuf> = args.out.iter().filter(|path| ending(path) == "mcap").collect();
+    match recordings.as_slice() {
+        [path, ..] if args.no_inference => {
+            let path = path.display();
+            return conflict(format!("--out {path}: without inferences a node publishes no chunks; give a .npz"));
+        }
+        [_, second, ..] => return conflict(format!("--out {}: one .mcap is enough", second.display())),
+        _ => {}
+    }
+    if let Some(twice) =
+        args.backend.iter().enumerate().find(|(at, name)| args.backend.iter().take(*at).any(|other| other == *name))
+    {
+        return conflict(format!("--backend {}: named twice", twice.1));
+    }
+    let targets: Vec<&Path> = args.out.iter().chain(&args.json).chain(&args.html).map(PathBuf::as_path).collect();
+    output::check_targets(&targets, &args.bag)
 }
 
 fn plan(args: &Args) -> anyhow::Result<Plan> {
@@ -107,12 +156,10 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
     }
     plan.backends.iter().try_for_each(|backend| select::require(backend))?;
     for path in &args.out {
-        let kind = ending(path);
-        if kind != "npz" && kind != "mcap" {
-            bail!("--out {}: expected a name that ends in .npz or .mcap", path.display());
-        }
-        if kind == "mcap" && args.no_inference {
-            bail!("--out {}: without inferences a node publishes no chunks; give a .npz", path.display());
+        if ending(path) == "mcap" && args.no_inference {
+            let reason =
+                format!("--out {}: without inferences a node publishes no chunks; give a .npz\n", path.display());
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, reason).into());
         }
     }
     plan.as_recorded = matches!(args.rate, RateArg::AsRecorded);
@@ -125,20 +172,28 @@ fn ending(path: &Path) -> &str {
     path.extension().and_then(|ending| ending.to_str()).unwrap_or_default()
 }
 
-fn write(args: &Args, found: &Replay, report: &Report) -> anyhow::Result<()> {
+/// Writes the files that were asked for. One that cannot be written does not keep the others from being written.
+fn write(args: &Args, runs: &[Run], report: &Report) -> anyhow::Result<()> {
+    let mut first_failure = Ok(());
+    let mut note = |written: anyhow::Result<()>| {
+        if first_failure.is_ok() {
+            first_failure = written;
+        }
+    };
     for path in args.out.iter().filter(|path| ending(path) == "npz") {
-        for run in &found.runs {
+        for run in runs {
             let own = path.with_extension(format!("{}.npz", run.backend));
-            write_arrays(if found.runs.len() > 1 { &own } else { path }, run)?;
+            note(write_arrays(if runs.len() > 1 { &own } else { path }, run).map_err(Into::into));
         }
     }
     if let Some(path) = &args.json {
-        output::write(path, &format!("{}\n", serde_json::to_string_pretty(report).context("JSON")?))?;
+        let json = serde_json::to_string_pretty(report).context("JSON");
+        note(json.and_then(|json| output::write(path, &format!("{json}\n"))));
     }
     if let Some(path) = &args.html {
-        output::write(path, &page(report))?;
+        note(output::write(path, &page(report)));
     }
-    Ok(())
+    first_failure
 }
 
 fn text(report: &Report) -> String {
@@ -149,23 +204,76 @@ fn text(report: &Report) -> String {
     parts.push(frames(report));
     parts.extend(report.runs.iter().map(notes));
     if let Some(comparison) = &report.comparison {
-        let largest = comparison.channels.iter().map(|channel| channel.max_abs).fold(0.0, f32::max);
-        parts.push(format!(
-            "against the bag: {} of {} recorded chunks on the same observations ({:.1} %), max |Δ| {largest:.2e}",
-            comparison.same,
-            comparison.recorded,
-            comparison.same_share * 100.0
-        ));
-        const SHOWN: usize = 10;
-        for difference in comparison.differences.iter().take(SHOWN) {
-            parts.push(format!("  {} by {}: {}", difference.reference_ns, difference.chosen_by, difference.why));
-        }
-        if comparison.differences.len() > SHOWN {
-            parts.push(format!("  … and {} more (--json, --html)", comparison.differences.len() - SHOWN));
-        }
+        parts.push(against(comparison));
+        parts.extend(comparison.notes.iter().map(|note| format!("  note: {note}")));
+        parts.extend(differences(&comparison.differences));
     }
+    parts.extend(report.runs.first().into_iter().flat_map(stops));
     parts.extend(report.problems.iter().map(|problem| format!("PROBLEM {problem}")));
     parts.join("\n")
+}
+
+/// The line that sums up a comparison.
+fn against(comparison: &Comparison) -> String {
+    let worst = |a: f32, b: f32| if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) };
+    let delta = match comparison.channels.iter().map(|channel| channel.max_abs).reduce(worst) {
+        Some(largest) => format!("max |Δ| {largest:.2e} over {} of them", comparison.compared),
+        None => "no actions to compare".to_owned(),
+    };
+    let (recorded, same) = (comparison.recorded, comparison.same);
+    let share = comparison.same_share * 100.0;
+    let more = comparison.differences.iter().filter(|difference| difference.chosen_by == "replay").count();
+    format!(
+        "against the bag: {same} of {recorded} recorded chunks on the same observations ({share:.1} %), {delta}; {more} more \
+         in the replay"
+    )
+}
+
+/// Differences that are alike but for their numbers, counted behind the first of them.
+fn differences(all: &[Difference]) -> Vec<String> {
+    let mut kinds: Vec<(String, &Difference, usize)> = Vec::new();
+    for difference in all {
+        let kind: String = difference.why.chars().filter(|letter| !letter.is_ascii_digit()).collect();
+        let is_alike = |(known, first, _): &&mut (String, &Difference, usize)| {
+            *known == kind && first.chosen_by == difference.chosen_by
+        };
+        match kinds.iter_mut().find(is_alike) {
+            Some((_, _, count)) => *count += 1,
+            None => kinds.push((kind, difference, 1)),
+        }
+    }
+    let line = |(_, first, count): &(String, &Difference, usize)| {
+        let more =
+            if *count > 1 { format!(" (and {} more like it: --json, --html)", count - 1) } else { String::new() };
+        format!("  {} by {}: {}{more}", first.reference_ns, first.chosen_by, first.why)
+    };
+    shortened(kinds.iter().map(line).collect())
+}
+
+/// When the policy stopped because of its inputs, and when it could go on.
+fn stops(run: &RunReport) -> Vec<String> {
+    // Until everything has come for the first time nothing has stopped.
+    let begun = run.health.iter().skip_while(|change| !change.may_act);
+    let mut lines = Vec::new();
+    let mut may_act = true;
+    for change in begun.filter(|change| change.may_act != std::mem::replace(&mut may_act, change.may_act)) {
+        lines.push(match change.may_act {
+            true => format!("  at {:.2} s it goes on", change.at_s),
+            false => format!("STOP at {:.2} s: {}", change.at_s, change.reason),
+        });
+    }
+    shortened(lines)
+}
+
+/// The first of many lines, and how many there are besides.
+fn shortened(mut lines: Vec<String>) -> Vec<String> {
+    const SHOWN: usize = 10;
+    let hidden = lines.len().saturating_sub(SHOWN);
+    lines.truncate(SHOWN);
+    if hidden > 0 {
+        lines.push(format!("  … and {hidden} more (--json, --html)"));
+    }
+    lines
 }
 
 fn latencies(report: &Report) -> String {

@@ -4,20 +4,19 @@ use super::{Run, Sample};
 use crate::config::ProprioFeed;
 use crate::data::dataset;
 use crate::offline::OfflineError;
+use crate::offline::replay::pass::Kept;
 use crate::offline::replay::problems::Problems;
-use crate::offline::replay::{Plan, Progress, replay};
-use crate::types::Stamp;
+use crate::offline::replay::{Latency, Plan, Progress, replay, replay_keeping};
 use serde_json::{Map, Value};
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-/// Samples of a bag, and what was wrong with it.
+/// Observations that were chosen from a bag.
 #[derive(Debug)]
 pub struct Chosen {
-    /// The samples, in their order.
-    pub samples: Vec<Sample>,
-    /// What all of them have in common.
-    pub run: Run,
+    /// A replay that keeps them.
+    plan: Plan,
     /// What is wrong with the bag.
     pub problems: Problems,
     /// Whether the reading was stopped before its end.
@@ -25,7 +24,8 @@ pub struct Chosen {
 }
 
 /// Chooses `n` of the observations of the bag of `plan`, spread over all of it, at least `every_s` seconds apart. The seed of
-/// the plan decides among them.
+/// the plan decides among them. An inference takes no recorded time unless the plan says how long it takes, so that the same
+/// are chosen whenever this is done.
 ///
 /// Where the checkpoint is fed its own last command, the model is run, because that command is part of what it sees.
 ///
@@ -36,52 +36,80 @@ pub fn choose(
     n: usize,
     every_s: Option<f64>,
     stop: &AtomicBool,
-    mut observe: impl FnMut(Progress),
+    observe: impl FnMut(Progress),
 ) -> Result<Chosen, OfflineError> {
     let needs_model = plan.config.proprio.feed == Some(ProprioFeed::LastCommand);
-    let backends = if needs_model { plan.backends.iter().take(1).cloned().collect() } else { Vec::new() };
-    let plan = Plan { backends, recording: None, compares: false, ..plan.clone() };
-    let looked = replay(&plan, stop, &mut observe)?;
-    let answers = looked.runs.iter().flat_map(|run| &run.findings.answers);
-    let moments = apart(answers.map(|answer| answer.chosen.reference), every_s);
-    let drawn = dataset::draw(moments.len() as u64, n as u64, plan.seed);
-    let kept: BTreeSet<Stamp> =
-        drawn.into_iter().filter_map(|index| moments.get(usize::try_from(index).ok()?).copied()).collect();
-    let plan = Plan { kept, ..plan };
+    let latency = match plan.latency {
+        Latency::Fixed(latency) => latency,
+        Latency::Measured => Duration::ZERO,
+    };
+    let plan = Plan {
+        backends: if needs_model { plan.backends.iter().take(1).cloned().collect() } else { Vec::new() },
+        latency: Latency::Fixed(latency),
+        recording: None,
+        compares: false,
+        ..plan.clone()
+    };
     let found = replay(&plan, stop, observe)?;
-    let answers = found.runs.into_iter().flat_map(|run| run.findings.answers);
-    let samples = answers.filter_map(|answer| {
-        let observation = answer.observation?;
-        let origin = Map::from_iter([
-            ("reference_ns".to_owned(), Value::from(answer.chosen.reference.nanos)),
-            ("instruction".to_owned(), Value::from(answer.chosen.instruction)),
-        ]);
-        Some(Sample { observation: observation.as_ref().clone(), path: plan.bag.clone(), origin })
-    });
-    Ok(Chosen {
-        samples: samples.collect(),
-        run: Run {
-            source: plan.bag.display().to_string(),
-            domain_id: plan.config.domain_id.unwrap_or_default(),
-            seed: Some(plan.seed),
-        },
-        problems: looked.problems,
-        interrupted: looked.interrupted || found.interrupted,
-    })
+    let answers = found.runs.iter().flat_map(|run| &run.findings.answers);
+    let numbers = apart(answers.map(|answer| (answer.since_start, answer.number)), every_s);
+    let drawn = dataset::draw(numbers.len() as u64, n as u64, plan.seed);
+    let kept = drawn.into_iter().filter_map(|index| numbers.get(usize::try_from(index).ok()?).copied()).collect();
+    Ok(Chosen { plan: Plan { kept, ..plan }, problems: found.problems, interrupted: found.interrupted })
 }
 
-/// The moments that are at least `every_s` after the one before.
-fn apart(moments: impl Iterator<Item = Stamp>, every_s: Option<f64>) -> Vec<Stamp> {
-    let every_ms = every_s.unwrap_or(0.0) * 1e3;
-    let mut last: Option<Stamp> = None;
-    moments
-        .filter(|moment| {
-            let is_far = last.is_none_or(|last| moment.ms_since(last) >= every_ms);
+impl Chosen {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.plan.kept.len()
+    }
+
+    /// What `calib.json` says of all samples.
+    pub fn run(&self) -> Run {
+        Run {
+            source: self.plan.bag.display().to_string(),
+            domain_id: self.plan.config.domain_id.unwrap_or_default(),
+            seed: Some(self.plan.seed),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Reads the observations, and hands each to `take` before the next one is read. Returns what is wrong with the bag, with
+    /// the images of these observations that cannot be decoded.
+    ///
+    /// # Errors
+    /// As [`replay_keeping`].
+    pub fn read(
+        &self,
+        stop: &AtomicBool,
+        observe: impl FnMut(Progress),
+        mut take: impl FnMut(Sample) -> Result<(), OfflineError>,
+    ) -> Result<Problems, OfflineError> {
+        let sample = |Kept { chosen, observation }: Kept| Sample {
+            observation: Arc::unwrap_or_clone(observation),
+            path: self.plan.bag.clone(),
+            origin: Map::from_iter([
+                ("reference_ns".to_owned(), Value::from(chosen.reference.nanos)),
+                ("instruction".to_owned(), Value::from(chosen.instruction)),
+            ]),
+        };
+        Ok(replay_keeping(&self.plan, stop, observe, |kept| take(sample(kept)))?.problems)
+    }
+}
+
+/// The numbers of those that are at least `every_s` after the one before.
+fn apart(answers: impl Iterator<Item = (Duration, u64)>, every_s: Option<f64>) -> Vec<u64> {
+    let every = Duration::try_from_secs_f64(every_s.unwrap_or(0.0)).unwrap_or(Duration::MAX);
+    let mut last: Option<Duration> = None;
+    answers
+        .filter(|(at, _)| {
+            let is_far = last.is_none_or(|last| at.saturating_sub(last) >= every);
             if is_far {
-                last = Some(*moment);
+                last = Some(*at);
             }
             is_far
         })
+        .map(|(_, number)| number)
         .collect()
 }
 
@@ -90,12 +118,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_that_are_too_close_are_left_out() {
-        let moments = |every_s| {
-            let stamps = [0, 400, 900, 1000, 2100].map(|ms| Stamp { nanos: ms * 1_000_000 });
-            apart(stamps.into_iter(), every_s).iter().map(|stamp| stamp.nanos / 1_000_000).collect::<Vec<_>>()
+    fn observations_that_are_too_close_are_left_out() {
+        let numbers = |every_s| {
+            let answers = [0, 400, 900, 1000, 2100].map(Duration::from_millis);
+            apart(answers.into_iter().zip(0..), every_s)
         };
-        assert_eq!(moments(None), [0, 400, 900, 1000, 2100]);
-        assert_eq!(moments(Some(0.9)), [0, 900, 2100]);
+        assert_eq!(numbers(None), [0, 1, 2, 3, 4]);
+        assert_eq!(numbers(Some(0.9)), [0, 2, 4]);
     }
 }

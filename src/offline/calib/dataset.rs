@@ -1,7 +1,7 @@
 //! Steps of a LeRobot data set as observations, as the node would make them of messages.
 
 use super::Sample;
-use crate::config::{Config, ConfigError, ViewSettings};
+use crate::config::{Config, ConfigError, ProprioFeed, ViewSettings};
 use crate::data::DatasetError;
 use crate::data::dataset::{Dataset, Step, StepRef};
 use crate::model::config::camera_name;
@@ -23,6 +23,10 @@ pub struct Recording {
     keys: Vec<String>,
     domain_id: i64,
     feedback: Feedback,
+    /// Whether the checkpoint is fed its own last command.
+    wants_commands: bool,
+    /// In what the samples are not what the model would see on a robot.
+    notes: Vec<String>,
 }
 
 impl Recording {
@@ -44,8 +48,7 @@ impl Recording {
         let own = &preparation.config().inputs.camera_keys;
         let cameras = &dataset.info().cameras;
         let renamed = |key: &'_ String| processors.rename.get(key).unwrap_or(key).clone();
-        let mut keys = Vec::new();
-        let mut views = Vec::new();
+        let (mut keys, mut views, mut notes) = (Vec::new(), Vec::new(), Vec::new());
         for (index, camera) in config.cameras.iter().enumerate() {
             let by_key = own.get(index).and_then(|own| cameras.iter().find(|key| renamed(key) == *own));
             let by_name = || cameras.iter().find(|key| camera_name(&renamed(key)) == camera.name);
@@ -64,11 +67,21 @@ impl Recording {
                     );
                     return Err(fault(reason).into());
                 }
-                None => views.push(None),
+                None => {
+                    notes.push(format!("the data set has no camera for `{}`, whose view is masked", camera.name));
+                    views.push(None);
+                }
             }
         }
         let feedback = Feedback::new(config, preparation.state_spec().channels());
-        Ok(Self { dataset, views, keys, domain_id, feedback })
+        let wants_commands = config.proprio.feed == Some(ProprioFeed::LastCommand);
+        if wants_commands {
+            notes.push(
+                "the checkpoint is fed its own last command, which a data set does not hold: the recorded state stands for it"
+                    .to_owned(),
+            );
+        }
+        Ok(Self { dataset, views, keys, domain_id, feedback, wants_commands, notes })
     }
 
     /// The data set.
@@ -120,8 +133,10 @@ impl Recording {
             instruction: task.clone(),
             domain_id: self.domain_id,
         };
-        // Steps do not follow each other here, so there is no command before this one.
-        self.feedback.clone().fill(&mut observation);
+        // A data set does not say what was commanded, so that only an episode's first step is as on a robot.
+        if !self.wants_commands || at.frame == 0 {
+            self.feedback.clone().fill(&mut observation);
+        }
         let origin = Map::from_iter([
             ("episode".to_owned(), Value::from(at.episode)),
             ("frame".to_owned(), Value::from(at.frame)),
@@ -134,6 +149,6 @@ impl Recording {
     /// What `calib.json` says of all samples, which `seed` has chosen.
     pub fn run(&self, seed: u64) -> super::Run {
         let source = self.dataset.folder().display().to_string();
-        super::Run { source, domain_id: self.domain_id, seed: Some(seed) }
+        super::Run { source, domain_id: self.domain_id, seed: Some(seed), notes: self.notes.clone() }
     }
 }

@@ -4,7 +4,7 @@ use crate::pipeline::latency::milliseconds;
 use crate::pipeline::worker::Outcome;
 use crate::robot::selection::Selection;
 use crate::types::{HostArray, Observation, StageTimes, Stamp};
-use std::sync::Arc;
+use std::time::Duration;
 
 /// What was chosen for one inference.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,14 +59,16 @@ impl Chosen {
 /// An observation, and its answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
+    /// Counts the inferences that were begun, from 0.
+    pub number: u64,
     /// What was chosen.
     pub chosen: Chosen,
+    /// When its chunk was published, after the first moment of the bag.
+    pub since_start: Duration,
     /// When its inference began, in ROS time.
     pub began: Stamp,
     /// When its chunk was published, in ROS time.
     pub published: Stamp,
-    /// What the model saw, for the moments that are kept.
-    pub observation: Option<Arc<Observation>>,
     /// What was inferred, or why nothing was; `None` where observations are only chosen.
     pub inferred: Option<Result<Inferred, String>>,
 }

@@ -3,6 +3,7 @@
 
 use super::answer::Answer;
 use crate::data::messages::outputs::ActionChunk;
+use crate::robot::reporting::record::ModelFacts;
 use crate::types::Stamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::collections::BTreeMap;
 /// What a comparison has found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
-    /// Chunks in the bag.
+    /// Chunks in the part of the bag that was replayed.
     pub recorded: usize,
     /// Chunks of the replay.
     pub replayed: usize,
@@ -18,10 +19,34 @@ pub struct Comparison {
     pub same: usize,
     /// The share of the recorded chunks that have one on the same observation.
     pub same_share: f64,
-    /// The difference of the actions on the same observations, by channel.
+    /// Chunks of the same observation whose actions could be compared.
+    pub compared: usize,
+    /// The difference of the actions on the same observations, by channel; empty if none could be compared.
     pub channels: Vec<ChannelDifference>,
     /// Every observation that was not chosen alike.
     pub differences: Vec<Difference>,
+    /// What else a person should know before believing the numbers.
+    pub notes: Vec<String>,
+}
+
+/// Chunks that were published live.
+#[derive(Clone, Copy, Debug)]
+pub struct Live<'c> {
+    /// The chunks.
+    pub chunks: &'c [&'c ActionChunk],
+    /// The stamps of all frames in the bag, camera by camera, with the cameras' names.
+    pub seen: &'c [(String, Vec<Stamp>)],
+}
+
+/// Answers of a replay, and the model that gave them.
+#[derive(Clone, Copy, Debug)]
+pub struct Replayed<'a> {
+    /// The answers.
+    pub answers: &'a [Answer],
+    /// Facts about the model.
+    pub facts: &'a ModelFacts,
+    /// The domain.
+    pub domain_id: i64,
 }
 
 /// How far a channel of the actions is apart.
@@ -29,7 +54,7 @@ pub struct Comparison {
 pub struct ChannelDifference {
     /// The channel.
     pub name: String,
-    /// The largest difference.
+    /// The largest difference; not a number if one of the values is none, which JSON has as null.
     pub max_abs: f32,
     /// The mean of the differences.
     pub mean_abs: f64,
@@ -46,42 +71,84 @@ pub struct Difference {
     pub why: String,
 }
 
-/// Compares the `recorded` chunks with the `answers` of a replay. `seen` are the stamps of all frames in the bag, camera by
-/// camera, with the cameras' names.
-pub fn compare(
-    recorded: &[ActionChunk],
-    answers: &[Answer],
-    names: &[String],
-    seen: &[(String, Vec<Stamp>)],
-) -> Comparison {
-    let replayed: BTreeMap<Stamp, &Answer> = answers.iter().map(|answer| (answer.chosen.reference, answer)).collect();
-    let of_recording: BTreeMap<Stamp, &ActionChunk> =
-        recorded.iter().map(|chunk| (chunk.header.stamp, chunk)).collect();
+/// Compares chunks that were published `live` with those that were `replayed`. `notes` are known already.
+pub fn compare(live: Live, replayed: Replayed, notes: Vec<String>) -> Comparison {
+    let answers: BTreeMap<Stamp, &Answer> =
+        replayed.answers.iter().map(|answer| (answer.chosen.reference, answer)).collect();
+    let mut recorded: BTreeMap<Stamp, &ActionChunk> = BTreeMap::new();
+    live.chunks.iter().for_each(|chunk| _ = recorded.entry(chunk.header.stamp).or_insert(*chunk));
     let mut differences = Vec::new();
     let mut pairs = Vec::new();
-    for (reference, chunk) in &of_recording {
-        let found = match replayed.get(reference) {
+    for (reference, chunk) in &recorded {
+        let found = match answers.get(reference) {
             Some(answer) => inputs_differ(chunk, answer).map(|why| ("both", why)),
-            None => Some(("recording", why_not_replayed(*reference, chunk, &replayed, seen))),
+            None => Some(("recording", why_not_replayed(*reference, chunk, &answers, live.seen))),
         };
         match found {
             Some((chosen_by, why)) => differences.push(Difference { reference_ns: reference.nanos, chosen_by, why }),
-            None => pairs.extend(replayed.get(reference).map(|answer| (*chunk, *answer))),
+            None => pairs.extend(answers.get(reference).map(|answer| (*chunk, *answer))),
         }
     }
-    for reference in replayed.keys().filter(|reference| !of_recording.contains_key(reference)) {
-        let why = why_not_recorded(*reference, &of_recording);
+    for reference in answers.keys().filter(|reference| !recorded.contains_key(reference)) {
+        let why = why_not_recorded(*reference, &recorded);
         differences.push(Difference { reference_ns: reference.nanos, chosen_by: "replay", why });
     }
     differences.sort_by_key(|difference| difference.reference_ns);
+    let same = pairs.len();
+    let (alike, others): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(chunk, answer)| is_alike(chunk, answer));
+    let mut notes = notes;
+    notes.extend(what_else(live.chunks, recorded.len(), &others, replayed));
     Comparison {
-        recorded: of_recording.len(),
-        replayed: replayed.len(),
-        same: pairs.len(),
-        same_share: if of_recording.is_empty() { 0.0 } else { pairs.len() as f64 / of_recording.len() as f64 },
-        channels: channels(&pairs, names),
+        recorded: live.chunks.len(),
+        replayed: answers.len(),
+        same,
+        same_share: if live.chunks.is_empty() { 0.0 } else { same as f64 / live.chunks.len() as f64 },
+        compared: alike.len(),
+        channels: channels(&alike, &replayed.facts.action_names),
         differences,
+        notes,
     }
+}
+
+/// Whether the actions of both have as many numbers.
+fn is_alike(chunk: &ActionChunk, answer: &Answer) -> bool {
+    answer.inferred().is_some_and(|inferred| inferred.actions.data.len() == chunk.actions.len())
+}
+
+/// Reasons not to take the numbers for more than they are.
+fn what_else(
+    chunks: &[&ActionChunk],
+    moments: usize,
+    others: &[(&ActionChunk, &Answer)],
+    replayed: Replayed,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if moments < chunks.len() {
+        let count = chunks.len() - moments;
+        notes
+            .push(format!("{count} chunks stand for a moment that another one stands for too: of more than one node?"));
+    }
+    let count = |is_other: &dyn Fn(&&&ActionChunk) -> bool| chunks.iter().filter(is_other).count();
+    let weights = replayed.facts.weights_sha256();
+    match count(&|chunk| chunk.checkpoint_sha256 != weights) {
+        0 => {}
+        count => notes.push(format!("{count} chunks were made with other weights than those of the replay")),
+    }
+    match count(&|chunk| chunk.domain_id != replayed.domain_id) {
+        0 => {}
+        count => notes.push(format!("{count} chunks were made for another domain than {}", replayed.domain_id)),
+    }
+    let unlike = others.iter().filter_map(|(chunk, answer)| Some((chunk, answer.inferred()?))).next();
+    if let Some((chunk, inferred)) = unlike {
+        let shape = inferred.actions.shape.get(1..).unwrap_or_default();
+        notes.push(format!(
+            "the actions of {} chunks cannot be compared: [{}, {}] in the bag, {shape:?} in the replay",
+            others.len(),
+            chunk.chunk_length,
+            chunk.action_dim
+        ));
+    }
+    notes
 }
 
 /// What is different about two observations of the same moment.
@@ -124,8 +191,7 @@ fn why_not_replayed(
             format!("the inference before lasts {late_ms:.1} ms beyond it in the replay")
         }
         (Some((moment, _)), Some((next, _))) => format!(
-            "the replay chose the sets {:.1} ms before and {:.1} ms after it: its frames came together too late for one of \
-             its own",
+            "the replay chose the sets {:.1} ms before and {:.1} ms after it instead",
             reference.ms_since(*moment),
             next.ms_since(reference)
         ),
@@ -138,27 +204,32 @@ fn why_not_recorded(reference: Stamp, recorded: &BTreeMap<Stamp, &ActionChunk>) 
     let before = recorded.range(..reference).next_back().map(|(_, chunk)| chunk);
     let after = recorded.range(reference..).next().map(|(_, chunk)| chunk);
     match (before, after) {
-        (None, _) => "the bag holds no chunk from before: the node was not ready yet, or not recorded".to_owned(),
-        (_, None) => "the bag holds no chunk from after: the node or the recording had ended".to_owned(),
+        (None, _) => "no chunk from before it is in the bag".to_owned(),
+        (_, None) => "no chunk from after it is in the bag".to_owned(),
         (Some(before), Some(after)) if after.sequence > before.sequence + 1 => {
             format!("chunk {} is missing in the bag: it failed, was withdrawn or was not recorded", before.sequence + 1)
         }
-        (Some(_), Some(_)) => "the node passed it over: it was busy, or its frames came in another order".to_owned(),
+        (Some(_), Some(_)) => {
+            "the node passed it over: it was busy, kept another pace, or received its frames in another order"
+                .to_owned()
+        }
     }
 }
 
 fn channels(pairs: &[(&ActionChunk, &Answer)], names: &[String]) -> Vec<ChannelDifference> {
+    if pairs.is_empty() {
+        return Vec::new();
+    }
     let width = names.len();
     let mut found: Vec<(f32, f64, u64)> = vec![(0.0, 0.0, 0); width];
     for (chunk, answer) in pairs {
         let Some(inferred) = answer.inferred() else { continue };
-        if chunk.actions.len() != inferred.actions.data.len() {
-            continue;
-        }
         for (index, (live, now)) in chunk.actions.iter().zip(&inferred.actions.data).enumerate() {
             let Some((max, sum, count)) = found.get_mut(index % width.max(1)) else { continue };
             let apart = (live - now).abs();
-            (*max, *sum, *count) = (max.max(apart), *sum + f64::from(apart), *count + 1);
+            // What is no number stays the largest difference.
+            *max = if apart.is_nan() || max.is_nan() { f32::NAN } else { max.max(apart) };
+            (*sum, *count) = (*sum + f64::from(apart), *count + 1);
         }
     }
     let named = names.iter().zip(found);

@@ -8,10 +8,11 @@ use crate::data::cdr::CdrError;
 use crate::data::messages::inputs::{
     Clock, CompressedImage, Float32, Float32MultiArray, Image, JointState, PoseStamped, Text,
 };
-use crate::data::messages::outputs::{ActionChunk, ModelInfo};
+use crate::data::messages::outputs::{ActionChunk, ModelInfo, StageLatency};
 use crate::data::messages::{Message, Read, check_definition};
 use crate::robot::camera;
 use crate::robot::state::{self, Kind, Reading};
+use crate::transform::decode;
 use crate::types::{EncodedImage, ImageFormat, Stamp};
 use std::path::Path;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub enum Content {
     Clock(Stamp),
     /// A chunk that was published live.
     Chunk(Box<ActionChunk>),
+    /// Where the time of a live inference went.
+    Latency(Box<StageLatency>),
     /// What a live node has loaded.
     Loaded(Box<ModelInfo>),
 }
@@ -57,6 +60,7 @@ enum Route {
     Instruction,
     Clock,
     Chunk,
+    Latency,
     Loaded,
 }
 
@@ -72,13 +76,14 @@ impl Route {
             Self::Instruction => Text::NAME,
             Self::Clock => Clock::NAME,
             Self::Chunk => ActionChunk::NAME,
+            Self::Latency => StageLatency::NAME,
             Self::Loaded => ModelInfo::NAME,
         }
     }
 
     /// Whether it can be missing without a word.
     fn is_optional(self) -> bool {
-        matches!(self, Self::Instruction | Self::Chunk | Self::Loaded)
+        matches!(self, Self::Instruction | Self::Chunk | Self::Latency | Self::Loaded)
     }
 }
 
@@ -117,7 +122,9 @@ impl Feed {
         let topics = bag.topics().to_vec();
         let file: Arc<Path> = plan.bag.as_path().into();
         let mut routes = vec![Vec::new(); topics.len()];
-        for (route, topic) in wanted(config, purpose) {
+        let all = wanted(config, purpose);
+        let taken: Vec<String> = all.iter().map(|(_, topic)| names.resolve(topic)).collect();
+        for (route, topic) in all {
             let name = names.resolve(&topic);
             let told = |reason: String| Problem {
                 place: Place { file: file.clone(), at: At::File },
@@ -134,7 +141,7 @@ impl Feed {
                 }
             }
             if !is_there && !route.is_optional() {
-                problems.add(told(missing(&topics, route, &topic)));
+                problems.add(told(missing(&topics, route, &topic, &taken)));
             }
         }
         Self { watched: vec![Watched::default(); topics.len()], routes, topics }
@@ -145,8 +152,7 @@ impl Feed {
         self.topics.iter().zip(&self.routes).any(|(known, routes)| known == topic && !routes.is_empty())
     }
 
-    /// The name of the topic of this index.
-    pub fn name(&self, topic: usize) -> &str {
+    fn name(&self, topic: usize) -> &str {
         self.topics.get(topic).map_or("", |topic| topic.name.as_str())
     }
 
@@ -186,8 +192,10 @@ impl Feed {
                 watched.stamp = Some(stamp);
             }
         }
-        if let Content::Frame(_, EncodedImage { format: ImageFormat::Raw { width, height, .. }, .. }) = content {
-            let before = watched.size.replace((*width, *height)).filter(|before| *before != (*width, *height));
+        if let Content::Frame(_, image) = content
+            && let Some((width, height)) = decode::size(image)
+        {
+            let before = watched.size.replace((width, height)).filter(|before| *before != (width, height));
             told.extend(before.map(|(w, h)| format!("a frame of {width}x{height} follows one of {w}x{h}")));
         }
         let name = self.topics.get(message.topic).map_or("", |topic| topic.name.as_str());
@@ -198,7 +206,9 @@ impl Feed {
 /// What is read for `purpose`, with the names that a node has for the topics.
 fn wanted(config: &Config, purpose: Purpose) -> Vec<(Route, String)> {
     let Purpose::Inputs { sim_time } = purpose else {
-        return vec![(Route::Chunk, "~/action_chunk".to_owned()), (Route::Loaded, "~/model_info".to_owned())];
+        let outputs =
+            [(Route::Chunk, "~/action_chunk"), (Route::Latency, "~/stage_latency"), (Route::Loaded, "~/model_info")];
+        return outputs.map(|(route, topic)| (route, topic.to_owned())).to_vec();
     };
     let cameras = config.cameras.iter().enumerate().map(|(index, camera)| {
         let route = match camera.settings.transport {
@@ -213,13 +223,13 @@ fn wanted(config: &Config, purpose: Purpose) -> Vec<(Route, String)> {
     cameras.chain(states).chain([(Route::Instruction, "instruction".to_owned())]).chain(clock).collect()
 }
 
-/// What to say of a topic that the bag lacks, which the node calls `own`.
-fn missing(topics: &[BagTopic], route: Route, own: &str) -> String {
+/// What to say of a topic that the bag lacks, which the node calls `own`. Topics that are `taken` feed other inputs.
+fn missing(topics: &[BagTopic], route: Route, own: &str, taken: &[String]) -> String {
     let wanted = route.type_name();
-    let alike: Vec<&str> =
-        topics.iter().filter(|topic| topic.message_type == wanted).map(|topic| topic.name.as_str()).collect();
+    let is_free = |topic: &&BagTopic| topic.message_type == wanted && !taken.contains(&topic.name);
+    let alike: Vec<&str> = topics.iter().filter(is_free).map(|topic| topic.name.as_str()).collect();
     match alike.as_slice() {
-        [] => format!("not in the bag, and nothing else of type {wanted} is"),
+        [] => format!("not in the bag, and no other free topic of type {wanted} is"),
         alike => {
             let first = alike.first().copied().unwrap_or_default();
             format!(
@@ -280,6 +290,7 @@ fn content(route: Route, data: &[u8]) -> Result<(Content, Option<Stamp>), CdrErr
             let stamp = chunk.header.stamp;
             (Content::Chunk(Box::new(chunk)), Some(stamp))
         }
+        Route::Latency => (Content::Latency(Box::new(StageLatency::from_cdr(data)?)), None),
         Route::Loaded => (Content::Loaded(Box::new(ModelInfo::from_cdr(data)?)), None),
     })
 }

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | which topics feed which inputs | [`feed`] |
 //! | the moments at which messages arrive | [`timeline`] |
+//! | what chunks tell of those moments | [`evidence`] |
+//! | the passes over the bag, one per backend | [`passes`] |
 //! | a node's turns in recorded time | [`pass`] |
 //! | its inference thread in recorded time | [`simulation`] |
 //! | one observation and its answer | [`answer`] |
@@ -17,9 +19,11 @@
 pub mod answer;
 pub mod arrays;
 pub mod comparison;
+pub mod evidence;
 pub mod feed;
 pub mod page;
 pub mod pass;
+pub mod passes;
 pub mod plan;
 pub mod problems;
 pub mod recording;
@@ -29,25 +33,20 @@ pub mod timeline;
 
 pub use plan::{Clockwork, Latency, Plan};
 
-use crate::config::ProprioSource;
-use crate::data::bag::Bag;
+use crate::data::bag::{At, Bag, Place};
 use crate::data::messages::outputs::ActionChunk;
 use crate::offline::OfflineError;
-use crate::pipeline::feedback::Feedback;
-use crate::pipeline::latency::milliseconds;
-use crate::pipeline::{Folders, Options, Pipeline, PipelineError, StateSpec, state_spec};
+use crate::pipeline::{Folders, PipelineError, state_spec};
 use crate::robot::deployment;
-use crate::robot::inputs::Inputs;
+use crate::robot::reporting::record::ModelFacts;
 use crate::types::Stamp;
+use evidence::{Evidence, published};
 use feed::{Content, Feed, Purpose};
-use pass::{Findings, Pass};
+use pass::{Findings, Kept};
+use passes::Passes;
 use problems::Problems;
-use recording::Recording;
-use simulation::{Recorded, Simulation};
-use std::path::PathBuf;
+use simulation::Recorded;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-use timeline::Timeline;
 
 /// How far a replay is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +66,12 @@ pub struct Replay {
     pub runs: Vec<Run>,
     /// What is wrong with the bag.
     pub problems: Problems,
-    /// The chunks that were published live, if they are compared.
-    pub recorded: Vec<ActionChunk>,
+    /// The chunks that were published live, if they are compared, each with the moment of that.
+    pub recorded: Vec<(Stamp, ActionChunk)>,
+    /// What keeps the comparison from telling more.
+    pub notes: Vec<String>,
+    /// Why there are no passes of further backends.
+    pub failure: Option<String>,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
 }
@@ -84,8 +87,8 @@ pub struct Run {
     pub wall_ms: f64,
     /// How much of that was spent on inferences, ms.
     pub inferring_ms: f64,
-    /// Names of the channels of an action.
-    pub action_names: Vec<String>,
+    /// Facts about the model; `None` where nothing is inferred.
+    pub facts: Option<ModelFacts>,
 }
 
 /// Replays the bag of `plan` with each of its backends, until `stop` is set. `observe` is told of progress.
@@ -93,15 +96,30 @@ pub struct Run {
 /// # Errors
 /// A bag of which nothing can be read, or a checkpoint or backend that cannot be used. Anything else that is wrong with
 /// the bag is in [`Replay::problems`].
-pub fn replay(plan: &Plan, stop: &AtomicBool, mut observe: impl FnMut(Progress)) -> Result<Replay, OfflineError> {
+pub fn replay(plan: &Plan, stop: &AtomicBool, observe: impl FnMut(Progress)) -> Result<Replay, OfflineError> {
+    replay_keeping(plan, stop, observe, |_| Ok(()))
+}
+
+/// As [`replay`], and hands what the model saw at each moment of [`Plan::kept`] to `keep`.
+///
+/// # Errors
+/// As [`replay`], and those of `keep`, which end the replay.
+pub fn replay_keeping(
+    plan: &Plan,
+    stop: &AtomicBool,
+    mut observe: impl FnMut(Progress),
+    mut keep: impl FnMut(Kept) -> Result<(), OfflineError>,
+) -> Result<Replay, OfflineError> {
     let bag = Bag::open(&plan.bag)?;
     let mut problems = Problems::default();
     bag.problems().iter().cloned().for_each(|problem| problems.add(problem));
     let state = state_spec(Folders::new(&plan.config.checkpoint, plan.config.adapter.as_deref()))
         .map_err(PipelineError::from)?;
     deployment::check_state(&plan.config, &state)?;
-    let (recorded, live) = if plan.compares { chunks(plan, &bag, &mut problems) } else { Default::default() };
-    let mut runs = Vec::new();
+    let Chunks { recorded, live, evidence, notes } =
+        if plan.compares { chunks(plan, &bag, &mut problems, stop) } else { Chunks::default() };
+    let passes = Passes { plan, bag: &bag, state: &state, live, evidence, stop };
+    let (mut runs, mut failure): (Vec<Run>, _) = (Vec::new(), None);
     let backends: Vec<Option<&String>> =
         if plan.backends.is_empty() { vec![None] } else { plan.backends.iter().map(Some).collect() };
     for (index, backend) in backends.into_iter().enumerate() {
@@ -111,119 +129,69 @@ pub fn replay(plan: &Plan, stop: &AtomicBool, mut observe: impl FnMut(Progress))
         // What is wrong with the bag is told once, although it is read for every backend.
         let mut of_pass = Problems::default();
         let told = if index == 0 { &mut problems } else { &mut of_pass };
-        let recording = plan.recording.as_ref().filter(|_| index == 0);
-        runs.push(run(plan, &bag, &state, (backend, recording), live.clone(), stop, told, &mut observe)?);
+        let recording = plan.recording.as_deref().filter(|_| index == 0);
+        match passes.run(backend, recording, told, &mut observe, &mut keep) {
+            Ok(run) => runs.push(run),
+            Err(error) if runs.is_empty() => return Err(error),
+            // What the backends before have found is not lost with it.
+            Err(error) => {
+                failure = Some(error.to_string());
+                break;
+            }
+        }
     }
-    Ok(Replay { runs, problems, recorded, interrupted: stop.load(Ordering::Relaxed) })
+    Ok(Replay { runs, problems, recorded, notes, failure, interrupted: stop.load(Ordering::Relaxed) })
 }
 
-/// The chunks that a live node has published, in the order of the bag, and what they say of its inferences.
-fn chunks(plan: &Plan, bag: &Bag, problems: &mut Problems) -> (Vec<ActionChunk>, Recorded) {
+/// What a bag says of a live node.
+#[derive(Default)]
+struct Chunks {
+    recorded: Vec<(Stamp, ActionChunk)>,
+    live: Recorded,
+    evidence: Option<Evidence>,
+    notes: Vec<String>,
+}
+
+/// Reads the chunks that a live node has published, and what else tells of its inferences.
+fn chunks(plan: &Plan, bag: &Bag, problems: &mut Problems, stop: &AtomicBool) -> Chunks {
     let mut feed = Feed::new(bag, plan, Purpose::Outputs, problems);
-    let (mut chunks, mut recorded) = (Vec::new(), Recorded::default());
+    let (mut found, mut latencies) = (Chunks::default(), Vec::new());
+    let live = &mut found.live;
     let mut reader = bag.read(|topic| feed.wants(topic));
-    while let Some(message) = reader.next() {
+    while let Some(message) = reader.next().filter(|_| !stop.load(Ordering::Relaxed)) {
         // What is wrong with the bag is told when its inputs are read.
         let Ok(message) = message else { continue };
-        let received = message.received;
         feed.read(&message, problems, |arrival| match arrival.content {
             Content::Chunk(chunk) => {
-                recorded.chunks.insert(chunk.header.stamp, (chunk.seed, received));
-                chunks.push(*chunk);
+                let published = published(&chunk, arrival.received);
+                live.chunks.entry(chunk.header.stamp).or_insert((chunk.seed, published));
+                found.recorded.push((published, *chunk));
             }
-            Content::Loaded(_) => recorded.ready = recorded.ready.or(Some(received)),
+            Content::Latency(latency) => latencies.push(*latency),
+            Content::Loaded(_) => live.ready = live.ready.or(arrival.received),
             _ => {}
         });
     }
-    (chunks, recorded)
-}
-
-/// One pass over the bag.
-#[expect(clippy::too_many_arguments, reason = "what a pass needs and nothing else")]
-fn run(
-    plan: &Plan,
-    bag: &Bag,
-    state: &StateSpec,
-    (backend, recording): (Option<&String>, Option<&PathBuf>),
-    live: Recorded,
-    stop: &AtomicBool,
-    problems: &mut Problems,
-    observe: &mut impl FnMut(Progress),
-) -> Result<Run, OfflineError> {
-    let name = backend.cloned().unwrap_or_default();
-    let total_bytes = bag.bytes();
-    observe(Progress { what: "loading", done_bytes: 0, total_bytes });
-    let load = |backend: &String| Pipeline::load(&Options { backend: backend.clone(), ..plan.options.clone() });
-    let pipeline = backend.map(load).transpose()?;
-    let facts = pipeline.as_ref().map(|pipeline| deployment::check(&plan.config, pipeline)).transpose()?;
-    if let Some(pipeline) = &pipeline {
-        deployment::rehearse(&plan.config, pipeline)?;
+    if found.recorded.is_empty() {
+        let place = Place { file: plan.bag.as_path().into(), at: At::File };
+        let topic = plan.names.resolve("~/action_chunk");
+        problems.on(&topic, &place, "no chunk to compare with");
     }
-    let mut inputs = Inputs::new(&plan.config);
-    if plan.config.proprio.source == ProprioSource::Proprio {
-        inputs.expect_state(state);
+    let mut seeds = live.chunks.values().map(|(seed, _)| *seed);
+    live.seed = seeds.next().filter(|first| seeds.all(|seed| seed == *first));
+    if latencies.is_empty() && !found.recorded.is_empty() {
+        found.notes.push(
+            "no ~/stage_latency is in the bag, so nothing corrects the order in which messages were recorded"
+                .to_owned(),
+        );
     }
-    let feedback = Feedback::new(&plan.config, state.channels());
-    let mut simulation = Simulation::new(pipeline.as_ref(), feedback, plan.latency, plan.seed, live);
-    simulation.keep(plan.kept.clone());
-    let recording = match (recording, &facts, &pipeline) {
-        (Some(path), Some(facts), Some(pipeline)) => Some(Recording::create(path, plan, facts, pipeline)?),
-        _ => None,
-    };
-    let mut pass = Pass::new(&plan.config, inputs, simulation, plan.sim_time, plan.from, recording);
-
-    let started = Instant::now();
-    let mut feed = Feed::new(bag, plan, Purpose::Inputs { sim_time: plan.sim_time }, problems);
-    let mut timeline = Timeline::new(plan.clockwork);
-    let mut first: Option<Stamp> = None;
-    let mut reader = bag.read(|topic| feed.wants(topic));
-    let what = if name.is_empty() { "choosing observations" } else { name.as_str() };
-    'messages: loop {
-        let next = reader.next();
-        let has_ended = next.is_none();
-        match next {
-            Some(Ok(message)) => {
-                feed.read(&message, problems, |arrival| timeline.push(arrival));
-            }
-            Some(Err(problem)) => problems.add(problem),
-            None => {}
-        }
-        while let Some(due) = timeline.pop(has_ended) {
-            let first = *first.get_or_insert(due.at);
-            let since = Duration::from_nanos(u64::try_from(due.at.nanos.saturating_sub(first.nanos)).unwrap_or(0));
-            if plan.to.is_some_and(|to| since > to) || stop.load(Ordering::Relaxed) {
-                break 'messages;
-            }
-            if plan.as_recorded {
-                sleep_until(started + since, stop);
-            }
-            let topic = due.arrival.topic;
-            pass.take(due, problems, feed.name(topic))?;
-            observe(Progress { what, done_bytes: reader.position_bytes(), total_bytes });
-        }
-        if has_ended {
-            break;
-        }
+    let by_receipt = plan.clockwork == Clockwork::Receive;
+    found.evidence = by_receipt.then(|| Evidence::new(&plan.config, &found.recorded, &latencies));
+    live.begun = found.evidence.iter().flat_map(Evidence::begun).collect();
+    if let Some(first) = found.evidence.as_ref().and_then(|evidence| evidence.turns().next()) {
+        // The node was ready by its first inference, and its pace counts from one that is known.
+        let counts_from_first = plan.config.policy.rate_hz > 0.0 || live.ready.is_none_or(|ready| ready > first);
+        live.ready = if counts_from_first { Some(first) } else { live.ready };
     }
-    let findings = pass.finish(problems)?;
-    let inferred = findings.answers.iter().filter_map(|answer| answer.inferred());
-    Ok(Run {
-        backend: name,
-        // An empty sum of floats is negative zero.
-        inferring_ms: inferred.map(|inferred| inferred.times.e2e_ms + inferred.decode_ms).sum::<f64>() + 0.0,
-        findings,
-        wall_ms: milliseconds(started.elapsed()),
-        action_names: facts.map(|facts| facts.action_names).unwrap_or_default(),
-    })
-}
-
-/// Sleeps until `moment`, or `stop` is set.
-fn sleep_until(moment: Instant, stop: &AtomicBool) {
-    const NAP: Duration = Duration::from_millis(50);
-    while !stop.load(Ordering::Relaxed) {
-        match moment.saturating_duration_since(Instant::now()) {
-            Duration::ZERO => return,
-            left => std::thread::sleep(left.min(NAP)),
-        }
-    }
+    found
 }

@@ -14,6 +14,7 @@ pub fn page(report: &Report) -> String {
     let body = html! {
         h1 { "X-VLA replay: " (report.bag.display()) }
         @if report.interrupted { p { strong { "Interrupted: this is a part of the bag." } } }
+        @if let Some(failure) = &report.failure { p { strong { "Not every backend ran: " (failure) } } }
         (overview(report))
         @if report.runs.iter().any(|run| run.stages.is_some()) { (markup::latency_table(stages)) }
         (ages(report))
@@ -70,15 +71,10 @@ fn overview(report: &Report) -> Markup {
     }
 }
 
-/// A moment of the recording, seconds after its start.
-fn since_s(run: &RunReport, moment_ns: i64) -> f64 {
-    (moment_ns - run.start_ns) as f64 / 1e9
-}
-
 fn ages(report: &Report) -> Markup {
     let series = report.runs.iter().map(|run| Series {
         name: name(run),
-        points: run.answers.iter().map(|answer| (since_s(run, answer.published_ns), answer.age_ms)).collect(),
+        points: run.answers.iter().map(|answer| (answer.at_s, answer.age_ms)).collect(),
     });
     let series: Vec<Series> = series.collect();
     html! {
@@ -145,7 +141,7 @@ fn actions(report: &Report) -> Markup {
                     name: name(run),
                     points: run.answers.iter().filter_map(|answer| {
                         let value = answer.first_action.get(channel)?;
-                        Some((since_s(run, answer.reference_ns), f64::from(*value)))
+                        Some((answer.at_s, f64::from(*value)))
                     }).collect(),
                 }).collect::<Vec<_>>()))
             }
@@ -161,8 +157,10 @@ fn comparison(report: &Report) -> Markup {
             h2 { "Against the chunks in the bag" }
             p {
                 (comparison.same) " of " (comparison.recorded) " recorded chunks ("
-                (format!("{:.1} %", comparison.same_share * 100.0)) ") are on the same observations."
+                (format!("{:.1} %", comparison.same_share * 100.0)) ") are on the same observations; the replay has "
+                (comparison.replayed) "."
             }
+            @if !comparison.notes.is_empty() { ul { @for note in &comparison.notes { li { (note) } } } }
             table {
                 tr { th { "channel" } th { "max |Δ|" } th { "mean |Δ|" } }
                 @for channel in &comparison.channels {
@@ -220,13 +218,14 @@ fn problems(report: &Report) -> Markup {
 
 fn configuration(report: &Report) -> Markup {
     let (how, machine, versions) = (&report.configuration, &report.machine, &report.versions);
+    let recorded = if how.as_recorded { "that of the chunk in the bag, or else " } else { "" };
     let latency = how.latency_ms.map_or("as long as it took".to_owned(), |ms| format!("{ms} ms"));
     let facts = [
         ("checkpoint", how.checkpoint.display().to_string()),
         ("runs on", format!("{}, {}", how.device, how.dtype)),
         ("recorded time", format!("by {}", if how.timeline == "header" { "the stamps of headers" } else { "receipt" })),
-        ("an inference lasts", latency),
-        ("seed of the noise", how.seed.to_string()),
+        ("an inference lasts", format!("{recorded}{latency}")),
+        ("seed of the noise", format!("{recorded}{}", how.seed)),
         ("processor", format!("{} ({} cores)", machine.cpu.as_deref().unwrap_or("unknown"), machine.cores)),
         ("xvla_ros", versions.xvla_ros.to_owned()),
         ("libtorch", versions.libtorch.clone()),

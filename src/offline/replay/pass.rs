@@ -1,6 +1,7 @@
 //! One pass over a bag: a node's turns in recorded time, with a simulated inference thread.
 
 use super::answer::{Answer, Chosen};
+use super::evidence::Moved;
 use super::feed::{Arrival, Content};
 use super::problems::Problems;
 use super::recording::Recording;
@@ -17,34 +18,41 @@ use crate::robot::instruction::Origin;
 use crate::robot::policy_loop::PolicyLoop;
 use crate::robot::selection::Undecodable;
 use crate::robot::time::Now;
-use crate::types::Stamp;
+use crate::types::{Observation, Stamp};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The time between two turns of a node that nothing wakes, ns.
 const TURN_NS: i64 = 10_000_000;
 /// Silence after which nothing changes any more, ns: every input is too old by then.
 const SILENCE_NS: i64 = 60_000_000_000;
-/// The time between two looks at the counts, ns.
-const SECOND_NS: i64 = 1_000_000_000;
+/// The time between two looks at the counts.
+const SECOND: Duration = Duration::from_secs(1);
 /// Frames whose places are remembered.
 const PLACES: usize = 1024;
 
 /// What a pass has found.
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
-    /// The first and the last moment.
-    pub span: Option<(Stamp, Stamp)>,
+    /// ROS time when it was known first.
+    pub start: Option<Stamp>,
+    /// The first and the last moment at which a message came, on the recorder's clock.
+    pub moments: Option<(Stamp, Stamp)>,
+    /// The time between them.
+    pub recorded: Duration,
     /// Every observation that was answered, in the order of publication.
     pub answers: Vec<Answer>,
     /// What became of the others.
     pub counts: Counts,
     /// What became of the frames of each camera.
     pub cameras: Vec<CameraCounts>,
-    /// The counts of the cameras, once a second.
-    pub seconds: Vec<(Stamp, Vec<CameraCounts>)>,
-    /// When the inputs became good or bad, and why.
-    pub health: Vec<(Stamp, Health)>,
+    /// The counts of the cameras, once a second, at times after the first moment.
+    pub seconds: Vec<(Duration, Vec<CameraCounts>)>,
+    /// When the inputs became good or bad, after the first moment, and why.
+    pub health: Vec<(Duration, Health)>,
+    /// Messages that were taken at another moment than that of their record, because chunks tell when the node had them.
+    pub moved: Moved,
     /// How often ROS time jumped.
     pub time_jumps: u64,
     /// Messages that the inputs have taken or refused.
@@ -87,15 +95,28 @@ impl CameraCounts {
     }
 }
 
+/// What the model saw at a moment that is kept.
+#[derive(Debug)]
+pub struct Kept {
+    /// What was chosen then.
+    pub chosen: Chosen,
+    /// The observation.
+    pub observation: Arc<Observation>,
+}
+
 /// Where a camera's frame stands.
 struct FramePlace {
     camera: usize,
     stamp: Stamp,
     place: Place,
+    /// The topic's index in the bag.
+    topic: usize,
 }
 
 /// A pass that is under way.
 pub struct Pass<'p> {
+    /// The names of the bag's topics.
+    topics: Vec<String>,
     policy_loop: PolicyLoop,
     simulation: Simulation<'p>,
     /// The present on the steady clock at the first moment.
@@ -108,18 +129,27 @@ pub struct Pass<'p> {
     from: Duration,
     /// What the node would have published; `None` if that is not written.
     recording: Option<Recording>,
+    /// Turns in which the node is known to have chosen an observation, those that are to come.
+    known_turns: VecDeque<Stamp>,
+    /// Half the time between two inferences at the pace of the deployment, ns; 0 without a rate.
+    half_period_ns: i64,
+    /// A known turn whose messages are being taken.
+    open: Option<Stamp>,
     next_tick: Stamp,
-    next_second: Stamp,
+    next_second: Duration,
     /// Where the latest frames stand.
     places: VecDeque<FramePlace>,
+    /// Observations that were asked for and not yet taken.
+    kept: Vec<Kept>,
     findings: Findings,
 }
 
 impl<'p> Pass<'p> {
     /// A pass of the deployment of `config` with its `inputs`. `sim_time` says that ROS time is simulated; inferences begin
-    /// `from` after the first moment, and what a node would publish goes into `recording`.
+    /// `from` after the first moment, and what a node would publish goes into `recording`. `topics` are those of the bag.
     pub fn new(
         config: &Config,
+        topics: Vec<String>,
         inputs: Inputs,
         simulation: Simulation<'p>,
         sim_time: bool,
@@ -128,6 +158,7 @@ impl<'p> Pass<'p> {
     ) -> Self {
         let frames = vec![Vec::new(); config.cameras.len()];
         Self {
+            topics,
             from,
             recording,
             policy_loop: PolicyLoop::new(config, inputs),
@@ -135,52 +166,100 @@ impl<'p> Pass<'p> {
             base: Instant::now(),
             start: None,
             sim_time: sim_time.then_some(None),
+            known_turns: VecDeque::new(),
+            half_period_ns: if config.policy.rate_hz > 0.0 { (0.5e9 / config.policy.rate_hz) as i64 } else { 0 },
+            open: None,
             next_tick: Stamp::default(),
-            next_second: Stamp::default(),
+            next_second: Duration::ZERO,
             places: VecDeque::new(),
+            kept: Vec::new(),
             findings: Findings { frames, ..Findings::default() },
         }
+    }
+
+    fn topic(&self, index: usize) -> &str {
+        self.topics.get(index).map_or("", String::as_str)
+    }
+
+    /// Takes `turns` for those in which the node is known to have chosen an observation.
+    pub fn follow(&mut self, turns: impl Iterator<Item = Stamp>) {
+        self.known_turns = turns.collect();
     }
 
     /// Takes a message at its moment, after everything that happens before.
     ///
     /// # Errors
     /// The recording cannot be written.
-    pub fn take(&mut self, due: Due, problems: &mut Problems, topic: &str) -> Result<(), DatasetError> {
+    pub fn take(&mut self, due: Due, problems: &mut Problems) -> Result<(), DatasetError> {
         let Due { at, late_ms, arrival } = due;
+        self.findings.moments.get_or_insert((at, at)).1 = at;
         if self.start.is_none() {
             (self.start, self.next_tick) = (Some(at), at);
             let from_ns = i64::try_from(self.from.as_nanos()).unwrap_or(i64::MAX);
             self.simulation.wait_until(Stamp { nanos: at.nanos.saturating_add(from_ns) });
         }
+        self.close(Some(at), problems)?;
         self.advance_to(at, problems)?;
         if late_ms > 0.0 {
-            problems.on(topic, &arrival.place, format!("{late_ms:.3} ms before the message in front of it"));
+            let reason = format!("{late_ms:.3} ms before the message in front of it");
+            problems.on(self.topic(arrival.topic), &arrival.place, reason);
         }
-        let place = arrival.place.clone();
-        self.turn(at, problems, Some(arrival))?;
+        let (place, topic) = (arrival.place.clone(), arrival.topic);
+        self.arrive(at, arrival);
+        if self.known_turns.front() == Some(&at) {
+            // What arrives for one turn of the node is taken in one.
+            self.open = Some(at);
+        } else {
+            self.turn(at, problems)?;
+        }
         for reason in self.policy_loop.inputs.take_new_faults() {
-            problems.on(topic, &place, reason);
+            problems.on(self.topic(topic), &place, reason);
         }
         Ok(())
     }
 
-    /// Ends what is under way.
+    /// What the model saw at the moments that are kept, as far as it is known and was not taken before.
+    pub fn take_kept(&mut self) -> impl Iterator<Item = Kept> + use<> {
+        std::mem::take(&mut self.kept).into_iter()
+    }
+
+    /// Ends what is under way, as if no time passed for the inputs: what a node makes of their silence is nothing that the
+    /// bag shows.
     ///
     /// # Errors
     /// The recording cannot be written.
-    pub fn finish(mut self, problems: &mut Problems) -> Result<Findings, DatasetError> {
+    pub fn end(&mut self, problems: &mut Problems) -> Result<(), DatasetError> {
+        self.close(None, problems)?;
         while let Some(end) = self.simulation.next_end() {
-            self.advance_to(end, problems)?;
+            let now = self.now(end);
+            self.simulation.set_now(end, now.stamp);
+            if let Some(ended) = self.simulation.end_next() {
+                self.ended(ended, now, problems)?;
+            }
         }
-        self.recording.take().map_or(Ok(()), Recording::finish)?;
+        self.recording.take().map_or(Ok(()), Recording::finish)
+    }
+
+    /// What was found.
+    pub fn findings(mut self) -> Findings {
         self.findings.frames.iter_mut().for_each(|stamps| stamps.sort_unstable());
-        self.look();
+        if let Some((first, last)) = self.findings.moments {
+            self.findings.recorded = Duration::from_nanos(last.nanos.abs_diff(first.nanos));
+        }
+        self.look(self.findings.recorded);
         let inputs = &self.policy_loop.inputs;
         self.findings.cameras = inputs.cameras().iter().map(CameraCounts::of).collect();
         self.findings.time_jumps = inputs.time_jumps();
         self.findings.counts = self.simulation.counts();
-        Ok(self.findings)
+        self.findings
+    }
+
+    /// Takes the turn that is open, unless the next message arrives in it as well, at `next`.
+    fn close(&mut self, next: Option<Stamp>, problems: &mut Problems) -> Result<(), DatasetError> {
+        match self.open.take_if(|open| Some(*open) != next) {
+            Some(at) => self.turn(at, problems),
+            None => Ok(()),
+        }
     }
 
     /// Takes the turns in which nothing arrives: those of a node that waits, and those in which an inference ends.
@@ -191,15 +270,13 @@ impl<'p> Pass<'p> {
         }
         loop {
             let end = self.simulation.next_end();
-            let next = end.map_or(self.next_tick, |end| end.min(self.next_tick));
+            let others = end.into_iter().chain(self.known_turns.front().copied());
+            let next = others.fold(self.next_tick, Stamp::min);
             // What arrives at the same moment arrives first.
             if next > at || (next == at && end != Some(at)) {
                 return Ok(());
             }
-            if next == self.next_tick {
-                self.next_tick = Stamp { nanos: next.nanos.saturating_add(TURN_NS) };
-            }
-            self.turn(next, problems, None)?;
+            self.turn(next, problems)?;
         }
     }
 
@@ -209,28 +286,50 @@ impl<'p> Pass<'p> {
         Now { stamp: self.sim_time.map_or(at, Option::unwrap_or_default), at: steady }
     }
 
-    /// What a node does after every wait for messages.
-    fn turn(&mut self, at: Stamp, problems: &mut Problems, arrival: Option<Arrival>) -> Result<(), DatasetError> {
-        if let Some(Arrival { content: Content::Clock(stamp), .. }) = &arrival {
+    /// Takes a message into the inputs.
+    fn arrive(&mut self, at: Stamp, arrival: Arrival) {
+        if let Content::Clock(stamp) = &arrival.content {
             self.sim_time = self.sim_time.map(|_| Some(*stamp));
         }
         let now = self.now(at);
         self.simulation.set_now(at, now.stamp);
         self.policy_loop.advance(now, &mut self.simulation);
-        if let Some(arrival) = arrival {
-            self.feed(arrival, now);
-        }
+        self.feed(arrival, now);
+    }
+
+    /// What a node does after every wait for messages.
+    fn turn(&mut self, at: Stamp, problems: &mut Problems) -> Result<(), DatasetError> {
+        let now = self.now(at);
+        self.next_tick = Stamp { nanos: at.nanos.saturating_add(TURN_NS) };
+        self.simulation.set_now(at, now.stamp);
+        self.policy_loop.advance(now, &mut self.simulation);
         while let Some(ended) = self.simulation.end_next() {
             self.ended(ended, now, problems)?;
         }
         self.policy_loop.follow_instruction(&mut self.simulation);
         let health = Health::of_inputs(&self.policy_loop.inputs, now);
-        self.policy_loop.infer(now, &health, &mut self.simulation);
+        let mut is_known = false;
+        while self.known_turns.front().is_some_and(|turn| *turn <= at) {
+            is_known = self.known_turns.pop_front().is_some();
+        }
+        if is_known {
+            // That it was due is known, whatever the pace.
+            self.policy_loop.inputs.pace.ask();
+        }
+        let is_next = |turn: &Stamp| turn.nanos.saturating_sub(at.nanos) < self.half_period_ns;
+        // An inference that is due now and known to have begun a moment later is the same one.
+        let is_early = !is_known && self.known_turns.front().is_some_and(is_next);
+        if !(is_early && health.may_act) {
+            self.policy_loop.infer(now, &health, &mut self.simulation);
+        }
+        if is_known {
+            self.policy_loop.inputs.pace.forget();
+        }
         if let Some(recording) = &mut self.recording {
             recording.turn(&self.policy_loop.inputs, &health, self.simulation.counts(), now)?;
         }
         if now.has_begun() {
-            self.note(now.stamp, health);
+            self.note(now, health);
         }
         Ok(())
     }
@@ -243,12 +342,12 @@ impl<'p> Pass<'p> {
                 let stamp = arrival.stamp.unwrap_or(now.stamp);
                 self.findings.frames.get_mut(camera).into_iter().for_each(|stamps| stamps.push(stamp));
                 self.places.truncate(PLACES - 1);
-                self.places.push_front(FramePlace { camera, stamp, place: arrival.place });
+                self.places.push_front(FramePlace { camera, stamp, place: arrival.place, topic: arrival.topic });
                 inputs.frame(camera, image, arrival.stamp, now);
             }
             Content::State(index, reading) => inputs.state(index, reading, arrival.stamp, now),
             Content::Instruction(text) => inputs.instruction(text, Origin::Volatile, now),
-            Content::Clock(_) | Content::Chunk(_) | Content::Loaded(_) => {}
+            Content::Clock(_) | Content::Chunk(_) | Content::Latency(_) | Content::Loaded(_) => {}
         }
     }
 
@@ -260,10 +359,9 @@ impl<'p> Pass<'p> {
                 let faults = inputs.take_new_faults();
                 let stamp = ended.chosen.cameras.get(camera).copied().flatten();
                 let frame = self.places.iter().find(|frame| frame.camera == camera && Some(frame.stamp) == stamp);
-                let place = frame.map(|frame| frame.place.clone());
-                let name = inputs.cameras().get(camera).map_or("", |camera| camera.topic.name.as_str()).to_owned();
-                if let Some(place) = place {
-                    faults.into_iter().for_each(|reason| problems.on(&name, &place, reason));
+                if let Some(frame) = frame {
+                    let name = self.topics.get(frame.topic).map_or("", String::as_str);
+                    faults.into_iter().for_each(|reason| problems.on(name, &frame.place, reason));
                 }
                 return Ok(());
             }
@@ -277,32 +375,33 @@ impl<'p> Pass<'p> {
             }
             None => (ended.chosen, None),
         };
-        let observation = ended.observation;
-        self.findings.answers.push(Answer { chosen, began: ended.began, published: now.stamp, observation, inferred });
+        self.kept.extend(ended.observation.map(|observation| Kept { chosen: chosen.clone(), observation }));
+        let since_start = now.at.saturating_duration_since(self.base);
+        let (number, began, published) = (ended.number, ended.began, now.stamp);
+        self.findings.answers.push(Answer { number, chosen, since_start, began, published, inferred });
         Ok(())
     }
 
     /// Takes note of a change of health, and once a second of the counts.
-    fn note(&mut self, at: Stamp, health: Health) {
-        let span = self.findings.span.get_or_insert((at, at));
-        span.1 = at;
+    fn note(&mut self, now: Now, health: Health) {
+        self.findings.start.get_or_insert(now.stamp);
+        let since_start = now.at.saturating_duration_since(self.base);
         let is_new = self
             .findings
             .health
             .last()
             .is_none_or(|(_, last)| last.may_act != health.may_act || last.level != health.level);
         if is_new {
-            self.findings.health.push((at, health));
+            self.findings.health.push((since_start, health));
         }
-        if at >= self.next_second {
-            self.look();
-            self.next_second = Stamp { nanos: at.nanos.saturating_add(SECOND_NS) };
+        if since_start >= self.next_second {
+            self.look(since_start);
+            self.next_second = since_start.saturating_add(SECOND);
         }
     }
 
-    fn look(&mut self) {
-        let Some((_, at)) = self.findings.span else { return };
+    fn look(&mut self, since_start: Duration) {
         let counts = self.policy_loop.inputs.cameras().iter().map(CameraCounts::of).collect();
-        self.findings.seconds.push((at, counts));
+        self.findings.seconds.push((since_start, counts));
     }
 }

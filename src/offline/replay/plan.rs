@@ -3,7 +3,6 @@
 use crate::config::topic_names::Names;
 use crate::config::{Config, Fact};
 use crate::pipeline::Options;
-use crate::types::Stamp;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,8 +38,8 @@ pub struct Plan {
     pub compares: bool,
     /// Whether `/clock` is ROS time.
     pub sim_time: bool,
-    /// The moments of which the observations are kept.
-    pub kept: BTreeSet<Stamp>,
+    /// The inferences of which the observations are kept, by their number.
+    pub kept: BTreeSet<u64>,
     /// The mcap file for what the node would have published with the first backend.
     pub recording: Option<PathBuf>,
 }

@@ -1,10 +1,12 @@
 //! Everything that a replay has found; [`serde::Serialize`] gives its JSON.
 
 use super::answer::{Answer, Inferred};
-use super::comparison::{Comparison, compare};
+use super::comparison::{Comparison, Live, Replayed, compare};
+use super::evidence::Moved;
 use super::pass::CameraCounts;
 use super::plan::{Clockwork, Latency};
 use super::{Plan, Replay, Run};
+use crate::data::bag::BagError;
 use crate::offline::machine::{Machine, Versions};
 use crate::offline::report::Stages;
 use crate::pipeline::latency::{Summary, milliseconds};
@@ -12,6 +14,7 @@ use crate::types::{HostArray, Stamp};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// What a replay has found.
 #[derive(Clone, Debug, Serialize)]
@@ -20,6 +23,8 @@ pub struct Report {
     pub bag: PathBuf,
     /// Whether the replay was stopped before its end, so that this is a part.
     pub interrupted: bool,
+    /// Why there are no runs of further backends.
+    pub failure: Option<String>,
     /// What is wrong with the bag, one line per kind of fault and topic.
     pub problems: Vec<String>,
     /// How it was replayed.
@@ -49,6 +54,8 @@ pub struct Configuration {
     pub latency_ms: Option<f64>,
     /// The seed of the noise.
     pub seed: u64,
+    /// Whether seeds and durations of the chunks in the bag counted instead, as far as they are known.
+    pub as_recorded: bool,
 }
 
 /// What one backend made of the bag.
@@ -56,7 +63,7 @@ pub struct Configuration {
 pub struct RunReport {
     /// Its name; empty where observations were only chosen.
     pub backend: String,
-    /// The first moment of the bag, ns.
+    /// ROS time when it was known first, ns.
     pub start_ns: i64,
     /// Recorded time, seconds.
     pub recorded_s: f64,
@@ -70,6 +77,8 @@ pub struct RunReport {
     pub failed: usize,
     /// Observations that newer ones replaced before an inference began.
     pub superseded: u64,
+    /// Messages that were taken at another moment than that of their record, because chunks tell when the node had them.
+    pub moved: Moved,
     /// Observations and answers that a stop, a jump of time or a new instruction made void.
     pub withdrawn: u64,
     /// Summaries of the stages, ms; `None` without chunks.
@@ -127,6 +136,8 @@ pub struct Second {
 /// One answer.
 #[derive(Clone, Debug, Serialize)]
 pub struct AnswerReport {
+    /// When its chunk was published, seconds after the first moment.
+    pub at_s: f64,
     /// The moment that its observation stands for, ns.
     pub reference_ns: i64,
     /// When its inference began, ns.
@@ -149,33 +160,53 @@ impl Report {
     /// Summarises `replay`, which followed `plan`.
     pub fn new(plan: &Plan, replay: &Replay) -> Self {
         let first = replay.runs.first();
-        let comparison = first.filter(|_| plan.compares).map(|run| {
-            let names = plan.config.cameras.iter().map(|camera| camera.name.clone());
-            let seen: Vec<_> = names.zip(run.findings.frames.iter().cloned()).collect();
-            compare(&replay.recorded, &run.findings.answers, &run.action_names, &seen)
-        });
+        let comparison = first.filter(|_| plan.compares).and_then(|run| comparison(plan, replay, run));
         Self {
-            bag: plan.bag.clone(),
             interrupted: replay.interrupted,
+            failure: replay.failure.clone(),
             problems: replay.problems.faults().iter().map(ToString::to_string).collect(),
-            configuration: Configuration {
-                checkpoint: plan.config.checkpoint.clone(),
-                device: plan.options.device.to_string(),
-                dtype: plan.options.dtype.name(),
-                timeline: match plan.clockwork {
-                    Clockwork::Receive => "receive",
-                    Clockwork::Header => "header",
-                },
-                latency_ms: match plan.latency {
-                    Latency::Fixed(latency) => Some(milliseconds(latency)),
-                    Latency::Measured => None,
-                },
-                seed: plan.seed,
-            },
             runs: replay.runs.iter().map(|run| RunReport::new(run, first)).collect(),
             comparison,
+            ..Self::of_nothing(plan)
+        }
+    }
+
+    /// The report about a bag of which nothing can be read, because of `error`.
+    pub fn of_unreadable(plan: &Plan, error: &BagError) -> Self {
+        Self { problems: vec![error.to_string()], ..Self::of_nothing(plan) }
+    }
+
+    fn of_nothing(plan: &Plan) -> Self {
+        Self {
+            bag: plan.bag.clone(),
+            interrupted: false,
+            failure: None,
+            problems: Vec::new(),
+            configuration: Configuration::of(plan),
+            runs: Vec::new(),
+            comparison: None,
             machine: Machine::read(),
             versions: Versions::read(),
+        }
+    }
+}
+
+impl Configuration {
+    fn of(plan: &Plan) -> Self {
+        Self {
+            checkpoint: plan.config.checkpoint.clone(),
+            device: plan.options.device.to_string(),
+            dtype: plan.options.dtype.name(),
+            timeline: match plan.clockwork {
+                Clockwork::Receive => "receive",
+                Clockwork::Header => "header",
+            },
+            latency_ms: match plan.latency {
+                Latency::Fixed(latency) => Some(milliseconds(latency)),
+                Latency::Measured => None,
+            },
+            seed: plan.seed,
+            as_recorded: plan.compares,
         }
     }
 }
@@ -183,8 +214,7 @@ impl Report {
 impl RunReport {
     fn new(run: &Run, first: Option<&Run>) -> Self {
         let findings = &run.findings;
-        let (start, end) = findings.span.unwrap_or_default();
-        let since_s = |at: Stamp| at.ms_since(start) / 1e3;
+        let recorded_s = findings.recorded.as_secs_f64();
         let inferred: Vec<&Inferred> = findings.answers.iter().filter_map(Answer::inferred).collect();
         let of_answers =
             |value: fn(&Answer) -> f64| Summary::of(&findings.answers.iter().map(value).collect::<Vec<_>>());
@@ -192,13 +222,14 @@ impl RunReport {
         let other = first.filter(|first| first.backend != run.backend);
         Self {
             backend: run.backend.clone(),
-            start_ns: start.nanos,
-            recorded_s: since_s(end),
+            start_ns: findings.start.unwrap_or_default().nanos,
+            recorded_s,
             messages: findings.messages,
             observations: findings.answers.len(),
             chunks: inferred.len(),
             failed: findings.answers.iter().filter(|answer| matches!(answer.inferred, Some(Err(_)))).count(),
             superseded: findings.counts.superseded,
+            moved: findings.moved,
             withdrawn: findings.counts.withdrawn,
             stages: stages(&inferred),
             queue_ms: Summary::of(&inferred.iter().map(|inferred| inferred.queue_ms).collect::<Vec<_>>()),
@@ -210,7 +241,7 @@ impl RunReport {
                 .health
                 .iter()
                 .map(|(at, health)| HealthChange {
-                    at_s: since_s(*at),
+                    at_s: at.as_secs_f64(),
                     level: format!("{:?}", health.level).to_lowercase(),
                     may_act: health.may_act,
                     reason: health.reason.clone(),
@@ -218,14 +249,14 @@ impl RunReport {
                 .collect(),
             wall_s: run.wall_ms / 1e3,
             inferring_s: run.inferring_ms / 1e3,
-            speed_without_inference: since_s(end) / without_inference_s,
+            speed_without_inference: recorded_s / without_inference_s,
             max_abs_delta: other.map(|other| largest_delta(&other.findings.answers, &findings.answers)),
-            action_names: run.action_names.clone(),
+            action_names: run.facts.as_ref().map(|facts| facts.action_names.clone()).unwrap_or_default(),
             answers: findings.answers.iter().map(AnswerReport::new).collect(),
             seconds: findings
                 .seconds
                 .iter()
-                .map(|(at, cameras)| Second { at_s: since_s(*at), cameras: cameras.clone() })
+                .map(|(at, cameras)| Second { at_s: at.as_secs_f64(), cameras: cameras.clone() })
                 .collect(),
         }
     }
@@ -238,6 +269,7 @@ impl AnswerReport {
             inferred.actions.data.iter().take(width).copied().collect()
         };
         Self {
+            at_s: answer.since_start.as_secs_f64(),
             reference_ns: answer.chosen.reference.nanos,
             began_ns: answer.began.nanos,
             published_ns: answer.published.nanos,
@@ -248,6 +280,27 @@ impl AnswerReport {
             failure: answer.inferred.as_ref().and_then(|inferred| inferred.as_ref().err().cloned()),
         }
     }
+}
+
+/// The chunks of the part of the bag that was replayed against the answers of `run`; `None` where it inferred nothing.
+fn comparison(plan: &Plan, replay: &Replay, run: &Run) -> Option<Comparison> {
+    let facts = run.facts.as_ref()?;
+    let findings = &run.findings;
+    let names = plan.config.cameras.iter().map(|camera| camera.name.clone());
+    let seen: Vec<_> = names.zip(findings.frames.iter().cloned()).collect();
+    let after = |moment: Stamp, span: Duration| Stamp {
+        nanos: moment.nanos.saturating_add(i64::try_from(span.as_nanos()).unwrap_or(i64::MAX)),
+    };
+    let is_whole = plan.from.is_zero() && plan.to.is_none() && !replay.interrupted;
+    let part = findings.moments.filter(|_| !is_whole).map(|(first, last)| {
+        let ended = findings.answers.last().map_or(last, |answer| after(first, answer.since_start));
+        after(first, plan.from)..=last.max(ended)
+    });
+    let is_in_part = |published: &Stamp| part.as_ref().is_none_or(|part| part.contains(published));
+    let chunks: Vec<_> =
+        replay.recorded.iter().filter(|(published, _)| is_in_part(published)).map(|(_, chunk)| chunk).collect();
+    let replayed = Replayed { answers: &findings.answers, facts, domain_id: plan.config.domain_id.unwrap_or_default() };
+    Some(compare(Live { chunks: &chunks, seen: &seen }, replayed, replay.notes.clone()))
 }
 
 /// The summaries of the stages. Decoding is part of preprocessing, as in `~/stage_latency`.

@@ -13,13 +13,28 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The time within which a node that began on another observation did not begin on this one, ns.
+const SOON_NS: i64 = 25_000_000;
+
 /// What a recording says of the inferences that were made live, by the moment that their observations stand for.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     /// The seed of the noise, and when the chunk was published.
     pub chunks: BTreeMap<Stamp, (u64, Stamp)>,
+    /// The seed of all of them, if they have one in common.
+    pub seed: Option<u64>,
+    /// When inferences began.
+    pub begun: BTreeSet<Stamp>,
     /// When the node was ready.
     pub ready: Option<Stamp>,
+}
+
+impl Recorded {
+    /// Whether the node did not begin on `selection`, because it began on another one in a moment.
+    fn passed_over(&self, selection: &Selection, now: Stamp) -> bool {
+        let soon = Stamp { nanos: now.nanos.saturating_add(SOON_NS) };
+        !self.chunks.contains_key(&selection.reference()) && self.begun.range(now..soon).next().is_some()
+    }
 }
 
 /// What answers observations in recorded time.
@@ -30,8 +45,8 @@ pub struct Simulation<'p> {
     latency: Latency,
     seed: u64,
     recorded: Recorded,
-    /// The moments of which the observation is kept.
-    kept: BTreeSet<Stamp>,
+    /// The inferences of which the observation is kept, by their number.
+    kept: BTreeSet<u64>,
     now: Stamp,
     /// ROS time at the present.
     ros_now: Stamp,
@@ -40,6 +55,8 @@ pub struct Simulation<'p> {
     /// Inferences that may have begun at a time.
     depth: usize,
     epoch: u64,
+    /// The number of inferences that were begun.
+    begun: u64,
     sequence: u64,
     counts: Counts,
 }
@@ -59,6 +76,7 @@ struct Waiting {
 }
 
 struct UnderWay {
+    number: u64,
     ends: Stamp,
     began: Stamp,
     epoch: u64,
@@ -69,6 +87,8 @@ struct UnderWay {
 
 /// An offer that has been answered, or could not be.
 pub struct Ended {
+    /// Counts the inferences that were begun, from 0.
+    pub number: u64,
     /// When its inference began, in ROS time.
     pub began: Stamp,
     /// What was offered.
@@ -101,6 +121,7 @@ impl<'p> Simulation<'p> {
             under_way: VecDeque::new(),
             depth: if pipeline.is_some_and(Pipeline::overlaps) { 2 } else { 1 },
             epoch: 0,
+            begun: 0,
             sequence: 0,
             counts: Counts::default(),
         }
@@ -111,9 +132,9 @@ impl<'p> Simulation<'p> {
         (self.now, self.ros_now) = (now, ros_now);
     }
 
-    /// Keeps the observations of these moments.
-    pub fn keep(&mut self, moments: BTreeSet<Stamp>) {
-        self.kept = moments;
+    /// Keeps the observations of the inferences with these numbers.
+    pub fn keep(&mut self, numbers: BTreeSet<u64>) {
+        self.kept = numbers;
     }
 
     /// Lets no inference begin before `moment`.
@@ -141,8 +162,8 @@ impl<'p> Simulation<'p> {
             self.feedback.answered(outcome.observation.reference(), &inference.chunk.actions);
         }
         self.begin_next();
-        let UnderWay { began, chosen, observation, delivery, .. } = first;
-        (!is_void).then_some(Ended { began, chosen, observation, delivery })
+        let UnderWay { number, began, chosen, observation, delivery, .. } = first;
+        (!is_void).then_some(Ended { number, began, chosen, observation, delivery })
     }
 
     /// What became of offers that were not answered.
@@ -154,10 +175,13 @@ impl<'p> Simulation<'p> {
         if self.under_way.len() >= self.depth {
             return;
         }
-        let Some(Waiting { selection, offered }) = self.slot.take() else { return };
+        let may_begin = |waiting: &mut Waiting| !self.recorded.passed_over(&waiting.selection, self.now);
+        let Some(Waiting { selection, offered }) = self.slot.take_if(may_begin) else { return };
         let (chosen, wall) = (Chosen::from(&selection), Instant::now());
         let waited = Duration::from_nanos(self.now.nanos.abs_diff(offered.nanos));
-        let is_kept = self.kept.contains(&chosen.reference);
+        let number = self.begun;
+        self.begun += 1;
+        let is_kept = self.kept.contains(&number);
         let (observation, delivery) = match self.pipeline {
             Some(pipeline) => {
                 let delivery = self.answer(pipeline, selection, waited);
@@ -187,6 +211,7 @@ impl<'p> Simulation<'p> {
         };
         let ends = after(self.now, took).max(self.under_way.back().map_or(self.now, |last| last.ends));
         self.under_way.push_back(UnderWay {
+            number,
             ends,
             began: self.ros_now,
             epoch: self.epoch,
@@ -209,7 +234,8 @@ impl<'p> Simulation<'p> {
             Err(fault) => return Delivery::Rejected(fault),
         };
         let (observation, decoded) = (Arc::new(observation), decoding.elapsed());
-        let seed = self.recorded.chunks.get(&observation.reference()).map_or(self.seed, |(seed, _)| *seed);
+        let recorded = self.recorded.chunks.get(&observation.reference()).map(|(seed, _)| *seed);
+        let seed = recorded.or(self.recorded.seed).unwrap_or(self.seed);
         let request = Request { sequence: self.sequence, ..Request::new(observation.clone(), Noise::Seed(seed)) };
         self.sequence += 1;
         let result = pipeline.begin(request).and_then(InFlight::wait);
@@ -223,6 +249,12 @@ impl Policy for Simulation<'_> {
     }
 
     fn offer(&mut self, selection: Selection) -> Option<Selection> {
+        let is_recorded = |selection: &Selection| self.recorded.chunks.contains_key(&selection.reference());
+        if self.slot.as_ref().is_some_and(|waiting| is_recorded(&waiting.selection)) && !is_recorded(&selection) {
+            // The node has answered the one that waits, so it began that before this one came.
+            self.counts.superseded += 1;
+            return Some(selection);
+        }
         let replaced = self.slot.replace(Waiting { selection, offered: self.now });
         self.counts.superseded += u64::from(replaced.is_some());
         self.begin_next();

@@ -1,5 +1,6 @@
 //! The order and the moments in which a node would have received the messages of a bag.
 
+use super::evidence::{Evidence, Moved};
 use super::feed::{Arrival, Content};
 use super::plan::Clockwork;
 use crate::types::Stamp;
@@ -16,7 +17,9 @@ pub struct Timeline {
     clockwork: Clockwork,
     /// Messages whose moment is not known yet, because nothing before them says how the clocks differ.
     undated: Vec<Arrival>,
-    waiting: BTreeMap<(Stamp, u64), Arrival>,
+    /// What is known of when the node received the messages, if that counts.
+    evidence: Option<Evidence>,
+    waiting: BTreeMap<(Stamp, u64), (Arrival, f64)>,
     waiting_bytes: usize,
     count: u64,
     /// The latest moment that has been seen.
@@ -44,6 +47,16 @@ impl Timeline {
         Self { clockwork, ..Self::default() }
     }
 
+    /// A timeline by receipt that `evidence` corrects.
+    pub fn corrected(evidence: Evidence) -> Self {
+        Self { evidence: Some(evidence), ..Self::new(Clockwork::Receive) }
+    }
+
+    /// What was moved by evidence.
+    pub fn moved(&self) -> Moved {
+        self.evidence.as_ref().map(Evidence::moved).unwrap_or_default()
+    }
+
     /// Takes the next message of the bag.
     pub fn push(&mut self, arrival: Arrival) {
         let Some(at) = self.moment(&arrival) else { return self.undated.push(arrival) };
@@ -54,11 +67,15 @@ impl Timeline {
         self.insert(at, arrival);
     }
 
-    fn insert(&mut self, at: Stamp, arrival: Arrival) {
+    fn insert(&mut self, mut at: Stamp, arrival: Arrival) {
+        let late_ms = self.newest.map_or(0.0, |newest| newest.ms_since(at).max(0.0));
         self.newest = self.newest.max(Some(at));
+        if let Some(evidence) = &mut self.evidence {
+            at = evidence.moment(&arrival, self.newest.unwrap_or(at));
+        }
         self.waiting_bytes += bytes(&arrival);
         self.count += 1;
-        self.waiting.insert((at, self.count), arrival);
+        self.waiting.insert((at, self.count), (arrival, late_ms));
     }
 
     fn moment(&mut self, arrival: &Arrival) -> Option<Stamp> {
@@ -86,12 +103,16 @@ impl Timeline {
         let (&(at, _), _) = self.waiting.first_key_value()?;
         let newest = self.newest.unwrap_or(at);
         let is_settled = newest.nanos.saturating_sub(at.nanos) >= WINDOW_NS || self.waiting_bytes > WINDOW_BYTES;
-        if !(ended || is_settled || self.clockwork == Clockwork::Receive) {
+        let is_as_it_stands = self.clockwork == Clockwork::Receive && self.evidence.is_none();
+        if !(ended || is_settled || is_as_it_stands) {
             return None;
         }
-        let ((at, _), arrival) = self.waiting.pop_first()?;
+        let ((at, _), (arrival, late_ms)) = self.waiting.pop_first()?;
         self.waiting_bytes -= bytes(&arrival);
-        let late_ms = self.last.map_or(0.0, |last| last.ms_since(at).max(0.0));
+        let late_ms = match self.evidence {
+            Some(_) => late_ms,
+            None => self.last.map_or(0.0, |last| last.ms_since(at).max(0.0)),
+        };
         let at = self.last.map_or(at, |last| last.max(at));
         self.last = Some(at);
         Some(Due { at, late_ms, arrival })

@@ -163,7 +163,7 @@ impl Dump {
             count: config.calibration.count,
             every_s: config.calibration.every_s,
             options: Options::from(config),
-            run: Run { source, domain_id, seed: config.seed },
+            run: Run { source, domain_id, seed: config.seed, notes: Vec::new() },
             record,
             tap: Tap::default(),
             running: None,

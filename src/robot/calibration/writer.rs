@@ -23,6 +23,8 @@ pub struct Run {
     pub domain_id: i64,
     /// The seed that the choice of samples depends on or, for those of a node, that of its noise; `None` if there is none.
     pub seed: Option<u64>,
+    /// In what the samples are not what the model would see on a robot.
+    pub notes: Vec<String>,
 }
 
 /// The weights that the samples are for, for `calib.json`.
@@ -55,6 +57,7 @@ struct Record {
     adapter_sha256: Option<String>,
     domain_id: i64,
     seed: Option<u64>,
+    notes: Vec<String>,
     samples: Vec<Map<String, Value>>,
 }
 
@@ -94,6 +97,7 @@ impl Writer {
             adapter_sha256,
             domain_id: run.domain_id,
             seed: run.seed,
+            notes: run.notes.clone(),
             samples: Vec::new(),
         };
         Ok(Self { folder: folder.to_owned(), batches, record, recorded: 0 })
@@ -159,7 +163,7 @@ mod tests {
     use crate::pipeline::mock;
 
     fn begin(folder: &Path, preparation: &Preparation) -> Writer {
-        let run = Run { source: "/xvla".to_owned(), domain_id: 0, seed: Some(5) };
+        let run = Run { source: "/xvla".to_owned(), domain_id: 0, seed: Some(5), notes: Vec::new() };
         let weights = || Ok(Weights { checkpoint_sha256: "abc".to_owned(), adapter_sha256: None });
         Writer::begin(folder, false, preparation, &run, weights).unwrap()
     }

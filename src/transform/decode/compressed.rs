@@ -30,6 +30,11 @@ pub fn rgb(format: &str, forced: Option<PixelEncoding>, data: Vec<u8>) -> Result
     raw::rgb(Layout { encoding, ..layout }, pixels)
 }
 
+/// Width and height of a file, pixels, as its header says; `None` if that cannot be read.
+pub fn size(data: &[u8]) -> Option<(u32, u32)> {
+    if data.starts_with(jpeg::SIGNATURE) { jpeg::size(data) } else { png::size(data) }
+}
+
 /// Checks that a file begins and ends as a JPEG or PNG does.
 ///
 /// # Errors

@@ -34,6 +34,14 @@ const START_OF_IMAGE: u8 = 0xD8;
 const END_OF_IMAGE: u8 = 0xD9;
 const START_OF_SCAN: u8 = 0xDA;
 
+/// Width and height of `file`, pixels, as its header says; `None` if that cannot be read.
+pub fn size(file: &[u8]) -> Option<(u32, u32)> {
+    let mut decoder = JpegDecoder::new(ZCursor::new(file));
+    decoder.decode_headers().ok()?;
+    let (width, height) = decoder.dimensions()?;
+    Some((u32::try_from(width).ok()?, u32::try_from(height).ok()?))
+}
+
 /// Decodes `file`, baseline or progressive, to RGB or, if it has one channel, to grey.
 ///
 /// # Errors

@@ -51,6 +51,15 @@ pub fn decode(field: &str, image: EncodedImage, view: &ViewSettings) -> Result<R
     viewed.map_err(|reason| InputError::Image { field: field.to_owned(), reason })
 }
 
+/// Width and height of `image`, pixels, before it is cropped and turned: those of the message, or of the file's header.
+/// `None` if that cannot be read.
+pub fn size(image: &EncodedImage) -> Option<(u32, u32)> {
+    match &image.format {
+        ImageFormat::Raw { width, height, .. } => Some((*width, *height)),
+        ImageFormat::Compressed { .. } => compressed::size(&image.data),
+    }
+}
+
 /// Checks what can be seen of `image` without decoding it: its encoding, size and number of bytes, or that a file begins
 /// and ends as such a file does. It reads a few bytes, so that it may be asked of every image that arrives.
 ///

@@ -16,6 +16,11 @@ const END: &[u8] = b"IEND\xae\x42\x60\x82";
 /// Memory that the decoder may take: the largest image in 16-bit RGBA.
 const MAX_DECODER_BYTES: u64 = 512 << 20;
 
+/// Width and height of `file`, pixels, as its header says; `None` if that cannot be read.
+pub fn size(file: &[u8]) -> Option<(u32, u32)> {
+    ImageReader::with_format(Cursor::new(file), ImageFormat::Png).into_dimensions().ok()
+}
+
 /// Decodes `file` to grey, RGB or RGBA in its own depth; palettes become RGB, and opacity of grey is dropped.
 ///
 /// # Errors
