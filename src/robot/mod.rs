@@ -17,12 +17,14 @@
 //! | whether a checkpoint fits the deployment | [`deployment`] |
 //! | whether the state's source fits the checkpoint | [`state_source`] |
 //! | what the policy publishes of itself | [`reporting`] |
+//! | ways between rotations | [`geodesic`] |
 //! | the severity of a fault, its reason, and whether the policy may act | [`health`] |
 
 pub mod calibration;
 pub mod camera;
 pub mod deployment;
 pub mod frame_loss;
+pub mod geodesic;
 pub mod health;
 pub mod history;
 pub mod inputs;
