@@ -17,11 +17,13 @@
 //! | whether a checkpoint fits the deployment | [`deployment`] |
 //! | whether the state's source fits the checkpoint | [`state_source`] |
 //! | what the policy publishes of itself | [`reporting`] |
+//! | what the numbers of an action mean, and which are commanded | [`channels`] |
 //! | ways between rotations | [`geodesic`] |
 //! | the severity of a fault, its reason, and whether the policy may act | [`health`] |
 
 pub mod calibration;
 pub mod camera;
+pub mod channels;
 pub mod deployment;
 pub mod frame_loss;
 pub mod geodesic;
