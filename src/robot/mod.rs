@@ -18,6 +18,7 @@
 //! | whether the state's source fits the checkpoint | [`state_source`] |
 //! | what the policy publishes of itself | [`reporting`] |
 //! | what the numbers of an action mean, and which are commanded | [`channels`] |
+//! | which command is due at a moment | [`player`] |
 //! | ways between rotations | [`geodesic`] |
 //! | the severity of a fault, its reason, and whether the policy may act | [`health`] |
 
@@ -32,6 +33,7 @@ pub mod history;
 pub mod inputs;
 pub mod instruction;
 pub mod pace;
+pub mod player;
 pub mod policy_loop;
 pub mod reporting;
 pub mod selection;
