@@ -19,6 +19,7 @@
 //! | what the policy publishes of itself | [`reporting`] |
 //! | what the numbers of an action mean, and which are commanded | [`channels`] |
 //! | which command is due at a moment | [`player`] |
+//! | whether a plan or a command is dangerous | [`guard`] |
 //! | ways between rotations | [`geodesic`] |
 //! | the severity of a fault, its reason, and whether the policy may act | [`health`] |
 
@@ -28,6 +29,7 @@ pub mod channels;
 pub mod deployment;
 pub mod frame_loss;
 pub mod geodesic;
+pub mod guard;
 pub mod health;
 pub mod history;
 pub mod inputs;
