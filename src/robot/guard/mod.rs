@@ -66,6 +66,10 @@ impl Verdict {
 }
 
 /// What a command is compared with. All slices are in a command's channels.
+///
+/// Commands that were held count as sent: after a hold `last` and `before` are the same, and motion begins anew from
+/// rest. A plan that moves faster than the limit of acceleration allows for one tick from rest is then rejected further,
+/// in mode reject, until it comes by the held command or another one follows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The command that was sent before; `None` before the first, which has no velocity.

@@ -316,9 +316,9 @@ fn limits_of(drawn: &Drawn) -> Limits {
     limits
 }
 
-/// A pose near the origin, turned by less than a quarter.
+/// A pose near the origin, at most `reach` m away on each axis and turned by little.
 fn any_pose(reach: f32) -> impl Strategy<Value = [f32; 10]> {
-    (prop::array::uniform3(-reach..reach), prop::array::uniform3(-reach..reach), 0.0..1.0_f32).prop_map(
+    (prop::array::uniform3(-reach..reach), prop::array::uniform3(-0.06_f32..0.06), 0.0..1.0_f32).prop_map(
         |(position, turn, gripper)| {
             let form = arm().arms()[0].form;
             let mut pose = [0.0; 10];
