@@ -29,7 +29,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 import transformers
 
-from oracle import cases, checkpoints, images, readme, rotation, text, verify, wheel
+from oracle import cases, checkpoints, images, readme, rotation, slerp, text, verify, wheel
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 
@@ -52,6 +52,7 @@ def main() -> int:
     images.write(lerobot, arguments.out / "images")
     text.write(arguments.out / "tokenizer")
     rotation.write(lerobot, arguments.out / "rotation.json")
+    slerp.write(arguments.out / "slerp.json")
     readme.write(arguments.out / "README.md")
     return 0
 

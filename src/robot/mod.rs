@@ -17,17 +17,25 @@
 //! | whether a checkpoint fits the deployment | [`deployment`] |
 //! | whether the state's source fits the checkpoint | [`state_source`] |
 //! | what the policy publishes of itself | [`reporting`] |
+//! | what the numbers of an action mean, and which are commanded | [`channels`] |
+//! | which command is due at a moment | [`player`] |
+//! | whether a plan or a command is dangerous | [`guard`] |
+//! | ways between rotations | [`geodesic`] |
 //! | the severity of a fault, its reason, and whether the policy may act | [`health`] |
 
 pub mod calibration;
 pub mod camera;
+pub mod channels;
 pub mod deployment;
 pub mod frame_loss;
+pub mod geodesic;
+pub mod guard;
 pub mod health;
 pub mod history;
 pub mod inputs;
 pub mod instruction;
 pub mod pace;
+pub mod player;
 pub mod policy_loop;
 pub mod reporting;
 pub mod selection;

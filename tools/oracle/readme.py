@@ -90,6 +90,12 @@ chelsea, here "cat": Stefan van der Walt, CC0).
 50 `rotations`: `quaternion_xyzw` (w >= 0), `matrix` (rows), `sixd` (first two columns), and `raw_sixd`, not
 orthonormal, with the `raw_matrix` and `raw_quaternion_xyzw` that Gram-Schmidt makes of it in f64. The first 8 are no
 turn, half turns, almost half turns and a tiny turn. At a half turn w is 0 and the quaternion's sign is open.
+
+## slerp.json
+
+23 `pairs` of rotations, `from_xyzw` and `to_xyzw`, with what SciPy finds `between_xyzw` them at the `fractions` of the
+way, the `angle_rad` of the turn that leads from one to the other, and its `rotation_vector_rad` in the fixed frame. The
+first 7 are no turn, tiny turns and almost half turns. Every other `to_xyzw` is negated, which is the same rotation.
 """
 
 
