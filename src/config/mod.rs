@@ -49,8 +49,8 @@ pub use parameter::{Domain, Parameter};
 pub use schema::Audience;
 pub use table::{
     ActionConfig, ActionGripperConfig, BuildOptions, CalibrationConfig, CameraConfig, Config, EngineConfig,
-    ForceConfig, GripperCommands, GripperConfig, JointConfig, MAX_CAMERAS, PolicyConfig, ProprioConfig, SyncConfig,
-    ViewSettings,
+    ForceConfig, GripperCommands, GripperConfig, JointConfig, LifecycleConfig, MAX_CAMERAS, PolicyConfig,
+    ProprioConfig, SyncConfig, ViewSettings,
 };
 pub use value::{Parameters, Value};
 

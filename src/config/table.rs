@@ -101,6 +101,8 @@ parameters! {
         policy: PolicyConfig = group(),
         /// Engines, for the backends that execute one.
         engine: EngineConfig = group(),
+        /// The states of the managed node.
+        lifecycle: LifecycleConfig = group(),
         /// Batches that ~/dump_calibration writes.
         calibration: CalibrationConfig = group(),
         /// Which facts of the checkpoint or embodiment a parameter may contradict.
@@ -250,6 +252,13 @@ parameters! {
             let is_meant = rate_hz >= 0.0 || rate_hz == -1.0;
             is_meant.then_some(rate_hz).ok_or_else(|| format!("{rate_hz}: expected -1, or at least 0"))
         }),
+    }
+
+    /// The states of the managed node.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct LifecycleConfig {
+        /// Whether the node configures and activates itself at the start; otherwise it waits for ~/change_state.
+        autostart: bool = flag(true),
     }
 
     /// What the node writes when `~/dump_calibration` asks for it.

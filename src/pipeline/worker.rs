@@ -185,11 +185,16 @@ impl<O: Offer> Worker<O> {
         !self.thread.is_finished()
     }
 
+    /// Lets the thread end after its current inference, whose chunk is not delivered.
+    pub fn close(&self) {
+        self.epoch.advance();
+        self.slot.close();
+    }
+
     /// Ends the thread after its current inference, whose chunk is not delivered. Returns `false` if that takes longer
     /// than `patience`; the thread is then left running.
     pub fn stop(self, patience: Duration) -> bool {
-        self.epoch.advance();
-        self.slot.close();
+        self.close();
         let deadline = Instant::now() + patience;
         while !self.thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(JOIN_POLL);

@@ -20,12 +20,15 @@
 //! | what the numbers of an action mean, and which are commanded | [`channels`] |
 //! | which command is due at a moment | [`player`] |
 //! | whether a plan or a command is dangerous | [`guard`] |
+//! | which command is sent at last: played, held, or none | [`control`] |
 //! | ways between rotations | [`geodesic`] |
+//! | the states of a managed node | [`lifecycle`] |
 //! | the severity of a fault, its reason, and whether the policy may act | [`health`] |
 
 pub mod calibration;
 pub mod camera;
 pub mod channels;
+pub mod control;
 pub mod deployment;
 pub mod frame_loss;
 pub mod geodesic;
@@ -34,6 +37,7 @@ pub mod health;
 pub mod history;
 pub mod inputs;
 pub mod instruction;
+pub mod lifecycle;
 pub mod pace;
 pub mod player;
 pub mod policy_loop;

@@ -38,17 +38,13 @@ impl InferOnce {
         Ok(Self { requests: Box::new(requests), open: Vec::new() })
     }
 
-    /// Takes the requests that have arrived. Those that cannot be met are answered at once, because the model is not
-    /// `is_running` or the inputs are not healthy; for the others, `pace` is asked for an inference.
-    pub fn receive(&mut self, is_running: bool, health: &Health, pace: &mut Pace) {
+    /// Takes the requests that have arrived. Those that cannot be met are answered at once, because of an `obstacle` or
+    /// because the inputs are not healthy; for the others, `pace` is asked for an inference.
+    pub fn receive(&mut self, obstacle: Option<&str>, health: &Health, pace: &mut Pace) {
         while let Some(Some(request)) = self.requests.next().now_or_never() {
             self.open.push(Open { request, asked: Instant::now(), reference: None });
         }
-        let obstacle = match (is_running, health.may_act) {
-            (false, _) => Some("the model is still loading"),
-            (true, false) => Some(health.reason.as_str()),
-            (true, true) => None,
-        };
+        let obstacle = obstacle.or((!health.may_act).then_some(health.reason.as_str()));
         let now = Instant::now();
         self.answer_those(|open| {
             let is_over = now.saturating_duration_since(open.asked) > PATIENCE;

@@ -9,7 +9,8 @@
 //! | subscriptions, drained every turn, and their QoS | [`subscriptions`], [`qos`] |
 //! | loading, the inference thread | [`model`] |
 //! | chunks and latencies, what runs, health, time | [`outputs`], [`model_info`], [`diagnostics`], [`clock`] |
-//! | services | [`infer_once`], [`reset`], [`dump_calibration`] |
+//! | the states of a managed node | [`lifecycle`] |
+//! | services | [`services`]: [`infer_once`], [`reset`], [`dump_calibration`] |
 //! | log lines, on the console and as messages | [`logging`], [`rosout`] |
 
 pub mod arguments;
@@ -20,6 +21,7 @@ pub mod diagnostics;
 pub mod dump_calibration;
 pub mod error;
 pub mod infer_once;
+pub mod lifecycle;
 pub mod logging;
 pub mod messages;
 pub mod model;
@@ -33,4 +35,5 @@ pub mod params;
 pub mod qos;
 pub mod reset;
 pub mod rosout;
+pub mod services;
 pub mod subscriptions;

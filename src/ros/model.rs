@@ -15,66 +15,109 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// The model while it is loading, running or has ended.
+/// The model while it is absent, loading, running or being dropped.
 pub struct Model {
+    loader: Loader,
     phase: Phase,
     record: SharedRecord,
     events: mpsc::Receiver<Event>,
+    sender: mpsc::Sender<Event>,
 }
 
+/// Makes a job that loads a model whose events go into the channel.
+type Loader = Box<dyn Fn(mpsc::Sender<Event>) -> Job>;
+/// Loads a model on a thread of its own.
+type Job = Box<dyn FnOnce() -> Result<Worker<Selection>, NodeError> + Send>;
+
 enum Phase {
+    Absent,
     Loading(JoinHandle<Result<Worker<Selection>, NodeError>>),
     Running(Worker<Selection>),
+    /// It ends with the inference that it is at.
+    Ending(Worker<Selection>),
     Over,
 }
 
+/// What a turn has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing new.
+    None,
+    /// The model can be offered observations.
+    Loaded,
+    /// The model is gone.
+    Unloaded,
+}
+
 impl Model {
-    /// Starts loading on another thread. Chunks will be published through `outputs`, and what has been loaded through
-    /// `model_info`.
+    /// No model yet. Chunks will be published through `outputs`, and what has been loaded through `model_info`.
+    pub fn new(config: Config, outputs: Outputs, model_info: ModelInfoTopic, record: SharedRecord) -> Self {
+        let known = record.clone();
+        let loader: Loader = Box::new(move |events| {
+            let (config, outputs, model_info, record) =
+                (config.clone(), outputs.clone(), model_info.clone(), known.clone());
+            Box::new(move || load(&config, outputs, &model_info, &record, events))
+        });
+        let (sender, events) = mpsc::channel();
+        Self { loader, phase: Phase::Absent, record, events, sender }
+    }
+
+    /// Starts loading on another thread, unless there is a model.
     ///
     /// # Errors
     /// [`NodeError::Thread`] if the operating system refuses a thread.
-    pub fn start(
-        config: Config,
-        outputs: Outputs,
-        model_info: ModelInfoTopic,
-        record: SharedRecord,
-    ) -> Result<Self, NodeError> {
-        let shared = record.clone();
-        let (sender, events) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("loading".to_owned())
-            .spawn(move || load(&config, outputs, &model_info, &shared, sender))
-            .map_err(NodeError::Thread)?;
-        Ok(Self { phase: Phase::Loading(thread), record, events })
+    pub fn load(&mut self) -> Result<(), NodeError> {
+        if matches!(self.phase, Phase::Absent) {
+            let job = (self.loader)(self.sender.clone());
+            let thread = std::thread::Builder::new().name("loading".to_owned()).spawn(job);
+            self.phase = Phase::Loading(thread.map_err(NodeError::Thread)?);
+        }
+        Ok(())
     }
 
-    /// Moves on from loading to running once loading is done. Returns whether it did so in this call.
+    /// Lets the model go once the inference that it is at has ended.
+    pub fn unload(&mut self) {
+        if let Phase::Running(worker) = std::mem::replace(&mut self.phase, Phase::Absent) {
+            worker.close();
+            self.phase = Phase::Ending(worker);
+        }
+    }
+
+    /// Whether there is no model, and none on its way.
+    pub fn is_absent(&self) -> bool {
+        matches!(self.phase, Phase::Absent)
+    }
+
+    /// Moves on from loading to running once loading is done, and from running to nothing once that is.
     ///
     /// # Errors
-    /// The failure to load; [`NodeError::Died`] if a thread has panicked.
-    pub fn advance(&mut self) -> Result<bool, NodeError> {
+    /// The failure to load, after which there is no model; [`NodeError::Died`] if a thread has panicked.
+    pub fn advance(&mut self) -> Result<Progress, NodeError> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Loading(thread) if thread.is_finished() => {
+                self.phase = Phase::Absent;
                 let worker = thread.join().map_err(|_| NodeError::Died("loading"))??;
                 self.phase = Phase::Running(worker);
-                Ok(true)
+                return Ok(Progress::Loaded);
             }
-            Phase::Running(worker) if !worker.is_running() => Err(NodeError::Died("inference")),
-            Phase::Over => Err(NodeError::Died("inference")),
+            Phase::Ending(worker) if !worker.is_running() => {
+                self.phase = Phase::Absent;
+                let mut record = self.record.lock();
+                (record.facts, record.runtime) = (None, None);
+                return Ok(Progress::Unloaded);
+            }
+            Phase::Running(worker) if !worker.is_running() => return Err(NodeError::Died("inference")),
+            Phase::Over => return Err(NodeError::Died("inference")),
             Phase::Running(worker) => {
                 let mut record = self.record.lock();
                 record.withdrawn = worker.withdrawn();
                 record.runtime = Some(worker.runtime());
                 drop(record);
                 self.phase = Phase::Running(worker);
-                Ok(false)
             }
-            unchanged @ Phase::Loading(_) => {
-                self.phase = unchanged;
-                Ok(false)
-            }
+            unchanged => self.phase = unchanged,
         }
+        Ok(Progress::None)
     }
 
     /// What has become of selections since the last call.
@@ -92,8 +135,8 @@ impl Model {
                 Ok(Ok(worker)) => worker.stop(patience),
                 _ => true,
             },
-            Phase::Running(worker) => worker.stop(patience),
-            Phase::Over => true,
+            Phase::Running(worker) | Phase::Ending(worker) => worker.stop(patience),
+            Phase::Absent | Phase::Over => true,
         }
     }
 }
@@ -156,6 +199,7 @@ fn record_loaded(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::mock::Behaviour;
     use crate::config::ViewSettings;
     use crate::pipeline::mock;
     use crate::robot::selection::View;
@@ -165,8 +209,7 @@ mod tests {
     fn a_panic_of_the_model_is_noticed() {
         let pipeline = mock::pipeline(mock::options(), || panic!("a defect, on purpose"), mock::nothing);
         let worker = Worker::spawn(pipeline, None, Feedback::measured(), drop).unwrap();
-        let (_sender, events) = mpsc::channel();
-        let mut model = Model { phase: Phase::Running(worker), record: SharedRecord::default(), events };
+        let mut model = model(worker);
         model.offer(selection());
         let end = loop {
             if let Err(end) = model.advance() {
@@ -175,6 +218,38 @@ mod tests {
             std::thread::yield_now();
         };
         assert!(matches!(end, NodeError::Died("inference")), "{end:?}");
+    }
+
+    #[test]
+    fn a_model_that_is_dropped_is_gone_once_its_thread_has_ended_and_can_be_loaded_again() {
+        let worker = || {
+            let pipeline = mock::pipeline(mock::options(), || Behaviour::Answer, mock::nothing);
+            Worker::spawn(pipeline, None, Feedback::measured(), drop).unwrap()
+        };
+        let mut model = model(worker());
+        model.loader = Box::new(move |_| Box::new(move || Ok(worker())));
+        model.unload();
+        assert!(!model.is_ready() && !model.is_absent());
+        assert_eq!(next(&mut model), Progress::Unloaded);
+        assert!(model.is_absent());
+        model.load().unwrap();
+        assert_eq!(next(&mut model), Progress::Loaded);
+        assert!(model.is_ready());
+    }
+
+    fn next(model: &mut Model) -> Progress {
+        loop {
+            match model.advance().unwrap() {
+                Progress::None => std::thread::yield_now(),
+                progress => return progress,
+            }
+        }
+    }
+
+    fn model(worker: Worker<Selection>) -> Model {
+        let (sender, events) = mpsc::channel();
+        let loader: Loader = Box::new(|_| Box::new(|| Err(NodeError::Died("loading"))));
+        Model { loader, phase: Phase::Running(worker), record: SharedRecord::default(), events, sender }
     }
 
     fn selection() -> Selection {

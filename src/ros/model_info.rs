@@ -10,7 +10,8 @@ use crate::robot::reporting::record::ModelFacts;
 use r2r::xvla_ros::msg::ModelInfo;
 use r2r::{Node, Publisher, QosProfile};
 
-/// The publisher of `~/model_info`, with the facts of the deployment.
+/// The publisher of `~/model_info`, with the facts of the deployment. Clones publish on the same topic.
+#[derive(Clone)]
 pub struct ModelInfoTopic {
     publisher: Publisher<ModelInfo>,
     clock: RosClock,

@@ -6,7 +6,8 @@ use super::diagnostics::Diagnostics;
 use super::dump_calibration::DumpCalibration;
 use super::error::NodeError;
 use super::infer_once::InferOnce;
-use super::model::Model;
+use super::lifecycle::{Lifecycle, Task};
+use super::model::{Model, Progress};
 use super::model_info::ModelInfoTopic;
 use super::outputs::{Event, Outputs};
 use super::parameter_events::ParameterEvents;
@@ -22,7 +23,8 @@ use crate::pipeline::{Folders, PipelineError, state_spec};
 use crate::robot::calibration::dump::Dump;
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
-use crate::robot::policy_loop::{Policy, PolicyLoop, Step};
+use crate::robot::lifecycle::{Outcome, State};
+use crate::robot::policy_loop::{PolicyLoop, Step};
 use crate::robot::reporting::record::SharedRecord;
 use crate::robot::selection::Undecodable;
 use crate::robot::throttle::Throttle;
@@ -110,8 +112,11 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         );
     }
     let policy_loop = PolicyLoop::new(&config, inputs);
-    let model = Model::start(config, outputs, model_info, record)?;
+    let starts_itself = config.lifecycle.autostart;
     let mut turn = Turn {
+        lifecycle: Lifecycle::new(node, clock.clone())?,
+        starts_itself,
+        record: record.clone(),
         clock,
         parameters,
         parameter_events,
@@ -124,8 +129,11 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         looked: None,
         policy_loop,
         jump_log: Throttle::default(),
-        model,
+        model: Model::new(config, outputs, model_info, record),
     };
+    if starts_itself {
+        turn.transit("configure")?;
+    }
 
     while !stop.load(Ordering::Relaxed) {
         node.spin_once(TURN);
@@ -172,6 +180,10 @@ fn settle(
 
 /// What the spinning thread does after every wait for messages.
 struct Turn {
+    lifecycle: Lifecycle,
+    /// Whether the node becomes active once it is configured, without being asked to.
+    starts_itself: bool,
+    record: SharedRecord,
     clock: RosClock,
     parameters: ParameterServices,
     parameter_events: ParameterEvents,
@@ -197,15 +209,17 @@ impl Turn {
         self.receive();
         self.serve_reset();
         self.dump_calibration.serve();
-        let health = Health::of_inputs(&self.policy_loop.inputs, self.clock.present());
-        match self.model.advance() {
-            Ok(true) => tracing::info!("ready"),
-            Ok(false) => {}
-            Err(error) => {
-                self.diagnostics.publish(&self.policy_loop.inputs, &health, Some(&error));
-                return Err(error);
-            }
+        if let Some(task) = self.lifecycle.serve() {
+            self.begin(task)?;
         }
+        match self.model.advance() {
+            Ok(Progress::None) => {}
+            Ok(Progress::Loaded) => self.configured()?,
+            Ok(Progress::Unloaded) => self.lifecycle.end(Outcome::Success),
+            Err(error) => self.failed(error)?,
+        }
+        self.record.lock().lifecycle = Some(self.lifecycle.state());
+        let health = Health::of_inputs(&self.policy_loop.inputs, self.clock.present());
         self.infer(&health);
         self.diagnostics.publish_when_due(&self.policy_loop.inputs, &health);
         Ok(())
@@ -260,9 +274,66 @@ impl Turn {
         }
     }
 
+    /// Makes a transition that nobody has asked for.
+    fn transit(&mut self, label: &str) -> Result<(), NodeError> {
+        let task = self.lifecycle.begin(label);
+        task.map_or(Ok(()), |task| self.begin(task))
+    }
+
+    /// Does what a transition asks for, or begins it if it takes longer than a turn.
+    fn begin(&mut self, task: Task) -> Result<(), NodeError> {
+        match task {
+            Task::Configure => return self.model.load(),
+            Task::Activate => tracing::info!("ready"),
+            Task::Deactivate => self.stand_still(),
+            Task::CleanUp | Task::ShutDown => {
+                self.stand_still();
+                self.model.unload();
+                if !self.model.is_absent() {
+                    return Ok(());
+                }
+            }
+        }
+        self.lifecycle.end(Outcome::Success);
+        Ok(())
+    }
+
+    /// Makes everything that was offered count for nothing: no chunk comes after this.
+    fn stand_still(&mut self) {
+        self.policy_loop.reset(&mut self.model);
+        self.infer_once.withdrawn();
+    }
+
+    fn configured(&mut self) -> Result<(), NodeError> {
+        self.lifecycle.end(Outcome::Success);
+        if self.starts_itself { self.transit("activate") } else { Ok(()) }
+    }
+
+    /// A model that cannot be loaded leaves the node as it was where somebody else manages it. Otherwise a failure of the
+    /// model ends the node, so that whoever has started it knows.
+    fn failed(&mut self, error: NodeError) -> Result<(), NodeError> {
+        if self.lifecycle.state() == State::Configuring && !self.starts_itself {
+            tracing::error!("not configured: {error}");
+            self.lifecycle.end(Outcome::Failure);
+            return Ok(());
+        }
+        let inputs = &self.policy_loop.inputs;
+        let health = Health::of_inputs(inputs, self.clock.present());
+        self.diagnostics.publish(inputs, &health, Some(&error));
+        Err(error)
+    }
+
     fn infer(&mut self, health: &Health) {
         let inputs = &mut self.policy_loop.inputs;
-        self.infer_once.receive(self.model.is_ready(), health, &mut inputs.pace);
+        let obstacle = match self.lifecycle.state() {
+            State::Active => None,
+            State::Configuring => Some("the model is still loading"),
+            _ => Some("the node is not active"),
+        };
+        self.infer_once.receive(obstacle, health, &mut inputs.pace);
+        if obstacle.is_some() {
+            return;
+        }
         match self.policy_loop.infer(self.clock.present(), health, &mut self.model) {
             Step::Nothing => {}
             Step::Stopped => self.infer_once.withdrawn(),

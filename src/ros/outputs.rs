@@ -31,7 +31,8 @@ pub enum Event {
     },
 }
 
-/// The publishers of action chunks and stage latencies.
+/// The publishers of action chunks and stage latencies. Clones publish on the same topics.
+#[derive(Clone)]
 pub struct Outputs {
     chunks: Publisher<ActionChunk>,
     latencies: Publisher<StageLatency>,

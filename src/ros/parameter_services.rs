@@ -6,19 +6,16 @@
 use super::declared::Declared;
 use super::error::NodeError;
 use super::parameter_messages::{from_message, to_message, type_of};
+use super::services::{Requests, answer, offer};
 use crate::config::{Domain, Value};
-use futures::{FutureExt, Stream, StreamExt};
 use indexmap::IndexSet;
+use r2r::Node;
 use r2r::rcl_interfaces::msg::{
     FloatingPointRange, IntegerRange, ListParametersResult, Parameter, ParameterDescriptor, SetParametersResult,
 };
 use r2r::rcl_interfaces::srv::{
     DescribeParameters, GetParameterTypes, GetParameters, ListParameters, SetParameters, SetParametersAtomically,
 };
-use r2r::{Node, QosProfile, ServiceRequest, WrappedServiceTypeSupport};
-
-/// Requests of one service that have arrived and are not answered yet.
-type Requests<S> = Box<dyn Stream<Item = ServiceRequest<S>> + Unpin>;
 
 /// The six parameter services and the parameters that they show.
 pub struct ParameterServices {
@@ -56,46 +53,26 @@ impl ParameterServices {
     /// Answers every request that has arrived since the last call.
     pub fn answer(&mut self) {
         let table = &self.table;
-        answer(&mut self.list, |request: ListParameters::Request| ListParameters::Response {
+        answer(&mut self.list, |request: &ListParameters::Request| ListParameters::Response {
             result: list(table, &request.prefixes, request.depth),
         });
-        answer(&mut self.get, |request: GetParameters::Request| GetParameters::Response {
+        answer(&mut self.get, |request: &GetParameters::Request| GetParameters::Response {
             values: request.names.iter().map(|name| to_message(find(table, name))).collect(),
         });
-        answer(&mut self.types, |request: GetParameterTypes::Request| GetParameterTypes::Response {
+        answer(&mut self.types, |request: &GetParameterTypes::Request| GetParameterTypes::Response {
             types: request.names.iter().map(|name| type_of(find(table, name))).collect(),
         });
-        answer(&mut self.describe, |request: DescribeParameters::Request| DescribeParameters::Response {
+        answer(&mut self.describe, |request: &DescribeParameters::Request| DescribeParameters::Response {
             descriptors: request.names.iter().map(|name| describe(name, find(table, name))).collect(),
         });
-        answer(&mut self.set, |request: SetParameters::Request| SetParameters::Response {
+        answer(&mut self.set, |request: &SetParameters::Request| SetParameters::Response {
             results: request.parameters.iter().map(|parameter| refuse(table, parameter)).collect(),
         });
-        answer(&mut self.set_atomically, |request: SetParametersAtomically::Request| {
+        answer(&mut self.set_atomically, |request: &SetParametersAtomically::Request| {
             let first = request.parameters.first().map(|parameter| refuse(table, parameter));
             let nothing = SetParametersResult { successful: true, reason: String::new() };
             SetParametersAtomically::Response { result: first.unwrap_or(nothing) }
         });
-    }
-}
-
-fn offer<S: WrappedServiceTypeSupport + 'static>(node: &mut Node, name: &str) -> Result<Requests<S>, NodeError> {
-    let stream = node
-        .create_service::<S>(name, QosProfile::services_default())
-        .map_err(NodeError::middleware(format!("offering {name}")))?;
-    Ok(Box::new(stream))
-}
-
-fn answer<S: WrappedServiceTypeSupport + 'static>(
-    requests: &mut Requests<S>,
-    respond: impl Fn(S::Request) -> S::Response,
-) {
-    while let Some(Some(request)) = requests.next().now_or_never() {
-        let response = respond(request.message.clone());
-        // A client may have left without waiting for its answer, which is no fault of the node.
-        if let Err(error) = request.respond(response) {
-            tracing::debug!("a parameter request was not answered: {error}");
-        }
     }
 }
 
@@ -214,6 +191,7 @@ mod tests {
                 "sync",
                 "policy",
                 "engine",
+                "lifecycle",
                 "calibration",
                 "force",
                 "camera.front"

@@ -14,6 +14,8 @@ import time
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
+from lifecycle_msgs.msg import TransitionEvent
+from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTransitions, GetState
 from rcl_interfaces.msg import Log, ParameterEvent
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
@@ -58,7 +60,8 @@ class Driver:
     def __init__(self, node_name):
         rclpy.init(args=[])
         self.node = rclpy.create_node("driver")
-        self.seen = {"chunks": [], "latencies": [], "diagnostics": [], "log": [], "events": [], "infos": []}
+        kinds = ("chunks", "latencies", "diagnostics", "log", "events", "infos", "transitions")
+        self.seen = {kind: [] for kind in kinds}
         # Reports that were made before this moment are none of the test's.
         self.reports_since_ns = 0
         self.changed = threading.Condition()
@@ -73,6 +76,7 @@ class Driver:
             subscribe(DiagnosticArray, "/diagnostics", self.on_diagnostics, 10),
             subscribe(Log, "/rosout", self.on_log, LATCHED_LOG),
             subscribe(ModelInfo, f"{node_name}/model_info", self.on_info, LATCHED),
+            subscribe(TransitionEvent, f"{node_name}/transition_event", self.on_transition, 10),
             subscribe(ParameterEvent, "/parameter_events", self.on_event, qos_profile_parameter_events),
         ]
         self.parameters = AsyncParameterClient(self.node, node_name)
@@ -103,6 +107,9 @@ class Driver:
             "actions": list(message.actions),
         }
         self.remember("chunks", entry)
+
+    def on_transition(self, message):
+        self.remember("transitions", [message.transition.label, message.start_state.label, message.goal_state.label])
 
     def on_latency(self, message):
         fields = ("sequence", "backend", "steps", "queue_ms", "preprocess_ms", "vlm_ms", "policy_ms")
@@ -255,6 +262,30 @@ class Driver:
             return None
         answer = self.call(client.call_async(Trigger.Request()))
         return [answer.success, answer.message]
+
+    def change_state(self, transition=0, label=""):
+        """Asks for a transition, as `ros2 lifecycle set` does; answers whether it was made."""
+        request = ChangeState.Request()
+        request.transition.id, request.transition.label = transition, label
+        return self.lifecycle(ChangeState, "change_state", request).success
+
+    def state(self):
+        found = self.lifecycle(GetState, "get_state").current_state
+        return [found.id, found.label]
+
+    def transitions(self, service="get_available_transitions"):
+        found = self.lifecycle(GetAvailableTransitions, service).available_transitions
+        return [[t.transition.id, t.transition.label, t.start_state.label, t.goal_state.label] for t in found]
+
+    def states(self):
+        found = self.lifecycle(GetAvailableStates, "get_available_states").available_states
+        return [[state.id, state.label] for state in found]
+
+    def lifecycle(self, kind, name, request=None):
+        client = self.node.create_client(kind, f"{self.node_name}/{name}")
+        if not client.wait_for_service(PATIENCE_S):
+            return None
+        return self.call(client.call_async(request or kind.Request()))
 
     def now_ns(self):
         return time.time_ns()

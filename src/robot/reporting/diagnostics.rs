@@ -9,6 +9,7 @@ use crate::error::printable;
 use crate::pipeline::latency::Summary;
 use crate::robot::health::{Health, Level};
 use crate::robot::inputs::Inputs;
+use crate::robot::lifecycle::State;
 use crate::robot::time::Now;
 use crate::robot::topic::Topic;
 use std::time::{Duration, Instant};
@@ -194,6 +195,15 @@ fn robot_health(inputs: &Inputs, inputs_health: &Health, inference: &Health) -> 
 }
 
 fn inference_health(record: &Record, now: Instant) -> Health {
+    let at_rest = |reason: &str| Health { may_act: false, ..Health::new(Level::Ok, reason) };
+    match record.lifecycle {
+        None | Some(State::Configuring | State::Active | State::ErrorProcessing) => {}
+        Some(State::Inactive | State::Activating | State::Deactivating) => {
+            return at_rest("inactive: the model is loaded");
+        }
+        Some(State::Unconfigured | State::CleaningUp) => return at_rest("unconfigured: no model is loaded"),
+        Some(State::Finalized | State::ShuttingDown) => return at_rest("finalized: the node has been shut down"),
+    }
     let Some(runtime) = &record.runtime else {
         return Health { may_act: false, ..Health::new(Level::Warn, "loading the checkpoint") };
     };

@@ -1,6 +1,7 @@
 //! The record of inference: what diagnostics tell of it.
 
 use crate::pipeline::Runtime;
+use crate::robot::lifecycle::State;
 use crate::robot::topic::Fault;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,6 +38,8 @@ impl ModelFacts {
 /// Counts and latest values of inference since the node started.
 #[derive(Debug, Default)]
 pub struct Record {
+    /// The state of a managed node; `None` for what is none.
+    pub lifecycle: Option<State>,
     /// Facts about the model; `None` while it is loading.
     pub facts: Option<ModelFacts>,
     /// What runs at present; `None` while the checkpoint is being loaded.
