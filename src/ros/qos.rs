@@ -101,7 +101,7 @@ impl QosOverrides {
 
     /// Starts looking for publishers that cannot reach the subscriptions so far.
     pub fn watch(&self) -> QosWatch {
-        QosWatch { subscriptions: self.subscriptions.clone(), told: BTreeSet::new() }
+        QosWatch { subscriptions: self.subscriptions.clone(), ..QosWatch::default() }
     }
 }
 
@@ -198,10 +198,12 @@ impl fmt::Display for Unreachable {
 pub struct QosWatch {
     subscriptions: Vec<Subscription>,
     told: BTreeSet<Unreachable>,
+    /// Those of the look before.
+    before: Vec<Unreachable>,
 }
 
 impl QosWatch {
-    /// The publishers that are there now and cannot reach this node. Each is logged once. It asks the middleware about
+    /// The publishers that are there now and cannot reach this node. Each is logged once, on the second look. It asks the middleware about
     /// every topic, so once a second is often enough.
     pub fn look(&mut self, node: &Node) -> Vec<Unreachable> {
         let mut found = Vec::new();
@@ -218,11 +220,13 @@ impl QosWatch {
                 }
             }
         }
-        for unreachable in &found {
+        // Discovery tells of a publisher before it tells of its node, so that a look is needed to know its name.
+        for unreachable in found.iter().filter(|unreachable| self.before.contains(unreachable)) {
             if self.told.insert(unreachable.clone()) {
                 tracing::warn!("{unreachable}");
             }
         }
+        self.before.clone_from(&found);
         found
     }
 }
