@@ -2,11 +2,11 @@
 //! as it is known whether the folder can be used; the log and `/diagnostics` tell the rest.
 
 use super::error::NodeError;
+use super::services::{self, Requests, next, offer};
 use crate::error::printable;
 use crate::robot::calibration::dump::Dump;
-use futures::{FutureExt, Stream, StreamExt};
 use r2r::std_srvs::srv::Trigger;
-use r2r::{Node, QosProfile, ServiceRequest};
+use r2r::{Node, ServiceRequest};
 use std::time::{Duration, Instant};
 
 /// How long an answer waits for the folder: a disk may not answer, and whoever asks is not to wait for it.
@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The service, and the request that has begun a dump and is not answered yet.
 pub struct DumpCalibration {
-    requests: Box<dyn Stream<Item = ServiceRequest<Trigger::Service>> + Unpin>,
+    requests: Requests<Trigger::Service>,
     open: Option<(ServiceRequest<Trigger::Service>, Instant)>,
     dump: Dump,
 }
@@ -25,15 +25,12 @@ impl DumpCalibration {
     /// # Errors
     /// [`NodeError::Middleware`].
     pub fn new(node: &mut Node, dump: Dump) -> Result<Self, NodeError> {
-        let requests = node
-            .create_service::<Trigger::Service>("~/dump_calibration", QosProfile::services_default())
-            .map_err(NodeError::middleware("offering ~/dump_calibration"))?;
-        Ok(Self { requests: Box::new(requests), open: None, dump })
+        Ok(Self { requests: offer(node, "~/dump_calibration")?, open: None, dump })
     }
 
     /// Takes the requests that have arrived, and answers those of which enough is known.
     pub fn serve(&mut self) {
-        while let Some(Some(request)) = self.requests.next().now_or_never() {
+        while let Some(request) = next(&mut self.requests) {
             match self.dump.begin() {
                 Ok(()) => {
                     // The folder of the dump before did not answer for as long as that dump lasted.
@@ -60,7 +57,7 @@ impl DumpCalibration {
     pub fn end(&mut self, patience: Duration) -> bool {
         let has_ended = self.dump.stop(patience);
         let mut unanswered = Vec::from_iter(self.open.take().map(|(request, _)| request));
-        while let Some(Some(request)) = self.requests.next().now_or_never() {
+        while let Some(request) = next(&mut self.requests) {
             unanswered.push(request);
         }
         unanswered.into_iter().for_each(|request| respond(request, Err("the node is stopping".to_owned())));
@@ -71,8 +68,5 @@ impl DumpCalibration {
 fn respond(request: ServiceRequest<Trigger::Service>, answer: Result<String, String>) {
     let success = answer.is_ok();
     let message = answer.unwrap_or_else(|reason| format!("nothing is written: {reason}"));
-    // A client may have left without waiting for its answer, which is no fault of the node.
-    if let Err(error) = request.respond(Trigger::Response { success, message: printable(&message).into_owned() }) {
-        tracing::debug!("~/dump_calibration: {error}");
-    }
+    services::respond(request, Trigger::Response { success, message: printable(&message).into_owned() });
 }

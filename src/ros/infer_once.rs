@@ -1,13 +1,13 @@
 //! `~/infer_once`: one inference on the next set of inputs, whatever the pace. It answers once the chunk is published.
 
 use super::error::NodeError;
+use super::services::{Requests, next, offer, respond};
 use crate::error::printable;
 use crate::robot::health::Health;
 use crate::robot::pace::Pace;
 use crate::types::Stamp;
-use futures::{FutureExt, Stream, StreamExt};
 use r2r::std_srvs::srv::Trigger;
-use r2r::{Node, QosProfile, ServiceRequest};
+use r2r::{Node, ServiceRequest};
 use std::time::{Duration, Instant};
 
 /// How long a request waits for a chunk before it is answered without one.
@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The service and the requests that are not answered yet.
 pub struct InferOnce {
-    requests: Box<dyn Stream<Item = ServiceRequest<Trigger::Service>> + Unpin>,
+    requests: Requests<Trigger::Service>,
     open: Vec<Open>,
 }
 
@@ -32,16 +32,13 @@ impl InferOnce {
     /// # Errors
     /// [`NodeError::Middleware`].
     pub fn new(node: &mut Node) -> Result<Self, NodeError> {
-        let requests = node
-            .create_service::<Trigger::Service>("~/infer_once", QosProfile::services_default())
-            .map_err(NodeError::middleware("offering ~/infer_once"))?;
-        Ok(Self { requests: Box::new(requests), open: Vec::new() })
+        Ok(Self { requests: offer(node, "~/infer_once")?, open: Vec::new() })
     }
 
     /// Takes the requests that have arrived. Those that cannot be met are answered at once, because of an `obstacle` or
     /// because the inputs are not healthy; for the others, `pace` is asked for an inference.
     pub fn receive(&mut self, obstacle: Option<&str>, health: &Health, pace: &mut Pace) {
-        while let Some(Some(request)) = self.requests.next().now_or_never() {
+        while let Some(request) = next(&mut self.requests) {
             self.open.push(Open { request, asked: Instant::now(), reference: None });
         }
         let obstacle = obstacle.or((!health.may_act).then_some(health.reason.as_str()));
@@ -78,7 +75,7 @@ impl InferOnce {
 
     /// Answers every request, because the node ends.
     pub fn end(&mut self) {
-        while let Some(Some(request)) = self.requests.next().now_or_never() {
+        while let Some(request) = next(&mut self.requests) {
             self.open.push(Open { request, asked: Instant::now(), reference: None });
         }
         self.answer_those(|_| Some(Err("the node is stopping".to_owned())));
@@ -95,12 +92,7 @@ impl InferOnce {
                 Ok(sequence) => format!("chunk {sequence}"),
                 Err(reason) => format!("no chunk: {reason}"),
             };
-            // A client may have left without waiting for its answer, which is no fault of the node.
-            if let Err(error) =
-                open.request.respond(Trigger::Response { success, message: printable(&message).into_owned() })
-            {
-                tracing::debug!("~/infer_once: {error}");
-            }
+            respond(open.request, Trigger::Response { success, message: printable(&message).into_owned() });
         }
     }
 }

@@ -114,6 +114,13 @@ impl Lifecycle {
         }
     }
 
+    /// Answers whoever waits for a transition, because the node ends.
+    pub fn give_up(&mut self) {
+        if let Some(request) = self.pending.take() {
+            respond(request, ChangeState::Response { success: false });
+        }
+    }
+
     /// Publishes a change of state.
     fn tell(&self, made: &lifecycle::Transition) {
         tracing::info!("{}: {} -> {}", made.label, made.start.label(), made.goal.label());

@@ -141,6 +141,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     }
     tracing::info!("stopping");
     turn.infer_once.end();
+    turn.lifecycle.give_up();
     let has_ended = [turn.model.stop(PATIENCE), turn.dump_calibration.end(PATIENCE)] == [true; 2];
     Ok(if has_ended { Ended::Quiet } else { Ended::Busy })
 }

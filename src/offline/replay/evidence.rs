@@ -2,7 +2,8 @@
 //!
 //! A recorder is another process than the node: it receives the same messages some milliseconds earlier or later, and those
 //! of different topics in another order. A chunk tells which frames and which state it was made of, and with its latency the
-//! turn of the node in which they were chosen. So they were there in that turn, and what it passed over was not.
+//! turn of the node in which they were chosen. So they were there in that turn, and what would have been chosen instead was
+//! not.
 
 use super::feed::{Arrival, Content};
 use crate::config::Config;
