@@ -105,6 +105,38 @@ choices! {
         Millimetre = "mm",
     }
 
+    /// What becomes of a plan besides that it is published.
+    pub enum OutputMode {
+        /// Nothing: somebody else plays it.
+        Chunk = "chunk",
+        /// It is played: a command is published on every tick.
+        Stream = "stream",
+    }
+
+    /// How often a trajectory is published.
+    pub enum TrajectoryPer {
+        /// On every tick, with the command of that tick.
+        Tick = "tick",
+        /// Once per chunk, with what is left of its plan.
+        Chunk = "chunk",
+    }
+
+    /// What the robot does when something is wrong.
+    pub enum Reaction {
+        /// The last command is repeated until all is well again.
+        Hold = "hold",
+        /// Nothing more is commanded until a person releases the stop.
+        Stop = "stop",
+    }
+
+    /// What happens to a command beyond a limit.
+    pub enum GuardMode {
+        /// It is refused.
+        Reject = "reject",
+        /// It is brought within its limits where that is possible, and refused otherwise.
+        Clamp = "clamp",
+    }
+
     /// The message type that carries a camera's images.
     pub enum Transport {
         /// sensor_msgs/Image on `<name>/image`.

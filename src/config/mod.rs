@@ -7,6 +7,7 @@
 //! | file | |
 //! |---|---|
 //! | [`table`] | every parameter, and the structs that hold their values |
+//! | [`control`] | those of moving a robot: outputs, control, guard, limits |
 //! | [`camera`] | encodings, crops and rotations of pictures |
 //! | [`rule`] | the type, default and allowed values of one parameter |
 //! | [`group`](mod@group) | several parameters as one entry of the table |
@@ -20,6 +21,7 @@
 
 pub mod camera;
 mod choice;
+pub mod control;
 pub mod embodiment;
 pub mod environment;
 mod error;
@@ -37,8 +39,12 @@ mod value;
 
 pub use camera::{Crop, PixelEncoding, Rotation};
 pub use choice::{
-    Choice, Device, Dtype, Fallback, FirstRotation, Grip, JointUnit, Preprocess, ProprioFeed, ProprioSource,
-    RotationLayout, Transport,
+    Choice, Device, Dtype, Fallback, FirstRotation, Grip, GuardMode, JointUnit, OutputMode, Preprocess, ProprioFeed,
+    ProprioSource, Reaction, RotationLayout, TrajectoryPer, Transport,
+};
+pub use control::{
+    Bounds, ChannelLimitsConfig, ControlConfig, GuardConfig, JointOutputConfig, LifecycleConfig, LimitsConfig,
+    OutputConfig, Workspace,
 };
 pub use embodiment::Embodiment;
 pub use error::ConfigError;
@@ -49,8 +55,8 @@ pub use parameter::{Domain, Parameter};
 pub use schema::Audience;
 pub use table::{
     ActionConfig, ActionGripperConfig, BuildOptions, CalibrationConfig, CameraConfig, Config, EngineConfig,
-    ForceConfig, GripperCommands, GripperConfig, JointConfig, LifecycleConfig, MAX_CAMERAS, PolicyConfig,
-    ProprioConfig, SyncConfig, ViewSettings,
+    ForceConfig, GripperCommands, GripperConfig, JointConfig, MAX_CAMERAS, PolicyConfig, ProprioConfig, SyncConfig,
+    ViewSettings,
 };
 pub use value::{Parameters, Value};
 
@@ -115,6 +121,7 @@ impl Config {
                           `rotation_6d: rows` (r11 r12 r21 r22 r31 r32), or the `embodiment`";
             return Err(ConfigError::invalid("rotation_6d", reason));
         }
+        control::check(&config.output, config.step_dt_s)?;
         Ok(config)
     }
 }

@@ -9,6 +9,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A parameter whose value becomes a `T`.
 pub struct Rule<T> {
@@ -55,6 +56,11 @@ pub fn numbers(default: &[f64]) -> Rule<Vec<f64>> {
 /// A parameter that is a list of texts.
 pub fn texts(default: &[&str]) -> Rule<Vec<String>> {
     Rule::of(default.iter().map(|text| (*text).to_owned()).collect())
+}
+
+/// A span of time in whole milliseconds, of at most ten minutes; 0 is `None`.
+pub fn milliseconds(default: i64) -> Rule<Option<Duration>> {
+    integer(default).within(0..=600_000).unless(0).map(|span| span.map(Duration::from_millis))
 }
 
 /// The path of a file or folder; empty text is `None`.
@@ -210,10 +216,37 @@ impl Rule<i64> {
     }
 }
 
+impl Rule<f64> {
+    /// Turns 0 into `None`.
+    pub fn unless_zero(self) -> Rule<Option<f64>> {
+        self.map(|value| (value != 0.0).then_some(value))
+    }
+
+    /// Refuses a factor that cannot be divided by.
+    pub fn invertible(self) -> Self {
+        const LEAST: f64 = 1e-9;
+        self.refuse_if(|factor| {
+            (factor.abs() < LEAST)
+                .then(|| format!("{factor}: too near 0 to be divided by: expected at least {LEAST:e}"))
+        })
+    }
+}
+
 impl Rule<String> {
     /// Turns text without a visible character into `None`.
     pub fn unless_blank(self) -> Rule<Option<String>> {
         self.map(|text| Some(text).filter(|text| !text.trim().is_empty()))
+    }
+
+    /// The name of a topic, relative, absolute or private; empty text is `None`.
+    pub fn topic(self) -> Rule<Option<String>> {
+        self.checked(|name| match name.as_str() {
+            "" => Ok(None),
+            topic if is_topic(topic) => Ok(Some(name)),
+            _ => Err(format!(
+                "`{name}` is no name of a topic: use letters, digits and _ between slashes, and no digit first"
+            )),
+        })
     }
 
     /// Refuses empty text; `what` tells the user what to enter.
@@ -244,6 +277,11 @@ impl Rule<Vec<String>> {
             twice.map(|(_, name)| format!("`{name}` is named twice"))
         })
     }
+}
+
+fn is_topic(name: &str) -> bool {
+    let relative = name.strip_prefix("~/").or_else(|| name.strip_prefix('/')).unwrap_or(name);
+    relative.split('/').all(is_topic_name)
 }
 
 fn is_topic_name(name: &str) -> bool {

@@ -8,9 +8,10 @@ use super::choice::{
     Device, Dtype, Fallback, FirstRotation, Grip, JointUnit, Preprocess, ProprioFeed, ProprioSource, RotationLayout,
     Transport,
 };
+use super::control::{ControlConfig, GuardConfig, LifecycleConfig, LimitsConfig, OutputConfig};
 use super::group::{Named, flattened, group, per_name};
 use super::rule::{
-    Rule, choice, choice_or_unknown, flag, integer, integers, number, numbers, parsed, path, text, texts,
+    choice, choice_or_unknown, flag, integer, integers, milliseconds, number, numbers, parsed, path, text, texts,
 };
 use super::schema::{Table, parameters};
 use std::path::PathBuf;
@@ -99,10 +100,20 @@ parameters! {
         sync: SyncConfig = group(),
         /// How the policy is run.
         policy: PolicyConfig = group(),
+        /// What is published of plans.
+        output: OutputConfig = group(),
+        /// Whether commands go to ~/shadow/... only, so that the robot does not move.
+        shadow: bool = flag(false),
+        /// How plans are played.
+        control: ControlConfig = group(),
+        /// What is refused, and what happens then.
+        guard: GuardConfig = group(),
+        /// How far and how fast the robot may go.
+        limits: LimitsConfig = group(),
+        /// The states of a managed node.
+        lifecycle: LifecycleConfig = group(),
         /// Engines, for the backends that execute one.
         engine: EngineConfig = group(),
-        /// The states of the managed node.
-        lifecycle: LifecycleConfig = group(),
         /// Batches that ~/dump_calibration writes.
         calibration: CalibrationConfig = group(),
         /// Which facts of the checkpoint or embodiment a parameter may contradict.
@@ -254,13 +265,6 @@ parameters! {
         }),
     }
 
-    /// The states of the managed node.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub struct LifecycleConfig {
-        /// Whether the node configures and activates itself at the start; otherwise it waits for ~/change_state.
-        autostart: bool = flag(true),
-    }
-
     /// What the node writes when `~/dump_calibration` asks for it.
     #[derive(Clone, Debug, PartialEq)]
     pub struct CalibrationConfig {
@@ -303,11 +307,6 @@ parameters! {
         /// TensorRT's limit for its workspace while building, MiB; 0 for its own choice.
         workspace_mb: Option<u64> = integer(0).within(0..=1_048_576).unless(0),
     }
-}
-
-/// A span of time in whole milliseconds, of at most ten minutes; 0 is `None`.
-fn milliseconds(default: i64) -> Rule<Option<Duration>> {
-    integer(default).within(0..=600_000).unless(0).map(|span| span.map(Duration::from_millis))
 }
 
 impl Default for EngineConfig {

@@ -20,6 +20,7 @@
 //! | what the numbers of an action mean, and which are commanded | [`channels`] |
 //! | which command is due at a moment | [`player`] |
 //! | whether a plan or a command is dangerous | [`guard`] |
+//! | the limits that parameters and a URDF give | [`envelope`] |
 //! | which command is sent at last: played, held, or none | [`control`] |
 //! | ways between rotations | [`geodesic`] |
 //! | the states of a managed node | [`lifecycle`] |
@@ -30,6 +31,7 @@ pub mod camera;
 pub mod channels;
 pub mod control;
 pub mod deployment;
+pub mod envelope;
 pub mod frame_loss;
 pub mod geodesic;
 pub mod guard;

@@ -190,8 +190,12 @@ mod tests {
                 "action.gripper",
                 "sync",
                 "policy",
-                "engine",
+                "output",
+                "control",
+                "guard",
+                "limits",
                 "lifecycle",
+                "engine",
                 "calibration",
                 "force",
                 "camera.front"

@@ -18,7 +18,7 @@ Expected outputs from implementations that share no code with this crate. Everyt
 included, is written by `tools/goldens.py`; its documentation says how to run it. (`encodings/` is written by
 `tools/encodings.py`, `lerobot/` by `tools/lerobot_cases.py`, `datasets/` by `tools/lerobot_datasets.py`, `cdr/` by
 `tools/cdr_goldens.py`, `bags/` by `tools/bags.py`; each has a README of its own. `adapters/` and
-`auto_space/` are written by `tools/adapters.py`, see below.) A second run writes the
+`auto_space/` are written by `tools/adapters.py`, and `urdf/` by hand, see below.) A second run writes the
 same bytes. Made with lerobot 0.4.4, {versions}.
 
 While it writes them, the script proves what the fixtures rest on: lerobot's own `XVLAModel` loads the
@@ -96,6 +96,12 @@ turn, half turns, almost half turns and a tiny turn. At a half turn w is 0 and t
 23 `pairs` of rotations, `from_xyzw` and `to_xyzw`, with what SciPy finds `between_xyzw` them at the `fractions` of the
 way, the `angle_rad` of the turn that leads from one to the other, and its `rotation_vector_rad` in the fixed frame. The
 first 7 are no turn, tiny turns and almost half turns. Every other `to_xyzw` is negated, which is the same rotation.
+
+## urdf/
+
+Written by hand: `arm.urdf` is a small arm with one joint of each kind that limits can be read from, and with the elements
+of simulators and controllers that they are not in. `arm.urdf.xacro` has still to be expanded; `empty.urdf`, `cut.urdf`,
+`world.sdf` and `words.urdf` are no URDFs.
 """
 
 

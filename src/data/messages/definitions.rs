@@ -36,6 +36,7 @@ const TEXTS: &[(&str, &str)] = &[
     ("std_msgs/MultiArrayLayout", "MultiArrayDimension[] dim\nuint32 data_offset\n"),
     ("std_msgs/String", "string data\n"),
     ("xvla_ros/ActionChunk", include_str!("../../../msg/ActionChunk.msg")),
+    ("xvla_ros/Command", include_str!("../../../msg/Command.msg")),
     ("xvla_ros/Fact", include_str!("../../../msg/Fact.msg")),
     ("xvla_ros/ModelInfo", include_str!("../../../msg/ModelInfo.msg")),
     ("xvla_ros/StageLatency", include_str!("../../../msg/StageLatency.msg")),

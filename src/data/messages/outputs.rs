@@ -101,6 +101,55 @@ impl Write for ActionChunk {
     }
 }
 
+/// An xvla_ros/Command: what the robot is to do at one control tick.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Command {
+    /// The tick.
+    pub header: Header<String>,
+    /// The chunk that is played.
+    pub sequence: u64,
+    /// Where the command lies in it: 0 is the first action.
+    pub step: f32,
+    /// The tick minus the moment that the chunk's observation stands for, ns.
+    pub plan_age_ns: i64,
+    /// 0 for the plan's own, 1 for one that was clamped, 2 for one that is held.
+    pub verdict: u8,
+    /// Why it is not the plan's own; empty if it is.
+    pub reason: String,
+    /// One per channel.
+    pub values: Vec<f32>,
+}
+
+impl Message for Command {
+    const NAME: &'static str = "xvla_ros/msg/Command";
+}
+
+impl Read<'_> for Command {
+    fn read(reader: &mut CdrReader) -> Result<Self, CdrError> {
+        Ok(Self {
+            header: Header::read(reader)?,
+            sequence: reader.number("sequence")?,
+            step: reader.number("step")?,
+            plan_age_ns: read_duration_ns(reader, "plan_age")?,
+            verdict: reader.number("verdict")?,
+            reason: reader.string("reason")?.to_owned(),
+            values: reader.numbers("values")?.to_vec(),
+        })
+    }
+}
+
+impl Write for Command {
+    fn write(&self, writer: &mut CdrWriter) {
+        self.header.write(writer);
+        writer.number(self.sequence);
+        writer.number(self.step);
+        write_duration_ns(writer, self.plan_age_ns);
+        writer.number(self.verdict);
+        writer.string(&self.reason);
+        writer.numbers(&self.values);
+    }
+}
+
 /// An xvla_ros/StageLatency: where the time of one inference went. Its header and number are those of the chunk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StageLatency {

@@ -3,6 +3,7 @@
 //!
 //! | what | file |
 //! |---|---|
+//! | the controller of a deployment | [`build`] |
 //! | why the robot is held or stopped | [`cause`] |
 //! | what has to be well for commands to go on | [`watch`] |
 //!
@@ -10,6 +11,7 @@
 //! made up: there is no command before the first plan, and none beyond the end of one. A stop is final until a person
 //! releases it, and nothing from before is played then.
 
+pub mod build;
 pub mod cause;
 pub mod watch;
 
@@ -21,18 +23,10 @@ use super::guard::{Context, Guard, Rejections, Verdict as Checked};
 use super::player::latency::{LatencyEstimate, start_by};
 use super::player::{Decoder, Plan, Player, Sample, Timing};
 use super::time::Now;
+use crate::config::Reaction;
 use crate::types::{HostArray, Stamp};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What is done for a cause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reaction {
-    /// The last command is sent again.
-    Hold,
-    /// Nothing is sent any more until a person releases the stop.
-    Stop,
-}
 
 /// How a deployment is played.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -23,6 +23,11 @@ impl Range {
         Self { min: either(self.min, other.min, f64::max), max: either(self.max, other.max, f64::min) }
     }
 
+    /// Whether `value` lies in the range, as a command does.
+    pub fn holds(self, value: f64) -> bool {
+        self.min.is_none_or(|min| value as f32 >= min as f32) && self.max.is_none_or(|max| value as f32 <= max as f32)
+    }
+
     fn is_empty(self) -> bool {
         matches!((self.min, self.max), (Some(min), Some(max)) if (min as f32) > (max as f32))
     }
@@ -131,7 +136,7 @@ impl Limits {
     /// # Errors
     /// Limits of another number of channels or arms, of a single number of a rotation, that are negative or not finite;
     /// ranges that no value is in.
-    pub(super) fn ranges(&self, channels: &Channels) -> Result<Vec<Range>, LimitsError> {
+    pub(in crate::robot) fn ranges(&self, channels: &Channels) -> Result<Vec<Range>, LimitsError> {
         let counts =
             [("channels", channels.count(), self.channels.len()), ("arms", channels.arms().len(), self.arms.len())];
         if let Some((what, expected, found)) = counts.into_iter().find(|(_, expected, found)| expected != found) {
@@ -145,6 +150,19 @@ impl Limits {
         }
         let own = self.channels.iter().zip(channels.kinds()).enumerate();
         own.map(|(channel, (limits, kind))| self.range(channels, channel, limits, *kind)).collect()
+    }
+
+    /// The values that a channel may have, within the workspace if it is a position.
+    pub fn range_of(&self, channels: &Channels, channel: usize) -> Range {
+        let own = self.channels.get(channel).map_or(Range::default(), |limits| limits.range);
+        own.and(self.side(channels, channel))
+    }
+
+    /// The side of the workspace that a position stays in; no bounds for other channels.
+    fn side(&self, channels: &Channels, channel: usize) -> Range {
+        let arms = channels.arms().iter().zip(&self.arms);
+        let mut sides = arms.flat_map(|(arm, limits)| arm.position.into_iter().zip(limits.workspace));
+        sides.find(|(position, _)| *position == channel).map_or(Range::default(), |(_, side)| side)
     }
 
     fn range(
@@ -161,12 +179,9 @@ impl Limits {
         not_negative(name, "velocity", limits.velocity)?;
         not_negative(name, "acceleration", limits.acceleration)?;
         not_negative(name, "jump", limits.jump)?;
-        let arms = channels.arms().iter().zip(&self.arms);
-        let sides = arms.flat_map(|(arm, limits)| arm.position.into_iter().zip(limits.workspace));
-        let side = sides.filter(|(position, _)| *position == channel).map(|(_, side)| side).next();
-        let range = side.map_or(limits.range, |side| limits.range.and(side));
+        let range = self.range_of(channels, channel);
         // NaN is in no comparison, so each bound is looked at before both are merged.
-        if !limits.range.is_finite() || !side.unwrap_or_default().is_finite() {
+        if !limits.range.is_finite() || !self.side(channels, channel).is_finite() {
             return Err(LimitsError::Bound { name: name.to_owned() });
         }
         if range.is_empty() { Err(LimitsError::Empty { name: name.to_owned() }) } else { Ok(range) }

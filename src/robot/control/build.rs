@@ -1,0 +1,77 @@
+//! The controller of a deployment, from its parameters and its model.
+
+use super::super::channels::{ChannelError, Channels};
+use super::super::envelope::{self, EnvelopeError};
+use super::super::guard::{Guard, LimitsError};
+use super::super::player::Decoder;
+use super::super::reporting::record::ModelFacts;
+use super::{Controller, Settings, Watch};
+use crate::config::{Config, ConfigError, ProprioFeed, ProprioSource};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Arms of the action spaces of poses.
+const ARMS: usize = 2;
+
+/// Why a deployment cannot be played.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// A parameter is missing.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// What the numbers of an action mean is not known.
+    #[error(transparent)]
+    Channels(#[from] ChannelError),
+    /// Limits that do not fit the commands.
+    #[error(transparent)]
+    Envelope(#[from] EnvelopeError),
+    /// Limits that nothing can keep.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+}
+
+/// The controller for the deployment of `config`, whose model is that of `facts`. `axis_angle` says that its actions come as
+/// positions, axis-angles and grippers.
+///
+/// # Errors
+/// A time between actions that is not known, numbers without a meaning, limits that do not fit.
+pub fn controller(config: &Config, facts: &ModelFacts, axis_angle: bool) -> Result<Controller, ControlError> {
+    let layout = config.rotation_6d;
+    let channels = Channels::of(&facts.action_mode, &facts.action_names, axis_angle, layout, arms(config))?;
+    let channels = Arc::new(channels);
+    let limits = envelope::limits(config, &channels)?;
+    let decoder = Decoder::new(channels.clone(), &config.action)?;
+    let guard = Guard::new(channels, limits, config.guard.mode.into())?;
+    let watch = Watch::new(Some(config.guard.watchdog), config.guard.inference);
+    Ok(Controller::new(settings(config)?, decoder, guard, watch))
+}
+
+/// The arms that the robot has. A robot that does not measure poses has all that the action space has.
+fn arms(config: &Config) -> usize {
+    match config.proprio.source {
+        ProprioSource::EePose => config.proprio.arms.len().max(1),
+        ProprioSource::JointStates | ProprioSource::Proprio => ARMS,
+    }
+}
+
+fn settings(config: &Config) -> Result<Settings, ConfigError> {
+    let unknown = || {
+        let reason = "unknown, and plans are played: add `step_dt_s: S`, or the `embodiment`";
+        ConfigError::invalid("step_dt_s", reason)
+    };
+    let step = config.step_dt_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(unknown)?;
+    Ok(Settings {
+        // The rate is at least 1 Hz.
+        period: Duration::try_from_secs_f64(1.0 / config.control.rate_hz).unwrap_or(Duration::from_secs(1)),
+        step,
+        execute_steps: config.execute_steps,
+        margin: config.control.margin,
+        relative_to_command: config.proprio.feed.is_some_and(|feed| feed != ProprioFeed::Measured),
+        rejections: config.guard.rejections,
+        on_rejections: config.guard.on_rejections,
+        on_inputs: config.guard.on_input,
+        on_inference: config.guard.on_inference,
+        on_watchdog: config.guard.on_watchdog,
+        at_end: config.control.at_end,
+    })
+}
