@@ -88,42 +88,42 @@ parameters! {
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct ControlConfig {
         /// Commands per second in output.mode stream, Hz.
-        rate_hz: f64 = number(50.0).within(1.0..=1000.0),
+        rate_hz: f64 = number(50.0).within(1.0..=1000.0).live(),
         /// Real-time priority (SCHED_FIFO) of the thread that sends commands; 0 for none.
         priority: Option<u8> = integer(0).within(0..=99).unless(0),
         /// What happens when a plan ends and no other follows: hold repeats the last command, stop sends nothing more until ~/release_stop.
-        at_end: Reaction = choice(Reaction::Hold),
+        at_end: Reaction = choice(Reaction::Hold).live(),
         /// How long before a plan's end the next one should be there, milliseconds.
         margin: Duration =
-            integer(20).within(0..=60_000).map(|ms| Duration::from_millis(ms.unsigned_abs())).named("margin_ms"),
+            integer(20).within(0..=60_000).map(|ms| Duration::from_millis(ms.unsigned_abs())).named("margin_ms").live(),
     }
 
     /// What is refused, and what happens then.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct GuardConfig {
         /// What happens to a command beyond a limit: reject refuses it, clamp brings it within its limits where that is possible.
-        mode: GuardMode = choice(GuardMode::Reject),
+        mode: GuardMode = choice(GuardMode::Reject).live(),
         /// Oldest observation whose plan may be played, milliseconds; 0 for any.
-        plan_age: Option<Duration> = milliseconds(5000).named("plan_age_ms"),
+        plan_age: Option<Duration> = milliseconds(5000).named("plan_age_ms").live(),
         /// Commands refused in a row after which guard.on_rejections applies.
-        rejections: u32 = integer(10).within(1..=1_000_000).map(|count| u32::try_from(count).unwrap_or(1)),
+        rejections: u32 = integer(10).within(1..=1_000_000).map(|count| u32::try_from(count).unwrap_or(1)).live(),
         /// What happens after that many refused commands: hold or stop.
-        on_rejections: Reaction = choice(Reaction::Stop),
+        on_rejections: Reaction = choice(Reaction::Stop).live(),
         /// What happens when an input is stale, skewed or frozen: hold or stop.
-        on_input: Reaction = choice(Reaction::Hold),
+        on_input: Reaction = choice(Reaction::Hold).live(),
         /// What happens when an inference fails, hangs or gives what is no plan: hold or stop.
-        on_inference: Reaction = choice(Reaction::Hold),
+        on_inference: Reaction = choice(Reaction::Hold).live(),
         /// What happens when the backend is lost: hold or stop.
-        on_backend: Reaction = choice(Reaction::Hold),
+        on_backend: Reaction = choice(Reaction::Hold).live(),
         /// What happens when the thread that watches inputs says nothing: hold or stop.
-        on_watchdog: Reaction = choice(Reaction::Stop),
+        on_watchdog: Reaction = choice(Reaction::Stop).live(),
         /// How long an inference may take before it counts as hanging, milliseconds; 0 to wait for ever.
-        inference: Option<Duration> = milliseconds(2000).named("inference_ms"),
+        inference: Option<Duration> = milliseconds(2000).named("inference_ms").live(),
         /// How long the thread that watches inputs may say nothing, milliseconds.
         watchdog: Duration =
-            integer(500).within(10..=60_000).map(|ms| Duration::from_millis(ms.unsigned_abs())).named("watchdog_ms"),
+            integer(500).within(10..=60_000).map(|ms| Duration::from_millis(ms.unsigned_abs())).named("watchdog_ms").live(),
         /// How often per minute the inference thread is started again after a panic.
-        restarts: u32 = integer(3).within(0..=1000).map(|count| u32::try_from(count).unwrap_or_default()),
+        restarts: u32 = integer(3).within(0..=1000).map(|count| u32::try_from(count).unwrap_or_default()).live(),
     }
 
     /// How far and how fast the robot may go.
@@ -134,30 +134,30 @@ parameters! {
         /// Channels of a command that have limits of their own, by name. Where there are others, as in the URDF, these may only be narrower.
         channels: Vec<Named<ChannelLimitsConfig>> = per_name("channel", texts(&[]).each_once()),
         /// The box that an arm's position stays in, [x min, x max, y min, y max, z min, z max] in m, for one arm after the other; empty for none.
-        workspace: Vec<Workspace> = numbers(&[]).within(-FAR..=FAR).checked(workspaces).named("workspace_m"),
+        workspace: Vec<Workspace> = numbers(&[]).within(-FAR..=FAR).checked(workspaces).named("workspace_m").live(),
         /// Range of every gripper's command, [min, max] in its own unit; empty for none.
-        gripper: Option<Bounds> = numbers(&[]).within(-FAR..=FAR).checked(Bounds::from_list),
+        gripper: Option<Bounds> = numbers(&[]).within(-FAR..=FAR).checked(Bounds::from_list).live(),
         /// How far a rotation of six numbers may be from orthonormal: the largest entry of C'C - I, where C is the 3x2 matrix of its columns; 0 for any.
-        rotation_deviation: Option<f64> = number(0.1).within(0.0..=FAST).unless_zero(),
+        rotation_deviation: Option<f64> = number(0.1).within(0.0..=FAST).unless_zero().live(),
         /// Largest angular velocity of an arm, rad/s; 0 for any.
-        angular_velocity_rad_s: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero(),
+        angular_velocity_rad_s: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero().live(),
         /// Largest angular acceleration of an arm, rad/s²; 0 for any.
-        angular_acceleration_rad_s2: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero(),
+        angular_acceleration_rad_s2: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero().live(),
         /// Largest angle between a commanded rotation and the measured one, rad; 0 for any.
-        angular_jump_rad: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero(),
+        angular_jump_rad: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero().live(),
     }
 
     /// The limits of one channel, in the checkpoint's unit for it.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct ChannelLimitsConfig {
         /// Values that this channel may have, [min, max] in its own unit; empty for no range of its own.
-        range: Option<Bounds> = numbers(&[]).within(-FAR..=FAR).checked(Bounds::from_list),
+        range: Option<Bounds> = numbers(&[]).within(-FAR..=FAR).checked(Bounds::from_list).live(),
         /// Largest velocity, units per second; 0 for none of its own.
-        velocity: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero(),
+        velocity: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero().live(),
         /// Largest acceleration, units per second squared; 0 for none of its own.
-        acceleration: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero(),
+        acceleration: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero().live(),
         /// Largest distance from the measured state, units; 0 for any.
-        jump: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero(),
+        jump: Option<f64> = number(0.0).within(0.0..=FAST).unless_zero().live(),
     }
 
     /// The states of a managed node.

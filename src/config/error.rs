@@ -45,6 +45,12 @@ pub enum ConfigError {
         /// The end of the message, which suggests a similar name; empty if there is none.
         hint: String,
     },
+    /// A parameter that is fixed while the node runs.
+    #[error("parameter `{name}` is read-only: restart the node with another value")]
+    ReadOnly {
+        /// Dotted name of the parameter.
+        name: String,
+    },
     /// Two sources of a fact about the model disagree.
     #[error("parameter `{name}`: {other}, but {known}: leave it out, or set `force.{flag}: true` if that is meant")]
     Contradiction {

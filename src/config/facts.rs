@@ -114,6 +114,23 @@ pub fn settle(given: &mut Parameters, sources: &[Source]) -> Result<Vec<Fact>, C
     Ok(facts)
 }
 
+/// Checks that no more of a chunk is executed than the `chunk_length` actions that it has, where that is known.
+///
+/// # Errors
+/// [`ConfigError::Invalid`] for a number of the deployment's or the checkpoint's own. An embodiment executes as much of a
+/// chunk as there is.
+pub fn check_executed(facts: &[Fact], chunk_length: Option<i64>) -> Result<(), ConfigError> {
+    let is_own = |fact: &&Fact| fact.name == "execute_steps" && !matches!(fact.origin, Origin::Embodiment(_));
+    let executed = facts.iter().find(is_own).and_then(|fact| fact.value.numbers().first().copied());
+    match (executed, chunk_length) {
+        (Some(executed), Some(steps)) if executed > steps as f64 => {
+            let reason = format!("{executed} steps, but the checkpoint's chunks have {steps}");
+            Err(ConfigError::invalid("execute_steps", reason))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The parameters among `given` that are facts and not left open.
 fn own_facts(given: &Parameters) -> Parameters {
     let is_settled = |(name, value): &(&String, &Value)| {

@@ -12,6 +12,7 @@
 //! | [`rule`] | the type, default and allowed values of one parameter |
 //! | [`group`](mod@group) | several parameters as one entry of the table |
 //! | [`schema`] | turns the table into structs, rows and readers |
+//! | [`live`] | new values while the node runs, as one set |
 //! | `parameter`, `value`, `choice` | a row, the values it can hold, and enumerations by name |
 //! | [`overrides`] | which parameters of files and command line are for a node |
 //! | [`topic_names`] | names of topics, resolved and remapped as rcl does |
@@ -28,6 +29,7 @@ mod error;
 pub mod facts;
 mod file;
 pub mod group;
+pub mod live;
 pub mod overrides;
 mod parameter;
 pub mod rule;

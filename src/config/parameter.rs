@@ -52,6 +52,15 @@ impl Parameter {
         }
     }
 
+    /// Checks `value` as a new one while the node runs.
+    ///
+    /// # Errors
+    /// As [`Parameter::check`]; [`ConfigError::ReadOnly`] for a parameter that is fixed.
+    pub fn accept(&self, value: Value) -> Result<Value, ConfigError> {
+        let value = self.check(value)?;
+        if self.live { Ok(value) } else { Err(ConfigError::ReadOnly { name: self.name.clone() }) }
+    }
+
     /// The checked value that this parameter has in `given`, or its default.
     ///
     /// # Errors

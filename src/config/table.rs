@@ -64,8 +64,8 @@ parameters! {
         /// Whether a frame's vision-language part runs beside the denoising of the frame before; needs backend
         /// cuda_graph.
         overlap: bool = flag(false),
-        /// Denoising steps; 0 for the checkpoint's own number.
-        steps: Option<usize> = integer(0).within(0..=1000).unless(0),
+        /// Denoising steps; 0 for the checkpoint's own number. A loaded model keeps its number: clean up before it is changed.
+        steps: Option<usize> = integer(0).within(0..=1000).unless(0).live(),
         /// Seed of the noise, the same for every chunk, so that a chunk depends on its observation only; -1 for fresh
         /// noise in every chunk.
         seed: Option<u64> = integer(0).within(-1..=2_147_483_647).unless(-1),
@@ -78,15 +78,15 @@ parameters! {
         /// Time between two actions of a chunk, seconds; 0 for that of the embodiment, or unknown.
         step_dt_s: Option<f64> = number(0.0).within(0.0..=60.0).map(|seconds| (seconds > 0.0).then_some(seconds)),
         /// Actions of a chunk that are executed before the next one; 0 for the embodiment's number, or all.
-        execute_steps: Option<usize> = integer(0).within(0..=10_000).unless(0),
+        execute_steps: Option<usize> = integer(0).within(0..=10_000).unless(0).live(),
         /// Names of the action channels; empty for the action space's own.
         action_names: Vec<String> = texts(&[]),
         /// frame_id of published headers.
         frame_id: String = text(""),
         /// The robot's name in diagnostics; empty for the name of this machine.
         hardware_id: String = text(""),
-        /// Instruction until one arrives on the topic; empty to wait for it.
-        instruction: Option<String> = text("").unless_blank(),
+        /// Instruction until one arrives on the topic; empty to wait for it. When it is set, it replaces what the topic said.
+        instruction: Option<String> = text("").unless_blank().live(),
         /// Threads for libtorch's operators; 0 for its own choice.
         num_threads: Option<usize> = integer(0).within(0..=1024).unless(0),
         /// Names of the cameras, in the checkpoint's order of views; empty for the checkpoint's own, or else camera_0, camera_1 and so on for its views.
@@ -262,7 +262,7 @@ parameters! {
         rate_hz: f64 = number(0.0).within(-1.0..=1000.0).checked(|rate_hz| {
             let is_meant = rate_hz >= 0.0 || rate_hz == -1.0;
             is_meant.then_some(rate_hz).ok_or_else(|| format!("{rate_hz}: expected -1, or at least 0"))
-        }),
+        }).live(),
     }
 
     /// What the node writes when `~/dump_calibration` asks for it.

@@ -17,6 +17,10 @@ pub struct Settled {
     pub facts: Vec<Fact>,
     /// What a person should know about them, one line each.
     pub warnings: Vec<String>,
+    /// What fixes them, so that a parameter that changes later can be held to it as well.
+    pub sources: Vec<Source>,
+    /// T: actions in a chunk of the checkpoint; `None` without a checkpoint.
+    pub chunk_length: Option<i64>,
     /// Whether rotations come out of the network as six numbers.
     poses_go_out: bool,
 }
@@ -85,7 +89,13 @@ pub fn settle(given: &mut Parameters) -> Result<Settled, FactsError> {
         _ => None,
     };
     let Some(checkpoint) = named(given, "checkpoint") else {
-        return Ok(Settled { facts: Vec::new(), warnings: Vec::new(), poses_go_out: false });
+        return Ok(Settled {
+            facts: Vec::new(),
+            warnings: Vec::new(),
+            sources: Vec::new(),
+            chunk_length: None,
+            poses_go_out: false,
+        });
     };
     let adapter = named(given, "adapter");
     let folders = Folders::new(Path::new(&checkpoint), adapter.as_deref().map(Path::new));
@@ -108,20 +118,15 @@ pub fn settle(given: &mut Parameters) -> Result<Settled, FactsError> {
     if !is_named {
         given.insert("cameras".to_owned(), Value::Strings(config.inputs.cameras));
     }
-    Ok(Settled { facts, warnings, poses_go_out: has_rotations(&config.action_space) && !processors.axis_angle })
+    let poses_go_out = has_rotations(&config.action_space) && !processors.axis_angle;
+    Ok(Settled { facts, warnings, sources, chunk_length: Some(config.policy.chunk_length), poses_go_out })
 }
 
 /// Checks the facts that speak of steps and channels against the sizes of the checkpoint's actions.
 fn check_sizes(facts: &[Fact], config: &ModelConfig) -> Result<(), ConfigError> {
-    let (steps, channels) = (config.policy.chunk_length, config.action_space.real_dim);
+    facts::check_executed(facts, Some(config.policy.chunk_length))?;
+    let channels = config.action_space.real_dim;
     let known = |name: &str| facts.iter().find(|fact| fact.name == name);
-    // An embodiment executes as much of a chunk as there is.
-    let own = known("execute_steps").filter(|fact| !matches!(fact.origin, Origin::Embodiment(_)));
-    if let Some(executed) = own.and_then(|fact| fact.value.numbers().first().copied()).filter(|own| *own > steps as f64)
-    {
-        let reason = format!("{executed} steps, but the checkpoint's chunks have {steps}");
-        return Err(ConfigError::invalid("execute_steps", reason));
-    }
     let domains = config.policy.domains;
     if let Some(fact) = known("domain_id").filter(|fact| fact.value.numbers().iter().any(|id| *id >= domains as f64)) {
         let reason =

@@ -68,6 +68,11 @@ impl Feedback {
         }
     }
 
+    /// Lets another number of a chunk's actions be executed from now on; `None` for all.
+    pub fn set_execute_steps(&mut self, steps: Option<usize>) {
+        self.execute_steps = steps;
+    }
+
     /// Puts the state that the checkpoint takes into `observation`.
     pub fn fill(&mut self, observation: &mut Observation) {
         match self.feed {
@@ -171,6 +176,16 @@ mod tests {
         let mut feedback = Feedback { execute_steps: Some(2), ..last_command() };
         feedback.answered(at(0), &chunk());
         assert_eq!(fed(&mut feedback, 5_000), [2.0; 10]);
+    }
+
+    #[test]
+    fn the_number_of_executed_actions_may_change_while_a_chunk_is_executed() {
+        let mut feedback = last_command();
+        feedback.answered(at(0), &chunk());
+        feedback.set_execute_steps(Some(1));
+        assert_eq!(fed(&mut feedback, 5_000), [1.0; 10]);
+        feedback.set_execute_steps(None);
+        assert_eq!(fed(&mut feedback, 5_000), [3.0; 10]);
     }
 
     #[test]

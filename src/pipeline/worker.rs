@@ -170,6 +170,11 @@ impl<O: Offer> Worker<O> {
         locked(&self.feedback).reset();
     }
 
+    /// Takes note that another number of a chunk's actions is executed from now on; `None` for all.
+    pub fn set_execute_steps(&self, steps: Option<usize>) {
+        locked(&self.feedback).set_execute_steps(steps);
+    }
+
     /// The number of observations and answers that were dropped because their epoch was over.
     pub fn withdrawn(&self) -> u64 {
         self.epoch.withdrawn()

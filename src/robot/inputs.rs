@@ -129,6 +129,11 @@ impl Inputs {
         self.new_faults.extend(self.instruction.take(text, origin, now));
     }
 
+    /// Puts an instruction in the place of what was said on the topic; `None` to wait for one again.
+    pub fn instruct(&mut self, text: Option<String>) {
+        self.instruction.replace(text);
+    }
+
     /// Holds state that a deployment leaves to the checkpoint to what the checkpoint takes.
     pub fn expect_state(&mut self, spec: &StateSpec) {
         self.state.iter_mut().for_each(|state| state.expect(spec));

@@ -68,6 +68,12 @@ impl Instruction {
         None
     }
 
+    /// Puts `text` in the place of what was said on the topic until now; `None` to wait for an instruction again.
+    pub(super) fn replace(&mut self, text: Option<String>) {
+        self.changed |= self.text.is_some() && self.text != text;
+        self.text = text;
+    }
+
     /// Whether a different instruction has replaced the previous one since the last call.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
@@ -117,6 +123,27 @@ mod tests {
         let mut changed = heard(&[(Volatile, "go"), (Volatile, "stop")]);
         assert!(changed.take_changed());
         assert!(!changed.take_changed(), "told once");
+    }
+
+    #[test]
+    fn an_instruction_that_is_set_replaces_what_the_topic_said_and_counts_as_no_message() {
+        let mut heard = heard(&[(Volatile, "go")]);
+        heard.replace(Some("stop".to_owned()));
+        assert_eq!((heard.text(), heard.topic.received), (Some("stop"), 1));
+        assert!(heard.take_changed());
+        heard.replace(Some("stop".to_owned()));
+        assert!(!heard.take_changed(), "it is the same");
+    }
+
+    #[test]
+    fn an_instruction_that_is_taken_back_is_a_change_and_the_next_one_is_waited_for() {
+        let mut heard = heard(&[(Volatile, "go")]);
+        heard.replace(None);
+        assert_eq!(heard.text(), None);
+        assert!(heard.take_changed());
+        heard.replace(Some("go on".to_owned()));
+        assert_eq!(heard.text(), Some("go on"));
+        assert!(!heard.take_changed(), "nothing was replaced");
     }
 
     #[test]

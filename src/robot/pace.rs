@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Pace {
     mode: Mode,
+    /// When the latest inference began.
+    begun: Option<Instant>,
     /// When the next inference is due.
     next: Option<Instant>,
     asked: bool,
@@ -18,17 +20,35 @@ enum Mode {
     WhenAsked,
 }
 
+impl Mode {
+    fn of(rate_hz: f64) -> Self {
+        if rate_hz < 0.0 {
+            Self::WhenAsked
+        } else if rate_hz == 0.0 {
+            Self::EverySet
+        } else {
+            Duration::try_from_secs_f64(1.0 / rate_hz).map_or(Self::EverySet, Self::Every)
+        }
+    }
+}
+
 impl Pace {
     /// At most `rate_hz` inferences per second; 0 for one on every new set of inputs, negative for those asked for only.
     pub fn new(rate_hz: f64) -> Self {
-        let mode = if rate_hz < 0.0 {
-            Mode::WhenAsked
-        } else if rate_hz == 0.0 {
-            Mode::EverySet
-        } else {
-            Duration::try_from_secs_f64(1.0 / rate_hz).map_or(Mode::EverySet, Mode::Every)
+        Self { mode: Mode::of(rate_hz), begun: None, next: None, asked: false }
+    }
+
+    /// Goes on at another rate, whose first period begins with the latest inference. What was asked for stays asked for.
+    pub fn set_rate(&mut self, rate_hz: f64) {
+        let mode = Mode::of(rate_hz);
+        if mode == self.mode {
+            return;
+        }
+        self.mode = mode;
+        self.next = match mode {
+            Mode::Every(period) => self.begun.map(|begun| begun + period),
+            Mode::EverySet | Mode::WhenAsked => None,
         };
-        Self { mode, next: None, asked: false }
     }
 
     /// Asks for one inference on the next set of inputs, whatever the pace.
@@ -54,6 +74,7 @@ impl Pace {
     /// Notes that an inference has begun. A late one does not make the next ones come closer together.
     pub fn begun(&mut self, now: Instant) {
         self.asked = false;
+        self.begun = Some(now);
         if let Mode::Every(period) = self.mode {
             let planned = self.next.map_or(now + period, |next| next + period);
             self.next = Some(if planned > now { planned } else { now + period });
@@ -90,6 +111,36 @@ mod tests {
     fn a_rate_is_kept_on_average() {
         assert_eq!(begun(5.0), [0, 200, 400, 600, 800]);
         assert_eq!(begun(30.0).len(), 30, "the turns are no multiple of its period");
+    }
+
+    #[test]
+    fn another_rate_counts_from_the_latest_inference() {
+        let start = Instant::now();
+        for (before_hz, after_hz, due_ms) in [(0.1, 10.0, 100), (0.0, 2.0, 500), (5.0, 1.0, 1000)] {
+            let mut pace = Pace::new(before_hz);
+            pace.begun(start);
+            pace.set_rate(after_hz);
+            assert!(!pace.is_due(start + Duration::from_millis(due_ms - 1)), "{before_hz} Hz, then {after_hz} Hz");
+            assert!(pace.is_due(start + Duration::from_millis(due_ms)), "{before_hz} Hz, then {after_hz} Hz");
+        }
+    }
+
+    #[test]
+    fn a_rate_that_is_set_again_changes_nothing() {
+        let (mut pace, start) = (Pace::new(1.0), Instant::now());
+        pace.begun(start);
+        pace.begun(start + Duration::from_millis(1300));
+        pace.set_rate(1.0);
+        assert!(pace.is_due(start + Duration::from_secs(2)), "the late one does not put off the next");
+    }
+
+    #[test]
+    fn what_was_asked_for_is_not_lost_when_the_rate_changes() {
+        let (mut pace, now) = (Pace::new(-1.0), Instant::now());
+        pace.ask();
+        pace.set_rate(1.0);
+        pace.set_rate(-1.0);
+        assert!(pace.is_due(now));
     }
 
     #[test]

@@ -7,6 +7,6 @@ use crate::config::{Parameter, Value};
 pub struct Declared {
     /// Its name, default, domain and description.
     pub row: Parameter,
-    /// Its value for the life of the node.
+    /// Its present value.
     pub value: Value,
 }

@@ -4,7 +4,7 @@
 //! | what | file |
 //! |---|---|
 //! | the command line as ROS 2 defines it | [`arguments`] |
-//! | parameters, the services that show them, their events | [`params`], [`declared`], [`parameter_services`], [`parameter_events`] |
+//! | parameters, how they are set, their services, their events | [`params`], [`declared`], [`declarations`], [`parameter_services`], [`parameter_events`] |
 //! | messages ↔ values | [`convert`], [`messages`], [`parameter_messages`] |
 //! | subscriptions, drained every turn, and their QoS | [`subscriptions`], [`qos`] |
 //! | loading, the inference thread | [`model`] |
@@ -16,6 +16,7 @@
 pub mod arguments;
 pub mod clock;
 pub mod convert;
+pub mod declarations;
 pub mod declared;
 pub mod diagnostics;
 pub mod dump_calibration;

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// The model while it is absent, loading, running or being dropped.
 pub struct Model {
+    /// The deployment as it is now; a model that is loaded later is loaded with it.
+    config: Config,
     loader: Loader,
     phase: Phase,
     record: SharedRecord,
@@ -24,8 +26,8 @@ pub struct Model {
     sender: mpsc::Sender<Event>,
 }
 
-/// Makes a job that loads a model whose events go into the channel.
-type Loader = Box<dyn Fn(mpsc::Sender<Event>) -> Job>;
+/// Makes a job that loads a model for a deployment. Its events go into the channel.
+type Loader = Box<dyn Fn(&Config, mpsc::Sender<Event>) -> Job>;
 /// Loads a model on a thread of its own.
 type Job = Box<dyn FnOnce() -> Result<Worker<Selection>, NodeError> + Send>;
 
@@ -37,6 +39,11 @@ enum Phase {
     Ending(Worker<Selection>),
     Over,
 }
+
+/// The number of denoising steps cannot change while a model is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("parameter `steps`: a loaded model keeps its number: deactivate and clean up first")]
+pub struct StepsAreFixed;
 
 /// What a turn has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,13 +60,35 @@ impl Model {
     /// No model yet. Chunks will be published through `outputs`, and what has been loaded through `model_info`.
     pub fn new(config: Config, outputs: Outputs, model_info: ModelInfoTopic, record: SharedRecord) -> Self {
         let known = record.clone();
-        let loader: Loader = Box::new(move |events| {
+        let loader: Loader = Box::new(move |config, events| {
             let (config, outputs, model_info, record) =
                 (config.clone(), outputs.clone(), model_info.clone(), known.clone());
             Box::new(move || load(&config, outputs, &model_info, &record, events))
         });
         let (sender, events) = mpsc::channel();
-        Self { loader, phase: Phase::Absent, record, events, sender }
+        Self { config, loader, phase: Phase::Absent, record, events, sender }
+    }
+
+    /// Whether another set of live parameters can hold.
+    ///
+    /// # Errors
+    /// Another number of denoising steps while there is a model or one is loading: engines and recordings are made and
+    /// checked for one number.
+    pub fn check(&self, config: &Config) -> Result<(), StepsAreFixed> {
+        if config.steps != self.config.steps && !self.is_absent() { Err(StepsAreFixed) } else { Ok(()) }
+    }
+
+    /// Goes on with another set of live parameters, which [`Model::check`] has passed.
+    pub fn reconfigure(&mut self, config: &Config) {
+        self.config = config.clone();
+        self.follow_config();
+    }
+
+    /// Tells a running model what may change while it runs.
+    fn follow_config(&self) {
+        if let Phase::Running(worker) = &self.phase {
+            worker.set_execute_steps(self.config.execute_steps);
+        }
     }
 
     /// Starts loading on another thread, unless there is a model.
@@ -68,7 +97,7 @@ impl Model {
     /// [`NodeError::Thread`] if the operating system refuses a thread.
     pub fn load(&mut self) -> Result<(), NodeError> {
         if matches!(self.phase, Phase::Absent) {
-            let job = (self.loader)(self.sender.clone());
+            let job = (self.loader)(&self.config, self.sender.clone());
             let thread = std::thread::Builder::new().name("loading".to_owned()).spawn(job);
             self.phase = Phase::Loading(thread.map_err(NodeError::Thread)?);
         }
@@ -98,6 +127,8 @@ impl Model {
                 self.phase = Phase::Absent;
                 let worker = thread.join().map_err(|_| NodeError::Died("loading"))??;
                 self.phase = Phase::Running(worker);
+                // It was loaded with the parameters of then.
+                self.follow_config();
                 return Ok(Progress::Loaded);
             }
             Phase::Ending(worker) if !worker.is_running() => {
@@ -201,6 +232,7 @@ mod tests {
     use super::*;
     use crate::backend::mock::Behaviour;
     use crate::config::ViewSettings;
+    use crate::config::schema::Table;
     use crate::pipeline::mock;
     use crate::robot::selection::View;
     use crate::types::{EncodedImage, ImageFormat, Stamp, Stamped};
@@ -227,7 +259,7 @@ mod tests {
             Worker::spawn(pipeline, None, Feedback::measured(), drop).unwrap()
         };
         let mut model = model(worker());
-        model.loader = Box::new(move |_| Box::new(move || Ok(worker())));
+        model.loader = Box::new(move |_, _| Box::new(move || Ok(worker())));
         model.unload();
         assert!(!model.is_ready() && !model.is_absent());
         assert_eq!(next(&mut model), Progress::Unloaded);
@@ -235,6 +267,32 @@ mod tests {
         model.load().unwrap();
         assert_eq!(next(&mut model), Progress::Loaded);
         assert!(model.is_ready());
+    }
+
+    #[test]
+    fn the_number_of_steps_changes_only_without_a_model_and_the_next_one_is_loaded_with_it() {
+        let worker = || {
+            let pipeline = mock::pipeline(mock::options(), || Behaviour::Answer, mock::nothing);
+            Worker::spawn(pipeline, None, Feedback::measured(), drop).unwrap()
+        };
+        let (tell, told) = mpsc::channel();
+        let mut model = model(worker());
+        model.loader = Box::new(move |config, _| {
+            tell.send(config.steps).unwrap();
+            Box::new(move || Ok(worker()))
+        });
+        let three = Config { steps: Some(3), ..Config::defaults() };
+        assert_eq!(model.check(&three), Err(StepsAreFixed));
+        model.unload();
+        assert_eq!(model.check(&three), Err(StepsAreFixed), "it still ends");
+        assert_eq!(next(&mut model), Progress::Unloaded);
+        assert_eq!(model.check(&three), Ok(()));
+        model.reconfigure(&three);
+        model.load().unwrap();
+        assert_eq!(told.recv().unwrap(), Some(3));
+        assert_eq!(model.check(&Config::defaults()), Err(StepsAreFixed), "it is loading");
+        assert_eq!(next(&mut model), Progress::Loaded);
+        assert_eq!(model.check(&Config { execute_steps: Some(2), ..three }), Ok(()), "the steps are the same");
     }
 
     fn next(model: &mut Model) -> Progress {
@@ -248,8 +306,15 @@ mod tests {
 
     fn model(worker: Worker<Selection>) -> Model {
         let (sender, events) = mpsc::channel();
-        let loader: Loader = Box::new(|_| Box::new(|| Err(NodeError::Died("loading"))));
-        Model { loader, phase: Phase::Running(worker), record: SharedRecord::default(), events, sender }
+        let loader: Loader = Box::new(|_, _| Box::new(|| Err(NodeError::Died("loading"))));
+        Model {
+            config: Config::defaults(),
+            loader,
+            phase: Phase::Running(worker),
+            record: SharedRecord::default(),
+            events,
+            sender,
+        }
     }
 
     fn selection() -> Selection {

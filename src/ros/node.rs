@@ -2,6 +2,7 @@
 
 use super::arguments::{Arguments, create_context};
 use super::clock::RosClock;
+use super::declarations::Declarations;
 use super::diagnostics::Diagnostics;
 use super::dump_calibration::DumpCalibration;
 use super::error::NodeError;
@@ -10,15 +11,15 @@ use super::lifecycle::{Lifecycle, Task};
 use super::model::{Model, Progress};
 use super::model_info::ModelInfoTopic;
 use super::outputs::{Event, Outputs};
-use super::parameter_events::ParameterEvents;
 use super::parameter_services::ParameterServices;
 use super::params::{NodeParameters, Unsettled};
 use super::qos::QosWatch;
 use super::reset::Reset;
 use super::rosout::Rosout;
 use super::subscriptions::Subscriptions;
+use crate::config::live::Proposal;
 use crate::config::topic_names::Names;
-use crate::config::{Overrides, ProprioSource};
+use crate::config::{Config, Overrides, ProprioSource};
 use crate::pipeline::{Folders, PipelineError, state_spec};
 use crate::robot::calibration::dump::Dump;
 use crate::robot::health::Health;
@@ -86,7 +87,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     let record = SharedRecord::default();
     let mut diagnostics = Diagnostics::new(node, clock.clone(), &given.preliminary(), record.clone())?;
     let Some(settled) = settle(node, given, &clock, &mut diagnostics, stop)? else { return Ok(Ended::Busy) };
-    let NodeParameters { config, mut table, mut qos, facts, warnings } = settled;
+    let NodeParameters { config, mut table, live, mut qos, facts, warnings } = settled;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -96,11 +97,10 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         tracing::warn!("ignored, because this node has no such subscription or policy: `{name}`");
     }
     table.extend_from_slice(qos.declared());
-    let parameters = ParameterServices::new(node, table)?;
-    let parameter_events = ParameterEvents::new(node, clock.clone())?;
+    let mut parameters = ParameterServices::new(node, Declarations::new(table, live), clock.clone())?;
     let infer_once = InferOnce::new(node)?;
     let reset = Reset::new(node)?;
-    let dump = Dump::new(&config, own_name, record.clone());
+    let dump = Dump::new(&config, own_name.clone(), record.clone());
     let outputs = Outputs::new(node, clock.clone(), &config, record.clone(), dump.tap())?;
     let dump_calibration = DumpCalibration::new(node, dump)?;
     let model_info = ModelInfoTopic::new(node, clock.clone(), facts)?;
@@ -114,12 +114,11 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     let policy_loop = PolicyLoop::new(&config, inputs);
     let starts_itself = config.lifecycle.autostart;
     let mut turn = Turn {
+        own_name,
         lifecycle: Lifecycle::new(node, clock.clone())?,
         starts_itself,
         record: record.clone(),
         clock,
-        parameters,
-        parameter_events,
         diagnostics,
         infer_once,
         reset,
@@ -129,6 +128,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         looked: None,
         policy_loop,
         jump_log: Throttle::default(),
+        model_info: model_info.clone(),
         model: Model::new(config, outputs, model_info, record),
     };
     if starts_itself {
@@ -137,6 +137,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
 
     while !stop.load(Ordering::Relaxed) {
         node.spin_once(TURN);
+        parameters.answer(|proposal| turn.adopt(proposal));
         turn.take(node)?;
     }
     tracing::info!("stopping");
@@ -181,13 +182,13 @@ fn settle(
 
 /// What the spinning thread does after every wait for messages.
 struct Turn {
+    /// The node's fully qualified name.
+    own_name: String,
     lifecycle: Lifecycle,
     /// Whether the node becomes active once it is configured, without being asked to.
     starts_itself: bool,
     record: SharedRecord,
     clock: RosClock,
-    parameters: ParameterServices,
-    parameter_events: ParameterEvents,
     diagnostics: Diagnostics,
     infer_once: InferOnce,
     reset: Reset,
@@ -199,13 +200,12 @@ struct Turn {
     policy_loop: PolicyLoop,
     /// Limits the lines about jumps of ROS time.
     jump_log: Throttle,
+    model_info: ModelInfoTopic,
     model: Model,
 }
 
 impl Turn {
     fn take(&mut self, node: &mut Node) -> Result<(), NodeError> {
-        self.parameters.answer();
-        self.parameter_events.declare_when_heard(self.parameters.table());
         self.look_at_publishers(node)?;
         self.receive();
         self.serve_reset();
@@ -223,6 +223,32 @@ impl Turn {
         let health = Health::of_inputs(&self.policy_loop.inputs, self.clock.present());
         self.infer(&health);
         self.diagnostics.publish_when_due(&self.policy_loop.inputs, &health);
+        Ok(())
+    }
+
+    /// Makes parameters hold that somebody has set, or refuses them with the reason.
+    fn adopt(&mut self, proposal: &Proposal) -> Result<(), String> {
+        if !proposal.changed.is_empty() {
+            self.reconfigure(&proposal.config)?;
+            self.model_info.restate(&proposal.facts);
+        }
+        // The topic may have said something else since, so that the value which the parameter had already is news.
+        if proposal.names("instruction") {
+            self.policy_loop.inputs.instruct(proposal.config.instruction.clone());
+            // Before the answer, so that nothing comes after it of the instruction before.
+            self.follow_instruction();
+        }
+        Ok(())
+    }
+
+    /// Goes on with another set of live parameters. Whatever may refuse them is asked first, so that a refusal changes
+    /// nothing.
+    fn reconfigure(&mut self, config: &Config) -> Result<(), String> {
+        let clean_up = || format!("`ros2 lifecycle set {} cleanup`", self.own_name);
+        self.model.check(config).map_err(|refusal| format!("{refusal}: {}", clean_up()))?;
+
+        self.model.reconfigure(config);
+        self.policy_loop.inputs.pace.set_rate(config.policy.rate_hz);
         Ok(())
     }
 
@@ -261,6 +287,10 @@ impl Turn {
         for reason in inputs.take_new_faults() {
             tracing::warn!("dropped: {reason}");
         }
+        self.follow_instruction();
+    }
+
+    fn follow_instruction(&mut self) {
         if self.policy_loop.follow_instruction(&mut self.model) {
             self.infer_once.withdrawn();
         }

@@ -1,12 +1,15 @@
-//! The parameter services of the node. Parameters are fixed at start-up, so every request to set one is refused with
-//! the reason.
+//! The parameter services of the node, and the events that tell of what they have changed.
 //!
 //! r2r's own handler is not used because it supports neither ranges nor lists nor refusals.
 
+use super::clock::RosClock;
+use super::declarations::Declarations;
 use super::declared::Declared;
 use super::error::NodeError;
-use super::parameter_messages::{from_message, to_message, type_of};
+use super::parameter_events::ParameterEvents;
+use super::parameter_messages::{to_message, type_of};
 use super::services::{Requests, answer, offer};
+use crate::config::live::Proposal;
 use crate::config::{Domain, Value};
 use indexmap::IndexSet;
 use r2r::Node;
@@ -19,7 +22,8 @@ use r2r::rcl_interfaces::srv::{
 
 /// The six parameter services and the parameters that they show.
 pub struct ParameterServices {
-    table: Vec<Declared>,
+    declarations: Declarations,
+    events: ParameterEvents,
     list: Requests<ListParameters::Service>,
     get: Requests<GetParameters::Service>,
     types: Requests<GetParameterTypes::Service>,
@@ -29,13 +33,14 @@ pub struct ParameterServices {
 }
 
 impl ParameterServices {
-    /// Offers the services under the node's name.
+    /// Offers the services under the node's name, and advertises the events.
     ///
     /// # Errors
-    /// [`NodeError::Middleware`], naming the service.
-    pub fn new(node: &mut Node, table: Vec<Declared>) -> Result<Self, NodeError> {
+    /// [`NodeError::Middleware`], naming the service or the topic.
+    pub fn new(node: &mut Node, declarations: Declarations, clock: RosClock) -> Result<Self, NodeError> {
         Ok(Self {
-            table,
+            declarations,
+            events: ParameterEvents::new(node, clock)?,
             list: offer(node, "~/list_parameters")?,
             get: offer(node, "~/get_parameters")?,
             types: offer(node, "~/get_parameter_types")?,
@@ -45,39 +50,46 @@ impl ParameterServices {
         })
     }
 
-    /// The parameters, in the order of their declaration.
-    pub fn table(&self) -> &[Declared] {
-        &self.table
+    /// Answers every request that has arrived since the last call, and tells of declarations and changes. `apply` is told
+    /// what would hold with the parameters that are set, and refuses it with a reason or makes it hold.
+    pub fn answer(&mut self, mut apply: impl FnMut(&Proposal) -> Result<(), String>) {
+        self.events.declare_when_heard(self.declarations.table());
+        self.show();
+        let Self { declarations, events, set, set_atomically, .. } = self;
+        let mut set_together = |parameters: &[Parameter]| {
+            let result = declarations.set(parameters, &mut apply);
+            if let Ok(changed) = &result
+                && !changed.is_empty()
+            {
+                events.publish(&[], changed);
+            }
+            let reason = result.err();
+            SetParametersResult { successful: reason.is_none(), reason: reason.unwrap_or_default() }
+        };
+        answer(set, |request: &SetParameters::Request| SetParameters::Response {
+            results: request.parameters.iter().map(std::slice::from_ref).map(&mut set_together).collect(),
+        });
+        answer(set_atomically, |request: &SetParametersAtomically::Request| SetParametersAtomically::Response {
+            result: set_together(&request.parameters),
+        });
     }
 
-    /// Answers every request that has arrived since the last call.
-    pub fn answer(&mut self) {
-        let table = &self.table;
+    /// Answers those that only ask.
+    fn show(&mut self) {
+        let declarations = &self.declarations;
         answer(&mut self.list, |request: &ListParameters::Request| ListParameters::Response {
-            result: list(table, &request.prefixes, request.depth),
+            result: list(declarations.table(), &request.prefixes, request.depth),
         });
         answer(&mut self.get, |request: &GetParameters::Request| GetParameters::Response {
-            values: request.names.iter().map(|name| to_message(find(table, name))).collect(),
+            values: request.names.iter().map(|name| to_message(declarations.find(name))).collect(),
         });
         answer(&mut self.types, |request: &GetParameterTypes::Request| GetParameterTypes::Response {
-            types: request.names.iter().map(|name| type_of(find(table, name))).collect(),
+            types: request.names.iter().map(|name| type_of(declarations.find(name))).collect(),
         });
         answer(&mut self.describe, |request: &DescribeParameters::Request| DescribeParameters::Response {
-            descriptors: request.names.iter().map(|name| describe(name, find(table, name))).collect(),
-        });
-        answer(&mut self.set, |request: &SetParameters::Request| SetParameters::Response {
-            results: request.parameters.iter().map(|parameter| refuse(table, parameter)).collect(),
-        });
-        answer(&mut self.set_atomically, |request: &SetParametersAtomically::Request| {
-            let first = request.parameters.first().map(|parameter| refuse(table, parameter));
-            let nothing = SetParametersResult { successful: true, reason: String::new() };
-            SetParametersAtomically::Response { result: first.unwrap_or(nothing) }
+            descriptors: request.names.iter().map(|name| describe(name, declarations.find(name))).collect(),
         });
     }
-}
-
-fn find<'t>(table: &'t [Declared], name: &str) -> Option<&'t Declared> {
-    table.iter().find(|declared| declared.row.name == name)
 }
 
 /// Names below any of `prefixes` (or below the root if there are none), at most `depth` levels down. A depth of 0 means
@@ -124,20 +136,6 @@ fn describe(name: &str, declared: Option<&Declared>) -> ParameterDescriptor {
     descriptor
 }
 
-/// Refuses to set `parameter`. The reason is the most specific one: no such parameter, an invalid value, or read-only.
-fn refuse(table: &[Declared], parameter: &Parameter) -> SetParametersResult {
-    let name = &parameter.name;
-    let reason = match (find(table, name), from_message(&parameter.value)) {
-        (None, _) => format!("parameter `{name}` does not exist"),
-        (_, None) => format!("parameter `{name}`: no parameter of this node has a value of that type"),
-        (Some(declared), Some(value)) => match declared.row.check(value) {
-            Err(error) => error.to_string(),
-            Ok(_) => format!("parameter `{name}` is read-only: restart the node with another value"),
-        },
-    };
-    SetParametersResult { successful: false, reason }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::parameter_messages::kind;
@@ -159,11 +157,8 @@ mod tests {
         crate::config::Parameter { name: "speeds".to_owned(), default, domain, live, description: "How fast." }
     }
 
-    fn set(name: &str, value: Value) -> String {
-        let value = to_message(Some(&Declared { row: row(Domain::Any, false), value }));
-        let result = refuse(&table(), &Parameter { name: name.to_owned(), value });
-        assert!(!result.successful);
-        result.reason
+    fn find<'t>(table: &'t [Declared], name: &str) -> Option<&'t Declared> {
+        table.iter().find(|declared| declared.row.name == name)
     }
 
     #[test]
@@ -209,7 +204,7 @@ mod tests {
         let steps = describe("steps", find(&table, "steps"));
         assert_eq!(steps.type_, kind::INTEGER);
         assert_eq!((steps.integer_range[0].from_value, steps.integer_range[0].to_value), (0, 1000));
-        assert!(steps.read_only && !steps.description.is_empty());
+        assert!(!steps.read_only && !steps.description.is_empty());
         assert_eq!(describe("step_dt_s", find(&table, "step_dt_s")).floating_point_range[0].to_value, 60.0);
         assert_eq!(describe("dtype", find(&table, "dtype")).additional_constraints, "one of: f32, f16, bf16");
         assert_eq!(describe("nothing", None).type_, kind::NOT_SET);
@@ -230,14 +225,5 @@ mod tests {
             let described = describe("speeds", Some(&Declared { value: row.default.clone(), row }));
             assert_eq!(described.read_only, !live);
         }
-    }
-
-    #[test]
-    fn setting_is_refused_with_the_most_specific_reason() {
-        assert_eq!(set("nothing", Value::Bool(true)), "parameter `nothing` does not exist");
-        let out_of_range = set("steps", Value::Integer(1001));
-        assert_eq!(out_of_range, "parameter `steps`: 1001 is out of range: expected 0..=1000");
-        let read_only = set("steps", Value::Integer(3));
-        assert_eq!(read_only, "parameter `steps` is read-only: restart the node with another value");
     }
 }

@@ -3,6 +3,7 @@
 use super::declared::Declared;
 use super::error::NodeError;
 use super::qos::QosOverrides;
+use crate::config::live::Live;
 use crate::config::overrides::QOS_OVERRIDES;
 use crate::config::schema::Table;
 use crate::config::{Audience, Config, Domain, Fact, Given, Parameter, ProprioFeed, Value, declared};
@@ -18,6 +19,8 @@ pub struct NodeParameters {
     pub config: Config,
     /// Every parameter in the order of declaration, `use_sim_time` last.
     pub table: Vec<Declared>,
+    /// The same parameters, settled, for those that change while the node runs.
+    pub live: Live,
     /// The QoS that was asked for, by topic.
     pub qos: QosOverrides,
     /// The facts about the model, with their origins.
@@ -76,7 +79,8 @@ impl Unsettled {
         let Given { parameters: given, mut warnings, .. } = given;
         let config = Config::from_parameters(&given)?;
         settled.require(&config)?;
-        warnings.extend(settled.warnings);
+        let facts::Settled { facts, warnings: of_facts, sources, chunk_length, .. } = settled;
+        warnings.extend(of_facts);
         if config.step_dt_s.is_none() {
             warnings.push(
                 "step_dt_s: the time between two actions of a chunk is unknown and published as zero: set it, or the \
@@ -91,7 +95,8 @@ impl Unsettled {
             table.push(Declared { row, value });
         }
         table.push(Declared { row: sim_time_row(), value: Value::Bool(use_sim_time) });
-        Ok(NodeParameters { config, table, qos, facts: settled.facts, warnings })
+        let live = Live::new(given, sources, chunk_length)?;
+        Ok(NodeParameters { config, table, live, qos, facts, warnings })
     }
 }
 

@@ -26,7 +26,7 @@ pub fn next<S: WrappedServiceTypeSupport + 'static>(requests: &mut Requests<S>) 
 /// Answers every request that has arrived.
 pub fn answer<S: WrappedServiceTypeSupport + 'static>(
     requests: &mut Requests<S>,
-    response: impl Fn(&S::Request) -> S::Response,
+    mut response: impl FnMut(&S::Request) -> S::Response,
 ) {
     while let Some(request) = next(requests) {
         let response = response(&request.message);

@@ -60,7 +60,7 @@ class Driver:
     def __init__(self, node_name):
         rclpy.init(args=[])
         self.node = rclpy.create_node("driver")
-        kinds = ("chunks", "latencies", "diagnostics", "log", "events", "infos", "transitions")
+        kinds = ("chunks", "latencies", "diagnostics", "log", "events", "changes", "infos", "transitions")
         self.seen = {kind: [] for kind in kinds}
         # Reports that were made before this moment are none of the test's.
         self.reports_since_ns = 0
@@ -134,14 +134,19 @@ class Driver:
         facts = [[fact.name, fact.value, fact.origin] for fact in message.facts]
         lists = {"action_names": list(message.action_names), "cameras": list(message.cameras), "facts": facts}
         texts = {"action_mode": message.action_mode, "checkpoint_sha256": message.checkpoint_sha256}
-        self.remember("infos", texts | lists)
+        self.remember("infos", texts | lists | {"steps": message.steps})
 
     def on_log(self, message):
         if message.name == self.logger_name:
             self.remember("log", message.msg)
 
     def on_event(self, message):
-        if message.node == self.node_name:
+        if message.node != self.node_name:
+            return
+        if message.changed_parameters:
+            value = rclpy.parameter.parameter_value_to_python
+            self.remember("changes", {changed.name: value(changed.value) for changed in message.changed_parameters})
+        else:
             self.remember("events", [parameter.name for parameter in message.new_parameters])
 
     def sender(self, kind, topic):
@@ -352,10 +357,14 @@ class Driver:
         return {field: getattr(found, field) for field in fields} | {"integers": integers, "doubles": doubles}
 
     def set_parameter(self, name, value, atomically=False):
+        return self.set_parameters([[name, value]], atomically)[0]
+
+    def set_parameters(self, values, atomically=False):
+        """Sets parameters ([name, value] each) with one request; answers with each result, or that of all."""
         method = self.client().set_parameters_atomically if atomically else self.client().set_parameters
-        answer = self.call(method([Parameter(name, value=value)]))
-        result = answer.result if atomically else answer.results[0]
-        return [result.successful, result.reason]
+        answer = self.call(method([Parameter(name, value=value) for name, value in values]))
+        results = [answer.result] if atomically else answer.results
+        return [[result.successful, result.reason] for result in results]
 
 
 def main():

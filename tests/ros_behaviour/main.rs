@@ -13,6 +13,7 @@ mod end;
 mod facts;
 mod fallback;
 mod instruction;
+mod live_parameters;
 mod log;
 mod names;
 mod parameter_files;

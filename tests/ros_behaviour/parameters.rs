@@ -1,4 +1,4 @@
-//! Parameters as other nodes see them: all of them declared and described, none of them changeable.
+//! Parameters as other nodes see them: all of them declared and described, and most of them fixed.
 
 use crate::ros::{Deployment, JOINTS, NodeProcess, Robot, Shared, domain, shared};
 use crate::{ONE_CAMERA, params_file};
@@ -86,18 +86,18 @@ fn a_parameter_is_described_in_words() {
 }
 
 #[test]
-fn a_parameter_is_declared_read_only() {
-    assert_eq!(description("steps")["read_only"], true);
+fn a_parameter_that_is_fixed_is_declared_read_only() {
+    assert_eq!(description("seed")["read_only"], true);
 }
 
 #[test]
-fn a_parameter_cannot_be_set() {
-    assert!(refusal("steps", json!(5), false).contains("read-only"));
+fn a_parameter_that_is_fixed_cannot_be_set() {
+    assert!(refusal("seed", json!(5), false).contains("read-only: restart the node with another value"));
 }
 
 #[test]
-fn a_parameter_cannot_be_set_atomically() {
-    assert!(refusal("steps", json!(5), true).contains("read-only"));
+fn a_parameter_that_is_fixed_cannot_be_set_atomically() {
+    assert!(refusal("seed", json!(5), true).contains("read-only: restart the node with another value"));
 }
 
 #[test]

@@ -30,6 +30,7 @@ pub fn model_info(
     }
 }
 
-fn fact(fact: &Fact) -> outputs::Fact {
+/// A fact as `~/model_info` tells it.
+pub fn fact(fact: &Fact) -> outputs::Fact {
     outputs::Fact { name: fact.name.clone(), value: text(&fact.value), origin: fact.origin.to_string() }
 }
