@@ -13,7 +13,7 @@ use xvla_ros::data::messages::diagnostics::{DiagnosticArray, DiagnosticStatus, K
 use xvla_ros::data::messages::inputs::{
     Clock, CompressedImage, Float32, Float32MultiArray, Image, JointState, PoseStamped, Text,
 };
-use xvla_ros::data::messages::outputs::{ActionChunk, Fact, ModelInfo, StageLatency};
+use xvla_ros::data::messages::outputs::{ActionChunk, Command, Fact, ModelInfo, StageLatency};
 use xvla_ros::data::messages::{Checked, Header, Message, Read, Write, check_definition, full_definition};
 use xvla_ros::types::Stamp;
 
@@ -105,6 +105,14 @@ fn action_chunk(m: &ActionChunk) -> Value {
     })
 }
 
+fn command(m: &Command) -> Value {
+    json!({
+        "header": header(&m.header), "sequence": m.sequence, "step": number_f32(m.step),
+        "plan_age": span(m.plan_age_ns), "verdict": m.verdict, "reason": m.reason,
+        "values": m.values.iter().map(|value| number_f32(*value)).collect::<Vec<_>>(),
+    })
+}
+
 fn stage_latency(m: &StageLatency) -> Value {
     json!({
         "header": header(&m.header), "sequence": m.sequence, "backend": m.backend, "steps": m.steps,
@@ -118,8 +126,8 @@ fn model_info(m: &ModelInfo) -> Value {
     let fact = |fact: &Fact| json!({"name": fact.name, "value": fact.value, "origin": fact.origin});
     json!({
         "header": header(&m.header), "checkpoint": m.checkpoint, "checkpoint_sha256": m.checkpoint_sha256,
-        "action_mode": m.action_mode, "action_names": m.action_names, "chunk_length": m.chunk_length,
-        "steps": m.steps, "cameras": m.cameras, "state": m.state, "processors": m.processors,
+        "action_mode": m.action_mode, "action_names": m.action_names, "command_names": m.command_names,
+        "limits": m.limits, "chunk_length": m.chunk_length, "steps": m.steps, "cameras": m.cameras, "state": m.state, "processors": m.processors,
         "facts": m.facts.iter().map(fact).collect::<Vec<_>>(),
     })
 }
@@ -189,6 +197,7 @@ fn a_flat_array_is_read_behind_its_layout() {
 #[test]
 fn what_the_node_publishes_is_read_as_it_was_meant() {
     assert_read!(ActionChunk, action_chunk);
+    assert_read!(Command, command);
     assert_read!(StageLatency, stage_latency);
     assert_read!(ModelInfo, model_info);
     assert_read!(DiagnosticArray, diagnostics);
@@ -196,7 +205,7 @@ fn what_the_node_publishes_is_read_as_it_was_meant() {
 
 #[test]
 fn what_the_node_publishes_is_written_byte_for_byte_as_rclpy_writes_it() {
-    assert_written!(ActionChunk, StageLatency, ModelInfo, DiagnosticArray);
+    assert_written!(ActionChunk, Command, StageLatency, ModelInfo, DiagnosticArray);
 }
 
 #[test]
@@ -226,7 +235,7 @@ fn what_lies_behind_the_last_field_is_ignored() {
 fn the_definitions_of_ros_itself_are_the_expected_ones() {
     let definitions: Map<String, Value> =
         serde_json::from_slice(&std::fs::read(fixture("definitions.json")).unwrap()).unwrap();
-    assert_eq!(definitions.len(), 12);
+    assert_eq!(definitions.len(), 13);
     for (name, text) in definitions {
         assert_eq!(check_definition(&name, "ros2msg", text.as_str().unwrap()), Ok(Checked::Same), "{name}");
         // Both have the same types, each once, in whatever order.

@@ -171,6 +171,32 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "actions": [],
         },
     ),
+    "command": (
+        "xvla_ros/msg/Command",
+        "a byte between a duration and a string; a value that is not a number",
+        {
+            "header": header(1_700_000_001, 20_000_000, "base"),
+            "sequence": 18_446_744_073_709_551_614,
+            "step": 1.5,
+            "plan_age": {"sec": 0, "nanosec": 140_000_000},
+            "verdict": 2,
+            "reason": "front/image ist seit 0.5 s still – größer",
+            "values": [0.1, -0.0, NAN],
+        },
+    ),
+    "command_empty": (
+        "xvla_ros/msg/Command",
+        "nothing at all",
+        {
+            "header": header(0, 0, ""),
+            "sequence": 0,
+            "step": 0.0,
+            "plan_age": {"sec": 0, "nanosec": 0},
+            "verdict": 0,
+            "reason": "",
+            "values": [],
+        },
+    ),
     "stage_latency": (
         "xvla_ros/msg/StageLatency",
         "doubles behind strings",
@@ -197,6 +223,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
             "checkpoint_sha256": "cd" * 32 + "+" + "ef" * 32,
             "action_mode": "ee6d",
             "action_names": ["x", "yy", "zzz", ""],
+            "command_names": ["x", "yy"],
+            "limits": ["x within [0, 1] m"],
             "chunk_length": 30,
             "steps": 10,
             "cameras": ["agentview"],
@@ -326,7 +354,7 @@ def definition(name: str) -> str:
 
 def main() -> int:
     store = get_typestore(Stores.ROS2_JAZZY)
-    for name in ["Fact", "ActionChunk", "StageLatency", "ModelInfo"]:
+    for name in ["Fact", "ActionChunk", "Command", "StageLatency", "ModelInfo"]:
         store.register(get_types_from_msg(own_text(f"xvla_ros/msg/{name}"), f"xvla_ros/msg/{name}"))
     FIXTURES.mkdir(parents=True, exist_ok=True)
     cases = {}

@@ -30,6 +30,9 @@ pub enum BackendError {
     /// The device did not finish before its deadline. This process does not wait for it any more.
     #[error("the device did not answer within its deadline (policy.deadline_ms)")]
     Deadline,
+    /// A fault that was set off on purpose.
+    #[error("a drill: this inference was made to fail (drill.fault)")]
+    Drill,
     /// Work that could not be recorded as a graph.
     #[error("graph capture: {0}")]
     Capture(String),

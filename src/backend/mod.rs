@@ -8,6 +8,7 @@ pub mod capture;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
+pub mod drill;
 pub mod engine;
 mod error;
 pub mod host_stream;

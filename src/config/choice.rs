@@ -129,12 +129,36 @@ choices! {
         Stop = "stop",
     }
 
+    /// What is done while the configured backend is lost and the fallback answers.
+    pub enum OnBackend {
+        /// The plans of the fallback are played.
+        GoOn = "go_on",
+        /// The last command is repeated.
+        Hold = "hold",
+        /// Nothing more is commanded until a person releases the stop.
+        Stop = "stop",
+    }
+
     /// What happens to a command beyond a limit.
     pub enum GuardMode {
         /// It is refused.
         Reject = "reject",
         /// It is brought within its limits where that is possible, and refused otherwise.
         Clamp = "clamp",
+    }
+
+    /// What a drill does to every inference.
+    pub enum DrillFault {
+        /// Nothing.
+        None = "none",
+        /// It makes the inference fail.
+        Error = "error",
+        /// It makes every action NaN.
+        Nan = "nan",
+        /// It keeps the inference from ending until something else is set.
+        Hang = "hang",
+        /// It makes the thread panic.
+        Panic = "panic",
     }
 
     /// The message type that carries a camera's images.

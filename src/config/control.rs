@@ -1,7 +1,7 @@
 //! The part of the table that is about moving a robot: what is published of plans, how they are played, what is refused,
 //! and how far the robot may go.
 
-use super::choice::{GuardMode, JointUnit, OutputMode, Reaction, TrajectoryPer};
+use super::choice::{GuardMode, JointUnit, OnBackend, OutputMode, Reaction, TrajectoryPer};
 use super::error::ConfigError;
 use super::group::{Named, per_name};
 use super::rule::{choice, flag, integer, milliseconds, number, numbers, path, text, texts};
@@ -113,8 +113,8 @@ parameters! {
         on_input: Reaction = choice(Reaction::Hold).live(),
         /// What happens when an inference fails, hangs or gives what is no plan: hold or stop.
         on_inference: Reaction = choice(Reaction::Hold).live(),
-        /// What happens when the backend is lost: hold or stop.
-        on_backend: Reaction = choice(Reaction::Hold).live(),
+        /// What happens while the configured backend is lost and the fallback answers: hold, stop, or go_on to play the fallback's plans. Without a fallback inferences fail, and guard.on_inference applies.
+        on_backend: OnBackend = choice(OnBackend::Hold).live(),
         /// What happens when the thread that watches inputs says nothing: hold or stop.
         on_watchdog: Reaction = choice(Reaction::Stop).live(),
         /// How long an inference may take before it counts as hanging, milliseconds; 0 to wait for ever.
@@ -168,18 +168,25 @@ parameters! {
     }
 }
 
+impl ControlConfig {
+    /// Time between two commands.
+    pub fn period(&self) -> Duration {
+        // The rate is at least 1 Hz.
+        Duration::try_from_secs_f64(1.0 / self.rate_hz).unwrap_or(Duration::from_secs(1))
+    }
+}
+
 /// Checks what depends on several parameters of outputs and on the time between two actions, so that the rule of none can.
 ///
 /// # Errors
 /// Outputs that would never be sent, outputs of joints that have no names, one topic for two of them, commands of a plan
 /// whose steps have no duration.
 pub(super) fn check(output: &OutputConfig, step_dt_s: Option<f64>) -> Result<(), ConfigError> {
-    let is_per_tick = output.joint_trajectory_per == TrajectoryPer::Tick;
     let topics = [
-        ("output.float64_multi_array", output.float64_multi_array.as_ref(), true),
-        ("output.joint_trajectory", output.joint_trajectory.as_ref(), is_per_tick),
+        ("output.float64_multi_array", output.float64_multi_array.as_ref()),
+        ("output.joint_trajectory", output.joint_trajectory.as_ref()),
     ];
-    for (name, _, _) in topics.iter().filter(|(_, topic, _)| topic.is_some()) {
+    for (name, _) in topics.iter().filter(|(_, topic)| topic.is_some()) {
         if output.joints.is_empty() {
             let reason = "has commands of joints: name them in output.joint_names, one for each channel of a command";
             return Err(ConfigError::invalid(name, reason));
@@ -195,10 +202,11 @@ pub(super) fn check(output: &OutputConfig, step_dt_s: Option<f64>) -> Result<(),
         let reason = "unknown, and commands are streamed: add the time between two actions, or the `embodiment`";
         return step_dt_s.map(drop).ok_or_else(|| ConfigError::invalid("step_dt_s", reason));
     }
-    let sent_per_tick =
-        topics.iter().filter(|(_, topic, is_per_tick)| topic.is_some() && *is_per_tick).map(|(name, _, _)| *name);
-    match sent_per_tick.chain(output.poses.then_some("output.poses")).next() {
-        Some(name) => Err(ConfigError::invalid(name, "is sent on every tick: it needs `output.mode: stream`")),
+    let sent = topics.iter().filter(|(_, topic)| topic.is_some()).map(|(name, _)| *name);
+    match sent.chain(output.poses.then_some("output.poses")).next() {
+        Some(name) => {
+            Err(ConfigError::invalid(name, "is what plans become as they are played: it needs `output.mode: stream`"))
+        }
         None => Ok(()),
     }
 }
@@ -238,7 +246,7 @@ mod tests {
         assert_eq!((config.output.mode, config.shadow, config.lifecycle.autostart), (OutputMode::Chunk, false, true));
         assert_eq!((config.control.rate_hz, config.control.priority), (50.0, None));
         assert_eq!((config.guard.on_rejections, config.guard.on_watchdog), (Reaction::Stop, Reaction::Stop));
-        assert_eq!((config.guard.on_input, config.guard.on_backend), (Reaction::Hold, Reaction::Hold));
+        assert_eq!((config.guard.on_input, config.guard.on_backend), (Reaction::Hold, OnBackend::Hold));
         assert_eq!((config.guard.mode, config.guard.plan_age), (GuardMode::Reject, Some(Duration::from_secs(5))));
         assert_eq!(config.limits.rotation_deviation, Some(0.1));
         assert_eq!((config.limits.gripper, config.limits.angular_velocity_rad_s), (None, None));
@@ -323,19 +331,16 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_is_sent_on_every_tick_needs_a_stream() {
+    fn an_output_of_commands_needs_a_stream() {
         let joints = ("output.joint_names", names(&["a"]));
         let trajectory = ("output.joint_trajectory", text("/arm/joint_trajectory"));
-        for output in [
-            ("output.float64_multi_array", text("/arm/commands")),
-            trajectory.clone(),
-            ("output.poses", Value::Bool(true)),
-        ] {
+        for output in
+            [("output.float64_multi_array", text("/arm/commands")), trajectory, ("output.poses", Value::Bool(true))]
+        {
             let refused = refusal(&[joints.clone(), output.clone()]);
             assert!(refused.contains(output.0) && refused.contains("needs `output.mode: stream`"), "{refused}");
             assert!(with(&[joints.clone(), output, ("output.mode", text("stream"))]).is_ok());
         }
-        assert!(with(&[joints, trajectory, ("output.joint_trajectory_per", text("chunk"))]).is_ok());
     }
 
     #[test]

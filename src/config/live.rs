@@ -225,8 +225,8 @@ mod tests {
     #[test]
     fn exactly_these_parameters_change_while_the_node_runs() {
         let is_live_group =
-            |name: &str| name.starts_with("guard.") || name.starts_with("limits.") || name.starts_with("control.");
-        let fixed_in_groups = ["limits.urdf", "limits.channels", "control.priority"];
+            |name: &str| ["guard.", "limits.", "control.", "drill."].iter().any(|group| name.starts_with(group));
+        let fixed_in_groups = ["limits.urdf", "limits.channels", "control.priority", "drill.allowed"];
         let live = ["steps", "execute_steps", "instruction", "policy.rate_hz"];
         for row in declared(Audience::Readers).unwrap() {
             let name = row.name.as_str();

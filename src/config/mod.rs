@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`table`] | every parameter, and the structs that hold their values |
 //! | [`control`] | those of moving a robot: outputs, control, guard, limits |
+//! | [`drill`] | those of faults that are set off on purpose |
 //! | [`camera`] | encodings, crops and rotations of pictures |
 //! | [`rule`] | the type, default and allowed values of one parameter |
 //! | [`group`](mod@group) | several parameters as one entry of the table |
@@ -23,6 +24,7 @@
 pub mod camera;
 mod choice;
 pub mod control;
+pub mod drill;
 pub mod embodiment;
 pub mod environment;
 mod error;
@@ -41,13 +43,14 @@ mod value;
 
 pub use camera::{Crop, PixelEncoding, Rotation};
 pub use choice::{
-    Choice, Device, Dtype, Fallback, FirstRotation, Grip, GuardMode, JointUnit, OutputMode, Preprocess, ProprioFeed,
-    ProprioSource, Reaction, RotationLayout, TrajectoryPer, Transport,
+    Choice, Device, DrillFault, Dtype, Fallback, FirstRotation, Grip, GuardMode, JointUnit, OnBackend, OutputMode,
+    Preprocess, ProprioFeed, ProprioSource, Reaction, RotationLayout, TrajectoryPer, Transport,
 };
 pub use control::{
     Bounds, ChannelLimitsConfig, ControlConfig, GuardConfig, JointOutputConfig, LifecycleConfig, LimitsConfig,
     OutputConfig, Workspace,
 };
+pub use drill::DrillConfig;
 pub use embodiment::Embodiment;
 pub use error::ConfigError;
 pub use facts::{Fact, Origin};
@@ -124,6 +127,7 @@ impl Config {
             return Err(ConfigError::invalid("rotation_6d", reason));
         }
         control::check(&config.output, config.step_dt_s)?;
+        drill::check(&config.drill)?;
         Ok(config)
     }
 }

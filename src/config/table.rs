@@ -9,6 +9,7 @@ use super::choice::{
     Transport,
 };
 use super::control::{ControlConfig, GuardConfig, LifecycleConfig, LimitsConfig, OutputConfig};
+use super::drill::DrillConfig;
 use super::group::{Named, flattened, group, per_name};
 use super::rule::{
     choice, choice_or_unknown, flag, integer, integers, milliseconds, number, numbers, parsed, path, text, texts,
@@ -112,6 +113,8 @@ parameters! {
         limits: LimitsConfig = group(),
         /// The states of a managed node.
         lifecycle: LifecycleConfig = group(),
+        /// Faults of the policy that are set off on purpose.
+        drill: DrillConfig = group(),
         /// Engines, for the backends that execute one.
         engine: EngineConfig = group(),
         /// Batches that ~/dump_calibration writes.

@@ -10,6 +10,7 @@ use super::provenance::{Provenance, Runtime};
 use super::request::{Input, Request};
 use super::validate::{self, own_input_spec};
 use super::{Options, PipelineError, gate};
+use crate::backend::drill::Drill;
 use crate::backend::select::{self, Backends, Target};
 use crate::backend::stream::{HostBatch, HostImages};
 use crate::backend::{BackendError, queue};
@@ -119,9 +120,14 @@ impl Loader<'_> {
     }
 
     fn load_at(&self, place: &Place) -> Result<Backends, PipelineError> {
-        let overlap = self.options.overlap && *place == Place::configured(self.options);
+        let is_configured = *place == Place::configured(self.options);
+        let overlap = self.options.overlap && is_configured;
         let target = Target { device: place.device, dtype: place.dtype, overlap, ..self.target.clone() };
-        gate::load(&place.backend, self.checkpoint, self.config, &target, self.steps)
+        let backends = gate::load(&place.backend, self.checkpoint, self.config, &target, self.steps)?;
+        Ok(match self.options.drill.as_ref().filter(|_| is_configured) {
+            Some(drill) => Backends { policy: drill.wrap(backends.policy), ..backends },
+            None => backends,
+        })
     }
 
     fn loaded(&self, backends: Backends, place: Place, reason: Option<String>) -> Loaded {
@@ -148,6 +154,8 @@ impl Core {
         if options.overlap {
             select::check_overlap(&options.backend)?;
         }
+        let drill = options.drill.as_ref().map(Drill::unarmed);
+        let options = &Options { drill, ..options.clone() };
         let Preparation { config, processors, state, preparer, .. } = Preparation::load(options)?;
         let checkpoint = Checkpoint::open_in(options.folders())?;
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
@@ -184,7 +192,8 @@ impl Core {
     /// Makes the core report `place` as the place where it runs and as the one that `options` asked for.
     #[cfg(test)]
     pub(super) fn pretend(&mut self, options: &Options, place: Place) {
-        self.options = Options { backend: place.backend.clone(), device: place.device, ..options.clone() };
+        let drill = self.options.drill.take();
+        self.options = Options { backend: place.backend.clone(), device: place.device, drill, ..options.clone() };
         if let Some(active) = &mut self.active {
             active.place = place;
         }
@@ -251,6 +260,8 @@ impl Core {
             // Freed before anything is loaded: on a small GPU its memory is what the fallback needs.
             self.dispose(failed, &failure);
         }
+        // A panic while the next one loads leaves nothing that runs, and the requests after it are told why.
+        self.ended.clone_from(&reason);
         let Self { options, checkpoint, config, target, steps, .. } = &*self;
         let loader = Loader { options, checkpoint, config, target, steps: *steps };
         let mut device_lost = self.device_lost;

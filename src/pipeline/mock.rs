@@ -14,7 +14,11 @@ use crate::model::synth::{self, Recipe, StoredDtype};
 use crate::transform::train_tokenizer::train_small;
 use crate::types::{Observation, RgbImage, Stamp, Stamped};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// Much longer than any inference of the tiny checkpoint takes.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Options for a tiny checkpoint with a tokenizer, which is written once per process.
 pub fn options() -> Options {
@@ -79,5 +83,14 @@ pub fn observation(ms: i64) -> Observation {
         state: vec![Stamped { value: vec![0.25; 10], stamp }],
         instruction: "pick up the block".to_owned(),
         domain_id: 0,
+    }
+}
+
+/// Waits until `is_so`, which another thread makes so.
+pub fn until(is_so: impl Fn() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "it never came");
+        std::thread::yield_now();
     }
 }

@@ -52,6 +52,7 @@ pub use crate::model::folders::Folders;
 pub use crate::model::state_spec::{StateKind, StateSpec, StateWidth};
 
 use self::core::{Core, SharedRuntime, lock};
+use crate::backend::drill::Drill;
 use crate::backend::stream::DeviceMemory;
 use crate::config::RotationLayout;
 use crate::error::CheckpointError;
@@ -70,6 +71,7 @@ pub struct Pipeline {
     state: Arc<StateSpec>,
     steps: usize,
     overlap: bool,
+    drill: Option<Drill>,
     runtime: SharedRuntime,
     core: Arc<Mutex<Core>>,
 }
@@ -106,6 +108,7 @@ impl Pipeline {
             state: core.state.clone(),
             steps: core.steps,
             overlap: core.options.overlap,
+            drill: core.options.drill.clone(),
             runtime: core.runtime.clone(),
             core: Arc::new(Mutex::new(core)),
         }
@@ -157,6 +160,12 @@ impl Pipeline {
     /// Whether a request may begin while the previous one is still being answered; a fallback never overlaps.
     pub fn overlaps(&self) -> bool {
         self.overlap && self.runtime().degraded.is_none()
+    }
+
+    /// What makes the backend fail on purpose; `None` if no drill is allowed. It is not armed, unless a
+    /// [`Worker`](worker::Worker) runs this pipeline.
+    pub fn drill(&self) -> Option<&Drill> {
+        self.drill.as_ref()
     }
 
     /// Peak memory of the device since the last call; `None` when the network runs on the CPU.

@@ -1,5 +1,6 @@
 //! The options of a pipeline: which checkpoint it loads, and where and how the network runs.
 
+use crate::backend::drill::Drill;
 use crate::backend::engine::golden::InputSpec;
 use crate::backend::select::{self, Target};
 use crate::config::{Config, Device, Dtype, EngineConfig, Fallback, Preprocess};
@@ -39,6 +40,9 @@ pub struct Options {
     pub tokenizer: Option<PathBuf>,
     /// Sizes of the inputs to come; `None` for observations of the checkpoint's own sizes.
     pub inputs: Option<InputSpec>,
+    /// What makes the backend fail on purpose, once a worker runs it; `None` if no drill is allowed. It does nothing to a
+    /// fallback.
+    pub drill: Option<Drill>,
 }
 
 impl Options {
@@ -59,6 +63,7 @@ impl Options {
             domain: 0,
             tokenizer: None,
             inputs: None,
+            drill: None,
         }
     }
 
@@ -102,6 +107,7 @@ impl From<&Config> for Options {
             domain: config.domain_id.unwrap_or_default(),
             tokenizer: config.tokenizer.clone(),
             inputs: None,
+            drill: Drill::allowed_by(&config.drill),
         }
     }
 }

@@ -35,16 +35,34 @@ impl<T> LatestSlot<T> {
 
     /// Waits for a value; `None` once the slot is closed, even if a value is still in it.
     pub fn take(&self) -> Option<T> {
+        self.take_marked(|| true, || ()).map(|(value, ())| value)
+    }
+
+    /// As [`LatestSlot::take`], but ends with `None` as well once `goes_on` says no, which is asked again after each
+    /// [`LatestSlot::wake`]; the value then stays. `mark` is called while the slot is locked, so that nobody finds the
+    /// slot empty before it has been.
+    pub fn take_marked<M>(&self, goes_on: impl Fn() -> bool, mark: impl FnOnce() -> M) -> Option<(T, M)> {
         let mut state = self.lock();
         loop {
-            if state.closed {
+            if state.closed || !goes_on() {
                 return None;
             }
             if let Some(value) = state.value.take() {
-                return Some(value);
+                return Some((value, mark()));
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Makes everybody who waits for a value ask whether to go on.
+    pub fn wake(&self) {
+        let _between_asking_and_waiting = self.lock();
+        self.changed.notify_all();
+    }
+
+    /// Whether there is no value that could be taken.
+    pub fn is_empty(&self) -> bool {
+        self.lock().value.is_none()
     }
 
     /// Takes the value back if there is one; never waits.
@@ -68,6 +86,7 @@ impl<T> LatestSlot<T> {
 mod tests {
     use super::*;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn the_latest_value_wins_and_the_replaced_one_comes_back() {
@@ -108,5 +127,27 @@ mod tests {
         assert_eq!(waiting.join().unwrap(), None);
         assert_eq!(slot.put(3), Some(3));
         assert_eq!(slot.take(), None);
+    }
+
+    #[test]
+    fn a_taker_that_is_not_to_go_on_leaves_the_value() {
+        let slot = LatestSlot::default();
+        slot.put(1);
+        assert_eq!(slot.take_marked(|| false, || ()), None);
+        assert!(!slot.is_empty());
+        assert_eq!(slot.take(), Some(1));
+        assert!(slot.is_empty());
+    }
+
+    #[test]
+    fn a_taker_that_waits_is_woken_to_end() {
+        let (slot, ends) = (Arc::new(LatestSlot::<i32>::default()), Arc::new(AtomicBool::new(false)));
+        let waiting = std::thread::spawn({
+            let (slot, ends) = (slot.clone(), ends.clone());
+            move || slot.take_marked(|| !ends.load(Ordering::Relaxed), || ())
+        });
+        ends.store(true, Ordering::Relaxed);
+        slot.wake();
+        assert_eq!(waiting.join().unwrap(), None);
     }
 }

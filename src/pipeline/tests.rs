@@ -1,6 +1,8 @@
 //! Tests of [`Pipeline::begin`] and [`InFlight::wait`] with failing backends: which backend answers, and what is
 //! reported.
 
+mod drill;
+
 use super::mock::{nothing, observation, options, pipeline};
 use super::*;
 use crate::backend::BackendError;

@@ -1,13 +1,28 @@
 //! The inference thread of a live pipeline. Callbacks put observations into a latest-wins slot and return at once. So a
 //! slow model skips observations instead of queueing them, and no observation is used twice.
 
+//!
+//! | what | file |
+//! |---|---|
+//! | what is offered and delivered, and the worker as its owner sees it | this one |
+//! | the threads: from the slot to the inference, from the inference to its delivery | [`threads`] |
+//! | what the threads are at, and the panic that has ended them | [`watch`] |
+
+#[cfg(test)]
+mod tests;
+mod threads;
+mod watch;
+
+use self::watch::Watch;
 use super::epoch::Epoch;
 use super::feedback::Feedback;
 use super::slot::LatestSlot;
-use super::{InFlight, Inference, Noise, Pipeline, PipelineError, Request, Runtime};
+use super::{Inference, Pipeline, PipelineError, Runtime};
+use crate::backend::drill::Drill;
 use crate::types::Observation;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -65,45 +80,47 @@ struct Waiting<O> {
     epoch: u64,
 }
 
-/// An offer whose inference has begun or could not begin.
-struct Begun<F> {
-    step: Step<F>,
-    epoch: u64,
-}
-
-enum Step<F> {
-    InFlight {
-        observation: Arc<Observation>,
-        queued: Duration,
-        decoded: Duration,
-        in_flight: Box<Result<InFlight, PipelineError>>,
-    },
-    Rejected(F),
-}
-
 type Slot<O> = LatestSlot<Waiting<O>>;
 
-/// A running inference thread, and a second one for delivery if the pipeline overlaps.
-#[derive(Debug)]
-pub struct Worker<O> {
+/// What the threads share with their worker, and hand on to those that follow them after a panic.
+struct Shared<O: Offer> {
     pipeline: Pipeline,
-    slot: Arc<Slot<O>>,
-    epoch: Arc<Epoch>,
-    feedback: SharedFeedback,
+    seed: Option<u64>,
+    slot: Slot<O>,
+    epoch: Epoch,
+    /// The state that the checkpoint is fed.
+    feedback: Mutex<Feedback>,
+    /// The number of the next chunk.
+    sequence: AtomicU64,
+    deliver: Mutex<Deliver<O::Fault>>,
+    watch: Arc<Watch>,
+}
+
+type Deliver<F> = Box<dyn FnMut(Delivery<F>) + Send>;
+
+/// Locks `mutex`. A poisoned one is accepted: a panic leaves nothing half-written that the next inference would read.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A running inference thread, and a second one for delivery if the pipeline overlaps.
+pub struct Worker<O: Offer> {
+    shared: Arc<Shared<O>>,
+    /// The thread that ends last.
     thread: JoinHandle<()>,
 }
 
-/// The state that the checkpoint is fed, shared by the threads that begin and end inferences.
-type SharedFeedback = Arc<Mutex<Feedback>>;
-
-fn locked(feedback: &SharedFeedback) -> MutexGuard<'_, Feedback> {
-    feedback.lock().unwrap_or_else(PoisonError::into_inner)
+impl<O: Offer> std::fmt::Debug for Worker<O> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("pipeline", &self.shared.pipeline).finish_non_exhaustive()
+    }
 }
 
 impl<O: Offer> Worker<O> {
     /// Starts the thread. Every chunk's noise is drawn from `seed`; without one, each chunk has a fresh seed. `feedback`
     /// decides what the checkpoint takes for the robot's state. `deliver` is called with every outcome of the present
-    /// epoch, on the inference thread or, if the pipeline overlaps, on a delivery thread.
+    /// epoch, on the inference thread or, if the pipeline overlaps, on a delivery thread. A drill that the pipeline allows
+    /// is armed.
     ///
     /// # Errors
     /// [`PipelineError::Thread`] if the operating system refuses a thread.
@@ -113,87 +130,112 @@ impl<O: Offer> Worker<O> {
         feedback: Feedback,
         deliver: impl FnMut(Delivery<O::Fault>) + Send + 'static,
     ) -> Result<Self, PipelineError> {
-        let (slot, epoch) = (Arc::new(Slot::default()), Arc::new(Epoch::default()));
-        let feedback = Arc::new(Mutex::new(feedback));
-        let mut delivery = DeliveryLoop { epoch: epoch.clone(), feedback: feedback.clone(), deliver };
-        let requests = RequestLoop {
-            pipeline: pipeline.clone(),
+        let shared = Arc::new(Shared {
+            pipeline,
             seed,
-            source: slot.clone(),
-            epoch: epoch.clone(),
-            feedback: feedback.clone(),
-        };
-        let thread = if requests.pipeline.overlaps() {
-            // The channel has no buffer, so at most two inferences have begun: one is waited for and the next is on its
-            // way into the channel.
-            let (sender, receiver) = mpsc::sync_channel::<Begun<O::Fault>>(0);
-            let deliveries = thread("delivery", move || receiver.iter().for_each(|begun| delivery.finish(begun)))?;
-            thread("inference", move || {
-                requests.run(|begun| sender.send(begun).is_ok());
-                drop(sender);
-                // A panic of the delivery thread ends this thread too, because the node checks only this one.
-                if let Err(panic) = deliveries.join() {
-                    std::panic::resume_unwind(panic);
-                }
-            })?
-        } else {
-            thread("inference", move || {
-                requests.run(|begun| {
-                    delivery.finish(begun);
-                    true
-                });
-            })?
-        };
-        Ok(Self { pipeline, slot, epoch, feedback, thread })
+            slot: Slot::default(),
+            epoch: Epoch::default(),
+            feedback: Mutex::new(feedback),
+            sequence: AtomicU64::new(0),
+            deliver: Mutex::new(Box::new(deliver)),
+            watch: Arc::default(),
+        });
+        let thread = threads::start(&shared)?;
+        shared.pipeline.drill().into_iter().for_each(Drill::arm);
+        Ok(Self { shared, thread })
+    }
+
+    /// Starts the thread again after a panic has ended it; does nothing while it runs. Pipeline, feedback, epoch and the
+    /// numbers of chunks are as they were. What was under way is not delivered; what waits in the slot is answered.
+    ///
+    /// # Errors
+    /// [`PipelineError::Thread`] if the operating system refuses a thread; a later attempt may succeed.
+    pub fn restart(&mut self) -> Result<(), PipelineError> {
+        if self.is_running() {
+            return Ok(());
+        }
+        let panic = self.shared.watch.forget_panic();
+        match threads::start(&self.shared) {
+            Ok(thread) => self.thread = thread,
+            Err(error) => {
+                panic.into_iter().for_each(|message| self.shared.watch.note_panic(message));
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Offers an observation, and returns the one it replaces if no inference had begun on that.
     pub fn offer(&self, offer: O) -> Option<O> {
-        let waiting = Waiting { offer, offered: Instant::now(), epoch: self.epoch.present() };
-        self.slot.put(waiting).map(|replaced| replaced.offer)
+        let waiting = Waiting { offer, offered: Instant::now(), epoch: self.shared.epoch.present() };
+        self.shared.slot.put(waiting).map(|replaced| replaced.offer)
     }
 
     /// Takes back the observation that no inference has begun on, if there is one.
     pub fn withdraw(&self) -> Option<O> {
-        let withdrawn = self.slot.take_back()?;
-        self.epoch.withdraw();
+        let withdrawn = self.shared.slot.take_back()?;
+        self.shared.epoch.withdraw();
         Some(withdrawn.offer)
     }
 
     /// Begins a new epoch. Once this has returned, nothing that was offered before is delivered.
     pub fn begin_epoch(&self) {
-        self.epoch.advance();
+        self.shared.epoch.advance();
     }
 
     /// Forgets the commands that the checkpoint would be fed as the robot's state.
     pub fn forget_commands(&self) {
-        locked(&self.feedback).reset();
+        locked(&self.shared.feedback).reset();
     }
 
     /// Takes note that another number of a chunk's actions is executed from now on; `None` for all.
     pub fn set_execute_steps(&self, steps: Option<usize>) {
-        locked(&self.feedback).set_execute_steps(steps);
+        locked(&self.shared.feedback).set_execute_steps(steps);
     }
 
     /// The number of observations and answers that were dropped because their epoch was over.
     pub fn withdrawn(&self) -> u64 {
-        self.epoch.withdrawn()
+        self.shared.epoch.withdrawn()
     }
 
     /// What runs at present.
     pub fn runtime(&self) -> Arc<Runtime> {
-        self.pipeline.runtime()
+        self.shared.pipeline.runtime()
     }
 
-    /// Whether the thread still runs. It ends when it is stopped or when the model panics.
+    /// When the oldest inference that is under way was begun, its decoding included and whatever its epoch; `None` if
+    /// none is. It stays under way until it has been delivered.
+    pub fn busy_since(&self) -> Option<Instant> {
+        self.shared.watch.busy_since()
+    }
+
+    /// Whether nothing waits in the slot and nothing is under way or being delivered.
+    pub fn is_idle(&self) -> bool {
+        // In this order: what leaves the slot in between is under way by then.
+        self.shared.slot.is_empty() && self.busy_since().is_none()
+    }
+
+    /// Whether the thread still runs. It ends when it is stopped or when an inference or its delivery panics.
     pub fn is_running(&self) -> bool {
         !self.thread.is_finished()
     }
 
-    /// Lets the thread end after its current inference, whose chunk is not delivered.
+    /// The message of the panic that has ended the thread; `None` while it runs or if it was stopped.
+    pub fn panicked(&self) -> Option<String> {
+        if self.is_running() { None } else { self.shared.watch.panic() }
+    }
+
+    /// What makes inferences fail on purpose; `None` if no drill is allowed.
+    pub fn drill(&self) -> Option<&Drill> {
+        self.shared.pipeline.drill()
+    }
+
+    /// Lets the thread end after its current inference, whose chunk is not delivered. A drill ends, so that it cannot keep
+    /// that inference from ending.
     pub fn close(&self) {
-        self.epoch.advance();
-        self.slot.close();
+        self.drill().into_iter().for_each(Drill::disarm);
+        self.shared.epoch.advance();
+        self.shared.slot.close();
     }
 
     /// Ends the thread after its current inference, whose chunk is not delivered. Returns `false` if that takes longer
@@ -201,280 +243,9 @@ impl<O: Offer> Worker<O> {
     pub fn stop(self, patience: Duration) -> bool {
         self.close();
         let deadline = Instant::now() + patience;
-        while !self.thread.is_finished() && Instant::now() < deadline {
+        while self.is_running() && Instant::now() < deadline {
             std::thread::sleep(JOIN_POLL);
         }
-        self.thread.is_finished()
-    }
-}
-
-/// The loop that takes observations from the slot and begins an inference for each.
-struct RequestLoop<O> {
-    pipeline: Pipeline,
-    seed: Option<u64>,
-    source: Arc<Slot<O>>,
-    epoch: Arc<Epoch>,
-    feedback: SharedFeedback,
-}
-
-impl<O: Offer> RequestLoop<O> {
-    /// Passes every inference that has begun to `pass_on`, until the slot is closed or `pass_on` returns `false`.
-    fn run(self, mut pass_on: impl FnMut(Begun<O::Fault>) -> bool) {
-        let mut sequence = 0;
-        while let Some(Waiting { offer, offered, epoch }) = self.source.take() {
-            if epoch != self.epoch.present() {
-                self.epoch.withdraw();
-                continue;
-            }
-            let step = self.begin(offer, offered, &mut sequence);
-            if !pass_on(Begun { step, epoch }) {
-                return;
-            }
-        }
-    }
-
-    fn begin(&self, offer: O, offered: Instant, sequence: &mut u64) -> Step<O::Fault> {
-        let (queued, decoding) = (offered.elapsed(), Instant::now());
-        let mut observation = match offer.decode() {
-            Ok(observation) => observation,
-            Err(fault) => return Step::Rejected(fault),
-        };
-        locked(&self.feedback).fill(&mut observation);
-        let observation = Arc::new(observation);
-        let decoded = decoding.elapsed();
-        let noise = Noise::Seed(self.seed.unwrap_or_else(rand::random));
-        let request = Request { sequence: *sequence, ..Request::new(observation.clone(), noise) };
-        *sequence += 1;
-        Step::InFlight { observation, queued, decoded, in_flight: Box::new(self.pipeline.begin(request)) }
-    }
-}
-
-/// Waits for inferences and hands what they led to to the caller's `deliver`.
-struct DeliveryLoop<D> {
-    epoch: Arc<Epoch>,
-    feedback: SharedFeedback,
-    deliver: D,
-}
-
-impl<D> DeliveryLoop<D> {
-    fn finish<F>(&mut self, begun: Begun<F>)
-    where
-        D: FnMut(Delivery<F>),
-    {
-        let delivery = match begun.step {
-            Step::Rejected(fault) => Delivery::Rejected(fault),
-            Step::InFlight { observation, queued, decoded, in_flight } => {
-                let result = in_flight.and_then(InFlight::wait);
-                Delivery::Outcome(Box::new(Outcome { observation, queued, decoded, result }))
-            }
-        };
-        self.epoch.deliver(begun.epoch, || {
-            if let Delivery::Outcome(outcome) = &delivery
-                && let Ok(inference) = &outcome.result
-            {
-                locked(&self.feedback).answered(outcome.observation.reference(), &inference.chunk.actions);
-            }
-            (self.deliver)(delivery);
-        });
-    }
-}
-
-fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, PipelineError> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(PipelineError::Thread)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::mock::{AtWait, Behaviour};
-    use crate::pipeline::{Options, mock};
-
-    /// Much longer than any inference of the tiny checkpoint takes.
-    const PATIENCE: Duration = Duration::from_secs(60);
-
-    /// A worker whose inferences end when the test says so.
-    struct Bench {
-        worker: Worker<Observation>,
-        /// Receives one message for each inference that begins.
-        begun: mpsc::Receiver<()>,
-        /// Each message ends the wait of one inference.
-        release: mpsc::Sender<()>,
-        /// Receives the stamp, ms, of each delivered observation.
-        delivered: mpsc::Receiver<i64>,
-    }
-
-    impl Bench {
-        fn new(overlap: bool) -> Self {
-            let (tell_begun, begun) = mpsc::channel();
-            let (release, released) = mpsc::channel();
-            let (deliver, delivered) = mpsc::channel();
-            let released = Arc::new(std::sync::Mutex::new(released));
-            let behave = move || {
-                let _ = tell_begun.send(());
-                Behaviour::Answer
-            };
-            let at_wait = move || {
-                let released = released.clone();
-                Box::new(move |_| {
-                    let _ = released.lock().map(|released| released.recv_timeout(PATIENCE));
-                    Ok(())
-                }) as AtWait
-            };
-            let pipeline = mock::pipeline(Options { overlap, ..mock::options() }, behave, at_wait);
-            let worker = Worker::spawn(pipeline, Some(0), Feedback::measured(), move |delivery| {
-                let Delivery::Outcome(outcome) = delivery;
-                let _ = deliver.send(outcome.observation.reference().nanos / 1_000_000);
-            });
-            Self { worker: worker.unwrap(), begun, release, delivered }
-        }
-
-        fn offer(&self, ms: i64) {
-            self.worker.offer(mock::observation(ms));
-        }
-
-        fn await_begun(&self) {
-            self.begun.recv_timeout(PATIENCE).unwrap();
-        }
-
-        fn finish(&self) {
-            self.release.send(()).unwrap();
-        }
-
-        fn next_delivered(&self) -> i64 {
-            self.delivered.recv_timeout(PATIENCE).unwrap()
-        }
-    }
-
-    #[test]
-    fn with_overlap_the_second_inference_begins_before_the_first_is_delivered() {
-        let bench = Bench::new(true);
-        for ms in [1, 2] {
-            bench.offer(ms);
-            bench.await_begun();
-        }
-        assert!(bench.delivered.try_recv().is_err(), "neither has ended yet");
-        (0..2).for_each(|_| bench.finish());
-        assert_eq!([bench.next_delivered(), bench.next_delivered()], [1, 2]);
-    }
-
-    #[test]
-    fn with_overlap_no_third_inference_begins_before_the_first_has_ended() {
-        let bench = Bench::new(true);
-        for ms in [1, 2] {
-            bench.offer(ms);
-            bench.await_begun();
-        }
-        bench.offer(3);
-        assert!(bench.begun.try_recv().is_err(), "two in flight are enough");
-        bench.finish();
-        assert_eq!(bench.next_delivered(), 1);
-        bench.await_begun();
-        (0..2).for_each(|_| bench.finish());
-        assert_eq!([bench.next_delivered(), bench.next_delivered()], [2, 3]);
-    }
-
-    #[test]
-    fn an_observation_in_the_slot_is_replaced_by_a_newer_one() {
-        let bench = Bench::new(false);
-        bench.offer(1);
-        bench.await_begun();
-        assert!(bench.worker.offer(mock::observation(2)).is_none());
-        assert!(bench.worker.offer(mock::observation(3)).is_some(), "the second was never looked at");
-        (0..2).for_each(|_| bench.finish());
-        assert_eq!([bench.next_delivered(), bench.next_delivered()], [1, 3]);
-    }
-
-    /// Something that is an observation of that stamp, ms, or cannot be decoded.
-    struct Coded(Result<i64, &'static str>);
-
-    impl Offer for Coded {
-        type Fault = &'static str;
-
-        fn decode(self) -> Result<Observation, &'static str> {
-            self.0.map(mock::observation)
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_decoded_is_delivered_as_such_and_no_number_is_spent_on_it() {
-        for overlap in [false, true] {
-            let (deliver, delivered) = mpsc::channel();
-            let options = Options { overlap, ..mock::options() };
-            let pipeline = mock::pipeline(options, || Behaviour::Answer, mock::nothing);
-            let worker = Worker::spawn(pipeline, Some(0), Feedback::measured(), move |delivery| {
-                let _ = deliver.send(match delivery {
-                    Delivery::Rejected(fault) => Err(fault),
-                    Delivery::Outcome(outcome) => {
-                        Ok(outcome.result.map(|inference| inference.provenance.sequence).ok())
-                    }
-                });
-            });
-            let worker = worker.unwrap();
-            let answer_to = |coded| {
-                worker.offer(Coded(coded));
-                delivered.recv_timeout(PATIENCE).unwrap()
-            };
-            assert_eq!(answer_to(Err("cut short")), Err("cut short"));
-            assert_eq!(answer_to(Ok(1)), Ok(Some(0)), "overlap {overlap}");
-        }
-    }
-
-    #[test]
-    fn an_observation_that_is_taken_back_is_not_answered() {
-        let bench = Bench::new(false);
-        bench.offer(1);
-        bench.await_begun();
-        bench.offer(2);
-        assert!(bench.worker.withdraw().is_some());
-        assert!(bench.worker.withdraw().is_none(), "the one under way goes on");
-        bench.offer(3);
-        (0..2).for_each(|_| bench.finish());
-        assert_eq!([bench.next_delivered(), bench.next_delivered()], [1, 3]);
-        assert_eq!(bench.worker.withdrawn(), 1);
-    }
-
-    #[test]
-    fn nothing_from_before_a_new_epoch_is_delivered_after_it() {
-        for overlap in [false, true] {
-            let bench = Bench::new(overlap);
-            bench.offer(1);
-            bench.await_begun();
-            bench.offer(2);
-            bench.worker.begin_epoch();
-            bench.offer(3);
-            (0..3).for_each(|_| bench.finish());
-            assert_eq!(bench.next_delivered(), 3, "overlap {overlap}");
-            assert!(bench.worker.withdrawn() >= 1, "the one under way is counted");
-        }
-    }
-
-    #[test]
-    fn a_chunk_under_way_at_the_stop_is_not_delivered() {
-        let bench = Bench::new(false);
-        bench.offer(1);
-        bench.await_begun();
-        let Bench { worker, release, delivered, .. } = bench;
-        assert!(!worker.stop(Duration::ZERO), "it is busy");
-        release.send(()).unwrap();
-        assert!(delivered.recv_timeout(PATIENCE).is_err(), "the thread ended without a delivery");
-    }
-
-    #[test]
-    fn chunks_are_numbered_in_the_order_in_which_they_begin() {
-        let (deliver, delivered) = mpsc::channel();
-        let pipeline = mock::pipeline(mock::options(), || Behaviour::Answer, mock::nothing);
-        let worker = Worker::<Observation>::spawn(pipeline, None, Feedback::measured(), move |delivery| {
-            let Delivery::Outcome(outcome) = delivery;
-            let _ = deliver.send(outcome.result.map(|inference| inference.provenance));
-        });
-        let worker = worker.unwrap();
-        let mut numbers = Vec::new();
-        for ms in 0..3 {
-            worker.offer(mock::observation(ms));
-            let provenance = delivered.recv_timeout(PATIENCE).unwrap().unwrap();
-            assert!(provenance.seed.is_some(), "a fresh seed is recorded");
-            numbers.push(provenance.sequence);
-        }
-        assert_eq!(numbers, [0, 1, 2]);
+        !self.is_running()
     }
 }

@@ -179,6 +179,8 @@ pub struct Channels {
     units: Vec<&'static str>,
     arms: Vec<Arm>,
     action_width: usize,
+    /// The layout of rotations in the state, where actions have others.
+    state_rotation: Option<RotationLayout>,
 }
 
 impl Channels {
@@ -198,7 +200,8 @@ impl Channels {
     ) -> Result<Self, ChannelError> {
         if axis_angle {
             let arm = arm_of(names, 0, RotationForm::AxisAngle);
-            return Self::poses("axis-angle", names, axis_angle::CHANNELS.len(), vec![arm]);
+            let channels = Self::poses("axis-angle", names, axis_angle::CHANNELS.len(), vec![arm])?;
+            return Ok(Self { state_rotation: rotation, ..channels });
         }
         let mode = mode.to_ascii_lowercase();
         // The sizes and grippers are those of X-VLA's `action_hub`, as `model::action_space` has them.
@@ -236,7 +239,7 @@ impl Channels {
         let kinds: Vec<Kind> = (0..count).map(kind).collect();
         let names: Vec<String> = names.iter().take(count).cloned().collect();
         let units = kinds.iter().map(|kind| if *kind == Kind::Position { "m" } else { "" }).collect();
-        Ok(Self { names, kinds, units, arms, action_width })
+        Ok(Self { names, kinds, units, arms, action_width, state_rotation: None })
     }
 
     fn joints(
@@ -252,7 +255,7 @@ impl Channels {
         let units = names.iter().zip(&kinds);
         let units = units.map(|(name, kind)| unit_of(name).unwrap_or(if *kind == Kind::Joint { unit } else { "" }));
         let units = units.collect();
-        Ok(Self { names: names.to_vec(), kinds, units, arms: Vec::new(), action_width: count })
+        Ok(Self { names: names.to_vec(), kinds, units, arms: Vec::new(), action_width: count, state_rotation: None })
     }
 
     /// The number of channels of a command. Channel c of a command is channel c of an action.
@@ -284,6 +287,31 @@ impl Channels {
     /// action space; empty if it is unknown.
     pub fn unit(&self, channel: usize) -> &'static str {
         self.units.get(channel).copied().unwrap_or_default()
+    }
+
+    /// Writes the `state` of the robot, in the checkpoint's order of channels as far as it is known, in the channels of a
+    /// command; NaN stands for what is not known.
+    pub fn state(&self, state: &[f32], out: &mut [f32]) {
+        out.fill(f32::NAN);
+        match self.arms.first().filter(|arm| arm.form == RotationForm::AxisAngle) {
+            None => out.iter_mut().zip(state).for_each(|(known, value)| *known = *value),
+            Some(arm) => self.state_as_axis_angle(arm, state, out),
+        }
+    }
+
+    /// The state has a 6-D rotation where the command has an axis-angle.
+    fn state_as_axis_angle(&self, arm: &Arm, state: &[f32], out: &mut [f32]) {
+        let Some(state) = state.get(..ARM) else { return };
+        let (position, rest) = state.split_at(3);
+        let (rotation, gripper) = rest.split_at(6);
+        out.iter_mut().zip(position).for_each(|(known, value)| *known = *value);
+        let read = self.state_rotation.map(|layout| RotationForm::Columns(layout).read(rotation));
+        if let (Some(Ok(rotation)), Some(known)) = (read, out.get_mut(arm.rotation_channels())) {
+            arm.form.write(&rotation, known);
+        }
+        if let (Some(known), Some(value)) = (out.get_mut(arm.gripper), gripper.first()) {
+            *known = *value;
+        }
     }
 
     /// The arms whose pose is commanded; empty for joints.

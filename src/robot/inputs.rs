@@ -272,6 +272,14 @@ impl Inputs {
         &self.state
     }
 
+    /// Writes the robot's state of the present into `out`, in the checkpoint's order of channels, up to the first topic of
+    /// which nothing usable has come.
+    pub fn measured(&self, now: Now, out: &mut Vec<f32>) {
+        out.clear();
+        let known = self.state.iter().map_while(|state| state.at(now.stamp, now));
+        known.for_each(|topic| out.extend(topic.value));
+    }
+
     /// The instruction that holds.
     pub fn instruction_text(&self) -> Option<&str> {
         self.instruction.text()

@@ -10,6 +10,7 @@
 //! | what was chosen for one inference | [`selection`] |
 //! | from inputs to inferences, live and replayed | [`policy_loop`] |
 //! | how often an inference may begin | [`pace`] |
+//! | how often something may be started again | [`restarts`] |
 //! | the present on two clocks, and jumps | [`time`] |
 //! | counts and faults of a topic | [`topic`] |
 //! | frames that went missing on the way | [`frame_loss`] |
@@ -44,6 +45,7 @@ pub mod pace;
 pub mod player;
 pub mod policy_loop;
 pub mod reporting;
+pub mod restarts;
 pub mod selection;
 pub mod state;
 pub mod state_source;

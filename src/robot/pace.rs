@@ -61,6 +61,11 @@ impl Pace {
         self.asked = false;
     }
 
+    /// Whether an inference was asked for that has not begun.
+    pub fn is_asked(&self) -> bool {
+        self.asked
+    }
+
     /// Whether an inference may begin.
     pub fn is_due(&self, now: Instant) -> bool {
         self.asked

@@ -22,6 +22,9 @@ pub trait Policy {
 
     /// Forgets the commands that the checkpoint would be fed as the robot's state.
     fn forget_commands(&mut self);
+
+    /// Whether a plan is wanted at `now` and none is on its way.
+    fn wants_plan(&self, now: Stamp) -> bool;
 }
 
 /// What [`PolicyLoop::infer`] has led to.
@@ -72,6 +75,11 @@ impl PolicyLoop {
         has_changed
     }
 
+    /// Withdraws what was offered, as a pause or a stop does.
+    pub fn withdraw(&mut self, policy: &mut impl Policy) {
+        self.begin_epoch(policy);
+    }
+
     /// Withdraws what was offered, and forgets the commands that the checkpoint would be fed.
     pub fn reset(&mut self, policy: &mut impl Policy) {
         self.begin_epoch(policy);
@@ -86,8 +94,9 @@ impl PolicyLoop {
             self.begin_epoch(policy);
             return Step::Stopped;
         }
+        let is_wanted = policy.is_ready() && (policy.wants_plan(now.stamp) || self.inputs.pace.is_asked());
         // The inputs hold themselves to their limits, and only a new attempt shows that images can be decoded again.
-        let Some(selection) = policy.is_ready().then(|| self.inputs.observe(now)).flatten() else {
+        let Some(selection) = is_wanted.then(|| self.inputs.observe(now)).flatten() else {
             return Step::Nothing;
         };
         let reference = selection.reference();

@@ -5,6 +5,7 @@ use super::error::NodeError;
 use super::messages;
 use crate::config::Config;
 use crate::data::messages::diagnostics as plain;
+use crate::robot::control::SharedControl;
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
 use crate::robot::reporting::diagnostics::DiagnosticReport;
@@ -29,6 +30,11 @@ impl Diagnostics {
         let publisher = node.create_publisher("/diagnostics", qos).map_err(NodeError::middleware("/diagnostics"))?;
         let node_name = node.fully_qualified_name().map_err(NodeError::middleware("the node's name"))?;
         Ok(Self { publisher, clock, report: DiagnosticReport::new(node_name, config, record) })
+    }
+
+    /// Tells of the commands of `control` as well from now on.
+    pub fn tell_of(&mut self, control: SharedControl) {
+        self.report.tell_of(control);
     }
 
     /// Publishes if a level differs from the last report's, or if that is a second old. `inputs_health` is the inputs'.

@@ -3,6 +3,7 @@
 use crate::config::ConfigError;
 use crate::pipeline::PipelineError;
 use crate::pipeline::facts::FactsError;
+use crate::robot::control::build::ControlError;
 use crate::robot::deployment::DeploymentError;
 
 /// A command line that ROS 2 cannot take.
@@ -71,6 +72,9 @@ pub enum NodeError {
     /// The checkpoint cannot serve this deployment.
     #[error(transparent)]
     Deployment(#[from] DeploymentError),
+    /// Plans of this deployment cannot be played.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// ROS 2 did not start.
     #[error("ROS 2 did not start: {reason}")]
     Start {
@@ -91,6 +95,17 @@ pub enum NodeError {
     /// The named thread panicked, which is a defect of this program.
     #[error("the {0} thread ended unexpectedly: this is a defect, please report it with the lines above")]
     Died(&'static str),
+    /// The inference thread panicked once more than it may be started again.
+    #[error(
+        "the inference thread panicked more often than {most} times a minute (guard.restarts): {message}: this is a \
+         defect unless it is a drill, please report it with the lines above"
+    )]
+    Panicked {
+        /// The message of the last panic.
+        message: String,
+        /// The number of starts that a minute may have.
+        most: u32,
+    },
 }
 
 impl NodeError {

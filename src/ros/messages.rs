@@ -3,7 +3,7 @@
 use super::convert::{duration_ns, header, time};
 use crate::data::messages::{diagnostics as plain, outputs};
 use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
-use r2r::xvla_ros::msg::{ActionChunk, Fact, ModelInfo, StageLatency};
+use r2r::xvla_ros::msg::{ActionChunk, Command, Fact, ModelInfo, StageLatency};
 
 /// A chunk of actions.
 pub fn action_chunk(plain: outputs::ActionChunk) -> ActionChunk {
@@ -26,6 +26,19 @@ pub fn action_chunk(plain: outputs::ActionChunk) -> ActionChunk {
         engine_sha256: plain.engine_sha256,
         observation_age: duration_ns(plain.observation_age_ns),
         actions: plain.actions,
+    }
+}
+
+/// What the robot is to do at one tick.
+pub fn command(plain: outputs::Command) -> Command {
+    Command {
+        header: header(plain.header),
+        sequence: plain.sequence,
+        step: plain.step,
+        plan_age: duration_ns(plain.plan_age_ns),
+        verdict: plain.verdict,
+        reason: plain.reason,
+        values: plain.values,
     }
 }
 
@@ -55,6 +68,8 @@ pub fn model_info(plain: outputs::ModelInfo) -> ModelInfo {
         checkpoint_sha256: plain.checkpoint_sha256,
         action_mode: plain.action_mode,
         action_names: plain.action_names,
+        command_names: plain.command_names,
+        limits: plain.limits,
         chunk_length: plain.chunk_length,
         steps: plain.steps,
         cameras: plain.cameras,
@@ -95,6 +110,12 @@ mod tests {
             let bytes = fixture(case);
             let ours = action_chunk(outputs::ActionChunk::from_cdr(&bytes).unwrap());
             let rclpys = ActionChunk::from_serialized_bytes(&bytes).unwrap();
+            assert_eq!(format!("{ours:?}"), format!("{rclpys:?}"), "NaN is no value to compare");
+        }
+        for case in ["command", "command_empty"] {
+            let bytes = fixture(case);
+            let ours = command(outputs::Command::from_cdr(&bytes).unwrap());
+            let rclpys = Command::from_serialized_bytes(&bytes).unwrap();
             assert_eq!(format!("{ours:?}"), format!("{rclpys:?}"), "NaN is no value to compare");
         }
         let bytes = fixture("model_info");

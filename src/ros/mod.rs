@@ -9,18 +9,22 @@
 //! | subscriptions, drained every turn, and their QoS | [`subscriptions`], [`qos`] |
 //! | loading, the inference thread | [`model`] |
 //! | chunks and latencies, what runs, health, time | [`outputs`], [`model_info`], [`diagnostics`], [`clock`] |
+//! | commands at the control rate, and the thread that sends them | [`commands`], [`stream`] |
+//! | a pause, a stop, and `~/stopped` | [`halt`] |
 //! | the states of a managed node | [`lifecycle`] |
 //! | services | [`services`]: [`infer_once`], [`reset`], [`dump_calibration`] |
 //! | log lines, on the console and as messages | [`logging`], [`rosout`] |
 
 pub mod arguments;
-pub mod clock;
+mod clock;
+pub mod commands;
 pub mod convert;
 pub mod declarations;
 pub mod declared;
 pub mod diagnostics;
 pub mod dump_calibration;
 pub mod error;
+pub mod halt;
 pub mod infer_once;
 pub mod lifecycle;
 pub mod logging;
@@ -37,4 +41,5 @@ pub mod qos;
 pub mod reset;
 pub mod rosout;
 pub mod services;
+pub mod stream;
 pub mod subscriptions;

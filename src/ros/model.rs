@@ -3,17 +3,22 @@
 use super::error::NodeError;
 use super::model_info::ModelInfoTopic;
 use super::outputs::{Event, Outputs};
+use crate::backend::drill::Drill;
 use crate::config::Config;
 use crate::pipeline::feedback::Feedback;
 use crate::pipeline::worker::Worker;
 use crate::pipeline::{Options, Pipeline};
+use crate::robot::control::SharedControl;
+use crate::robot::control::build::streamed;
 use crate::robot::deployment;
 use crate::robot::policy_loop::Policy;
 use crate::robot::reporting::record::{ModelFacts, SharedRecord};
+use crate::robot::restarts::Restarts;
 use crate::robot::selection::Selection;
+use crate::types::Stamp;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The model while it is absent, loading, running or being dropped.
 pub struct Model {
@@ -22,8 +27,12 @@ pub struct Model {
     loader: Loader,
     phase: Phase,
     record: SharedRecord,
+    control: SharedControl,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
+    restarts: Restarts,
+    /// The faults that can be set off on purpose, if any may; the same ones for every model that is loaded.
+    drill: Option<Drill>,
 }
 
 /// Makes a job that loads a model for a deployment. Its events go into the channel.
@@ -52,21 +61,37 @@ pub enum Progress {
     None,
     /// The model can be offered observations.
     Loaded,
+    /// A panic has ended what was under way, and the inference thread runs again.
+    Restarted,
     /// The model is gone.
     Unloaded,
 }
 
 impl Model {
     /// No model yet. Chunks will be published through `outputs`, and what has been loaded through `model_info`.
-    pub fn new(config: Config, outputs: Outputs, model_info: ModelInfoTopic, record: SharedRecord) -> Self {
-        let known = record.clone();
+    /// What plays its plans is installed in `control`.
+    pub fn new(
+        config: Config,
+        outputs: Outputs,
+        model_info: ModelInfoTopic,
+        record: SharedRecord,
+        control: SharedControl,
+    ) -> Self {
+        let restarts = Restarts::new(config.guard.restarts);
+        let drill = Drill::allowed_by(&config.drill);
+        let known = (record.clone(), control.clone(), drill.clone());
         let loader: Loader = Box::new(move |config, events| {
-            let (config, outputs, model_info, record) =
+            let (config, outputs, model_info, (record, control, drill)) =
                 (config.clone(), outputs.clone(), model_info.clone(), known.clone());
-            Box::new(move || load(&config, outputs, &model_info, &record, events))
+            Box::new(move || load(&config, drill, outputs, &model_info, &record, &control, events))
         });
         let (sender, events) = mpsc::channel();
-        Self { config, loader, phase: Phase::Absent, record, events, sender }
+        Self { config, loader, phase: Phase::Absent, record, control, events, sender, restarts, drill }
+    }
+
+    /// The parameters that hold.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// Whether another set of live parameters can hold.
@@ -81,6 +106,10 @@ impl Model {
     /// Goes on with another set of live parameters, which [`Model::check`] has passed.
     pub fn reconfigure(&mut self, config: &Config) {
         self.config = config.clone();
+        self.restarts.allow(config.guard.restarts);
+        if let Some(drill) = &self.drill {
+            drill.set(&config.drill);
+        }
         self.follow_config();
     }
 
@@ -117,10 +146,12 @@ impl Model {
         matches!(self.phase, Phase::Absent)
     }
 
-    /// Moves on from loading to running once loading is done, and from running to nothing once that is.
+    /// Moves on from loading to running once loading is done, and from running to nothing once that is. An inference thread
+    /// that has panicked is started again.
     ///
     /// # Errors
-    /// The failure to load, after which there is no model; [`NodeError::Died`] if a thread has panicked.
+    /// The failure to load, after which there is no model; [`NodeError::Panicked`] if the inference thread has panicked
+    /// too often, [`NodeError::Died`] if another one has panicked.
     pub fn advance(&mut self) -> Result<Progress, NodeError> {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Loading(thread) if thread.is_finished() => {
@@ -134,21 +165,51 @@ impl Model {
             Phase::Ending(worker) if !worker.is_running() => {
                 self.phase = Phase::Absent;
                 let mut record = self.record.lock();
-                (record.facts, record.runtime) = (None, None);
+                (record.facts, record.runtime, record.drill) = (None, None, None);
+                self.control.lock().install(None);
                 return Ok(Progress::Unloaded);
             }
-            Phase::Running(worker) if !worker.is_running() => return Err(NodeError::Died("inference")),
+            Phase::Running(mut worker) if !worker.is_running() => {
+                self.restart(&mut worker)?;
+                self.phase = Phase::Running(worker);
+                return Ok(Progress::Restarted);
+            }
             Phase::Over => return Err(NodeError::Died("inference")),
             Phase::Running(worker) => {
                 let mut record = self.record.lock();
                 record.withdrawn = worker.withdrawn();
                 record.runtime = Some(worker.runtime());
+                record.drill = worker.drill().map(|drill| drill.told().unwrap_or_default());
                 drop(record);
                 self.phase = Phase::Running(worker);
             }
             unchanged => self.phase = unchanged,
         }
         Ok(Progress::None)
+    }
+
+    /// Since when an inference is under way, if one is.
+    pub fn busy_since(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Running(worker) | Phase::Ending(worker) => worker.busy_since(),
+            Phase::Absent | Phase::Loading(_) | Phase::Over => None,
+        }
+    }
+
+    /// Starts the thread of `worker` again after a panic, unless that has been done too often.
+    fn restart(&mut self, worker: &mut Worker<Selection>) -> Result<(), NodeError> {
+        let message = worker.panicked().ok_or(NodeError::Died("inference"))?;
+        let (now, most) = (Instant::now(), self.restarts.most());
+        let Some(count) = self.restarts.start(now) else { return Err(NodeError::Panicked { message, most }) };
+        worker.restart()?;
+        let reason = format!("the inference thread has panicked: {message}; started again, {count} of {most} a minute");
+        tracing::error!("{reason}");
+        let mut record = self.record.lock();
+        record.restarts += 1;
+        record.failed(&reason, now);
+        drop(record);
+        self.control.lock().failed(&reason);
+        Ok(())
     }
 
     /// What has become of selections since the last call.
@@ -188,6 +249,8 @@ impl Policy for Model {
         let Phase::Running(worker) = &self.phase else { return None };
         let withdrawn = worker.withdraw();
         worker.begin_epoch();
+        // After this nothing of the epoch before is handed over any more.
+        self.control.lock().begin_epoch();
         withdrawn
     }
 
@@ -196,23 +259,34 @@ impl Policy for Model {
             worker.forget_commands();
         }
     }
+
+    fn wants_plan(&self, now: Stamp) -> bool {
+        let control = self.control.lock();
+        let is_on_its_way = matches!(&self.phase, Phase::Running(worker) if !worker.is_idle());
+        // Where chunks are only published, the newest observation waits for its turn.
+        control.wants_plan(now) && !(control.controller().is_some() && is_on_its_way)
+    }
 }
 
 fn load(
     config: &Config,
+    drill: Option<Drill>,
     outputs: Outputs,
     model_info: &ModelInfoTopic,
     record: &SharedRecord,
+    control: &SharedControl,
     events: mpsc::Sender<Event>,
 ) -> Result<Worker<Selection>, NodeError> {
     if let Some(threads) = config.num_threads {
         crate::backend::device::limit_threads(threads);
     }
-    let pipeline = Pipeline::load(&Options::from(config))?;
+    let pipeline = Pipeline::load(&Options { drill, ..Options::from(config) })?;
     let facts = deployment::check(config, &pipeline)?;
     deployment::rehearse(config, &pipeline)?;
     record_loaded(record, &facts, &pipeline);
-    model_info.publish(config, &facts, &pipeline);
+    let controller = streamed(config, &facts, &pipeline)?;
+    model_info.publish(config, &facts, &pipeline, controller.as_ref());
+    control.lock().install(controller);
     let feedback = Feedback::new(config, pipeline.state_spec().channels());
     Ok(Worker::spawn(pipeline, config.seed, feedback, move |delivery| {
         // The spinning thread may have ended, and then nobody needs to know.
@@ -230,18 +304,47 @@ fn record_loaded(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::drill::Drill;
     use crate::backend::mock::Behaviour;
-    use crate::config::ViewSettings;
     use crate::config::schema::Table;
+    use crate::config::{DrillConfig, DrillFault, ViewSettings};
     use crate::pipeline::mock;
+    use crate::robot::control::{Control, Watch};
     use crate::robot::selection::View;
     use crate::types::{EncodedImage, ImageFormat, Stamp, Stamped};
 
-    #[test]
-    fn a_panic_of_the_model_is_noticed() {
-        let pipeline = mock::pipeline(mock::options(), || panic!("a defect, on purpose"), mock::nothing);
+    /// A model that panics `times` times and may be started again `restarts` times a minute.
+    fn panicking(mut times: u32, restarts: u32) -> Model {
+        let behave = move || {
+            let left = times;
+            times = times.saturating_sub(1);
+            assert!(left == 0, "a defect {left}");
+            Behaviour::Answer
+        };
+        let pipeline = mock::pipeline(mock::options(), behave, mock::nothing);
         let worker = Worker::spawn(pipeline, None, Feedback::measured(), drop).unwrap();
-        let mut model = model(worker);
+        Model { restarts: Restarts::new(restarts), ..model(worker) }
+    }
+
+    #[test]
+    fn a_panic_within_the_budget_is_recorded_and_the_model_goes_on() {
+        let mut model = panicking(1, 3);
+        model.offer(selection());
+        assert_eq!(next(&mut model), Progress::Restarted);
+        assert!(model.is_ready());
+        let record = model.record.lock();
+        let told = record.last_failure.as_ref().map(|failure| failure.reason.as_str());
+        let expected = "the inference thread has panicked: a defect 1; started again, 1 of 3 a minute";
+        assert_eq!((record.restarts, record.failed, told), (1, 1, Some(expected)));
+    }
+
+    #[test]
+    fn a_panic_beyond_the_budget_ends_the_model_with_its_message() {
+        let mut model = panicking(3, 2);
+        for _ in 0..2 {
+            model.offer(selection());
+            assert_eq!(next(&mut model), Progress::Restarted);
+        }
         model.offer(selection());
         let end = loop {
             if let Err(end) = model.advance() {
@@ -249,7 +352,26 @@ mod tests {
             }
             std::thread::yield_now();
         };
-        assert!(matches!(end, NodeError::Died("inference")), "{end:?}");
+        assert!(matches!(&end, NodeError::Panicked { message, most: 2 } if message == "a defect 1"), "{end:?}");
+        assert!(!model.is_ready());
+    }
+
+    #[test]
+    fn what_a_drill_sets_off_is_recorded_while_one_is_allowed() {
+        let config = DrillConfig { allowed: true, ..DrillConfig::defaults() };
+        let drill = Drill::allowed_by(&config);
+        let told = |drill: Option<Drill>, config: &DrillConfig| {
+            let options = Options { drill, ..mock::options() };
+            let pipeline = Pipeline::load(&options).unwrap();
+            let worker = Worker::spawn(pipeline, None, Feedback::measured(), drop).unwrap();
+            options.drill.iter().for_each(|drill| drill.set(config));
+            let mut model = model(worker);
+            model.advance().unwrap();
+            model.record.lock().drill.clone()
+        };
+        assert_eq!(told(None, &config), None);
+        assert_eq!(told(drill.clone(), &config), Some(String::new()));
+        assert_eq!(told(drill, &DrillConfig { fault: DrillFault::Hang, ..config }).as_deref(), Some("hang"));
     }
 
     #[test]
@@ -307,13 +429,17 @@ mod tests {
     fn model(worker: Worker<Selection>) -> Model {
         let (sender, events) = mpsc::channel();
         let loader: Loader = Box::new(|_, _| Box::new(|| Err(NodeError::Died("loading"))));
+        let control = SharedControl::new(Control::new(Watch::new(None, None)));
         Model {
             config: Config::defaults(),
             loader,
             phase: Phase::Running(worker),
             record: SharedRecord::default(),
+            control,
             events,
             sender,
+            restarts: Restarts::new(0),
+            drill: None,
         }
     }
 

@@ -7,7 +7,8 @@ use super::messages;
 use crate::config::{Config, Fact};
 use crate::data::messages::outputs;
 use crate::pipeline::Pipeline;
-use crate::robot::reporting::model_info::{fact, model_info};
+use crate::robot::control::Controller;
+use crate::robot::reporting::model_info::{fact, limits, model_info};
 use crate::robot::reporting::record::ModelFacts;
 use r2r::xvla_ros::msg::ModelInfo;
 use r2r::{Node, Publisher, QosProfile};
@@ -38,26 +39,26 @@ impl ModelInfoTopic {
         Ok(Self { publisher, clock, told: Arc::new(Mutex::new(Told { facts, info: None })) })
     }
 
-    /// Publishes what has been loaded.
-    pub fn publish(&self, config: &Config, loaded: &ModelFacts, pipeline: &Pipeline) {
+    /// Publishes what has been loaded, and what plays it.
+    pub fn publish(&self, config: &Config, loaded: &ModelFacts, pipeline: &Pipeline, controller: Option<&Controller>) {
         let mut told = self.told();
-        let info = model_info(config, &told.facts, loaded, pipeline, self.clock.now());
+        let info = model_info(config, &told.facts, loaded, pipeline, controller, self.clock.now());
         self.send(&info);
         told.info = Some(info);
     }
 
-    /// Takes note of the facts as they are now. If that is news, what was published is published again with them.
-    pub fn restate(&self, facts: &[Fact]) {
+    /// Takes note of the facts and the limits as they are now. If that is news, what was published is published again with
+    /// them.
+    pub fn restate(&self, facts: &[Fact], controller: Option<&Controller>) {
         let mut told = self.told();
-        if told.facts == facts {
+        facts.clone_into(&mut told.facts);
+        let Some(info) = &mut told.info else { return };
+        let (facts, limits) = (facts.iter().map(fact).collect(), controller.map_or(Vec::new(), limits));
+        if (&info.facts, &info.limits) == (&facts, &limits) {
             return;
         }
-        told.facts = facts.to_vec();
-        if let Some(info) = &mut told.info {
-            info.facts = facts.iter().map(fact).collect();
-            info.header.stamp = self.clock.now();
-            self.send(info);
-        }
+        (info.facts, info.limits, info.header.stamp) = (facts, limits, self.clock.now());
+        self.send(info);
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {

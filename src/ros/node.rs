@@ -2,10 +2,12 @@
 
 use super::arguments::{Arguments, create_context};
 use super::clock::RosClock;
+use super::commands::Commands;
 use super::declarations::Declarations;
 use super::diagnostics::Diagnostics;
 use super::dump_calibration::DumpCalibration;
 use super::error::NodeError;
+use super::halt::{HaltServices, StoppedTopic, Wish};
 use super::infer_once::InferOnce;
 use super::lifecycle::{Lifecycle, Task};
 use super::model::{Model, Progress};
@@ -16,12 +18,16 @@ use super::params::{NodeParameters, Unsettled};
 use super::qos::QosWatch;
 use super::reset::Reset;
 use super::rosout::Rosout;
+use super::stream::Stream;
 use super::subscriptions::Subscriptions;
 use crate::config::live::Proposal;
 use crate::config::topic_names::Names;
 use crate::config::{Config, Overrides, ProprioSource};
 use crate::pipeline::{Folders, PipelineError, state_spec};
 use crate::robot::calibration::dump::Dump;
+use crate::robot::control::build::ControlError;
+use crate::robot::control::{Settings, SharedControl, build};
+use crate::robot::guard::Guard;
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
 use crate::robot::lifecycle::{Outcome, State};
@@ -101,7 +107,9 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     let infer_once = InferOnce::new(node)?;
     let reset = Reset::new(node)?;
     let dump = Dump::new(&config, own_name.clone(), record.clone());
-    let outputs = Outputs::new(node, clock.clone(), &config, record.clone(), dump.tap())?;
+    let control = SharedControl::new(build::control(&config));
+    diagnostics.tell_of(control.clone());
+    let outputs = Outputs::new(node, clock.clone(), &config, record.clone(), control.clone(), dump.tap())?;
     let dump_calibration = DumpCalibration::new(node, dump)?;
     let model_info = ModelInfoTopic::new(node, clock.clone(), facts)?;
     let mut inputs = Inputs::new(&config);
@@ -122,15 +130,21 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         diagnostics,
         infer_once,
         reset,
+        halt: HaltServices::new(node)?,
+        stopped: StoppedTopic::new(node)?,
         dump_calibration,
         subscriptions,
         qos_watch: qos.watch(),
         looked: None,
         policy_loop,
         jump_log: Throttle::default(),
+        measured: Vec::new(),
         model_info: model_info.clone(),
-        model: Model::new(config, outputs, model_info, record),
+        model: Model::new(config, outputs, model_info, record, control.clone()),
+        control,
+        stream: None,
     };
+    turn.stopped.say(None);
     if starts_itself {
         turn.transit("configure")?;
     }
@@ -143,7 +157,8 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     tracing::info!("stopping");
     turn.infer_once.end();
     turn.lifecycle.give_up();
-    let has_ended = [turn.model.stop(PATIENCE), turn.dump_calibration.end(PATIENCE)] == [true; 2];
+    let streamed = turn.stream.take().is_none_or(|stream| stream.end(PATIENCE));
+    let has_ended = [streamed, turn.model.stop(PATIENCE), turn.dump_calibration.end(PATIENCE)] == [true; 3];
     Ok(if has_ended { Ended::Quiet } else { Ended::Busy })
 }
 
@@ -185,13 +200,15 @@ struct Turn {
     /// The node's fully qualified name.
     own_name: String,
     lifecycle: Lifecycle,
-    /// Whether the node becomes active once it is configured, without being asked to.
+    /// Whether the node is on its way to being active without being asked to, as it does once, at its start.
     starts_itself: bool,
     record: SharedRecord,
     clock: RosClock,
     diagnostics: Diagnostics,
     infer_once: InferOnce,
     reset: Reset,
+    halt: HaltServices,
+    stopped: StoppedTopic,
     dump_calibration: DumpCalibration,
     subscriptions: Subscriptions,
     qos_watch: QosWatch,
@@ -200,8 +217,13 @@ struct Turn {
     policy_loop: PolicyLoop,
     /// Limits the lines about jumps of ROS time.
     jump_log: Throttle,
+    /// The robot's state of the present.
+    measured: Vec<f32>,
     model_info: ModelInfoTopic,
     model: Model,
+    control: SharedControl,
+    /// Sends commands; `None` until there is a model, and where chunks are only published.
+    stream: Option<Stream>,
 }
 
 impl Turn {
@@ -209,28 +231,51 @@ impl Turn {
         self.look_at_publishers(node)?;
         self.receive();
         self.serve_reset();
+        self.serve_halt();
         self.dump_calibration.serve();
         if let Some(task) = self.lifecycle.serve() {
             self.begin(task)?;
         }
         match self.model.advance() {
             Ok(Progress::None) => {}
-            Ok(Progress::Loaded) => self.configured()?,
+            Ok(Progress::Restarted) => self.infer_once.withdrawn(),
+            Ok(Progress::Loaded) => self.configured(node)?,
             Ok(Progress::Unloaded) => self.lifecycle.end(Outcome::Success),
             Err(error) => self.failed(error)?,
         }
         self.record.lock().lifecycle = Some(self.lifecycle.state());
         let health = Health::of_inputs(&self.policy_loop.inputs, self.clock.present());
+        self.watch(&health)?;
         self.infer(&health);
         self.diagnostics.publish_when_due(&self.policy_loop.inputs, &health);
         Ok(())
+    }
+
+    /// Tells the control what the rest of the node is like. If this is not done for a while, the robot is held or stopped.
+    fn watch(&mut self, health: &Health) -> Result<(), NodeError> {
+        let now = self.clock.present();
+        self.policy_loop.inputs.measured(now, &mut self.measured);
+        let lost =
+            self.record.lock().runtime.as_ref().and_then(|runtime| runtime.degraded.as_ref().map(ToString::to_string));
+        let mut control = self.control.lock();
+        control.watch().inputs(health.may_act, &health.reason, now.at);
+        control.watch().inference_since(self.model.busy_since());
+        control.watch().backend(lost);
+        if let Some(controller) = control.controller_mut() {
+            controller.state(&self.measured);
+        }
+        self.stopped.say(control.halt().stopped());
+        match &self.stream {
+            Some(stream) if !stream.is_running() => Err(NodeError::Died("control")),
+            _ => Ok(()),
+        }
     }
 
     /// Makes parameters hold that somebody has set, or refuses them with the reason.
     fn adopt(&mut self, proposal: &Proposal) -> Result<(), String> {
         if !proposal.changed.is_empty() {
             self.reconfigure(&proposal.config)?;
-            self.model_info.restate(&proposal.facts);
+            self.model_info.restate(&proposal.facts, self.control.lock().controller());
         }
         // The topic may have said something else since, so that the value which the parameter had already is news.
         if proposal.names("instruction") {
@@ -246,10 +291,18 @@ impl Turn {
     fn reconfigure(&mut self, config: &Config) -> Result<(), String> {
         let clean_up = || format!("`ros2 lifecycle set {} cleanup`", self.own_name);
         self.model.check(config).map_err(|refusal| format!("{refusal}: {}", clean_up()))?;
+        let played = self.played(config).map_err(|refusal| refusal.to_string())?;
 
+        self.control.lock().reconfigure(build::watched(config), played);
         self.model.reconfigure(config);
         self.policy_loop.inputs.pace.set_rate(config.policy.rate_hz);
         Ok(())
+    }
+
+    /// How commands are played with these parameters; `None` if none are.
+    fn played(&self, config: &Config) -> Result<Option<(Settings, Guard)>, ControlError> {
+        let channels = self.control.lock().controller().map(|controller| controller.channels().clone());
+        channels.map(|channels| build::played(config, channels)).transpose()
     }
 
     /// Listens to publishers that keep what they said before the node started, and names those that cannot reach it.
@@ -305,6 +358,21 @@ impl Turn {
         }
     }
 
+    fn serve_halt(&mut self) {
+        let (halt, policy_loop, model, control) =
+            (&mut self.halt, &mut self.policy_loop, &mut self.model, &self.control);
+        let mut is_over = false;
+        halt.serve(|wish| {
+            // First nothing that is under way counts any more, then the robot is held, stopped or released.
+            policy_loop.withdraw(model);
+            is_over = true;
+            fulfil(wish, control, &self.stopped)
+        });
+        if is_over {
+            self.infer_once.withdrawn();
+        }
+    }
+
     /// Makes a transition that nobody has asked for.
     fn transit(&mut self, label: &str) -> Result<(), NodeError> {
         let task = self.lifecycle.begin(label);
@@ -315,7 +383,10 @@ impl Turn {
     fn begin(&mut self, task: Task) -> Result<(), NodeError> {
         match task {
             Task::Configure => return self.model.load(),
-            Task::Activate => tracing::info!("ready"),
+            Task::Activate => {
+                self.control.lock().activate();
+                tracing::info!("ready");
+            }
             Task::Deactivate => self.stand_still(),
             Task::CleanUp | Task::ShutDown => {
                 self.stand_still();
@@ -332,12 +403,30 @@ impl Turn {
     /// Makes everything that was offered count for nothing: no chunk comes after this.
     fn stand_still(&mut self) {
         self.policy_loop.reset(&mut self.model);
+        self.control.lock().deactivate();
         self.infer_once.withdrawn();
     }
 
-    fn configured(&mut self) -> Result<(), NodeError> {
+    fn configured(&mut self, node: &mut Node) -> Result<(), NodeError> {
+        // Parameters may have changed while the model was loading.
+        let (watched, played) = (build::watched(self.model.config()), self.played(self.model.config())?);
+        self.control.lock().reconfigure(watched, played);
+        self.start_stream(node)?;
         self.lifecycle.end(Outcome::Success);
-        if self.starts_itself { self.transit("activate") } else { Ok(()) }
+        if std::mem::take(&mut self.starts_itself) { self.transit("activate") } else { Ok(()) }
+    }
+
+    /// Starts the thread that sends commands, if commands are streamed.
+    fn start_stream(&mut self, node: &mut Node) -> Result<(), NodeError> {
+        let channels = self.control.lock().controller().map(|controller| controller.channels().clone());
+        let Some(channels) = channels.filter(|_| self.stream.is_none()) else { return Ok(()) };
+        let commands = Commands::new(node, self.model.config(), &channels)?;
+        let (control, stopped, clock) = (self.control.clone(), self.stopped.clone(), self.clock.clone());
+        self.stream = Some(Stream::start(control, commands, stopped, clock, self.model.config().control.priority)?);
+        if self.model.config().shadow {
+            tracing::warn!("shadow: commands go to ~/shadow/... only, the robot is not moved");
+        }
+        Ok(())
     }
 
     /// A model that cannot be loaded leaves the node as it was where somebody else manages it. Otherwise a failure of the
@@ -357,11 +446,11 @@ impl Turn {
     fn infer(&mut self, health: &Health) {
         let inputs = &mut self.policy_loop.inputs;
         let obstacle = match self.lifecycle.state() {
-            State::Active => None,
-            State::Configuring => Some("the model is still loading"),
-            _ => Some("the node is not active"),
+            State::Active => self.control.lock().halt().reason(),
+            State::Configuring => Some("the model is still loading".to_owned()),
+            _ => Some("the node is not active".to_owned()),
         };
-        self.infer_once.receive(obstacle, health, &mut inputs.pace);
+        self.infer_once.receive(obstacle.as_deref(), health, &mut inputs.pace);
         if obstacle.is_some() {
             return;
         }
@@ -371,6 +460,33 @@ impl Turn {
             Step::Offered(reference) => self.infer_once.offered(reference),
         }
     }
+}
+
+/// Does what a person wishes, and says what that was.
+fn fulfil(wish: Wish, control: &SharedControl, topic: &StoppedTopic) -> String {
+    let mut control = control.lock();
+    let before = control.halt().stopped().map(str::to_owned);
+    let done = match (wish, &before) {
+        (Wish::Pause, _) => {
+            control.pause();
+            "paused: the last command is held".to_owned()
+        }
+        (Wish::Resume, _) => {
+            control.resume();
+            "plans are played again".to_owned()
+        }
+        (Wish::Stop, _) => {
+            control.stop();
+            "stopped: nothing is commanded until ~/release_stop".to_owned()
+        }
+        (Wish::Release, Some(reason)) => {
+            control.release();
+            format!("released: {reason}")
+        }
+        (Wish::Release, None) => "there was no stop".to_owned(),
+    };
+    topic.say(control.halt().stopped());
+    done
 }
 
 /// What helps against lost frames, if the middleware is Fast DDS, ROS 2's default.

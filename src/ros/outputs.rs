@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::pipeline::Inference;
 use crate::pipeline::worker::{Delivery, Outcome};
 use crate::robot::calibration::dump::Tap;
+use crate::robot::control::SharedControl;
 use crate::robot::reporting::chunk::{ChunkReport, e2e_ms};
 use crate::robot::reporting::record::{ModelFacts, SharedRecord};
 use crate::robot::selection::Undecodable;
@@ -39,11 +40,13 @@ pub struct Outputs {
     clock: RosClock,
     report: ChunkReport,
     record: SharedRecord,
+    control: SharedControl,
     tap: Tap,
 }
 
 impl Outputs {
-    /// Advertises `~/action_chunk` and `~/stage_latency`. Observations whose chunk has been published are left at `tap`.
+    /// Advertises `~/action_chunk` and `~/stage_latency`. Chunks are handed to `control` to be played; observations whose
+    /// chunk has been published are left at `tap`.
     ///
     /// # Errors
     /// [`NodeError::Middleware`], naming the topic.
@@ -52,6 +55,7 @@ impl Outputs {
         clock: RosClock,
         config: &Config,
         record: SharedRecord,
+        control: SharedControl,
         tap: Tap,
     ) -> Result<Self, NodeError> {
         let qos = QosProfile::default().keep_last(10).reliable();
@@ -59,7 +63,7 @@ impl Outputs {
             node.create_publisher("~/action_chunk", qos.clone()).map_err(NodeError::middleware("~/action_chunk"))?;
         let latencies =
             node.create_publisher("~/stage_latency", qos).map_err(NodeError::middleware("~/stage_latency"))?;
-        Ok(Self { chunks, latencies, clock, report: ChunkReport::new(config), record, tap })
+        Ok(Self { chunks, latencies, clock, report: ChunkReport::new(config), record, control, tap })
     }
 
     /// Publishes the chunk of an outcome, or records why there is none. Returns what the spinning thread must know.
@@ -69,14 +73,29 @@ impl Outputs {
             Delivery::Outcome(outcome) => outcome,
         };
         let result = match &outcome.result {
-            Ok(inference) => self.publish(facts, &outcome, inference),
-            Err(error) => Err(error.to_string()),
+            Ok(inference) => {
+                self.hand_over(&outcome, inference);
+                self.publish(facts, &outcome, inference)
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                self.control.lock().failed(&reason);
+                Err(reason)
+            }
         };
         if let Err(reason) = &result {
             self.record_failure(reason);
         }
         let views = outcome.observation.views.iter().map(Option::is_some).collect();
         Event::Answered { reference: outcome.observation.reference(), views, result }
+    }
+
+    /// Hands a chunk over to be played.
+    fn hand_over(&self, outcome: &Outcome, inference: &Inference) {
+        let taken = self.control.lock().inferred(&outcome.observation, inference, self.clock.now());
+        if let Err(refusal) = taken {
+            tracing::warn!("chunk {} is not played: {refusal}", inference.provenance.sequence);
+        }
     }
 
     /// Publishes a chunk and its latency; returns the chunk's number.

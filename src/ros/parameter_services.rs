@@ -190,6 +190,7 @@ mod tests {
                 "guard",
                 "limits",
                 "lifecycle",
+                "drill",
                 "engine",
                 "calibration",
                 "force",

@@ -4,6 +4,7 @@ It publishes what it is told with rclpy and remembers what the node publishes; w
 ends with its standard input.
 """
 
+import collections
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import threading
 import time
 
 import rclpy
+from controllers import Controllers
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import TransitionEvent
@@ -30,7 +32,7 @@ from rclpy.qos import (
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float32, Float32MultiArray, String
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 from xvla_ros.msg import ActionChunk, ModelInfo, StageLatency
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -61,7 +63,7 @@ class Driver:
         rclpy.init(args=[])
         self.node = rclpy.create_node("driver")
         kinds = ("chunks", "latencies", "diagnostics", "log", "events", "changes", "infos", "transitions")
-        self.seen = {kind: [] for kind in kinds}
+        self.seen = collections.defaultdict(list, {kind: [] for kind in kinds})
         # Reports that were made before this moment are none of the test's.
         self.reports_since_ns = 0
         self.changed = threading.Condition()
@@ -79,6 +81,8 @@ class Driver:
             subscribe(TransitionEvent, f"{node_name}/transition_event", self.on_transition, 10),
             subscribe(ParameterEvent, "/parameter_events", self.on_event, qos_profile_parameter_events),
         ]
+        self.controllers = Controllers(self.node, self.remember)
+        self.controllers.hear_stops(f"{node_name}/stopped", LATCHED)
         self.parameters = AsyncParameterClient(self.node, node_name)
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
@@ -132,7 +136,8 @@ class Driver:
 
     def on_info(self, message):
         facts = [[fact.name, fact.value, fact.origin] for fact in message.facts]
-        lists = {"action_names": list(message.action_names), "cameras": list(message.cameras), "facts": facts}
+        lists = {"command_names": list(message.command_names), "limits": list(message.limits)}
+        lists |= {"action_names": list(message.action_names), "cameras": list(message.cameras), "facts": facts}
         texts = {"action_mode": message.action_mode, "checkpoint_sha256": message.checkpoint_sha256}
         self.remember("infos", texts | lists | {"steps": message.steps})
 
@@ -254,6 +259,17 @@ class Driver:
             data = step.to_bytes(4, "little").hex() + image["data"][8:]
             self.send("image", camera, stamp_ns=stamp_ns, **(image | {"data": data}))
             time.sleep(1 / 20)
+
+    def listen(self, kind, topic, joints=()):
+        """Stands opposite an output of the node; `take` gives what came by its topic."""
+        self.controllers.listen(kind, topic, joints)
+
+    def pause(self, paused):
+        client = self.node.create_client(SetBool, f"{self.node_name}/pause")
+        if not client.wait_for_service(PATIENCE_S):
+            return None
+        answer = self.call(client.call_async(SetBool.Request(data=paused)))
+        return [answer.success, answer.message]
 
     def infer_once(self):
         return self.trigger("infer_once")

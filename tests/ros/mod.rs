@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test program uses a part of this")]
 
+mod arm;
 mod deployment;
 mod node;
 mod pictures;
@@ -10,6 +11,7 @@ mod robot;
 #[path = "../scratch/mod.rs"]
 mod scratch;
 
+pub use arm::{Arm, CAMERA};
 pub use deployment::{Deployment, Shared, shared};
 pub use node::{NodeProcess, domain};
 pub use pictures::{hex, noise_image, photograph};

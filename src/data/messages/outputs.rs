@@ -228,6 +228,10 @@ pub struct ModelInfo {
     pub action_mode: String,
     /// The channels of an action.
     pub action_names: Vec<String>,
+    /// The channels of a command; empty unless commands are streamed.
+    pub command_names: Vec<String>,
+    /// How far commands may go, one line each.
+    pub limits: Vec<String>,
     /// T: actions in a chunk.
     pub chunk_length: u32,
     /// Denoising steps.
@@ -265,6 +269,8 @@ impl Read<'_> for ModelInfo {
             checkpoint_sha256: reader.string("checkpoint_sha256")?.to_owned(),
             action_mode: reader.string("action_mode")?.to_owned(),
             action_names: reader.strings("action_names")?.to_vec(),
+            command_names: reader.strings("command_names")?.to_vec(),
+            limits: reader.strings("limits")?.to_vec(),
             chunk_length: reader.number("chunk_length")?,
             steps: reader.number("steps")?,
             cameras: reader.strings("cameras")?.to_vec(),
@@ -283,6 +289,8 @@ impl Write for ModelInfo {
         writer.string(&self.checkpoint_sha256);
         writer.string(&self.action_mode);
         writer.strings(&self.action_names);
+        writer.strings(&self.command_names);
+        writer.strings(&self.limits);
         writer.number(self.chunk_length);
         writer.number(self.steps);
         writer.strings(&self.cameras);

@@ -54,7 +54,7 @@ impl Recording {
             latencies: writer.topic(&name("~/stage_latency"), last_ten)?,
             diagnostics: writer.topic(&name("/diagnostics"), last_ten)?,
             infos: writer.topic(&name("~/model_info"), latched)?,
-            info: Some(model_info(&plan.config, &plan.facts, facts, pipeline, Stamp::default())),
+            info: Some(model_info(&plan.config, &plan.facts, facts, pipeline, None, Stamp::default())),
             facts: facts.clone(),
             chunk_report: ChunkReport::new(&plan.config),
             diagnostic_report: DiagnosticReport::new(plan.names.node(), &plan.config, record.clone()),

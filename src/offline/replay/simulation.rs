@@ -271,6 +271,10 @@ impl Policy for Simulation<'_> {
     fn forget_commands(&mut self) {
         self.feedback.reset();
     }
+
+    fn wants_plan(&self, _now: Stamp) -> bool {
+        true
+    }
 }
 
 fn after(stamp: Stamp, span: Duration) -> Stamp {

@@ -5,8 +5,9 @@ use super::super::envelope::{self, EnvelopeError};
 use super::super::guard::{Guard, LimitsError};
 use super::super::player::Decoder;
 use super::super::reporting::record::ModelFacts;
-use super::{Controller, Settings, Watch};
-use crate::config::{Config, ConfigError, ProprioFeed, ProprioSource};
+use super::{Control, Controller, Settings, Watch, Watched};
+use crate::config::{Config, ConfigError, OutputMode, ProprioFeed, ProprioSource};
+use crate::pipeline::Pipeline;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,37 @@ pub enum ControlError {
     Limits(#[from] LimitsError),
 }
 
+/// The controller for the deployment of `config` with this model, of which `facts` tell; `None` if chunks are only published.
+///
+/// # Errors
+/// As [`controller`].
+pub fn streamed(config: &Config, facts: &ModelFacts, pipeline: &Pipeline) -> Result<Option<Controller>, ControlError> {
+    match config.output.mode {
+        OutputMode::Chunk => Ok(None),
+        OutputMode::Stream => controller(config, facts, pipeline.processors().axis_angle).map(Some),
+    }
+}
+
+/// What a control that plays nothing yet has to watch.
+pub fn control(config: &Config) -> Control {
+    let (watchdog, inference) = watched(config);
+    Control::new(Watch::new(watchdog, inference))
+}
+
+/// The limits of what is watched.
+pub fn watched(config: &Config) -> Watched {
+    (Some(config.guard.watchdog), config.guard.inference)
+}
+
+/// How commands with these `channels` are played, and within which limits.
+///
+/// # Errors
+/// A time between actions that is not known, limits that do not fit.
+pub fn played(config: &Config, channels: Arc<Channels>) -> Result<(Settings, Guard), ControlError> {
+    let limits = envelope::limits(config, &channels)?;
+    Ok((settings(config)?, Guard::new(channels, limits, config.guard.mode.into())?))
+}
+
 /// The controller for the deployment of `config`, whose model is that of `facts`. `axis_angle` says that its actions come as
 /// positions, axis-angles and grippers.
 ///
@@ -39,11 +71,9 @@ pub fn controller(config: &Config, facts: &ModelFacts, axis_angle: bool) -> Resu
     let layout = config.rotation_6d;
     let channels = Channels::of(&facts.action_mode, &facts.action_names, axis_angle, layout, arms(config))?;
     let channels = Arc::new(channels);
-    let limits = envelope::limits(config, &channels)?;
     let decoder = Decoder::new(channels.clone(), &config.action)?;
-    let guard = Guard::new(channels, limits, config.guard.mode.into())?;
-    let watch = Watch::new(Some(config.guard.watchdog), config.guard.inference);
-    Ok(Controller::new(settings(config)?, decoder, guard, watch))
+    let (settings, guard) = played(config, channels)?;
+    Ok(Controller::new(settings, decoder, guard))
 }
 
 /// The arms that the robot has. A robot that does not measure poses has all that the action space has.
@@ -61,8 +91,7 @@ fn settings(config: &Config) -> Result<Settings, ConfigError> {
     };
     let step = config.step_dt_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or_else(unknown)?;
     Ok(Settings {
-        // The rate is at least 1 Hz.
-        period: Duration::try_from_secs_f64(1.0 / config.control.rate_hz).unwrap_or(Duration::from_secs(1)),
+        period: config.control.period(),
         step,
         execute_steps: config.execute_steps,
         margin: config.control.margin,
@@ -71,6 +100,7 @@ fn settings(config: &Config) -> Result<Settings, ConfigError> {
         on_rejections: config.guard.on_rejections,
         on_inputs: config.guard.on_input,
         on_inference: config.guard.on_inference,
+        on_backend: config.guard.on_backend,
         on_watchdog: config.guard.on_watchdog,
         at_end: config.control.at_end,
     })

@@ -2,6 +2,7 @@
 
 use super::super::channels::Channels;
 use super::super::guard::Reason;
+use super::Watch;
 use std::fmt;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ pub enum Cause {
     Hanging(Duration),
     /// The latest inferences have failed.
     Failing,
+    /// The configured backend is lost, and the fallback answers.
+    Backend,
     /// No plan is due yet.
     NoPlan,
     /// The last plan has ended, and no other follows.
@@ -29,9 +32,19 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The cause in words. `channels` name what the guard is about, and `inputs` is what the inputs lack.
-    pub fn of<'a>(&'a self, channels: &'a Channels, inputs: &'a str) -> impl fmt::Display + use<'a> {
-        Words { cause: self, channels, inputs }
+    /// The cause in words. `channels` name what the guard is about, and `watch` knows what was said of the rest.
+    pub fn of<'a>(&'a self, channels: &'a Channels, watch: &'a Watch) -> impl fmt::Display + use<'a> {
+        Words { cause: self, channels, watch }
+    }
+
+    /// The words for a cause that needs none from elsewhere.
+    pub fn words(&self) -> &'static str {
+        match self {
+            Self::Asked => "a stop was asked for",
+            Self::Paused => "paused",
+            Self::NoPlan => "no plan is due yet",
+            other => other.name(),
+        }
     }
 
     /// A short label, the same for every cause of its kind.
@@ -43,6 +56,7 @@ impl Cause {
             Self::Watchdog(_) => "watchdog",
             Self::Hanging(_) => "inference hangs",
             Self::Failing => "inference fails",
+            Self::Backend => "backend lost",
             Self::NoPlan => "no plan",
             Self::Starved(_) => "starved",
             Self::Guard(reason) => reason.name(),
@@ -53,21 +67,20 @@ impl Cause {
 struct Words<'a> {
     cause: &'a Cause,
     channels: &'a Channels,
-    inputs: &'a str,
+    watch: &'a Watch,
 }
 
 impl fmt::Display for Words<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cause {
-            Cause::Asked => f.write_str("a stop was asked for"),
-            Cause::Paused => f.write_str("paused"),
-            Cause::Inputs => f.write_str(self.inputs),
+            Cause::Asked | Cause::Paused | Cause::NoPlan => f.write_str(self.cause.words()),
+            Cause::Inputs => f.write_str(self.watch.inputs_reason()),
             Cause::Watchdog(silent) => {
                 write!(f, "the thread that watches the inputs has said nothing for {:.1} s", silent.as_secs_f64())
             }
             Cause::Hanging(busy) => write!(f, "an inference has not ended after {:.1} s", busy.as_secs_f64()),
-            Cause::Failing => f.write_str("inferences fail"),
-            Cause::NoPlan => f.write_str("no plan is due yet"),
+            Cause::Failing => write!(f, "inferences fail: {}", self.watch.failure()),
+            Cause::Backend => f.write_str(self.watch.lost_backend().unwrap_or("the backend is lost")),
             Cause::Starved(by) => write!(f, "the plan ended {:.0} ms ago", by.as_secs_f64() * 1e3),
             Cause::Guard(reason) => reason.of(self.channels).fmt(f),
         }

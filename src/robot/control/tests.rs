@@ -1,6 +1,9 @@
+use super::super::channels::Channels;
+use super::super::guard::Guard;
+use super::super::player::Decoder;
 use super::*;
-use crate::config::ActionConfig;
 use crate::config::schema::Table;
+use crate::config::{ActionConfig, OnBackend, Reaction};
 use crate::robot::guard::{Limits, Mode, Range};
 use proptest::prelude::*;
 use std::time::Instant;
@@ -10,7 +13,7 @@ const STEP_MS: i64 = 100;
 
 /// A bench of one joint: a controller, and the clocks that it is shown.
 struct Bench {
-    controller: Controller,
+    controller: Control,
     base: Instant,
     /// The number of the next plan.
     sequence: u64,
@@ -27,6 +30,7 @@ fn settings() -> Settings {
         on_rejections: Reaction::Stop,
         on_inputs: Reaction::Hold,
         on_inference: Reaction::Hold,
+        on_backend: OnBackend::Hold,
         on_watchdog: Reaction::Stop,
         at_end: Reaction::Hold,
     }
@@ -45,8 +49,10 @@ impl Bench {
         let decoder = Decoder::new(channels.clone(), &ActionConfig::defaults()).unwrap();
         let guard = Guard::new(channels, limits, Mode::Reject).unwrap();
         let watch = Watch::new(Some(Duration::from_millis(500)), Some(Duration::from_secs(2)));
-        let mut bench =
-            Self { controller: Controller::new(settings, decoder, guard, watch), base: Instant::now(), sequence: 0 };
+        let mut controller = Control::new(watch);
+        controller.install(Some(Controller::new(settings, decoder, guard)));
+        controller.activate();
+        let mut bench = Self { controller, base: Instant::now(), sequence: 0 };
         bench.well(0);
         bench
     }
@@ -72,14 +78,23 @@ impl Bench {
         let actions = HostArray { shape: vec![1, targets.len(), 1], data: targets.to_vec() };
         let sequence = self.sequence;
         self.sequence += 1;
-        self.controller.plan((at(reference_ms), sequence, Duration::from_millis(50)), &actions, &[0.0])
+        let (reference, took) = (at(reference_ms), Duration::from_millis(50));
+        self.controller.plan(Chunk { reference, sequence, took, actions: &actions, state: &[0.0] })
     }
 
     /// What is sent at `ms`: the value, what became of it, and why.
     fn sent(&mut self, ms: i64) -> Option<(f32, Verdict, Option<&'static str>)> {
         let now = self.now(ms);
-        let command = self.controller.tick(now)?;
-        Some((command.values[0], command.verdict, command.cause.map(|cause| cause.name())))
+        let sent = self.controller.tick(now)?;
+        Some((self.values()[0], sent.verdict, sent.cause.map(|cause| cause.name())))
+    }
+
+    fn values(&self) -> &[f32] {
+        self.controller.controller().unwrap().values()
+    }
+
+    fn counts(&self) -> Counts {
+        self.controller.controller().unwrap().counts()
     }
 
     fn value(&mut self, ms: i64) -> Option<f32> {
@@ -88,7 +103,7 @@ impl Bench {
 
     /// Why the robot is stopped.
     fn stopped(&self) -> Option<String> {
-        self.controller.stopped().map(str::to_owned)
+        self.controller.halt().stopped().map(str::to_owned)
     }
 }
 
@@ -118,7 +133,7 @@ fn at_the_end_of_a_plan_its_last_command_is_held() {
     bench.plan(0, &[1.0, 2.0]).unwrap();
     assert_eq!(bench.value(200), Some(2.0));
     assert_eq!(bench.sent(220), Some((2.0, Verdict::Held, Some("starved"))));
-    assert_eq!(bench.controller.counts().starved, 1);
+    assert_eq!(bench.counts().starved, 1);
 }
 
 #[test]
@@ -145,7 +160,7 @@ fn while_the_inputs_cannot_be_acted_on_the_last_command_is_held_with_the_reason(
     assert_eq!(bench.value(100), Some(1.0));
     bench.ill(120, "no frame on front/image for 0.5 s");
     assert_eq!(bench.sent(120), Some((1.0, Verdict::Held, Some("inputs"))));
-    assert_eq!(bench.controller.words(&Cause::Inputs).to_string(), "no frame on front/image for 0.5 s");
+    assert_eq!(bench.controller.words(&Cause::Inputs), "no frame on front/image for 0.5 s");
     bench.well(200);
     assert_eq!(bench.sent(200), Some((2.0, Verdict::Pass, None)), "the plan goes on where it is by now");
 }
@@ -218,12 +233,12 @@ fn an_inference_that_hangs_holds_the_robot_until_it_ends() {
     bench.plan(0, &[1.0; 40]).unwrap();
     bench.value(100);
     let begun = bench.now(100).at;
-    bench.controller.watch().inference_begun(begun);
+    bench.controller.watch().inference_since(Some(begun));
     bench.well(2_100);
     assert_eq!(bench.sent(2_100), Some((1.0, Verdict::Pass, None)));
     bench.well(2_120);
     assert_eq!(bench.sent(2_120), Some((1.0, Verdict::Held, Some("inference hangs"))));
-    bench.controller.watch().inference_ended(false);
+    bench.controller.watch().inference_since(None);
     assert_eq!(bench.sent(2_140), Some((1.0, Verdict::Pass, None)));
 }
 
@@ -232,10 +247,10 @@ fn inferences_that_fail_one_after_the_other_hold_the_robot() {
     let mut bench = Bench::new();
     bench.plan(0, &[1.0, 2.0, 3.0]).unwrap();
     bench.value(100);
-    bench.controller.watch().inference_ended(true);
-    bench.controller.watch().inference_ended(true);
+    bench.controller.watch().inference_ended(Some("GPU failed"));
+    bench.controller.watch().inference_ended(Some("GPU failed"));
     assert_eq!(bench.value(150), Some(1.5));
-    bench.controller.watch().inference_ended(true);
+    bench.controller.watch().inference_ended(Some("GPU failed"));
     assert_eq!(bench.sent(200), Some((1.5, Verdict::Held, Some("inference fails"))));
 }
 
@@ -251,9 +266,9 @@ fn a_command_beyond_its_limit_is_not_sent_and_the_one_before_is_held() {
     assert_eq!(bench.value(100), Some(0.5));
     let now = bench.now(200);
     let held = bench.controller.tick(now).unwrap();
-    assert_eq!((held.values, held.verdict), (&[0.5][..], Verdict::Held));
+    assert_eq!((bench.values(), held.verdict), (&[0.5][..], Verdict::Held));
     let cause = held.cause.unwrap();
-    assert_eq!(bench.controller.words(&cause).to_string(), "joint 1.500 is above 1.000");
+    assert_eq!(bench.controller.words(&cause), "joint 1.500 is above 1.000");
     assert_eq!(bench.sent(300), Some((0.5, Verdict::Pass, None)));
 }
 
@@ -305,7 +320,7 @@ fn the_reaction_time_is_from_the_reference_to_the_first_command() {
     bench.plan(0, &[1.0, 2.0]).unwrap();
     bench.value(140);
     bench.value(160);
-    assert_eq!(bench.controller.counts().reaction_ms, Some(140.0));
+    assert_eq!(bench.counts().reaction_ms, Some(140.0));
 }
 
 /// Something that happens to a controller.
@@ -362,7 +377,7 @@ proptest! {
                     last = None;
                 }
                 Event::Epoch => bench.controller.begin_epoch(),
-                Event::Fail => bench.controller.watch().inference_ended(true),
+                Event::Fail => bench.controller.watch().inference_ended(Some("GPU failed")),
                 Event::Wait(span) => {
                     for _ in 0..span / PERIOD_MS + 1 {
                         ms += PERIOD_MS;

@@ -1,4 +1,4 @@
-//! What has to be well for commands to go on: the inputs, the thread that watches them, and the inferences.
+//! What has to be well for commands to go on: the inputs, the thread that watches them, the inferences, and the backend.
 
 use super::super::time::Now;
 use super::cause::Cause;
@@ -19,45 +19,75 @@ pub struct Watch {
     /// What was said of the inputs then.
     inputs: String,
     /// Since when an inference is under way.
-    begun: Option<Instant>,
+    busy_since: Option<Instant>,
     /// How many have failed since one has not.
     failures: u32,
+    /// Why the latest of these failed.
+    failure: String,
+    /// What became of the configured backend, if it is lost.
+    lost_backend: Option<String>,
 }
 
 impl Watch {
     /// A watch that has been told nothing, with the limits of the watching thread and of an inference.
     pub fn new(watchdog: Option<Duration>, inference: Option<Duration>) -> Self {
-        Self { watchdog, inference, looked: None, inputs: String::new(), begun: None, failures: 0 }
+        Self {
+            watchdog,
+            inference,
+            looked: None,
+            inputs: String::new(),
+            busy_since: None,
+            failures: 0,
+            failure: String::new(),
+            lost_backend: None,
+        }
+    }
+
+    /// Goes on with other limits.
+    pub fn reconfigure(&mut self, watchdog: Option<Duration>, inference: Option<Duration>) {
+        (self.watchdog, self.inference) = (watchdog, inference);
     }
 
     /// Takes note of what the inputs are like.
     pub fn inputs(&mut self, may_act: bool, reason: &str, at: Instant) {
         self.looked = Some((at, may_act));
-        if self.inputs != reason {
-            self.inputs.clear();
-            self.inputs.push_str(reason);
-        }
+        replace(&mut self.inputs, reason);
     }
 
     /// What was last said of the inputs.
-    pub fn reason(&self) -> &str {
+    pub fn inputs_reason(&self) -> &str {
         &self.inputs
     }
 
-    /// Takes note of an inference that begins. One that is under way goes on being the one that is waited for.
-    pub fn inference_begun(&mut self, at: Instant) {
-        self.begun = self.begun.or(Some(at));
+    /// Takes note of since when an inference is under way, if one is. It counts even if its answer will not.
+    pub fn inference_since(&mut self, since: Option<Instant>) {
+        self.busy_since = since;
     }
 
-    /// Takes note of an inference that has ended, well or not.
-    pub fn inference_ended(&mut self, has_failed: bool) {
-        self.begun = None;
-        self.failures = if has_failed { self.failures.saturating_add(1) } else { 0 };
+    /// Takes note of an inference that has ended, with the reason if it has failed.
+    pub fn inference_ended(&mut self, failure: Option<&str>) {
+        self.failures = if failure.is_some() { self.failures.saturating_add(1) } else { 0 };
+        replace(&mut self.failure, failure.unwrap_or_default());
     }
 
-    /// Forgets inferences that were begun and do not count any more.
-    pub fn forget_inferences(&mut self) {
-        (self.begun, self.failures) = (None, 0);
+    /// Why the latest inference has failed.
+    pub fn failure(&self) -> &str {
+        &self.failure
+    }
+
+    /// Forgets the inferences that have failed.
+    pub fn forget_failures(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Takes note of what became of the configured backend, if it is lost.
+    pub fn backend(&mut self, lost: Option<String>) {
+        self.lost_backend = lost;
+    }
+
+    /// What became of the configured backend, if it is lost.
+    pub fn lost_backend(&self) -> Option<&str> {
+        self.lost_backend.as_deref()
     }
 
     /// What keeps the robot from being moved at `now`, the worst first. Before anything was told, the inputs do.
@@ -70,9 +100,18 @@ impl Watch {
         if !may_act {
             return Some(Cause::Inputs);
         }
-        match self.begun.filter(|begun| now.is_past(*begun, self.inference)) {
+        match self.busy_since.filter(|begun| now.is_past(*begun, self.inference)) {
             Some(begun) => Some(Cause::Hanging(since(begun))),
-            None => (self.failures >= FAILURES).then_some(Cause::Failing),
+            None if self.failures >= FAILURES => Some(Cause::Failing),
+            None => self.lost_backend.is_some().then_some(Cause::Backend),
         }
+    }
+}
+
+/// Makes `text` the same as `new`; nothing is allocated if it is already.
+fn replace(text: &mut String, new: &str) {
+    if text != new {
+        text.clear();
+        text.push_str(new);
     }
 }

@@ -127,6 +127,11 @@ impl Player {
         self.plans.last()
     }
 
+    /// The plan that was played last, if it counts still.
+    pub fn current(&self) -> Option<&Plan> {
+        self.plans.get(self.current?)
+    }
+
     /// Writes the command for the moment `now` to `out`, which has one value for each channel of a command. `out` is
     /// written if the answer is [`Sample::Playing`] and stays as it is otherwise; an `out` of another size gets nothing.
     ///

@@ -1,12 +1,14 @@
 //! The diagnostics, once a second and at once when a level changes: the inputs, the inference, and whether the robot may be
 //! acted on.
 
+use super::control;
 use super::record::{Record, SharedRecord};
 use crate::config::Config;
 use crate::data::messages::Header;
 use crate::data::messages::diagnostics::{DiagnosticArray, DiagnosticStatus, KeyValue};
 use crate::error::printable;
 use crate::pipeline::latency::Summary;
+use crate::robot::control::SharedControl;
 use crate::robot::health::{Health, Level};
 use crate::robot::inputs::Inputs;
 use crate::robot::lifecycle::State;
@@ -28,6 +30,8 @@ pub struct DiagnosticReport {
     hardware_id: String,
     frame_id: String,
     record: SharedRecord,
+    /// The commands of the node; `None` as long as it is not known how they are made.
+    control: Option<SharedControl>,
     last: LastReport,
     levels: Vec<Level>,
 }
@@ -41,14 +45,21 @@ impl DiagnosticReport {
             hardware_id,
             frame_id: config.frame_id.clone(),
             record,
+            control: None,
             last: LastReport::default(),
             levels: Vec::new(),
         }
     }
 
+    /// Tells of the commands of `control` as well from now on.
+    pub fn tell_of(&mut self, control: SharedControl) {
+        self.control = Some(control);
+    }
+
     /// A report if a level differs from the last report's, or if that is a second old. `inputs_health` is the inputs'.
     pub fn when_due(&mut self, inputs: &Inputs, inputs_health: &Health, now: Now) -> Option<DiagnosticArray> {
-        let levels = self.parts(inputs, inputs_health, None, now).map(|(_, health)| health.level);
+        let parts = self.parts(inputs, inputs_health, None, now);
+        let levels: Vec<Level> = parts.into_iter().map(|(_, health)| health.level).collect();
         (self.levels != levels || self.last.is_over(now.at)).then(|| self.at_once(inputs, inputs_health, None, now))
     }
 
@@ -69,6 +80,7 @@ impl DiagnosticReport {
             let values = match part {
                 "inputs" => inputs_values(inputs, &self.last.rates_hz, now),
                 "inference" => inference_values(&self.record.lock()),
+                "control" => self.control_values(),
                 _ => self.robot_values(inputs, &health),
             };
             self.status(part, health, values)
@@ -84,13 +96,23 @@ impl DiagnosticReport {
         inputs_health: &Health,
         failure: Option<&str>,
         now: Now,
-    ) -> [(&'static str, Health); 3] {
+    ) -> Vec<(&'static str, Health)> {
         let inference = match failure {
             Some(failure) => Health::new(Level::Error, failure),
             None => inference_health(&self.record.lock(), now.at),
         };
-        let robot = robot_health(inputs, inputs_health, &inference);
-        [("inputs", inputs_health.clone()), ("inference", inference), ("robot", robot)]
+        let (halted, control) = match self.control.as_ref().map(SharedControl::lock) {
+            Some(control) => (control::halted(control.halt()), control::health(&control, now.at)),
+            None => (None, None),
+        };
+        let robot = robot_health(inputs, inputs_health, &inference, halted);
+        let parts = [("inputs", inputs_health.clone()), ("inference", inference), ("robot", robot)];
+        parts.into_iter().chain(control.map(|control| ("control", control))).collect()
+    }
+
+    fn control_values(&self) -> Vec<KeyValue> {
+        let values = self.control.as_ref().map_or(Vec::new(), |control| control::values(&control.lock()));
+        values.into_iter().map(|(name, value)| pair(name, value)).collect()
     }
 
     fn status(&self, part: &str, health: Health, values: Vec<KeyValue>) -> DiagnosticStatus {
@@ -180,8 +202,11 @@ fn topic_values(topic: &Topic) -> [KeyValue; 2] {
     ]
 }
 
-/// Whether the robot may be acted on: an inference runs on inputs that can be trusted.
-fn robot_health(inputs: &Inputs, inputs_health: &Health, inference: &Health) -> Health {
+/// Whether the robot may be acted on: an inference runs on inputs that can be trusted, and nobody has `halted` the robot.
+fn robot_health(inputs: &Inputs, inputs_health: &Health, inference: &Health, halted: Option<Health>) -> Health {
+    if let Some(halted) = halted {
+        return halted;
+    }
     let stopped = [inputs_health, inference].into_iter().find(|health| !health.may_act);
     match (stopped, inputs.instruction_text()) {
         (Some(stopped), _) => Health {
@@ -194,7 +219,20 @@ fn robot_health(inputs: &Inputs, inputs_health: &Health, inference: &Health) -> 
     }
 }
 
+/// The health of the inference. What a drill sets off is told first, whatever it has led to.
 fn inference_health(record: &Record, now: Instant) -> Health {
+    let health = health_without_drill(record, now);
+    match record.drill.as_deref() {
+        None | Some("") => health,
+        Some(drill) => Health {
+            level: health.level.max(Level::Warn),
+            reason: format!("drill: {drill}; {}", health.reason),
+            may_act: health.may_act,
+        },
+    }
+}
+
+fn health_without_drill(record: &Record, now: Instant) -> Health {
     let at_rest = |reason: &str| Health { may_act: false, ..Health::new(Level::Ok, reason) };
     match record.lifecycle {
         None | Some(State::Configuring | State::Active | State::ErrorProcessing) => {}
@@ -234,6 +272,8 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
     values.push(pair("failed", record.failed));
     values.push(pair("superseded", record.superseded));
     values.push(pair("withdrawn", record.withdrawn));
+    values.push(pair("restarts", record.restarts));
+    values.extend(record.drill.as_deref().map(|drill| pair("drill", if drill.is_empty() { "none" } else { drill })));
     if let Some(facts) = &record.facts {
         values.push(pair("steps", facts.steps));
         values.push(pair("checkpoint_sha256", &facts.checkpoint_sha256));
@@ -362,6 +402,37 @@ mod tests {
     fn a_fallback_warns_for_as_long_as_it_runs_and_says_why() {
         let health = inference_health(&running(Some(fallback())), Instant::now());
         assert_eq!(health, Health::new(Level::Warn, "fallback libtorch on cpu instead of cuda_graph: GPU failed"));
+    }
+
+    #[test]
+    fn what_a_drill_sets_off_is_a_warning_at_least_and_told_before_all_else() {
+        let at = Instant::now();
+        let drilled = |record| Record { drill: Some("error".to_owned()), ..record };
+        let health = inference_health(&drilled(running(None)), at);
+        assert_eq!(health, Health::new(Level::Warn, "drill: error; ready, no chunk yet"));
+        let last_failure = Some(Fault { reason: "made to fail".to_owned(), at });
+        let health = inference_health(&drilled(Record { last_failure, ..running(None) }), at);
+        assert_eq!(health, Health::new(Level::Error, "drill: error; no chunk: made to fail"));
+    }
+
+    #[test]
+    fn a_drill_that_sets_nothing_off_is_no_warning() {
+        let record = Record { drill: Some(String::new()), ..running(None) };
+        assert_eq!(inference_health(&record, Instant::now()).level, Level::Ok);
+    }
+
+    #[test]
+    fn the_values_tell_of_a_drill_only_where_one_is_allowed() {
+        for (drill, told) in [(None, None), (Some(""), Some("none")), (Some("hang"), Some("hang"))] {
+            let record = Record { drill: drill.map(str::to_owned), ..running(None) };
+            assert_eq!(value(&inference_values(&record), "drill"), told);
+        }
+    }
+
+    #[test]
+    fn the_values_count_how_often_the_inference_thread_was_started_again() {
+        let record = Record { restarts: 2, ..running(None) };
+        assert_eq!(value(&inference_values(&record), "restarts"), Some("2"));
     }
 
     #[test]

@@ -4,10 +4,14 @@
 //! |---|---|
 //! | counts and latest values of inference | [`record`] |
 //! | a chunk and where its time went | [`chunk`] |
+//! | the command of a tick | [`command`] |
+//! | the health of commands, and their numbers | [`control`] |
 //! | the health of inputs, inference and robot | [`diagnostics`] |
 //! | what has been loaded | [`model_info`] |
 
 pub mod chunk;
+pub mod command;
+pub mod control;
 pub mod diagnostics;
 pub mod model_info;
 pub mod record;

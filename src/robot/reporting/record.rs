@@ -54,6 +54,10 @@ pub struct Record {
     pub withdrawn: u64,
     /// How many of these there were when the latest chunk was published.
     pub withdrawn_before_chunk: u64,
+    /// How often the inference thread was started again after a panic.
+    pub restarts: u64,
+    /// Which faults of the policy are set off on purpose, empty if none is; `None` if no drill is allowed.
+    pub drill: Option<String>,
     /// The latest failure of an inference or a publication.
     pub last_failure: Option<Fault>,
     /// End-to-end latency of the latest chunks, ms, newest first.

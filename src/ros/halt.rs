@@ -1,0 +1,99 @@
+//! `~/pause`, `~/stop` and `~/release_stop`, and the latched `~/stopped`.
+
+use super::error::NodeError;
+use super::services::{Requests, next, offer, respond};
+use r2r::std_msgs::msg::Bool;
+use r2r::std_srvs::srv::{SetBool, Trigger};
+use r2r::{Node, Publisher, QosProfile};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// What a person has asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Hold the robot.
+    Pause,
+    /// Go on after a pause.
+    Resume,
+    /// Command nothing any more.
+    Stop,
+    /// Release a stop.
+    Release,
+}
+
+/// The services.
+pub struct HaltServices {
+    pause: Requests<SetBool::Service>,
+    stop: Requests<Trigger::Service>,
+    release: Requests<Trigger::Service>,
+}
+
+impl HaltServices {
+    /// Offers the services.
+    ///
+    /// # Errors
+    /// [`NodeError::Middleware`], naming the service.
+    pub fn new(node: &mut Node) -> Result<Self, NodeError> {
+        Ok(Self {
+            pause: offer(node, "~/pause")?,
+            stop: offer(node, "~/stop")?,
+            release: offer(node, "~/release_stop")?,
+        })
+    }
+
+    /// Has every wish fulfilled by `fulfil`, which says what it has done, and answers that. Stops come first.
+    pub fn serve(&mut self, mut fulfil: impl FnMut(Wish) -> String) {
+        while let Some(request) = next(&mut self.stop) {
+            let message = fulfil(Wish::Stop);
+            respond(request, Trigger::Response { success: true, message });
+        }
+        while let Some(request) = next(&mut self.pause) {
+            let message = fulfil(if request.message.data { Wish::Pause } else { Wish::Resume });
+            respond(request, SetBool::Response { success: true, message });
+        }
+        while let Some(request) = next(&mut self.release) {
+            let message = fulfil(Wish::Release);
+            respond(request, Trigger::Response { success: true, message });
+        }
+    }
+}
+
+/// `~/stopped`, published when it changes and kept for those who subscribe later. Clones publish on the same topic.
+#[derive(Clone)]
+pub struct StoppedTopic {
+    publisher: Publisher<Bool>,
+    /// What was said last.
+    said: Arc<AtomicU8>,
+}
+
+/// Nothing was said yet.
+const NOTHING: u8 = 2;
+
+impl StoppedTopic {
+    /// Advertises the topic.
+    ///
+    /// # Errors
+    /// [`NodeError::Middleware`], naming the topic.
+    pub fn new(node: &mut Node) -> Result<Self, NodeError> {
+        let qos = QosProfile::default().keep_last(1).reliable().transient_local();
+        let publisher = node.create_publisher("~/stopped", qos).map_err(NodeError::middleware("~/stopped"))?;
+        Ok(Self { publisher, said: Arc::new(AtomicU8::new(NOTHING)) })
+    }
+
+    /// Says why the robot is stopped, if that is new. Called with the control locked, so that no two say different things.
+    pub fn say(&self, stopped: Option<&str>) {
+        let state = u8::from(stopped.is_some());
+        let before = self.said.swap(state, Ordering::Relaxed);
+        if before == state {
+            return;
+        }
+        if let Err(error) = self.publisher.publish(&Bool { data: stopped.is_some() }) {
+            tracing::warn!("~/stopped: {error}");
+        }
+        match stopped {
+            Some(reason) => tracing::error!("stopped: {reason}; nothing is commanded until ~/release_stop"),
+            None if before != NOTHING => tracing::warn!("the stop is released"),
+            None => {}
+        }
+    }
+}
