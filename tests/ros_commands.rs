@@ -207,7 +207,10 @@ fn a_stop_tells_a_trajectory_controller_to_stay_where_it_was_commanded_last() {
 
 #[test]
 fn each_arm_gets_a_pose_and_a_gripper() {
-    let mut arm = Arm::with_poses(&checkpoint_of_poses(), &["output.poses:=true", "frame_id:=base"]);
+    let mut arm = Arm::with_poses(
+        &checkpoint_of_poses(),
+        &["output.poses:=true", "frame_id:=base", "limits.rotation_deviation:=0.0"],
+    );
     for side in ["left", "right"] {
         arm.listen("pose", &format!("/xvla/{side}/pose"), &[]);
         arm.listen("gripper", &format!("/xvla/{side}/gripper"), &[]);

@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// What is in force while a drill is not armed.
 const NOTHING: DrillConfig =
-    DrillConfig { allowed: true, fault: DrillFault::None, latency: None, spike: None, spike_every: None };
+    DrillConfig { allowed: true, fault: DrillFault::None, latency: None, spike: None, spike_every: None, stall: None };
 
 /// What is set off, shared by those who set it off and the policies that do it.
 #[derive(Clone, Debug)]

@@ -21,6 +21,8 @@ parameters! {
         spike: Option<Duration> = milliseconds(0).named("spike_ms").live(),
         /// Every how many inferences one takes drill.spike_ms longer; 0 for none.
         spike_every: Option<u64> = integer(0).within(0..=1_000_000).unless(0).live(),
+        /// How long the thread that watches the inputs stands still, once, when this is set, milliseconds.
+        stall: Option<Duration> = milliseconds(0).named("stall_ms").live(),
     }
 }
 
@@ -34,6 +36,7 @@ pub(super) fn check(drill: &DrillConfig) -> Result<(), ConfigError> {
         ("drill.latency_ms", drill.latency.is_some()),
         ("drill.spike_ms", drill.spike.is_some()),
         ("drill.spike_every", drill.spike_every.is_some()),
+        ("drill.stall_ms", drill.stall.is_some()),
     ];
     match set.into_iter().find(|(_, is_set)| *is_set && !drill.allowed) {
         Some((name, _)) => {
@@ -60,19 +63,26 @@ mod tests {
         Config::from_parameters(&given).map(|config| config.drill)
     }
 
-    fn faults() -> [(&'static str, Value); 4] {
+    fn faults() -> [(&'static str, Value); 5] {
         [
             ("drill.fault", Value::String("hang".to_owned())),
             ("drill.latency_ms", Value::Integer(20)),
             ("drill.spike_ms", Value::Integer(500)),
             ("drill.spike_every", Value::Integer(10)),
+            ("drill.stall_ms", Value::Integer(700)),
         ]
     }
 
     #[test]
     fn without_parameters_no_drill_is_allowed_and_nothing_is_set_off() {
-        let nothing =
-            DrillConfig { allowed: false, fault: DrillFault::None, latency: None, spike: None, spike_every: None };
+        let nothing = DrillConfig {
+            allowed: false,
+            fault: DrillFault::None,
+            latency: None,
+            spike: None,
+            spike_every: None,
+            stall: None,
+        };
         assert_eq!(with(&[]).unwrap(), nothing);
     }
 
@@ -106,6 +116,7 @@ mod tests {
             latency: Some(Duration::from_millis(20)),
             spike: Some(Duration::from_millis(500)),
             spike_every: Some(10),
+            stall: Some(Duration::from_millis(700)),
         };
         assert_eq!(with(&given).unwrap(), expected);
     }

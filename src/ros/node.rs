@@ -277,6 +277,10 @@ impl Turn {
             self.reconfigure(&proposal.config)?;
             self.model_info.restate(&proposal.facts, self.control.lock().controller());
         }
+        if let Some(stall) = proposal.config.drill.stall.filter(|_| proposal.names("drill.stall_ms")) {
+            tracing::warn!("drill: the inputs are not watched for {} ms", stall.as_millis());
+            std::thread::sleep(stall);
+        }
         // The topic may have said something else since, so that the value which the parameter had already is news.
         if proposal.names("instruction") {
             self.policy_loop.inputs.instruct(proposal.config.instruction.clone());

@@ -11,9 +11,11 @@ use crate::robot::control::SharedControl;
 use crate::robot::reporting::chunk::{ChunkReport, e2e_ms};
 use crate::robot::reporting::record::{ModelFacts, SharedRecord};
 use crate::robot::selection::Undecodable;
+use crate::robot::throttle::Throttle;
 use crate::types::Stamp;
 use r2r::xvla_ros::msg::{ActionChunk, StageLatency};
 use r2r::{Node, Publisher, QosProfile};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// What has become of a selection.
@@ -41,6 +43,8 @@ pub struct Outputs {
     report: ChunkReport,
     record: SharedRecord,
     control: SharedControl,
+    /// Limits the lines about chunks that are not played.
+    refusals: Arc<Mutex<Throttle>>,
     tap: Tap,
 }
 
@@ -63,7 +67,16 @@ impl Outputs {
             node.create_publisher("~/action_chunk", qos.clone()).map_err(NodeError::middleware("~/action_chunk"))?;
         let latencies =
             node.create_publisher("~/stage_latency", qos).map_err(NodeError::middleware("~/stage_latency"))?;
-        Ok(Self { chunks, latencies, clock, report: ChunkReport::new(config), record, control, tap })
+        Ok(Self {
+            chunks,
+            latencies,
+            clock,
+            report: ChunkReport::new(config),
+            record,
+            control,
+            refusals: Arc::default(),
+            tap,
+        })
     }
 
     /// Publishes the chunk of an outcome, or records why there is none. Returns what the spinning thread must know.
@@ -93,7 +106,10 @@ impl Outputs {
     /// Hands a chunk over to be played.
     fn hand_over(&self, outcome: &Outcome, inference: &Inference) {
         let taken = self.control.lock().inferred(&outcome.observation, inference, self.clock.now());
-        if let Err(refusal) = taken {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(refusal) = taken
+            && refusals.lets_pass(Instant::now())
+        {
             tracing::warn!("chunk {} is not played: {refusal}", inference.provenance.sequence);
         }
     }

@@ -18,7 +18,8 @@ pub struct Arm {
     pub node: NodeProcess,
     /// Its robot.
     pub robot: Robot,
-    domain: u32,
+    /// Their ROS domain.
+    pub domain: u32,
     parameters: Vec<String>,
 }
 
@@ -55,7 +56,8 @@ impl Arm {
         arm
     }
 
-    fn spawn(checkpoint: &Path, extra: &[&str]) -> Self {
+    /// Starts the node and waits for nothing.
+    pub fn spawn(checkpoint: &Path, extra: &[&str]) -> Self {
         let domain = domain();
         let own = [
             format!("checkpoint:={}", checkpoint.display()),
@@ -75,7 +77,8 @@ impl Arm {
         Self { node, robot, domain, parameters }
     }
 
-    fn connect(&mut self, topics: &[(&str, &str)]) {
+    /// Waits until the node listens to these topics.
+    pub fn connect(&mut self, topics: &[(&str, &str)]) {
         assert_eq!(self.robot.ask(json!({"do": "connect", "topics": topics})), true, "the node does not listen");
     }
 
@@ -111,6 +114,15 @@ impl Arm {
         let command = json!({
             "do": "play", "stream": "joints", "kind": "joints", "topic": "joint_states", "rate_hz": 100,
             "name": JOINTS, "position": positions, "sway": 0.05,
+        });
+        self.robot.ask(command);
+    }
+
+    /// Lets the joints send what is not a number.
+    pub fn play_joints_that_are_not_a_number(&mut self) {
+        let command = json!({
+            "do": "play", "stream": "joints", "kind": "joints", "topic": "joint_states", "rate_hz": 100,
+            "name": JOINTS, "position": [null, 0.2, 0.3],
         });
         self.robot.ask(command);
     }

@@ -231,6 +231,24 @@ class Driver:
         self.streams[stream] = (ended, thread)
         thread.start()
 
+    def storm(self, topic, rate_hz):
+        """Publishes another instruction every time, in the background, as the stream "storm"."""
+        ended = threading.Event()
+
+        def run():
+            number = 0
+            while not ended.wait(1.0 / rate_hz):
+                number += 1
+                self.send("volatile_instruction", topic, data=f"instruction {number}")
+
+        thread = threading.Thread(target=run, daemon=True)
+        self.streams["storm"] = (ended, thread)
+        thread.start()
+
+    def log_lines(self, part):
+        with self.changed:
+            return [line for line in self.seen["log"] if part in line]
+
     def cut(self, stream):
         """Ends a stream."""
         if stream in self.streams:

@@ -135,6 +135,11 @@ impl Robot {
     /// The next report that `fits`; reports from before the call do not count.
     pub fn report(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
         self.ask(json!({"do": "forget", "kinds": ["diagnostics"]}));
+        self.report_unforgotten(fits)
+    }
+
+    /// The first report that fits, of all that were not taken or forgotten yet.
+    pub fn report_unforgotten(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         for _ in 0..REPORTS {
             let mut reports = self.ask(json!({"do": "take", "kind": "diagnostics", "count": 1}));
@@ -155,6 +160,14 @@ impl Robot {
     /// The first line of the node's log that holds `text`, whenever it came.
     pub fn log_line(&mut self, text: &str) -> String {
         self.log_line_with(&[text])
+    }
+}
+
+impl Robot {
+    /// Sends a signal to the process that plays the robot.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
     }
 }
 

@@ -1,7 +1,7 @@
 //! What diagnostics tell of the commands: whether they are sent, why not, and how well in time.
 
 use crate::pipeline::latency::milliseconds;
-use crate::robot::control::{Control, Halt};
+use crate::robot::control::{Cause, Control, Controller, Halt};
 use crate::robot::health::{Health, Level};
 use std::time::{Duration, Instant};
 
@@ -17,12 +17,17 @@ pub fn health(control: &Control, now: Instant) -> Option<Health> {
     if !control.halt().is_active() {
         return Some(Health { may_act: false, ..Health::new(Level::Ok, "inactive: nothing is commanded") });
     }
-    let recent = controller.trouble().filter(|(_, at)| now.saturating_duration_since(*at) < MEMORY);
-    Some(match (recent, controller.latest()) {
-        (Some((cause, _)), _) => Health::new(Level::Warn, format!("held: {}", control.words(&cause))),
+    Some(match (recent_trouble(controller, now), controller.latest()) {
+        (Some(cause), _) => Health::new(Level::Warn, format!("held: {}", control.words(&cause))),
         (None, Some(sent)) => Health::new(Level::Ok, format!("chunk {} is played", sent.sequence)),
         (None, None) => Health::new(Level::Ok, "waiting for the first plan"),
     })
+}
+
+/// Why a tick lately did not send its plan's own command.
+pub fn recent_trouble(controller: &Controller, now: Instant) -> Option<Cause> {
+    let (cause, at) = controller.trouble()?;
+    (now.saturating_duration_since(at) < MEMORY).then_some(cause)
 }
 
 /// The health of a robot that a stop or a pause holds; `None` if there is neither.

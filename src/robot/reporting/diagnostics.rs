@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const MANY_WITHDRAWN: u64 = 5;
 /// Characters of an instruction that a report quotes.
 const QUOTED: usize = 200;
+/// The shortest time between two reports that tell only another reason why the robot is held.
+const ANOTHER_CAUSE: Duration = Duration::from_millis(200);
 /// The time between two reports if no level changes.
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -34,6 +36,8 @@ pub struct DiagnosticReport {
     control: Option<SharedControl>,
     last: LastReport,
     levels: Vec<Level>,
+    /// Why the last report said that the robot is held, and when that was.
+    cause: (Option<&'static str>, Option<Instant>),
 }
 
 impl DiagnosticReport {
@@ -48,6 +52,7 @@ impl DiagnosticReport {
             control: None,
             last: LastReport::default(),
             levels: Vec::new(),
+            cause: (None, None),
         }
     }
 
@@ -56,11 +61,13 @@ impl DiagnosticReport {
         self.control = Some(control);
     }
 
-    /// A report if a level differs from the last report's, or if that is a second old. `inputs_health` is the inputs'.
+    /// A report if a level or what holds the robot differs from the last report's, or if that is a second old.
+    /// `inputs_health` is the inputs'.
     pub fn when_due(&mut self, inputs: &Inputs, inputs_health: &Health, now: Now) -> Option<DiagnosticArray> {
         let parts = self.parts(inputs, inputs_health, None, now);
         let levels: Vec<Level> = parts.into_iter().map(|(_, health)| health.level).collect();
-        (self.levels != levels || self.last.is_over(now.at)).then(|| self.at_once(inputs, inputs_health, None, now))
+        let is_news = self.levels != levels || self.has_another_cause(now.at);
+        (is_news || self.last.is_over(now.at)).then(|| self.at_once(inputs, inputs_health, None, now))
     }
 
     /// A report. `failure` is the fault that ends the node, if it ends.
@@ -75,6 +82,7 @@ impl DiagnosticReport {
             self.last.replace(now.at, inputs.cameras().iter().map(|camera| camera.topic.received).collect());
         }
         let parts = self.parts(inputs, inputs_health, failure, now);
+        self.cause = (self.present_cause(now.at), Some(now.at));
         self.levels = parts.iter().map(|(_, health)| health.level).collect();
         let status = parts.into_iter().map(|(part, health)| {
             let values = match part {
@@ -87,6 +95,19 @@ impl DiagnosticReport {
         });
         let status = status.collect();
         DiagnosticArray { header: Header { stamp: now.stamp, frame_id: String::new() }, status }
+    }
+
+    /// Whether the robot is held for another reason than the last report said. Reasons that take turns are told now and
+    /// then only.
+    fn has_another_cause(&self, now: Instant) -> bool {
+        let (told, at) = self.cause;
+        let is_old = at.is_none_or(|at| now.saturating_duration_since(at) >= ANOTHER_CAUSE);
+        is_old && self.present_cause(now) != told
+    }
+
+    fn present_cause(&self, now: Instant) -> Option<&'static str> {
+        let control = self.control.as_ref()?.lock();
+        control::recent_trouble(control.controller()?, now).map(|cause| cause.name())
     }
 
     /// The parts of a report with their health.
