@@ -125,6 +125,6 @@ mod tests {
     fn faults_may_be_set_off_while_the_node_runs_and_the_permission_may_not_be_given_then() {
         let rows = declared(Audience::Readers).unwrap().into_iter().filter(|row| row.name.starts_with("drill."));
         let live: Vec<bool> = rows.map(|row| row.live).collect();
-        assert_eq!(live, [false, true, true, true, true]);
+        assert_eq!(live, [false, true, true, true, true, true]);
     }
 }

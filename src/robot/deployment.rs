@@ -1,7 +1,7 @@
 //! Whether a checkpoint fits a deployment, found before the robot moves: its state, its commands, its cameras and the names
 //! of its actions.
 
-use super::reporting::record::ModelFacts;
+use super::model_facts::ModelFacts;
 use super::state::channels_of;
 use super::state_source::check_source;
 use crate::config::{Config, ConfigError, ProprioFeed};

@@ -15,7 +15,7 @@
 //! | counts and faults of a topic | [`topic`] |
 //! | frames that went missing on the way | [`frame_loss`] |
 //! | batches for calibration, and those of a running node | [`calibration`] |
-//! | whether a checkpoint fits the deployment | [`deployment`] |
+//! | whether a checkpoint fits the deployment, and what is known of it then | [`deployment`], [`model_facts`] |
 //! | whether the state's source fits the checkpoint | [`state_source`] |
 //! | what the policy publishes of itself | [`reporting`] |
 //! | what the numbers of an action mean, and which are commanded | [`channels`] |
@@ -41,6 +41,7 @@ pub mod history;
 pub mod inputs;
 pub mod instruction;
 pub mod lifecycle;
+pub mod model_facts;
 pub mod pace;
 pub mod player;
 pub mod policy_loop;

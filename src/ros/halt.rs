@@ -2,6 +2,7 @@
 
 use super::error::NodeError;
 use super::services::{Requests, next, offer, respond};
+use crate::robot::control::SharedControl;
 use r2r::std_msgs::msg::Bool;
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use r2r::{Node, Publisher, QosProfile};
@@ -56,6 +57,33 @@ impl HaltServices {
             respond(request, Trigger::Response { success: true, message });
         }
     }
+}
+
+/// Does what a person wishes, and says what that was.
+pub fn fulfil(wish: Wish, control: &SharedControl, topic: &StoppedTopic) -> String {
+    let mut control = control.lock();
+    let before = control.halt().stopped().map(str::to_owned);
+    let done = match (wish, &before) {
+        (Wish::Pause, _) => {
+            control.pause();
+            "paused: the last command is held".to_owned()
+        }
+        (Wish::Resume, _) => {
+            control.resume();
+            "plans are played again".to_owned()
+        }
+        (Wish::Stop, _) => {
+            control.stop();
+            "stopped: nothing is commanded until ~/release_stop".to_owned()
+        }
+        (Wish::Release, Some(reason)) => {
+            control.release();
+            format!("released: {reason}")
+        }
+        (Wish::Release, None) => "there was no stop".to_owned(),
+    };
+    topic.say(control.halt().stopped());
+    done
 }
 
 /// `~/stopped`, published when it changes and kept for those who subscribe later. Clones publish on the same topic.

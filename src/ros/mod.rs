@@ -1,5 +1,5 @@
-//! The ROS 2 adapter: it converts messages to values and back, and decides nothing. [`node`] shows the whole path of a
-//! message on one screen.
+//! The ROS 2 adapter: it converts messages to values and back, and decides nothing. [`node`] makes its parts and spins, and
+//! `turn` shows what becomes of a message.
 //!
 //! | what | file |
 //! |---|---|
@@ -43,3 +43,4 @@ pub mod rosout;
 pub mod services;
 pub mod stream;
 pub mod subscriptions;
+mod turn;

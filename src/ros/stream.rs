@@ -8,6 +8,7 @@ use super::commands::Commands;
 use super::error::NodeError;
 use super::halt::StoppedTopic;
 use crate::robot::control::SharedControl;
+use crate::robot::control::schedule::Schedule;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -75,31 +76,29 @@ struct Ticks {
 
 impl Ticks {
     fn run(&mut self) {
-        let mut deadline = Instant::now();
-        loop {
-            deadline += self.tick(deadline);
-            sleep_until(deadline, &self.stop);
-            if self.stop.load(Ordering::Relaxed) {
-                return;
-            }
+        let mut schedule = Schedule::new(Instant::now());
+        while !self.stop.load(Ordering::Relaxed) {
+            self.tick(&mut schedule);
+            sleep_until(schedule.due(), &self.stop);
         }
     }
 
-    /// Sends what is due, and returns the time from `deadline` to the next tick.
-    fn tick(&mut self, deadline: Instant) -> Duration {
-        let now = self.clock.present();
-        let late = now.at.saturating_duration_since(deadline);
+    /// Sends what is due.
+    fn tick(&mut self, schedule: &mut Schedule) {
         let mut control = self.control.lock();
         let period = control.controller().map_or(IDLE, |controller| controller.settings().period);
-        // A tick that is late by more than a period takes the place of those that it has missed.
-        let missed = u64::try_from(late.as_nanos() / period.as_nanos().max(1)).unwrap_or(u64::MAX);
+        let mut now = self.clock.present();
+        let tick = schedule.take(now.at, period);
+        if !self.clock.is_simulated() {
+            // Commands are those of moments that are evenly apart, so that a late one is no faster than its plan.
+            now.stamp.nanos = now.stamp.nanos.saturating_sub(i64::try_from(tick.overdue.as_nanos()).unwrap_or(0));
+        }
         if control.halt().is_active() {
-            control.lateness().note(late, missed);
+            control.lateness().note(tick.late, tick.missed);
         }
         let sent = control.tick(now);
         self.stopped.say(control.halt().stopped());
         self.commands.publish(&control, sent.as_ref(), now.stamp);
-        period.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1))
     }
 }
 

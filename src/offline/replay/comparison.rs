@@ -3,7 +3,7 @@
 
 use super::answer::Answer;
 use crate::data::messages::outputs::ActionChunk;
-use crate::robot::reporting::record::ModelFacts;
+use crate::robot::model_facts::ModelFacts;
 use crate::types::Stamp;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -38,7 +38,7 @@ use crate::data::messages::outputs::ActionChunk;
 use crate::offline::OfflineError;
 use crate::pipeline::{Folders, PipelineError, state_spec};
 use crate::robot::deployment;
-use crate::robot::reporting::record::ModelFacts;
+use crate::robot::model_facts::ModelFacts;
 use crate::types::Stamp;
 use evidence::{Evidence, published};
 use feed::{Content, Feed, Purpose};

@@ -17,7 +17,7 @@ use crate::pipeline::latency::milliseconds;
 use crate::pipeline::{Options, Pipeline, StateSpec};
 use crate::robot::deployment;
 use crate::robot::inputs::Inputs;
-use crate::robot::reporting::record::ModelFacts;
+use crate::robot::model_facts::ModelFacts;
 use crate::types::Stamp;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -355,7 +355,7 @@ mod tests {
     use crate::data::batch::calibration_files;
     use crate::data::batch_folder::{RECORD_FILE, batch_path};
     use crate::pipeline::{Runtime, mock};
-    use crate::robot::reporting::record::ModelFacts;
+    use crate::robot::model_facts::ModelFacts;
 
     /// Much longer than a batch takes.
     const PATIENCE: Duration = Duration::from_secs(60);

@@ -3,8 +3,8 @@
 use super::super::channels::{ChannelError, Channels};
 use super::super::envelope::{self, EnvelopeError};
 use super::super::guard::{Guard, LimitsError};
+use super::super::model_facts::ModelFacts;
 use super::super::player::Decoder;
-use super::super::reporting::record::ModelFacts;
 use super::{Control, Controller, Settings, Watch, Watched};
 use crate::config::{Config, ConfigError, OutputMode, ProprioFeed, ProprioSource};
 use crate::pipeline::Pipeline;

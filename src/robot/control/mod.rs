@@ -9,7 +9,7 @@
 //! | why the robot is held or stopped | [`cause`] |
 //! | what has to be well for commands to go on | [`watch`] |
 //! | what is left of a plan, for a trajectory | [`trajectory`] |
-//! | how late ticks are | [`lateness`] |
+//! | the moments of ticks, and how late they are | [`schedule`], [`lateness`] |
 //!
 //! Three rules hold whatever happens. What is sent has passed the guard, or is the command before once more. Nothing is
 //! made up: there is no command before the first plan, and none beyond the end of one. A stop is final until a person
@@ -20,6 +20,7 @@ pub mod cause;
 pub mod controller;
 pub mod halt;
 pub mod lateness;
+pub mod schedule;
 pub mod trajectory;
 pub mod watch;
 

@@ -254,6 +254,76 @@ fn inferences_that_fail_one_after_the_other_hold_the_robot() {
     assert_eq!(bench.sent(200), Some((1.5, Verdict::Held, Some("inference fails"))));
 }
 
+/// What is sent while the backend is lost, after 1.0 was.
+fn sent_without_the_backend(on_backend: OnBackend) -> (Bench, Option<(f32, Verdict, Option<&'static str>)>) {
+    let mut bench = Bench::with(Settings { on_backend, ..settings() }, |_| ());
+    bench.plan(0, &[1.0, 2.0]).unwrap();
+    bench.value(100);
+    bench.controller.watch().backend(Some("cuda_graph failed, libtorch answers".to_owned()));
+    let sent = bench.sent(150);
+    (bench, sent)
+}
+
+#[test]
+fn while_the_backend_is_lost_the_robot_is_held() {
+    let (bench, sent) = sent_without_the_backend(OnBackend::Hold);
+    assert_eq!(sent, Some((1.0, Verdict::Held, Some("backend lost"))));
+    assert_eq!(bench.controller.words(&Cause::Backend), "cuda_graph failed, libtorch answers");
+}
+
+#[test]
+fn plans_of_the_fallback_are_played_where_that_is_asked_for() {
+    assert_eq!(sent_without_the_backend(OnBackend::GoOn).1, Some((1.5, Verdict::Pass, None)));
+}
+
+#[test]
+fn a_lost_backend_stops_the_robot_where_that_is_asked_for() {
+    let (bench, sent) = sent_without_the_backend(OnBackend::Stop);
+    assert_eq!((sent, bench.stopped().as_deref()), (None, Some("cuda_graph failed, libtorch answers")));
+}
+
+#[test]
+fn a_stop_and_a_pause_are_there_before_a_model_is_and_stay_when_it_is_gone() {
+    let mut bench = Bench::new();
+    bench.controller.stop();
+    bench.controller.install(None);
+    assert_eq!((bench.stopped().as_deref(), bench.controller.wants_plan(at(0))), (Some("a stop was asked for"), false));
+}
+
+#[test]
+fn a_node_that_is_not_active_sends_nothing_and_holds_nothing_when_it_is_again() {
+    let mut bench = Bench::new();
+    bench.plan(0, &[1.0, 2.0]).unwrap();
+    bench.value(100);
+    bench.controller.deactivate();
+    assert_eq!(bench.sent(120), None);
+    bench.controller.activate();
+    assert_eq!(bench.sent(140), None);
+}
+
+#[test]
+fn narrower_limits_hold_from_the_next_command_on() {
+    let mut bench = Bench::new();
+    bench.plan(0, &[1.0, 2.0]).unwrap();
+    bench.value(100);
+    let channels = bench.controller.controller().unwrap().channels().clone();
+    let mut limits = Limits::none(&channels);
+    below_one(&mut limits);
+    let played = (settings(), Guard::new(channels, limits, Mode::Reject).unwrap());
+    bench.controller.reconfigure((None, None), Some(played));
+    assert_eq!(bench.sent(150), Some((1.0, Verdict::Held, Some("range"))));
+}
+
+#[test]
+fn what_is_left_of_a_plan_ends_where_the_guard_refuses_it() {
+    let mut bench = Bench::with(settings(), below_one);
+    bench.plan(0, &[0.1, 0.5, 0.9, 1.5, 0.9]).unwrap();
+    bench.value(120);
+    let rest = bench.controller.controller().unwrap().rest_of_plan(at(120));
+    let rest: Vec<(Stamp, f32)> = rest.iter().map(|point| (point.due, point.values[0])).collect();
+    assert_eq!(rest, [(at(200), 0.5), (at(300), 0.9)]);
+}
+
 /// At most 1.0, and nothing else.
 fn below_one(limits: &mut Limits) {
     limits.channels[0].range = Range { min: None, max: Some(1.0) };

@@ -1,12 +1,12 @@
 //! The chunk of an inference, and where its time went.
 
-use super::record::ModelFacts;
 use crate::config::{Config, ProprioConfig, ProprioFeed};
 use crate::data::messages::Header;
 use crate::data::messages::outputs::{ActionChunk, StageLatency};
 use crate::pipeline::latency::milliseconds;
 use crate::pipeline::worker::Outcome;
 use crate::pipeline::{Inference, Provenance};
+use crate::robot::model_facts::ModelFacts;
 use crate::robot::state::topics_of;
 use crate::types::{Observation, Stamp};
 

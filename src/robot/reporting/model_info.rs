@@ -1,12 +1,12 @@
 //! What has been loaded.
 
-use super::record::ModelFacts;
 use crate::config::facts::text;
 use crate::config::{Config, Fact};
 use crate::data::messages::{Header, outputs};
 use crate::pipeline::Pipeline;
 use crate::robot::control::Controller;
 use crate::robot::envelope::describe;
+use crate::robot::model_facts::ModelFacts;
 use crate::types::Stamp;
 
 /// What `~/model_info` says at `published` of a deployment, whose facts are `facts`.
