@@ -6,7 +6,7 @@
 mod ros;
 
 use ros::{
-    Deployment, JOINTS, NodeProcess, Robot, Shared, checkpoint, domain, folder, noise_image, shared, value, xvla,
+    Arm, Deployment, JOINTS, NodeProcess, Robot, Shared, checkpoint, domain, folder, noise_image, shared, value, xvla,
 };
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -125,4 +125,50 @@ fn without_a_fallback_a_broken_engine_keeps_the_node_from_starting() {
     let (code, log) = NodeProcess::start(domain(), &["--params-file", &file, "-p", "fallback:=none"]).finish();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("failed the parity check"), "{log}");
+}
+
+/// An arm whose engine has just failed, so that libtorch answers in its place.
+fn arm_without_its_engine(on_backend: &str) -> Arm {
+    let engine = format!("engine.path:={}", good_engine().display());
+    let on_backend = format!("guard.on_backend:={on_backend}");
+    let extra = [
+        "backend:=onnxruntime",
+        "domain_id:=3",
+        "steps:=2",
+        "execute_steps:=10",
+        "drill.allowed:=true",
+        &engine,
+        &on_backend,
+    ];
+    let mut arm = Arm::start(&checkpoint(), &extra);
+    arm.take("/xvla/command", 20);
+    arm.robot.ask(json!({"do": "set_parameter", "name": "drill.fault", "value": "error"}));
+    arm.robot.report(|report| report["inference"]["values"]["degraded"] != "");
+    arm
+}
+
+#[test]
+fn a_lost_backend_holds_the_robot_although_the_fallback_answers() {
+    let mut arm = arm_without_its_engine("hold");
+    let commands = arm.commands(0.5);
+    let is_held = |command: &Value| command["verdict"] == 2 && command["reason"].as_str().unwrap().contains("libtorch");
+    assert!(commands.len() > 10 && commands.iter().all(is_held), "{:#?}", commands.first());
+    let report = arm.robot.report(|report| report["control"]["level"] == 1);
+    assert!(report["control"]["message"].as_str().unwrap().contains("libtorch"), "{report:#}");
+}
+
+#[test]
+fn a_lost_backend_stops_the_robot_where_that_is_asked_for() {
+    let mut arm = arm_without_its_engine("stop");
+    assert_eq!(arm.commands(0.5), Vec::<Value>::new());
+    assert_eq!(arm.take("stopped", 2)[1][0], true);
+}
+
+#[test]
+fn the_plans_of_the_fallback_are_played_where_that_is_asked_for() {
+    let mut arm = arm_without_its_engine("go_on");
+    let chunk = arm.take("chunks", 1).remove(0);
+    let commands = arm.commands(1.0);
+    let is_later = |command: &Value| command["sequence"].as_u64() > chunk["sequence"].as_u64();
+    assert!(commands.iter().any(|command| command["verdict"] == 0 && is_later(command)), "{:#?}", commands.last());
 }

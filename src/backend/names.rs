@@ -45,6 +45,11 @@ pub fn brings_golden(name: &str) -> bool {
     [ONNXRUNTIME, TENSORRT].contains(&name)
 }
 
+/// Whether backend `name` records graphs, one for each number of denoising steps.
+pub fn records_steps(name: &str) -> bool {
+    [CUDA_GRAPH, TENSORRT].contains(&name)
+}
+
 /// Why this build cannot load backend `name`, and what to do about it.
 pub(super) fn absent(name: &str) -> BackendError {
     let listed = || names().collect::<Vec<_>>().join(", ");
@@ -59,4 +64,14 @@ pub(super) fn absent(name: &str) -> BackendError {
         _ => ("there is no backend of that name", format!("choose one of: {}", listed())),
     };
     BackendError::Unavailable { backend: name.to_owned(), reason: reason.to_owned(), remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_of_graphs_record_their_steps_and_the_others_do_not() {
+        assert_eq!([LIBTORCH, CUDA_GRAPH, ONNXRUNTIME, TENSORRT].map(records_steps), [false, true, false, true]);
+    }
 }

@@ -65,7 +65,7 @@ parameters! {
         /// Whether a frame's vision-language part runs beside the denoising of the frame before; needs backend
         /// cuda_graph.
         overlap: bool = flag(false),
-        /// Denoising steps; 0 for the checkpoint's own number. A loaded model keeps its number: clean up before it is changed.
+        /// Denoising steps; 0 for the checkpoint's own number. A backend that records graphs takes another number only while the node is not active.
         steps: Option<usize> = integer(0).within(0..=1000).unless(0).live(),
         /// Seed of the noise, the same for every chunk, so that a chunk depends on its observation only; -1 for fresh
         /// noise in every chunk.

@@ -6,6 +6,7 @@ use crate::data::bag::BagError;
 use crate::error::InputError;
 use crate::pipeline::PipelineError;
 use crate::robot::calibration::writer::CalibrationError;
+use crate::robot::control::build::ControlError;
 use crate::robot::deployment::DeploymentError;
 use std::path::PathBuf;
 
@@ -37,6 +38,9 @@ pub enum OfflineError {
     /// The checkpoint cannot serve the deployment of a parameter file.
     #[error(transparent)]
     Deployment(#[from] DeploymentError),
+    /// A deployment cannot be played.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// A bag cannot be read.
     #[error(transparent)]
     Bag(#[from] BagError),

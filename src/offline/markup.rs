@@ -102,50 +102,118 @@ fn dash(index: usize) -> &'static str {
 /// Lines over a common axis. `label` says what the plot shows, `unit` what stands below the axis. The vertical axis begins
 /// at zero unless values lie below it or `is_cropped` is set.
 pub fn line_plot(label: &str, unit: &str, height: f64, is_cropped: bool, series: &[Series]) -> Markup {
-    const LEFT: f64 = 60.0;
-    const TOP: f64 = 10.0;
-    const BOTTOM: f64 = 46.0;
-    let finite = |(x, y): &&(f64, f64)| x.is_finite() && y.is_finite();
-    let points = || series.iter().flat_map(|series| series.points.iter().filter(finite));
-    let ends = |values: &mut dyn Iterator<Item = f64>| {
-        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)))
-    };
-    let (left, right) = ends(&mut points().map(|(x, _)| *x));
-    let (low, high) = ends(&mut points().map(|(_, y)| *y));
-    if points().next().is_none() {
+    let points = series.iter().flat_map(|series| series.points.iter().copied());
+    let Some(axes) = Axes::around(points, std::iter::empty(), height, is_cropped) else {
         return html! { p { (label) ": nothing to show" } };
-    }
-    let low = if is_cropped { low } else { low.min(0.0) };
-    let margin = if high > low { (high - low) * 0.05 } else { high.abs().max(1.0) * 0.5 };
-    let (low, high) = (if low == 0.0 { 0.0 } else { low - margin }, high + margin);
-    let across = (right - left).max(f64::MIN_POSITIVE);
-    let x = |value: f64| LEFT + (WIDTH - LEFT) * (value - left) / across;
-    let y = |value: f64| TOP + (height - TOP - BOTTOM) * (high - value) / (high - low);
-    let path = |points: &[(f64, f64)]| {
-        points.iter().map(|(at, value)| format!("{:.1},{:.1} ", x(*at), y(*value))).collect::<String>()
     };
-    let quarters = || (0..=4).map(f64::from).map(|quarter| quarter / 4.0);
     html! {
-        svg viewBox=(format!("0 0 {WIDTH} {height}")) role="img" aria-label=(label) {
-            @for value in quarters().map(|part| low + (high - low) * part) {
-                line class="grid" x1=(LEFT) x2=(WIDTH) y1=(length(y(value))) y2=(length(y(value))) {}
-                text class="faint" x=(LEFT - 6.0) y=(length(y(value) + 4.0)) text-anchor="end" { (short(value)) }
-            }
-            @for (value, anchor) in [(left, "start"), (f64::midpoint(left, right), "middle"), (right, "end")] {
-                text class="faint" x=(length(x(value))) y=(length(height - BOTTOM + 16.0)) text-anchor=(anchor) {
-                    (short(value)) " " (unit)
-                }
-            }
+        svg viewBox=(axes.view_box()) role="img" aria-label=(label) {
+            (axes.frame(unit))
             @for (index, series) in series.iter().enumerate() {
                 @for piece in pieces(&series.points) {
                     @if let [(at, value)] = piece.as_slice() {
-                        circle cx=(length(x(*at))) cy=(length(y(*value))) r="2" style=(colour("fill", index)) {}
+                        circle cx=(length(axes.x(*at))) cy=(length(axes.y(*value))) r="2" style=(colour("fill", index)) {}
                     } @else {
-                        polyline points=(path(&piece)) style={ "fill:none;stroke-width:1.5;" (dash(index)) (colour("stroke", index)) } {}
+                        polyline points=(axes.path(&piece)) style={ "fill:none;stroke-width:1.5;" (dash(index)) (colour("stroke", index)) } {}
                     }
                 }
-                text x=(length(LEFT + 140.0 * index as f64)) y=(length(height - 6.0)) style=(colour("fill", index)) {
-                    (series.name)
+                (axes.name(index, series.name))
+            }
+        }
+    }
+}
+
+/// Left of the axes, in the units of a plot's view box.
+const LEFT: f64 = 60.0;
+/// Above them.
+const TOP: f64 = 10.0;
+/// Below them.
+const BOTTOM: f64 = 46.0;
+
+/// The axes of a plot.
+#[derive(Clone, Copy, Debug)]
+pub struct Axes {
+    left: f64,
+    right: f64,
+    low: f64,
+    high: f64,
+    height: f64,
+}
+
+impl Axes {
+    /// Axes of a plot of this height that hold the finite ones of all `points`, and the moments `also`; `None` without a
+    /// point. The vertical one begins at zero unless values lie below it or `is_cropped` is set.
+    pub fn around(
+        points: impl Iterator<Item = (f64, f64)>,
+        also: impl Iterator<Item = f64>,
+        height: f64,
+        is_cropped: bool,
+    ) -> Option<Self> {
+        let wider = |(low, high): (f64, f64), value: f64| (low.min(value), high.max(value));
+        let mut ends: Option<((f64, f64), (f64, f64))> = None;
+        for (x, y) in points.filter(|(x, y)| x.is_finite() && y.is_finite()) {
+            let (across, up) = ends.unwrap_or(((x, x), (y, y)));
+            ends = Some((wider(across, x), wider(up, y)));
+        }
+        let (across, (low, high)) = ends?;
+        let (left, right) = also.filter(|x| x.is_finite()).fold(across, wider);
+        let low = if is_cropped { low } else { low.min(0.0) };
+        let margin = if high > low { (high - low) * 0.05 } else { high.abs().max(1.0) * 0.5 };
+        let (low, high) = (if low == 0.0 { 0.0 } else { low - margin }, high + margin);
+        Some(Self { left, right, low, high, height })
+    }
+
+    /// Where a value lies from left to right.
+    pub fn x(&self, value: f64) -> f64 {
+        LEFT + (WIDTH - LEFT) * (value - self.left) / (self.right - self.left).max(f64::MIN_POSITIVE)
+    }
+
+    /// Where a value lies from top to bottom.
+    pub fn y(&self, value: f64) -> f64 {
+        TOP + (self.height - TOP - BOTTOM) * (self.high - value) / (self.high - self.low)
+    }
+
+    /// Where the axes begin from the top.
+    pub fn top(&self) -> f64 {
+        TOP
+    }
+
+    /// Where they end.
+    pub fn bottom(&self) -> f64 {
+        self.height - BOTTOM
+    }
+
+    /// The view box of the plot.
+    pub fn view_box(&self) -> String {
+        format!("0 0 {WIDTH} {}", self.height)
+    }
+
+    /// A line through `points`.
+    pub fn path(&self, points: &[(f64, f64)]) -> String {
+        points.iter().map(|(at, value)| format!("{:.1},{:.1} ", self.x(*at), self.y(*value))).collect()
+    }
+
+    /// The name of the `index`th line, below the axes.
+    pub fn name(&self, index: usize, name: &str) -> Markup {
+        html! {
+            text x=(length(LEFT + 140.0 * index as f64)) y=(length(self.height - 6.0)) style=(colour("fill", index)) {
+                (name)
+            }
+        }
+    }
+
+    /// Lines across, and the numbers on both axes. `unit` stands below the horizontal one.
+    pub fn frame(&self, unit: &str) -> Markup {
+        let quarters = (0..=4).map(f64::from).map(|quarter| quarter / 4.0);
+        let Self { left, right, low, high, height } = *self;
+        html! {
+            @for value in quarters.map(|part| low + (high - low) * part) {
+                line class="grid" x1=(LEFT) x2=(WIDTH) y1=(length(self.y(value))) y2=(length(self.y(value))) {}
+                text class="faint" x=(LEFT - 6.0) y=(length(self.y(value) + 4.0)) text-anchor="end" { (short(value)) }
+            }
+            @for (value, anchor) in [(left, "start"), (f64::midpoint(left, right), "middle"), (right, "end")] {
+                text class="faint" x=(length(self.x(value))) y=(length(height - BOTTOM + 16.0)) text-anchor=(anchor) {
+                    (short(value)) " " (unit)
                 }
             }
         }

@@ -20,6 +20,7 @@ use crate::model::config::ModelConfig;
 use crate::model::state_spec::StateSpec;
 use crate::transform::processors::Processors;
 use crate::types::{ModelInputs, Observation};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -32,7 +33,8 @@ pub(super) struct Core {
     pub(super) processors: Arc<Processors>,
     pub(super) state: Arc<StateSpec>,
     pub(super) options: Options,
-    pub(super) steps: usize,
+    /// Denoising steps per chunk, which may change between requests.
+    pub(super) steps: Arc<AtomicUsize>,
     /// The weights stay open, so that a fallback is loaded from the same files even if their path has changed since.
     pub(super) checkpoint: Checkpoint,
     pub(super) runtime: SharedRuntime,
@@ -181,7 +183,7 @@ impl Core {
             config,
             processors,
             state,
-            steps,
+            steps: Arc::new(AtomicUsize::new(steps)),
             checkpoint,
             target,
             preparer,
@@ -263,7 +265,7 @@ impl Core {
         // A panic while the next one loads leaves nothing that runs, and the requests after it are told why.
         self.ended.clone_from(&reason);
         let Self { options, checkpoint, config, target, steps, .. } = &*self;
-        let loader = Loader { options, checkpoint, config, target, steps: *steps };
+        let loader = Loader { options, checkpoint, config, target, steps: steps.load(Ordering::Relaxed) };
         let mut device_lost = self.device_lost;
         let loaded = loader.load(next, Some(reason), &mut device_lost);
         self.device_lost = device_lost;
@@ -381,6 +383,7 @@ impl Core {
         attempt: Instant,
     ) -> Result<Queued, PipelineError> {
         validate::inputs(&self.config, &self.state, inputs, images)?;
+        let steps = self.steps.load(Ordering::Relaxed);
         let noise_shape = noise_shape(&self.config, inputs.batch);
         let noise = request.noise.values(&noise_shape);
         validate::noise(&noise_shape, &noise)?;
@@ -409,7 +412,7 @@ impl Core {
             domain_id: &inputs.domain_id,
             proprio: &proprio,
             noise: &noise,
-            steps: self.steps,
+            steps,
         };
         let (tokens, pending) = queue(vlm.as_mut(), policy.as_mut(), stream.as_mut(), &batch)?;
         if checks_later {
@@ -420,7 +423,7 @@ impl Core {
         let provenance = Provenance {
             runtime: active.runtime.clone(),
             seed: request.noise.seed(),
-            steps: self.steps,
+            steps,
             sequence: request.sequence,
         };
         Ok(Queued {

@@ -53,6 +53,7 @@ pub use crate::model::state_spec::{StateKind, StateSpec, StateWidth};
 
 use self::core::{Core, SharedRuntime, lock};
 use crate::backend::drill::Drill;
+use crate::backend::names;
 use crate::backend::stream::DeviceMemory;
 use crate::config::RotationLayout;
 use crate::error::CheckpointError;
@@ -60,6 +61,7 @@ use crate::model::config::ModelConfig;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use crate::transform::state::Normalization;
 use crate::types::{HostArray, ResizeMode};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -69,7 +71,7 @@ pub struct Pipeline {
     config: Arc<ModelConfig>,
     processors: Arc<Processors>,
     state: Arc<StateSpec>,
-    steps: usize,
+    steps: Arc<AtomicUsize>,
     overlap: bool,
     drill: Option<Drill>,
     runtime: SharedRuntime,
@@ -88,7 +90,10 @@ pub fn state_spec(folders: Folders) -> Result<StateSpec, CheckpointError> {
 
 impl std::fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pipeline").field("runtime", &self.runtime()).field("steps", &self.steps).finish_non_exhaustive()
+        f.debug_struct("Pipeline")
+            .field("runtime", &self.runtime())
+            .field("steps", &self.steps())
+            .finish_non_exhaustive()
     }
 }
 
@@ -106,7 +111,7 @@ impl Pipeline {
             config: core.config.clone(),
             processors: core.processors.clone(),
             state: core.state.clone(),
-            steps: core.steps,
+            steps: core.steps.clone(),
             overlap: core.options.overlap,
             drill: core.options.drill.clone(),
             runtime: core.runtime.clone(),
@@ -182,7 +187,18 @@ impl Pipeline {
 
     /// Denoising steps per chunk.
     pub fn steps(&self) -> usize {
-        self.steps
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    /// Takes so many denoising steps from the next request on; `None` stands for the checkpoint's own number.
+    pub fn set_steps(&self, steps: Option<usize>) {
+        self.steps.store(steps.unwrap_or(self.config.denoising_steps).max(1), Ordering::Relaxed);
+    }
+
+    /// Whether what runs keeps a recording for each number of denoising steps, so that the first request with another one
+    /// takes the time to record.
+    pub fn records_steps(&self) -> bool {
+        names::records_steps(self.runtime().backend)
     }
 
     /// Shape of the noise for a batch: [B, T, A].

@@ -198,6 +198,11 @@ impl<O: Offer> Worker<O> {
         self.shared.epoch.withdrawn()
     }
 
+    /// The pipeline that it runs.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.shared.pipeline
+    }
+
     /// What runs at present.
     pub fn runtime(&self) -> Arc<Runtime> {
         self.shared.pipeline.runtime()

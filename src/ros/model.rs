@@ -50,10 +50,16 @@ enum Phase {
     Over,
 }
 
-/// The number of denoising steps cannot change while a model is loaded.
+/// Why the number of denoising steps cannot change at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("parameter `steps`: a loaded model keeps its number: deactivate and clean up first")]
-pub struct StepsAreFixed;
+pub enum StepsAreFixed {
+    /// Its first inference with another number would take the time to record a graph, while the robot moves.
+    #[error("parameter `steps`: this backend records its work anew for another number: deactivate first")]
+    Recorded,
+    /// A model is being loaded, or dropped.
+    #[error("parameter `steps`: a model is being loaded or dropped: try again")]
+    Busy,
+}
 
 /// What a turn has brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,18 +96,31 @@ impl Model {
         Self { config, loader, phase: Phase::Absent, record, control, events, sender, restarts, drill }
     }
 
+    /// The number of denoising steps of the model, if there is one.
+    pub fn steps(&self) -> Option<usize> {
+        match &self.phase {
+            Phase::Running(worker) => Some(worker.pipeline().steps()),
+            _ => None,
+        }
+    }
+
     /// The parameters that hold.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Whether another set of live parameters can hold.
+    /// Whether another set of live parameters can hold. `is_active` says that the robot may be moved.
     ///
     /// # Errors
-    /// Another number of denoising steps while there is a model or one is loading: engines and recordings are made and
-    /// checked for one number.
-    pub fn check(&self, config: &Config) -> Result<(), StepsAreFixed> {
-        if config.steps != self.config.steps && !self.is_absent() { Err(StepsAreFixed) } else { Ok(()) }
+    /// Another number of denoising steps while the model is on its way, or for a model that records them and is active.
+    pub fn check(&self, config: &Config, is_active: bool) -> Result<(), StepsAreFixed> {
+        match &self.phase {
+            _ if config.steps == self.config.steps => Ok(()),
+            Phase::Absent => Ok(()),
+            Phase::Running(worker) if is_active && worker.pipeline().records_steps() => Err(StepsAreFixed::Recorded),
+            Phase::Running(_) => Ok(()),
+            Phase::Loading(_) | Phase::Ending(_) | Phase::Over => Err(StepsAreFixed::Busy),
+        }
     }
 
     /// Goes on with another set of live parameters, which [`Model::check`] has passed.
@@ -118,6 +137,10 @@ impl Model {
     fn follow_config(&self) {
         if let Phase::Running(worker) = &self.phase {
             worker.set_execute_steps(self.config.execute_steps);
+            worker.pipeline().set_steps(self.config.steps);
+            if let Some(facts) = &mut self.record.lock().facts {
+                facts.steps = worker.pipeline().steps();
+            }
         }
     }
 
@@ -393,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_steps_changes_only_without_a_model_and_the_next_one_is_loaded_with_it() {
+    fn the_number_of_steps_changes_unless_a_model_is_on_its_way() {
         let worker = || {
             let pipeline = mock::pipeline(mock::options(), || Behaviour::Answer, mock::nothing);
             Worker::spawn(pipeline, None, Feedback::measured(), drop).unwrap()
@@ -405,17 +428,17 @@ mod tests {
             Box::new(move || Ok(worker()))
         });
         let three = Config { steps: Some(3), ..Config::defaults() };
-        assert_eq!(model.check(&three), Err(StepsAreFixed));
+        assert_eq!(model.check(&three, true), Ok(()), "libtorch records nothing");
         model.unload();
-        assert_eq!(model.check(&three), Err(StepsAreFixed), "it still ends");
+        assert_eq!(model.check(&three, false), Err(StepsAreFixed::Busy), "it still ends");
         assert_eq!(next(&mut model), Progress::Unloaded);
-        assert_eq!(model.check(&three), Ok(()));
+        assert_eq!(model.check(&three, false), Ok(()));
         model.reconfigure(&three);
         model.load().unwrap();
         assert_eq!(told.recv().unwrap(), Some(3));
-        assert_eq!(model.check(&Config::defaults()), Err(StepsAreFixed), "it is loading");
+        assert_eq!(model.check(&Config::defaults(), false), Err(StepsAreFixed::Busy), "it is loading");
         assert_eq!(next(&mut model), Progress::Loaded);
-        assert_eq!(model.check(&Config { execute_steps: Some(2), ..three }), Ok(()), "the steps are the same");
+        assert_eq!(model.check(&Config { execute_steps: Some(2), ..three }, true), Ok(()), "the steps are the same");
     }
 
     fn next(model: &mut Model) -> Progress {

@@ -47,17 +47,18 @@ impl ModelInfoTopic {
         told.info = Some(info);
     }
 
-    /// Takes note of the facts and the limits as they are now. If that is news, what was published is published again with
+    /// Takes note of facts, steps and limits as they are now. If that is news, what was published is published again with
     /// them.
-    pub fn restate(&self, facts: &[Fact], controller: Option<&Controller>) {
+    pub fn restate(&self, facts: &[Fact], steps: Option<usize>, controller: Option<&Controller>) {
         let mut told = self.told();
         facts.clone_into(&mut told.facts);
         let Some(info) = &mut told.info else { return };
         let (facts, limits) = (facts.iter().map(fact).collect(), controller.map_or(Vec::new(), limits));
-        if (&info.facts, &info.limits) == (&facts, &limits) {
+        let steps = steps.and_then(|steps| u32::try_from(steps).ok()).unwrap_or(info.steps);
+        if (&info.facts, info.steps, &info.limits) == (&facts, steps, &limits) {
             return;
         }
-        (info.facts, info.limits, info.header.stamp) = (facts, limits, self.clock.now());
+        (info.facts, info.steps, info.limits, info.header.stamp) = (facts, steps, limits, self.clock.now());
         self.send(info);
     }
 

@@ -9,7 +9,7 @@ use super::error::NodeError;
 use super::halt::{HaltServices, StoppedTopic, fulfil};
 use super::infer_once::InferOnce;
 use super::lifecycle::{Lifecycle, Task};
-use super::model::{Model, Progress};
+use super::model::{Model, Progress, StepsAreFixed};
 use super::model_info::ModelInfoTopic;
 use super::outputs::Event;
 use super::qos::QosWatch;
@@ -119,7 +119,7 @@ impl Turn {
     pub(super) fn adopt(&mut self, proposal: &Proposal) -> Result<(), String> {
         if !proposal.changed.is_empty() {
             self.reconfigure(&proposal.config)?;
-            self.model_info.restate(&proposal.facts, self.control.lock().controller());
+            self.model_info.restate(&proposal.facts, self.model.steps(), self.control.lock().controller());
         }
         if let Some(stall) = proposal.config.drill.stall.filter(|_| proposal.names("drill.stall_ms")) {
             tracing::warn!("drill: the inputs are not watched for {} ms", stall.as_millis());
@@ -137,8 +137,12 @@ impl Turn {
     /// Goes on with another set of live parameters. Whatever may refuse them is asked first, so that a refusal changes
     /// nothing.
     fn reconfigure(&mut self, config: &Config) -> Result<(), String> {
-        let clean_up = || format!("`ros2 lifecycle set {} cleanup`", self.own_name);
-        self.model.check(config).map_err(|refusal| format!("{refusal}: {}", clean_up()))?;
+        let deactivate = || format!("`ros2 lifecycle set {} deactivate`", self.own_name);
+        let is_active = self.lifecycle.state() == State::Active;
+        self.model.check(config, is_active).map_err(|refusal| match refusal {
+            StepsAreFixed::Recorded => format!("{refusal}: {}", deactivate()),
+            StepsAreFixed::Busy => refusal.to_string(),
+        })?;
         let played = self.played(config).map_err(|refusal| refusal.to_string())?;
 
         self.control.lock().reconfigure(build::watched(config), played);

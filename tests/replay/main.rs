@@ -9,6 +9,7 @@ mod bags;
 mod batches;
 #[path = "../cli/mod.rs"]
 mod cli;
+mod commands;
 mod comparison;
 mod observations;
 mod outputs;

@@ -40,6 +40,8 @@ pub fn domain() -> u32 {
 pub fn environment(domain: u32) -> Vec<(&'static str, String)> {
     let profile = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/fastdds_shm.xml");
     vec![
+        // The symbols of a backtrace take the thread that has panicked more than a second to find.
+        ("RUST_BACKTRACE", "0".to_owned()),
         ("ROS_DOMAIN_ID", domain.to_string()),
         ("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST".to_owned()),
         ("FASTRTPS_DEFAULT_PROFILES_FILE", profile.display().to_string()),

@@ -140,13 +140,3 @@ fn a_number_of_executed_actions_is_held_to_the_chunk_and_told_with_the_model() {
     let facts = info["facts"].as_array().unwrap();
     assert!(facts.contains(&json!(["execute_steps", "2", "parameter"])), "{facts:?}");
 }
-
-#[test]
-fn a_loaded_model_keeps_its_denoising_steps_and_the_way_out_is_told() {
-    let refused = refusal(&mut node().robot, "steps", &json!(5));
-    assert_eq!(
-        refused,
-        "parameter `steps`: a loaded model keeps its number: deactivate and clean up first: \
-         `ros2 lifecycle set /xvla cleanup`"
-    );
-}

@@ -11,8 +11,11 @@ use xvla_ros::backend::select;
 use xvla_ros::config::{Device, Dtype};
 use xvla_ros::offline::OfflineError;
 use xvla_ros::offline::replay::arrays::write_arrays;
+use xvla_ros::offline::replay::command_comparison::CommandComparison;
 use xvla_ros::offline::replay::comparison::{Comparison, Difference};
+use xvla_ros::offline::replay::difference::ChannelDifference;
 use xvla_ros::offline::replay::page::page;
+use xvla_ros::offline::replay::played_report::PlayedReport;
 use xvla_ros::offline::replay::report::{Report, RunReport};
 use xvla_ros::offline::replay::{Plan, Run, replay};
 use xvla_ros::pipeline::latency::Summary;
@@ -50,11 +53,12 @@ pub struct Args {
     /// How fast recorded time passes.
     #[arg(long, value_enum, default_value_t = RateArg::Max)]
     rate: RateArg,
-    /// Compare with the chunks in the bag. Their seeds and durations are then those of the replay.
+    /// Compare with the chunks in the bag, and with its commands where plans are played. Seeds and durations of the chunks
+    /// are then those of the replay.
     #[arg(long)]
     compare: bool,
-    /// Write every answer as arrays (.npz), or what the node would have published (.mcap). With several backends the arrays
-    /// of each have its name before the ending, and messages are those of the first.
+    /// Write every answer and command as arrays (.npz), or what the node would have published (.mcap). With several backends
+    /// the arrays of each have its name before the ending, and messages are those of the first.
     #[arg(long, value_name = "F.mcap|F.npz", value_parser = output_file)]
     out: Vec<PathBuf>,
     /// Write everything, every answer included, as JSON.
@@ -202,9 +206,13 @@ fn text(report: &Report) -> String {
         parts.push(latencies(report));
     }
     parts.push(frames(report));
-    parts.extend(report.runs.iter().map(notes));
+    for run in &report.runs {
+        parts.push(notes(run));
+        parts.extend(run.played.iter().flat_map(commands));
+    }
     if let Some(comparison) = &report.comparison {
         parts.push(against(comparison));
+        parts.extend(comparison.commands.as_ref().map(against_commands));
         parts.extend(comparison.notes.iter().map(|note| format!("  note: {note}")));
         parts.extend(differences(&comparison.differences));
     }
@@ -215,8 +223,7 @@ fn text(report: &Report) -> String {
 
 /// The line that sums up a comparison.
 fn against(comparison: &Comparison) -> String {
-    let worst = |a: f32, b: f32| if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) };
-    let delta = match comparison.channels.iter().map(|channel| channel.max_abs).reduce(worst) {
+    let delta = match largest(&comparison.channels) {
         Some(largest) => format!("max |Δ| {largest:.2e} over {} of them", comparison.compared),
         None => "no actions to compare".to_owned(),
     };
@@ -227,6 +234,22 @@ fn against(comparison: &Comparison) -> String {
         "against the bag: {same} of {recorded} recorded chunks on the same observations ({share:.1} %), {delta}; {more} more \
          in the replay"
     )
+}
+
+/// The line that sums up a comparison of commands.
+fn against_commands(found: &CommandComparison) -> String {
+    let delta = largest(&found.channels).map_or(String::new(), |largest| format!(", max |Δ| {largest:.2e}"));
+    format!(
+        "  commands: {} of {} recorded ones compared with the replayed plan of their observation{delta}; {} were held or clamped, \
+         the plan of {} was not replayed",
+        found.compared, found.recorded, found.not_of_a_plan, found.not_replayed
+    )
+}
+
+/// The largest difference of all channels; not a number if one has none.
+fn largest(channels: &[ChannelDifference]) -> Option<f32> {
+    let worst = |a: f32, b: f32| if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) };
+    channels.iter().map(|channel| channel.max_abs).reduce(worst)
 }
 
 /// Differences that are alike but for their numbers, counted behind the first of them.
@@ -311,6 +334,36 @@ fn aligned(mut table: Table, first: usize) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.to_string()
+}
+
+/// The lines about what was commanded with one backend.
+fn commands(played: &PlayedReport) -> Vec<String> {
+    const SHOWN: usize = 3;
+    let reaction = played
+        .reaction_ms
+        .map_or(String::new(), |summary| format!("; reaction p50 {:.1} ms, max {:.1} ms", summary.p50, summary.max));
+    let mut lines = vec![format!(
+        "  commands: {} sent at {:.0} Hz, {} held, {} clamped; {} plans taken, {} not; {} commands and plans refused{reaction}",
+        played.commands,
+        played.rate_hz,
+        played.held,
+        played.clamped,
+        played.plans,
+        played.refused_plans,
+        played.rejected
+    )];
+    for reason in played.reasons.iter().take(SHOWN) {
+        lines.push(format!("    {} {}: {}", reason.count, reason.led_to.replace('_', " "), reason.reason));
+    }
+    let hidden = played.reasons.len().saturating_sub(SHOWN);
+    if hidden > 0 {
+        lines.push(format!("    … and {hidden} more reasons (--json, --html)"));
+    }
+    let stops = played.stops.iter();
+    lines.extend(
+        stops.map(|stop| format!("STOPPED at {:.2} s: {}; nothing is commanded after it", stop.at_s, stop.cause)),
+    );
+    lines
 }
 
 /// The line below the tables for one backend.

@@ -29,6 +29,7 @@ const TEXTS: &[(&str, &str)] = &[
         "sensor_msgs/JointState",
         "std_msgs/Header header\nstring[] name\nfloat64[] position\nfloat64[] velocity\nfloat64[] effort\n",
     ),
+    ("std_msgs/Bool", "bool data\n"),
     ("std_msgs/Float32", "float32 data\n"),
     ("std_msgs/Float32MultiArray", "MultiArrayLayout layout\nfloat32[] data\n"),
     ("std_msgs/Header", "builtin_interfaces/Time stamp\nstring frame_id\n"),

@@ -150,6 +150,23 @@ impl Write for Command {
     }
 }
 
+/// A std_msgs/Bool, such as whether the robot is stopped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bool {
+    /// The answer.
+    pub data: bool,
+}
+
+impl Message for Bool {
+    const NAME: &'static str = "std_msgs/msg/Bool";
+}
+
+impl Write for Bool {
+    fn write(&self, writer: &mut CdrWriter) {
+        writer.number(u8::from(self.data));
+    }
+}
+
 /// An xvla_ros/StageLatency: where the time of one inference went. Its header and number are those of the chunk.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StageLatency {

@@ -1,7 +1,7 @@
 //! Observations of a bag, as the node would have chosen them.
 
 use super::{Run, Sample};
-use crate::config::ProprioFeed;
+use crate::config::{OutputMode, ProprioFeed};
 use crate::data::dataset;
 use crate::offline::OfflineError;
 use crate::offline::replay::pass::Kept;
@@ -43,13 +43,15 @@ pub fn choose(
         Latency::Fixed(latency) => latency,
         Latency::Measured => Duration::ZERO,
     };
-    let plan = Plan {
+    let mut plan = Plan {
         backends: if needs_model { plan.backends.iter().take(1).cloned().collect() } else { Vec::new() },
         latency: Latency::Fixed(latency),
         recording: None,
         compares: false,
         ..plan.clone()
     };
+    // A control infers only when it needs a plan, and fewer observations would be left to draw from.
+    plan.config.output.mode = OutputMode::Chunk;
     let found = replay(&plan, stop, observe)?;
     let answers = found.runs.iter().flat_map(|run| &run.findings.answers);
     let numbers = apart(answers.map(|answer| (answer.since_start, answer.number)), every_s);

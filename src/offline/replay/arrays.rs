@@ -2,6 +2,7 @@
 
 use super::Run;
 use super::answer::{Answer, Inferred};
+use super::played::{Commanded, Played};
 use crate::data::DatasetError;
 use crate::data::npy::{NpyArray, NpyData};
 use crate::data::npz::write_npz;
@@ -20,7 +21,16 @@ use std::path::Path;
 /// | `actions_raw` | [N, T, A] float32 | the network's output |
 /// | `seed` | [N] int64 | the seed of the noise, its bits as a signed number |
 ///
-/// Where nothing was inferred, the last three are left out.
+/// Where nothing was inferred, the last three are left out. Where plans were played, there are as well, of every command:
+///
+/// | key | shape | what |
+/// |---|---|---|
+/// | `commands` | [M, C] float32 | what was sent |
+/// | `command_ns` | [M] int64 | its tick in ROS time |
+/// | `command_age_ns` | [M] int64 | the age of the observation that its plan was made of |
+/// | `command_sequence` | [M] int64 | the number of its chunk |
+/// | `command_step` | [M] float32 | where it lies in the plan: 0 is the first step |
+/// | `command_verdict` | [M] uint8 | 0 for the plan's own, 1 for clamped, 2 for held |
 ///
 /// # Errors
 /// The file cannot be written.
@@ -56,5 +66,22 @@ pub fn write_arrays(path: &Path, run: &Run) -> Result<(), DatasetError> {
         let seeds = inferred().map(|inferred| inferred.seed.cast_signed()).collect();
         arrays.push(("seed", NpyArray { shape: vec![rows.len()], data: NpyData::I64(seeds) }));
     }
+    arrays.extend(run.findings.played.iter().flat_map(commands));
     write_npz(path, &arrays)
+}
+
+/// The arrays of what was commanded.
+fn commands(played: &Played) -> [(&'static str, NpyArray); 6] {
+    let count = played.commands.len();
+    let integers = |of: fn(&Commanded) -> i64| NpyData::I64(played.commands.iter().map(of).collect());
+    let column = |data: NpyData| NpyArray { shape: vec![count], data };
+    let shape = vec![count, played.channels.count()];
+    [
+        ("commands", NpyArray { shape, data: NpyData::F32(played.values.clone()) }),
+        ("command_ns", column(integers(|command| command.stamp.nanos))),
+        ("command_age_ns", column(integers(|command| command.plan_age_ns))),
+        ("command_sequence", column(integers(|command| command.sequence.cast_signed()))),
+        ("command_step", column(NpyData::F32(played.commands.iter().map(|command| command.step).collect()))),
+        ("command_verdict", column(NpyData::U8(played.commands.iter().map(|command| command.verdict as u8).collect()))),
+    ]
 }

@@ -2,6 +2,8 @@
 //! why, and how far the actions are apart.
 
 use super::answer::Answer;
+use super::command_comparison::CommandComparison;
+use super::difference::{ChannelDifference, Differences};
 use crate::data::messages::outputs::ActionChunk;
 use crate::robot::model_facts::ModelFacts;
 use crate::types::Stamp;
@@ -25,6 +27,9 @@ pub struct Comparison {
     pub channels: Vec<ChannelDifference>,
     /// Every observation that was not chosen alike.
     pub differences: Vec<Difference>,
+    /// The commands in the bag against the plans of the replay; `None` if there are none, or nothing was played.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commands: Option<CommandComparison>,
     /// What else a person should know before believing the numbers.
     pub notes: Vec<String>,
 }
@@ -47,17 +52,6 @@ pub struct Replayed<'a> {
     pub facts: &'a ModelFacts,
     /// The domain.
     pub domain_id: i64,
-}
-
-/// How far a channel of the actions is apart.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ChannelDifference {
-    /// The channel.
-    pub name: String,
-    /// The largest difference; not a number if one of the values is none, which JSON has as null.
-    pub max_abs: f32,
-    /// The mean of the differences.
-    pub mean_abs: f64,
 }
 
 /// An observation that was chosen by only one of them, or differently.
@@ -106,6 +100,7 @@ pub fn compare(live: Live, replayed: Replayed, notes: Vec<String>) -> Comparison
         compared: alike.len(),
         channels: channels(&alike, &replayed.facts.action_names),
         differences,
+        commands: None,
         notes,
     }
 }
@@ -217,27 +212,11 @@ fn why_not_recorded(reference: Stamp, recorded: &BTreeMap<Stamp, &ActionChunk>) 
 }
 
 fn channels(pairs: &[(&ActionChunk, &Answer)], names: &[String]) -> Vec<ChannelDifference> {
-    if pairs.is_empty() {
-        return Vec::new();
-    }
-    let width = names.len();
-    let mut found: Vec<(f32, f64, u64)> = vec![(0.0, 0.0, 0); width];
+    let mut differences = Differences::of(names.len());
     for (chunk, answer) in pairs {
-        let Some(inferred) = answer.inferred() else { continue };
-        for (index, (live, now)) in chunk.actions.iter().zip(&inferred.actions.data).enumerate() {
-            let Some((max, sum, count)) = found.get_mut(index % width.max(1)) else { continue };
-            let apart = (live - now).abs();
-            // What is no number stays the largest difference.
-            *max = if apart.is_nan() || max.is_nan() { f32::NAN } else { max.max(apart) };
-            (*sum, *count) = (*sum + f64::from(apart), *count + 1);
+        if let Some(inferred) = answer.inferred() {
+            differences.note(&chunk.actions, &inferred.actions.data);
         }
     }
-    let named = names.iter().zip(found);
-    named
-        .map(|(name, (max_abs, sum, count))| ChannelDifference {
-            name: name.clone(),
-            max_abs,
-            mean_abs: if count == 0 { 0.0 } else { sum / count as f64 },
-        })
-        .collect()
+    differences.found(names)
 }

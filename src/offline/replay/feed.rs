@@ -2,13 +2,13 @@
 
 use super::plan::Plan;
 use super::problems::Problems;
-use crate::config::{Config, Transport};
+use crate::config::{Config, OutputMode, Transport};
 use crate::data::bag::{At, Bag, BagMessage, BagTopic, Place, Problem};
 use crate::data::cdr::CdrError;
 use crate::data::messages::inputs::{
     Clock, CompressedImage, Float32, Float32MultiArray, Image, JointState, PoseStamped, Text,
 };
-use crate::data::messages::outputs::{ActionChunk, ModelInfo, StageLatency};
+use crate::data::messages::outputs::{ActionChunk, Command, ModelInfo, StageLatency};
 use crate::data::messages::{Message, Read, check_definition};
 use crate::robot::camera;
 use crate::robot::state::{self, Kind, Reading};
@@ -47,6 +47,8 @@ pub enum Content {
     Chunk(Box<ActionChunk>),
     /// Where the time of a live inference went.
     Latency(Box<StageLatency>),
+    /// What a live node has commanded.
+    Command(Box<Command>),
     /// What a live node has loaded.
     Loaded(Box<ModelInfo>),
 }
@@ -61,6 +63,7 @@ enum Route {
     Clock,
     Chunk,
     Latency,
+    Command,
     Loaded,
 }
 
@@ -77,13 +80,14 @@ impl Route {
             Self::Clock => Clock::NAME,
             Self::Chunk => ActionChunk::NAME,
             Self::Latency => StageLatency::NAME,
+            Self::Command => Command::NAME,
             Self::Loaded => ModelInfo::NAME,
         }
     }
 
     /// Whether it can be missing without a word.
     fn is_optional(self) -> bool {
-        matches!(self, Self::Instruction | Self::Chunk | Self::Latency | Self::Loaded)
+        matches!(self, Self::Instruction | Self::Chunk | Self::Latency | Self::Command | Self::Loaded)
     }
 }
 
@@ -208,7 +212,9 @@ fn wanted(config: &Config, purpose: Purpose) -> Vec<(Route, String)> {
     let Purpose::Inputs { sim_time } = purpose else {
         let outputs =
             [(Route::Chunk, "~/action_chunk"), (Route::Latency, "~/stage_latency"), (Route::Loaded, "~/model_info")];
-        return outputs.map(|(route, topic)| (route, topic.to_owned())).to_vec();
+        let command = if config.shadow { "~/shadow/command" } else { "~/command" };
+        let commands = (config.output.mode == OutputMode::Stream).then_some((Route::Command, command));
+        return outputs.into_iter().chain(commands).map(|(route, topic)| (route, topic.to_owned())).collect();
     };
     let cameras = config.cameras.iter().enumerate().map(|(index, camera)| {
         let route = match camera.settings.transport {
@@ -291,6 +297,7 @@ fn content(route: Route, data: &[u8]) -> Result<(Content, Option<Stamp>), CdrErr
             (Content::Chunk(Box::new(chunk)), Some(stamp))
         }
         Route::Latency => (Content::Latency(Box::new(StageLatency::from_cdr(data)?)), None),
+        Route::Command => (Content::Command(Box::new(Command::from_cdr(data)?)), None),
         Route::Loaded => (Content::Loaded(Box::new(ModelInfo::from_cdr(data)?)), None),
     })
 }

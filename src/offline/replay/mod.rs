@@ -8,24 +8,33 @@
 //! | the passes over the bag, one per backend | [`passes`] |
 //! | a node's turns in recorded time | [`pass`] |
 //! | its inference thread in recorded time | [`simulation`] |
+//! | its control in recorded time, and what that has commanded | [`playing`], [`played`], [`reasons`] |
 //! | one observation and its answer | [`answer`] |
 //! | what to replay, and how | [`plan`] |
 //! | what the node would have published | [`recording`] |
 //! | every answer as arrays | [`arrays`] |
-//! | chunks that were recorded live | [`comparison`] |
+//! | chunks and commands that were recorded live | [`comparison`], [`command_comparison`], [`difference`] |
 //! | everything that was found, and as a page | [`report`], [`page`] |
+//! | what was commanded, in numbers and on the page | [`played_report`], [`commands_page`] |
 //! | faults of the bag | [`problems`] |
 
 pub mod answer;
 pub mod arrays;
+pub mod command_comparison;
+pub mod commands_page;
 pub mod comparison;
+pub mod difference;
 pub mod evidence;
 pub mod feed;
 pub mod page;
 pub mod pass;
 pub mod passes;
 pub mod plan;
+pub mod played;
+pub mod played_report;
+pub mod playing;
 pub mod problems;
+pub mod reasons;
 pub mod recording;
 pub mod report;
 pub mod simulation;
@@ -40,6 +49,7 @@ use crate::pipeline::{Folders, PipelineError, state_spec};
 use crate::robot::deployment;
 use crate::robot::model_facts::ModelFacts;
 use crate::types::Stamp;
+use command_comparison::LiveCommands;
 use evidence::{Evidence, published};
 use feed::{Content, Feed, Purpose};
 use pass::{Findings, Kept};
@@ -68,6 +78,8 @@ pub struct Replay {
     pub problems: Problems,
     /// The chunks that were published live, if they are compared, each with the moment of that.
     pub recorded: Vec<(Stamp, ActionChunk)>,
+    /// The commands that were published live, if they are compared.
+    pub commands: LiveCommands,
     /// What keeps the comparison from telling more.
     pub notes: Vec<String>,
     /// Why there are no passes of further backends.
@@ -116,7 +128,7 @@ pub fn replay_keeping(
     let state = state_spec(Folders::new(&plan.config.checkpoint, plan.config.adapter.as_deref()))
         .map_err(PipelineError::from)?;
     deployment::check_state(&plan.config, &state)?;
-    let Chunks { recorded, live, evidence, notes } =
+    let Chunks { recorded, commands, live, evidence, notes } =
         if plan.compares { chunks(plan, &bag, &mut problems, stop) } else { Chunks::default() };
     let passes = Passes { plan, bag: &bag, state: &state, live, evidence, stop };
     let (mut runs, mut failure): (Vec<Run>, _) = (Vec::new(), None);
@@ -140,13 +152,14 @@ pub fn replay_keeping(
             }
         }
     }
-    Ok(Replay { runs, problems, recorded, notes, failure, interrupted: stop.load(Ordering::Relaxed) })
+    Ok(Replay { runs, problems, recorded, commands, notes, failure, interrupted: stop.load(Ordering::Relaxed) })
 }
 
 /// What a bag says of a live node.
 #[derive(Default)]
 struct Chunks {
     recorded: Vec<(Stamp, ActionChunk)>,
+    commands: LiveCommands,
     live: Recorded,
     evidence: Option<Evidence>,
     notes: Vec<String>,
@@ -168,6 +181,7 @@ fn chunks(plan: &Plan, bag: &Bag, problems: &mut Problems, stop: &AtomicBool) ->
                 found.recorded.push((published, *chunk));
             }
             Content::Latency(latency) => latencies.push(*latency),
+            Content::Command(command) => found.commands.push(*command, arrival.received),
             Content::Loaded(_) => live.ready = live.ready.or(arrival.received),
             _ => {}
         });

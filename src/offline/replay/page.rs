@@ -1,5 +1,6 @@
 //! A replay as one self-contained page.
 
+use super::commands_page;
 use super::report::{Report, RunReport};
 use crate::offline::markup::{self, Series, line_plot};
 use crate::pipeline::latency::Summary;
@@ -20,6 +21,9 @@ pub fn page(report: &Report) -> String {
         (ages(report))
         (frames(report))
         (actions(report))
+        @for run in &report.runs {
+            @if let Some(played) = &run.played { (commands_page::commands(name(run), played)) }
+        }
         (comparison(report))
         (health(report))
         (problems(report))
@@ -171,6 +175,7 @@ fn comparison(report: &Report) -> Markup {
                     }
                 }
             }
+            @if let Some(commands) = &comparison.commands { (commands_page::comparison(commands)) }
             @if !comparison.differences.is_empty() {
                 table {
                     tr { th { "observation, ns" } th { "chosen by" } th { "why" } }

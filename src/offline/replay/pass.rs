@@ -3,6 +3,8 @@
 use super::answer::{Answer, Chosen};
 use super::evidence::Moved;
 use super::feed::{Arrival, Content};
+use super::played::Played;
+use super::playing::Playing;
 use super::problems::Problems;
 use super::recording::Recording;
 use super::simulation::{Counts, Ended, Simulation};
@@ -27,6 +29,8 @@ use std::time::{Duration, Instant};
 const TURN_NS: i64 = 10_000_000;
 /// Silence after which nothing changes any more, ns: every input is too old by then.
 const SILENCE_NS: i64 = 60_000_000_000;
+/// How far an inference that a control wants may be from the one that is known to have been made for it, ns.
+const WISH_NS: i64 = 50_000_000;
 /// The time between two looks at the counts.
 const SECOND: Duration = Duration::from_secs(1);
 /// Frames whose places are remembered.
@@ -59,6 +63,8 @@ pub struct Findings {
     pub messages: u64,
     /// The stamps of all frames in the bag, one list per camera, in order.
     pub frames: Vec<Vec<Stamp>>,
+    /// What was commanded; `None` where chunks are only published.
+    pub played: Option<Played>,
 }
 
 /// What became of a camera's frames.
@@ -119,6 +125,8 @@ pub struct Pass<'p> {
     topics: Vec<String>,
     policy_loop: PolicyLoop,
     simulation: Simulation<'p>,
+    /// What plays the plans; `None` where chunks are only published.
+    playing: Option<Playing>,
     /// The present on the steady clock at the first moment.
     base: Instant,
     /// The first moment.
@@ -131,8 +139,9 @@ pub struct Pass<'p> {
     recording: Option<Recording>,
     /// Turns in which the node is known to have chosen an observation, those that are to come.
     known_turns: VecDeque<Stamp>,
-    /// Half the time between two inferences at the pace of the deployment, ns; 0 without a rate.
-    half_period_ns: i64,
+    /// How long before a known turn an inference that is due is taken for that turn's, ns: half the time between two at the
+    /// pace of the deployment; 0 without a rate.
+    early_ns: i64,
     /// A known turn whose messages are being taken.
     open: Option<Stamp>,
     next_tick: Stamp,
@@ -163,11 +172,12 @@ impl<'p> Pass<'p> {
             recording,
             policy_loop: PolicyLoop::new(config, inputs),
             simulation,
+            playing: None,
             base: Instant::now(),
             start: None,
             sim_time: sim_time.then_some(None),
             known_turns: VecDeque::new(),
-            half_period_ns: if config.policy.rate_hz > 0.0 { (0.5e9 / config.policy.rate_hz) as i64 } else { 0 },
+            early_ns: if config.policy.rate_hz > 0.0 { (0.5e9 / config.policy.rate_hz) as i64 } else { 0 },
             open: None,
             next_tick: Stamp::default(),
             next_second: Duration::ZERO,
@@ -186,6 +196,13 @@ impl<'p> Pass<'p> {
         self.known_turns = turns.collect();
     }
 
+    /// Plays the plans with `playing`, and infers when it wants one.
+    pub fn play(&mut self, playing: Playing) {
+        self.simulation.plan_for(playing.control().clone());
+        self.playing = Some(playing);
+        self.early_ns = self.early_ns.max(WISH_NS);
+    }
+
     /// Takes a message at its moment, after everything that happens before.
     ///
     /// # Errors
@@ -197,6 +214,7 @@ impl<'p> Pass<'p> {
             (self.start, self.next_tick) = (Some(at), at);
             let from_ns = i64::try_from(self.from.as_nanos()).unwrap_or(i64::MAX);
             self.simulation.wait_until(Stamp { nanos: at.nanos.saturating_add(from_ns) });
+            self.playing.iter_mut().for_each(|playing| playing.begin(at));
         }
         self.close(Some(at), problems)?;
         self.advance_to(at, problems)?;
@@ -230,6 +248,9 @@ impl<'p> Pass<'p> {
     /// The recording cannot be written.
     pub fn end(&mut self, problems: &mut Problems) -> Result<(), DatasetError> {
         self.close(None, problems)?;
+        if let Some((_, last)) = self.findings.moments {
+            self.tick_until(Stamp { nanos: last.nanos.saturating_add(1) })?;
+        }
         while let Some(end) = self.simulation.next_end() {
             let now = self.now(end);
             self.simulation.set_now(end, now.stamp);
@@ -251,6 +272,7 @@ impl<'p> Pass<'p> {
         self.findings.cameras = inputs.cameras().iter().map(CameraCounts::of).collect();
         self.findings.time_jumps = inputs.time_jumps();
         self.findings.counts = self.simulation.counts();
+        self.findings.played = self.playing.map(Playing::played);
         self.findings
     }
 
@@ -267,13 +289,16 @@ impl<'p> Pass<'p> {
         if at.nanos.saturating_sub(self.next_tick.nanos) > 2 * SILENCE_NS {
             self.advance_to(Stamp { nanos: self.next_tick.nanos + SILENCE_NS }, problems)?;
             self.next_tick = at;
+            self.playing.iter_mut().for_each(|playing| playing.skip_to(at));
         }
         loop {
             let end = self.simulation.next_end();
             let others = end.into_iter().chain(self.known_turns.front().copied());
             let next = others.fold(self.next_tick, Stamp::min);
             // What arrives at the same moment arrives first.
-            if next > at || (next == at && end != Some(at)) {
+            let is_over = next > at || (next == at && end != Some(at));
+            self.tick_until(next.min(at))?;
+            if is_over {
                 return Ok(());
             }
             self.turn(next, problems)?;
@@ -281,9 +306,26 @@ impl<'p> Pass<'p> {
     }
 
     fn now(&self, at: Stamp) -> Now {
+        Now { stamp: self.sim_time.map_or(at, Option::unwrap_or_default), at: self.steady(at) }
+    }
+
+    /// A moment on the steady clock.
+    fn steady(&self, at: Stamp) -> Instant {
         let since = at.nanos.saturating_sub(self.start.unwrap_or(at).nanos);
-        let steady = self.base + Duration::from_nanos(u64::try_from(since).unwrap_or(0));
-        Now { stamp: self.sim_time.map_or(at, Option::unwrap_or_default), at: steady }
+        self.base + Duration::from_nanos(u64::try_from(since).unwrap_or(0))
+    }
+
+    /// Sends what the ticks before `moment` have. A tick at the moment of a turn comes after it.
+    fn tick_until(&mut self, moment: Stamp) -> Result<(), DatasetError> {
+        while let Some(at) = self.playing.as_mut().and_then(|playing| playing.next_before(moment)) {
+            let now = self.now(at);
+            let since_start = now.at.saturating_duration_since(self.base);
+            let sent = self.playing.as_mut().and_then(|playing| playing.tick(now, since_start));
+            if let Some(recording) = &mut self.recording {
+                recording.ticked(sent.as_ref(), now)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a message into the inputs.
@@ -308,6 +350,7 @@ impl<'p> Pass<'p> {
         }
         self.policy_loop.follow_instruction(&mut self.simulation);
         let health = Health::of_inputs(&self.policy_loop.inputs, now);
+        let is_halted = self.watch(&health, now);
         let mut is_known = false;
         while self.known_turns.front().is_some_and(|turn| *turn <= at) {
             is_known = self.known_turns.pop_front().is_some();
@@ -316,10 +359,10 @@ impl<'p> Pass<'p> {
             // That it was due is known, whatever the pace.
             self.policy_loop.inputs.pace.ask();
         }
-        let is_next = |turn: &Stamp| turn.nanos.saturating_sub(at.nanos) < self.half_period_ns;
+        let is_next = |turn: &Stamp| turn.nanos.saturating_sub(at.nanos) < self.early_ns;
         // An inference that is due now and known to have begun a moment later is the same one.
         let is_early = !is_known && self.known_turns.front().is_some_and(is_next);
-        if !(is_early && health.may_act) {
+        if !(is_halted || is_early && health.may_act) {
             self.policy_loop.infer(now, &health, &mut self.simulation);
         }
         if is_known {
@@ -332,6 +375,14 @@ impl<'p> Pass<'p> {
             self.note(now, health);
         }
         Ok(())
+    }
+
+    /// Tells the control what the rest of the node is like. Returns whether the robot is stopped.
+    fn watch(&mut self, health: &Health, now: Now) -> bool {
+        let busy = self.simulation.busy_since().map(|since| self.steady(since));
+        let Some(playing) = &mut self.playing else { return false };
+        playing.watch(&self.policy_loop.inputs, health, busy, self.simulation.lost_backend(), now);
+        playing.is_halted()
     }
 
     fn feed(&mut self, arrival: Arrival, now: Now) {
@@ -347,7 +398,7 @@ impl<'p> Pass<'p> {
             }
             Content::State(index, reading) => inputs.state(index, reading, arrival.stamp, now),
             Content::Instruction(text) => inputs.instruction(text, Origin::Volatile, now),
-            Content::Clock(_) | Content::Chunk(_) | Content::Latency(_) | Content::Loaded(_) => {}
+            Content::Clock(_) | Content::Chunk(_) | Content::Latency(_) | Content::Command(_) | Content::Loaded(_) => {}
         }
     }
 
@@ -368,6 +419,12 @@ impl<'p> Pass<'p> {
             Some(Delivery::Outcome(mut outcome)) => {
                 let used = outcome.observation.views.iter().enumerate().filter(|(_, view)| view.is_some());
                 used.for_each(|(camera, _)| inputs.decoded(camera, None, now));
+                if let Some(playing) = &mut self.playing {
+                    match &outcome.result {
+                        Ok(inference) => playing.inferred(&outcome.observation, inference, now.stamp),
+                        Err(error) => playing.failed(&error.to_string()),
+                    }
+                }
                 if let Some(recording) = &mut self.recording {
                     recording.answered(&mut outcome, now)?;
                 }

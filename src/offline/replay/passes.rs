@@ -4,6 +4,7 @@ use super::evidence::Evidence;
 use super::feed::{Feed, Purpose};
 use super::pass::{Findings, Kept, Pass};
 use super::plan::Plan;
+use super::playing::Playing;
 use super::problems::Problems;
 use super::recording::Recording;
 use super::simulation::{Recorded, Simulation};
@@ -134,12 +135,16 @@ impl Passes<'_> {
         let pipeline = model.map(|model| &model.pipeline);
         let mut simulation = Simulation::new(pipeline, feedback, plan.latency, plan.seed, self.live.clone());
         simulation.keep(plan.kept.clone());
+        let play = |model: &Model| Playing::of(&plan.config, &model.facts, &model.pipeline).transpose();
+        let playing = model.and_then(play).transpose()?;
+        let control = playing.as_ref().map(Playing::control);
         let recording = recording
             .zip(model)
-            .map(|(path, model)| Recording::create(path, plan, &model.facts, &model.pipeline))
+            .map(|(path, model)| Recording::create(path, plan, &model.facts, &model.pipeline, control))
             .transpose()?;
         let topics = self.bag.topics().iter().map(|topic| topic.name.clone()).collect();
         let mut pass = Pass::new(&plan.config, topics, inputs, simulation, plan.sim_time, plan.from, recording);
+        playing.into_iter().for_each(|playing| pass.play(playing));
         pass.follow(self.evidence.iter().flat_map(Evidence::turns));
         Ok(pass)
     }

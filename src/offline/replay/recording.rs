@@ -5,14 +5,16 @@ use super::simulation::Counts;
 use crate::data::DatasetError;
 use crate::data::mcap_writer::{McapWriter, OfferedQos, Topic};
 use crate::data::messages::diagnostics::DiagnosticArray;
-use crate::data::messages::outputs::{ActionChunk, ModelInfo, StageLatency};
+use crate::data::messages::outputs::{ActionChunk, Bool, Command, ModelInfo, StageLatency};
 use crate::pipeline::Pipeline;
 use crate::pipeline::latency::milliseconds;
 use crate::pipeline::worker::Outcome;
+use crate::robot::control::{Sent, SharedControl};
 use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
 use crate::robot::model_facts::ModelFacts;
 use crate::robot::reporting::chunk::{ChunkReport, e2e_ms};
+use crate::robot::reporting::command::command;
 use crate::robot::reporting::diagnostics::DiagnosticReport;
 use crate::robot::reporting::model_info::model_info;
 use crate::robot::reporting::record::SharedRecord;
@@ -35,14 +37,31 @@ pub struct Recording {
     diagnostic_report: DiagnosticReport,
     record: SharedRecord,
     latency: Latency,
+    commands: Option<Commands>,
+}
+
+/// The topics of what is commanded.
+struct Commands {
+    control: SharedControl,
+    frame_id: String,
+    commands: Topic<Command>,
+    stopped: Topic<Bool>,
+    /// What was said last of whether the robot is stopped.
+    said: Option<bool>,
 }
 
 impl Recording {
-    /// Begins a file at `path`, of the topics that the node of `plan` has.
+    /// Begins a file at `path`, of the topics that the node of `plan` has. Its plans are played by `control`, if they are.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn create(path: &Path, plan: &Plan, facts: &ModelFacts, pipeline: &Pipeline) -> Result<Self, DatasetError> {
+    pub fn create(
+        path: &Path,
+        plan: &Plan,
+        facts: &ModelFacts,
+        pipeline: &Pipeline,
+        control: Option<&SharedControl>,
+    ) -> Result<Self, DatasetError> {
         let mut writer = McapWriter::create(path)?;
         let last_ten = OfferedQos { depth: 10, transient_local: false };
         let latched = OfferedQos { depth: 1, transient_local: true };
@@ -50,15 +69,21 @@ impl Recording {
         record.lock().facts = Some(facts.clone());
         record.lock().runtime = Some(pipeline.runtime());
         let name = |topic: &str| plan.names.resolve(topic);
+        let mut diagnostic_report = DiagnosticReport::new(plan.names.node(), &plan.config, record.clone());
+        control.into_iter().for_each(|control| diagnostic_report.tell_of(control.clone()));
+        let locked = control.map(SharedControl::lock);
+        let controller = locked.as_ref().and_then(|control| control.controller());
+        let info = model_info(&plan.config, &plan.facts, facts, pipeline, controller, Stamp::default());
         Ok(Self {
             chunks: writer.topic(&name("~/action_chunk"), last_ten)?,
             latencies: writer.topic(&name("~/stage_latency"), last_ten)?,
             diagnostics: writer.topic(&name("/diagnostics"), last_ten)?,
             infos: writer.topic(&name("~/model_info"), latched)?,
-            info: Some(model_info(&plan.config, &plan.facts, facts, pipeline, None, Stamp::default())),
+            commands: control.map(|control| Commands::create(&mut writer, plan, control)).transpose()?,
+            info: Some(info),
             facts: facts.clone(),
             chunk_report: ChunkReport::new(&plan.config),
-            diagnostic_report: DiagnosticReport::new(plan.names.node(), &plan.config, record.clone()),
+            diagnostic_report,
             record,
             latency: plan.latency,
             writer,
@@ -101,6 +126,7 @@ impl Recording {
         if let Some(mut info) = self.info.take() {
             info.header.stamp = now.stamp;
             self.writer.write(&mut self.infos, now.stamp, &info)?;
+            self.ticked(None, now)?;
         }
         let mut record = self.record.lock();
         (record.superseded, record.withdrawn) = (counts.superseded, counts.withdrawn);
@@ -111,12 +137,42 @@ impl Recording {
         }
     }
 
+    /// Writes what the node publishes of a tick at which this was sent, if anything was.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn ticked(&mut self, sent: Option<&Sent>, now: Now) -> Result<(), DatasetError> {
+        let Some(Commands { control, frame_id, commands, stopped, said }) = &mut self.commands else { return Ok(()) };
+        let control = control.lock();
+        let is_stopped = control.halt().stopped().is_some();
+        if said.replace(is_stopped) != Some(is_stopped) {
+            self.writer.write(stopped, now.stamp, &Bool { data: is_stopped })?;
+        }
+        let Some(sent) = sent else { return Ok(()) };
+        self.writer.write(commands, now.stamp, &command(&control, sent, now.stamp, frame_id))
+    }
+
     /// Completes the file.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn finish(self) -> Result<(), DatasetError> {
         self.writer.finish()
+    }
+}
+
+impl Commands {
+    fn create(writer: &mut McapWriter, plan: &Plan, control: &SharedControl) -> Result<Self, DatasetError> {
+        let last_ten = OfferedQos { depth: 10, transient_local: false };
+        let latched = OfferedQos { depth: 1, transient_local: true };
+        let topic = if plan.config.shadow { "~/shadow/command" } else { "~/command" };
+        Ok(Self {
+            control: control.clone(),
+            frame_id: plan.config.frame_id.clone(),
+            commands: writer.topic(&plan.names.resolve(topic), last_ten)?,
+            stopped: writer.topic(&plan.names.resolve("~/stopped"), latched)?,
+            said: None,
+        })
     }
 }
 

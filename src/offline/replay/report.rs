@@ -1,10 +1,12 @@
 //! Everything that a replay has found; [`serde::Serialize`] gives its JSON.
 
 use super::answer::{Answer, Inferred};
+use super::command_comparison::compare_commands;
 use super::comparison::{Comparison, Live, Replayed, compare};
 use super::evidence::Moved;
 use super::pass::CameraCounts;
 use super::plan::{Clockwork, Latency};
+use super::played_report::PlayedReport;
 use super::{Plan, Replay, Run};
 use crate::data::bag::BagError;
 use crate::offline::machine::{Machine, Versions};
@@ -105,6 +107,9 @@ pub struct RunReport {
     pub max_abs_delta: Option<f32>,
     /// Names of the channels of an action.
     pub action_names: Vec<String>,
+    /// What was commanded; `None` where chunks are only published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub played: Option<PlayedReport>,
     /// Every answer.
     pub answers: Vec<AnswerReport>,
     /// The counts of the cameras, once a second.
@@ -252,6 +257,7 @@ impl RunReport {
             speed_without_inference: recorded_s / without_inference_s,
             max_abs_delta: other.map(|other| largest_delta(&other.findings.answers, &findings.answers)),
             action_names: run.facts.as_ref().map(|facts| facts.action_names.clone()).unwrap_or_default(),
+            played: findings.played.as_ref().map(PlayedReport::new),
             answers: findings.answers.iter().map(AnswerReport::new).collect(),
             seconds: findings
                 .seconds
@@ -300,7 +306,9 @@ fn comparison(plan: &Plan, replay: &Replay, run: &Run) -> Option<Comparison> {
     let chunks: Vec<_> =
         replay.recorded.iter().filter(|(published, _)| is_in_part(published)).map(|(_, chunk)| chunk).collect();
     let replayed = Replayed { answers: &findings.answers, facts, domain_id: plan.config.domain_id.unwrap_or_default() };
-    Some(compare(Live { chunks: &chunks, seen: &seen }, replayed, replay.notes.clone()))
+    let found = compare(Live { chunks: &chunks, seen: &seen }, replayed, replay.notes.clone());
+    let commands = findings.played.as_ref().map(|played| compare_commands(&replay.commands, played, is_in_part));
+    Some(Comparison { commands: commands.filter(|commands| commands.recorded > 0), ..found })
 }
 
 /// The summaries of the stages. Decoding is part of preprocessing, as in `~/stage_latency`.

@@ -6,6 +6,7 @@ use super::plan::Latency;
 use crate::pipeline::feedback::Feedback;
 use crate::pipeline::worker::{Delivery, Offer, Outcome};
 use crate::pipeline::{InFlight, Noise, Pipeline, Request};
+use crate::robot::control::SharedControl;
 use crate::robot::policy_loop::Policy;
 use crate::robot::selection::{Selection, Undecodable};
 use crate::types::{Observation, Stamp};
@@ -45,6 +46,8 @@ pub struct Simulation<'p> {
     latency: Latency,
     seed: u64,
     recorded: Recorded,
+    /// What plays the plans; `None` where chunks are only published.
+    control: Option<SharedControl>,
     /// The inferences of which the observation is kept, by their number.
     kept: BTreeSet<u64>,
     now: Stamp,
@@ -77,7 +80,10 @@ struct Waiting {
 
 struct UnderWay {
     number: u64,
+    /// When it began, in recorded time.
+    since: Stamp,
     ends: Stamp,
+    /// When it began, in ROS time.
     began: Stamp,
     epoch: u64,
     chosen: Chosen,
@@ -114,6 +120,7 @@ impl<'p> Simulation<'p> {
             latency,
             seed,
             recorded,
+            control: None,
             kept: BTreeSet::new(),
             now: Stamp::default(),
             ros_now: Stamp::default(),
@@ -135,6 +142,21 @@ impl<'p> Simulation<'p> {
     /// Keeps the observations of the inferences with these numbers.
     pub fn keep(&mut self, numbers: BTreeSet<u64>) {
         self.kept = numbers;
+    }
+
+    /// Infers only when `control` wants a plan, and makes those of an epoch that is over count for nothing there as well.
+    pub fn plan_for(&mut self, control: SharedControl) {
+        self.control = Some(control);
+    }
+
+    /// Since when an inference is under way, in recorded time, if one is. It counts even if its answer will not.
+    pub fn busy_since(&self) -> Option<Stamp> {
+        self.under_way.front().map(|first| first.since)
+    }
+
+    /// What became of the configured backend, if it is lost.
+    pub fn lost_backend(&self) -> Option<String> {
+        self.pipeline?.runtime().degraded.as_ref().map(ToString::to_string)
     }
 
     /// Lets no inference begin before `moment`.
@@ -212,6 +234,7 @@ impl<'p> Simulation<'p> {
         let ends = after(self.now, took).max(self.under_way.back().map_or(self.now, |last| last.ends));
         self.under_way.push_back(UnderWay {
             number,
+            since: self.now,
             ends,
             began: self.ros_now,
             epoch: self.epoch,
@@ -263,6 +286,9 @@ impl Policy for Simulation<'_> {
 
     fn begin_epoch(&mut self) -> Option<Selection> {
         self.epoch += 1;
+        if let Some(control) = &self.control {
+            control.lock().begin_epoch();
+        }
         let withdrawn = self.slot.take()?;
         self.counts.withdrawn += 1;
         Some(withdrawn.selection)
@@ -272,8 +298,11 @@ impl Policy for Simulation<'_> {
         self.feedback.reset();
     }
 
-    fn wants_plan(&self, _now: Stamp) -> bool {
-        true
+    fn wants_plan(&self, now: Stamp) -> bool {
+        // What waits while nothing is under way is what the node has passed over.
+        let is_idle = self.under_way.is_empty();
+        // Where chunks are only published, the newest observation waits for its turn.
+        self.control.as_ref().is_none_or(|control| is_idle && control.lock().wants_plan(now))
     }
 }
 

@@ -173,8 +173,7 @@ impl Controller {
         self.latest
     }
 
-    /// Why a tick did not send its plan's own command, and when that was so last. Before the first command it is no trouble
-    /// that there is none.
+    /// Why a tick did not send its plan's own command, and when that was so last. To wait for the first plan is no trouble.
     pub fn trouble(&self) -> Option<(Cause, Instant)> {
         self.trouble
     }
@@ -223,7 +222,7 @@ impl Controller {
     }
 
     /// The plan that was played last.
-    pub(super) fn present_plan(&self) -> Option<&Plan> {
+    pub fn present_plan(&self) -> Option<&Plan> {
         self.player.current()
     }
 
@@ -241,12 +240,17 @@ impl Controller {
 
     pub(super) fn tick(&mut self, now: Now, halt: &mut Halt, watch: &Watch) -> Option<Sent> {
         let sent = match self.next(halt.is_paused(), watch, now) {
-            Next::Send(sent) => Some(sent),
-            Next::React(cause, reaction) => self.react(cause, reaction, now, halt, watch),
+            Next::Send(sent) => {
+                self.trouble = sent.cause.map(|cause| (cause, now.at)).or(self.trouble);
+                Some(sent)
+            }
+            Next::React(cause, reaction) => {
+                // A robot that was not moved yet waits for what has not come.
+                let is_waiting = self.sent == 0 && matches!(cause, Cause::Inputs | Cause::NoPlan | Cause::Starved(_));
+                self.trouble = (!is_waiting).then_some((cause, now.at)).or(self.trouble);
+                self.react(cause, reaction, now, halt, watch)
+            }
         };
-        if let Some(Sent { cause: Some(cause), .. }) = sent {
-            self.trouble = Some((cause, now.at));
-        }
         self.latest = sent.or(self.latest);
         sent
     }

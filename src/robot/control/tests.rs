@@ -254,8 +254,11 @@ fn inferences_that_fail_one_after_the_other_hold_the_robot() {
     assert_eq!(bench.sent(200), Some((1.5, Verdict::Held, Some("inference fails"))));
 }
 
+/// A value, what became of it, and why.
+type Told = (f32, Verdict, Option<&'static str>);
+
 /// What is sent while the backend is lost, after 1.0 was.
-fn sent_without_the_backend(on_backend: OnBackend) -> (Bench, Option<(f32, Verdict, Option<&'static str>)>) {
+fn sent_without_the_backend(on_backend: OnBackend) -> (Bench, Option<Told>) {
     let mut bench = Bench::with(Settings { on_backend, ..settings() }, |_| ());
     bench.plan(0, &[1.0, 2.0]).unwrap();
     bench.value(100);
@@ -340,6 +343,15 @@ fn a_command_beyond_its_limit_is_not_sent_and_the_one_before_is_held() {
     let cause = held.cause.unwrap();
     assert_eq!(bench.controller.words(&cause), "joint 1.500 is above 1.000");
     assert_eq!(bench.sent(300), Some((0.5, Verdict::Pass, None)));
+}
+
+#[test]
+fn a_first_command_that_is_refused_is_told_although_there_is_nothing_to_hold() {
+    let mut bench = Bench::with(settings(), below_one);
+    bench.plan(0, &[1.5]).unwrap();
+    assert_eq!(bench.sent(100), None);
+    let (trouble, _) = bench.controller.controller().unwrap().trouble().unwrap();
+    assert_eq!(bench.controller.words(&trouble), "joint 1.500 is above 1.000");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What diagnostics tell of the commands: whether they are sent, why not, and how well in time.
 
 use crate::pipeline::latency::milliseconds;
-use crate::robot::control::{Cause, Control, Controller, Halt};
+use crate::robot::control::{Cause, Control, Controller, Halt, Verdict};
 use crate::robot::health::{Health, Level};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,11 @@ pub fn health(control: &Control, now: Instant) -> Option<Health> {
         return Some(Health { may_act: false, ..Health::new(Level::Ok, "inactive: nothing is commanded") });
     }
     Some(match (recent_trouble(controller, now), controller.latest()) {
-        (Some(cause), _) => Health::new(Level::Warn, format!("held: {}", control.words(&cause))),
+        (Some(cause), Some(sent)) if sent.verdict != Verdict::Clamped => {
+            Health::new(Level::Warn, format!("held: {}", control.words(&cause)))
+        }
+        (Some(cause), Some(_)) => Health::new(Level::Warn, format!("clamped: {}", control.words(&cause))),
+        (Some(cause), None) => Health::new(Level::Warn, format!("not moved yet: {}", control.words(&cause))),
         (None, Some(sent)) => Health::new(Level::Ok, format!("chunk {} is played", sent.sequence)),
         (None, None) => Health::new(Level::Ok, "waiting for the first plan"),
     })
