@@ -19,7 +19,7 @@ ifeq ($(CUDA),1)
 endif
 ENVIRONMENT := source scripts/env.sh
 
-.PHONY: help setup build test fuzz demo lint format clean
+.PHONY: help setup build test fuzz demo soak lint format clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -49,8 +49,11 @@ fuzz: setup ## damage checkpoints and batches in many ways, for minutes, and rea
 	@$(ENVIRONMENT)
 	XVLA_FUZZ_CASES="$${XVLA_FUZZ_CASES:-20000}" cargo test $(CARGO_FLAGS) --features $(FEATURES) --test fuzz_files
 
-demo: build ## watch the node answer two cameras over real ROS 2 topics
+demo: build ## watch the node answer two cameras over real ROS 2 topics, and move an arm
 	@scripts/demo.sh
+
+soak: build ## hold the node's commands to its promises for ten minutes (less: SECONDS=60, or MINUTES=2)
+	@tools/soak.sh $(if $(SECONDS),--seconds $(SECONDS),$(if $(MINUTES),--minutes $(MINUTES)))
 
 lint: setup ## check formatting and run clippy, warnings being errors
 	@$(ENVIRONMENT)

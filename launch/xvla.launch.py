@@ -31,6 +31,12 @@ PARAMETERS = {
     "instruction": "instruction until one arrives on the topic",
 }
 
+# Arguments that set the parameter of the same name to true or false, with their descriptions.
+FLAGS = {
+    "use_sim_time": "whether time comes from /clock",
+    "shadow": "whether commands go to ~/shadow/... only; false lets them move the robot",
+}
+
 # Arguments that remap a topic, with the node's own name of that topic.
 TOPICS = {
     "instruction_topic": "instruction",
@@ -46,7 +52,8 @@ CAMERA_ARGUMENT = "_image"
 # Arguments for the process, with their defaults and descriptions.
 PROCESS = {
     "log_level": ("", "level of the node's log: debug, info, warn, error or fatal"),
-    "respawn": ("false", "whether the node is started again when it ends"),
+    # A stop that was asked for holds for one process only: a node that comes back by itself would move the robot again.
+    "respawn": ("false", "whether the node is started again when it ends; it forgets a stop that nobody has released"),
     "respawn_delay": ("2.0", "seconds before it is started again"),
 }
 
@@ -111,9 +118,9 @@ def node_parameters(context: LaunchContext) -> list[str | dict[str, str | bool |
     cameras = argument(context, "cameras").strip("[] ").replace(",", " ").split()
     if cameras:
         given["cameras"] = cameras
-    use_sim_time = argument(context, "use_sim_time")
-    if use_sim_time:
-        given["use_sim_time"] = truth("use_sim_time", use_sim_time)
+    for name in FLAGS:
+        if value := argument(context, name):
+            given[name] = truth(name, value)
     if given:
         parameters.append(given)
     return parameters
@@ -148,12 +155,11 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             "cameras", default_value="", description="names of the cameras in the checkpoint's order, as [front, wrist]"
         ),
-        DeclareLaunchArgument("use_sim_time", default_value="", description="whether time comes from /clock"),
         DeclareLaunchArgument("namespace", default_value="", description="namespace of the node and its topics"),
     ]
     arguments += [
         DeclareLaunchArgument(name, default_value="", description=meaning)
-        for name, meaning in (FOLDERS | PARAMETERS).items()
+        for name, meaning in (FOLDERS | PARAMETERS | FLAGS).items()
     ]
     arguments += [
         DeclareLaunchArgument(name, default_value="", description=f"topic to use for {topic}")

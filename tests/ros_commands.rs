@@ -263,6 +263,19 @@ fn a_stop_is_final_until_it_is_released_and_everybody_hears_of_it() {
 }
 
 #[test]
+fn a_stop_that_comes_with_a_release_is_not_undone_by_it() {
+    let mut arm = streaming(&[]);
+    arm.take(COMMAND, 10);
+    for _ in 0..10 {
+        arm.robot.ask(json!({"do": "trigger", "name": "stop"}));
+        let answers = arm.robot.ask(json!({"do": "trigger_at_once", "names": ["release_stop", "stop"]}));
+        assert_eq!(answers, json!([true, true]));
+        arm.robot.ask(json!({"do": "forget", "kinds": [COMMAND]}));
+        assert_eq!(arm.seen(COMMAND, 0.2), Vec::<Value>::new());
+    }
+}
+
+#[test]
 fn a_new_instruction_ends_what_was_planned_for_the_one_before() {
     let mut arm = streaming(&[]);
     let commands = arm.take(COMMAND, 30);

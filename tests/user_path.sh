@@ -5,45 +5,13 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-# shellcheck source=scripts/common.sh
-source "$root/scripts/common.sh"
-_xvla_forget_all
-_xvla_locate "$root"
-photos="$_xvla_photos"
-# shellcheck source=scripts/env.sh
-source "$root/scripts/env.sh"
-export PATH="${CARGO_TARGET_DIR:-$root/target}/release:$PATH"
+# shellcheck source=scripts/session.sh
+source "$root/scripts/session.sh"
 
 # The robot moves for so long under each of three instructions, seconds.
 seconds=1
-# The ROS domain is one of its own, as in the demo.
-export ROS_DOMAIN_ID=$(($$ % 100 + 1)) ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST
-if [[ "$ROS_DISTRO" == humble ]]; then
-  export ROS_LOCALHOST_ONLY=1
-fi
-scratch="$(mktemp -d)"
-export ROS_LOG_DIR="$scratch/log"
 results="${1:-$scratch}"
 mkdir -p "$results"
-node="" recorder=""
-
-clean_up() {
-  trap - EXIT
-  local process
-  for process in "$node" "$recorder"; do
-    [[ -z "$process" ]] || kill -TERM "$process" 2> /dev/null || true
-  done
-  wait || true
-  rm -rf "$scratch"
-}
-trap clean_up EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-fail() {
-  echo "user_path: $1" >&2
-  exit 1
-}
 
 # show COMMAND...: prints a command as it would be typed, and runs it.
 show() {
@@ -70,18 +38,18 @@ PYTHONPATH="$XVLA_ROSBAGS_PYTHONPATH:$PYTHONPATH" python3 "$root/tests/ros/recor
   front/image side/image joint_states instruction xvla/action_chunk xvla/stage_latency xvla/model_info /diagnostics \
   < "$scratch/recording" > "$scratch/recorded" &
 recorder=$!
+processes=("$recorder")
 exec 3> "$scratch/recording"
 xvla_node --ros-args "${parameters[@]}" > "$scratch/node.log" 2>&1 3>&- &
 node=$!
+processes=("$node" "$recorder")
 # What the demo thinks of itself is no matter here: frames that are lost on a busy machine are missing in the bag as well.
 python3 "$root/tools/demo_robot.py" --photos "$photos" --seconds $((3 * seconds)) > "$scratch/robot.log" 2>&1 3>&- ||
   tail -n 1 "$scratch/robot.log"
 exec 3>&-
 wait "$recorder" || fail "the recorder failed"
-recorder=""
-kill -INT "$node"
-wait "$node" || fail "xvla_node did not end cleanly: $(tail -n 1 "$scratch/node.log")"
-node=""
+gone "$recorder"
+end_cleanly "$node" "$scratch/node.log"
 du -sh "$scratch/drive" | sed "s|$scratch/||"
 
 echo "==> the same node again, in recorded time"

@@ -1,9 +1,10 @@
 """Plays the robot of `make demo`: cameras, joints and a person's instructions go out, action chunks come back.
 
-Two 640x480 streams at 30 Hz pan over real photographs, joint states move at 50 Hz, the instruction changes twice.
-Then the joint states are cut for two seconds: the node says so, stops, and goes on when they are back. Some chunks are
-shown, every word of the diagnostics, and a summary at the end. Exits 1, saying what was missing, unless chunks followed
-every instruction, none came without joint states, latencies and diagnostics came, and the frames sent arrived.
+Two 640x480 streams at 30 Hz pan over real photographs, joints follow the node's commands and tell where they are at
+50 Hz, the instruction changes twice. Then the joint states are cut for two seconds: the node says so, stops, and goes
+on when they are back. Some chunks are shown, every word of the diagnostics, and a summary at the end; with --arm also
+what an arm gets (demo_arm.py). Exits 1, saying what was missing, unless chunks followed every instruction, none came
+without joint states, latencies and diagnostics came, and the frames sent arrived.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from demo_arm import Arm, watch_arm
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from PIL import Image as Picture
 from rclpy.executors import ExternalShutdownException
@@ -45,7 +47,7 @@ LEVELS = {
     DiagnosticStatus.ERROR: "error",
     DiagnosticStatus.STALE: "stale",
 }
-SHOWN_CHANNELS = 6
+SHOWN_CHANNELS = 5
 # How long the node may take to listen, and how long all sending may take, from the start.
 NODE_PATIENCE_S, LIMIT_S = 10.0, 30.0
 # How long the joint states are cut, and after which part of it no chunk may come: their maximum age and a margin.
@@ -102,6 +104,9 @@ class Robot(Node):
         self.received = Received()
         self.frames_sent = [0] * len(CAMERAS)
         self.joints_are_cut = False
+        self.camera_is_cut = False
+        self.shows_chunks = True
+        self.arm = Arm(self)
         self._sending = False
         self._shown_s = 0.0
         self._cameras = [PanningCamera(photos / photo, phase) for phase, photo in enumerate(CAMERAS.values())]
@@ -129,10 +134,16 @@ class Robot(Node):
         """Keeps listening, but sends nothing more."""
         self._sending = False
 
+    def go_on(self) -> None:
+        """Sends again."""
+        self._sending = True
+
     def _send_frames(self) -> None:
         if not self._sending:
             return
         for index, (camera, publisher) in enumerate(zip(self._cameras, self._images, strict=True)):
+            if self.camera_is_cut and index == 0:
+                continue
             message = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH)
             message.header.frame_id = list(CAMERAS)[index]
             message.header.stamp = self.get_clock().now().to_msg()
@@ -141,11 +152,12 @@ class Robot(Node):
             self.frames_sent[index] += 1
 
     def _send_joints(self) -> None:
+        positions = self.arm.follow()
         if not self._sending or self.joints_are_cut:
             return
         message = JointState(name=list(JOINTS))
         message.header.stamp = self.get_clock().now().to_msg()
-        message.position = [0.5 * math.sin(time.monotonic() + index) for index in range(len(JOINTS))]
+        message.position = positions
         self._joints.publish(message)
 
     def _on_chunk(self, chunk: ActionChunk) -> None:
@@ -154,7 +166,7 @@ class Robot(Node):
         actions = np.asarray(chunk.actions, dtype=np.float32).reshape(chunk.chunk_length, chunk.action_dim)
         if not np.isfinite(actions).all():
             self.received.not_finite += 1
-        if time.monotonic() - self._shown_s < SHOWN_EVERY_S:
+        if not self.shows_chunks or time.monotonic() - self._shown_s < SHOWN_EVERY_S:
             return
         self._shown_s = time.monotonic()
         age_ms = (self.get_clock().now() - Time.from_msg(chunk.header.stamp)).nanoseconds / 1e6
@@ -170,13 +182,19 @@ class Robot(Node):
         for status in message.status:
             before = self.received.diagnostics.get(status.name)
             self.received.diagnostics[status.name] = status
-            # What the demo itself has stopped is no news.
-            if self._sending and (before is None or gist(before) != gist(status)):
-                print(f"  /diagnostics  {status.name}: {LEVELS[status.level]}, {status.message}", flush=True)
+            # What the demo itself has stopped is no news, and what becomes of each command is not told here.
+            is_told = self._sending and part(status) != "control"
+            if is_told and (before is None or gist(before) != gist(status)):
+                print(f"  /diagnostics  {part(status)}: {LEVELS[status.level]}, {status.message}", flush=True)
 
     def diagnostic_values(self) -> dict[str, str]:
         """The latest value of every key on /diagnostics."""
         return {item.key: item.value for status in self.received.diagnostics.values() for item in status.values}
+
+
+def part(status: DiagnosticStatus) -> str:
+    """The part of the node that a status is about."""
+    return status.name.rpartition(" ")[2]
 
 
 def gist(status: DiagnosticStatus) -> tuple[bytes, str]:
@@ -301,7 +319,7 @@ def shortcomings(robot: Robot, counts: list[tuple[int, int | None, int | None]])
     return missing
 
 
-def play(robot: Robot, seconds: float) -> list[str]:
+def play(robot: Robot, seconds: float, shows_arm: bool) -> list[str]:
     """Runs the whole demo; returns what was missing."""
     start = time.monotonic()
     unmatched = wait_for_node(robot, start + NODE_PATIENCE_S)
@@ -317,7 +335,13 @@ def play(robot: Robot, seconds: float) -> list[str]:
     print_latencies(robot.received.latencies_ms)
     print_diagnostics(while_sending)
     print_frames(counts)
-    return missing + shortcomings(robot, counts)
+    missing += shortcomings(robot, counts)
+    if shows_arm and not missing:
+        robot.shows_chunks = False
+        robot.go_on()
+        missing += watch_arm(robot, robot.arm)
+        robot.stop_sending()
+    return missing
 
 
 def main() -> int:
@@ -325,11 +349,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Plays the robot of `make demo`.")
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs")
     parser.add_argument("--seconds", type=float, default=9.0, help="how long to send (default: 9)")
+    parser.add_argument("--arm", action="store_true", help="show what an arm gets, at the end")
     arguments = parser.parse_args()
     rclpy.init()
     robot = Robot(arguments.photos)
     try:
-        missing = play(robot, arguments.seconds)
+        missing = play(robot, arguments.seconds, arguments.arm)
     finally:
         robot.destroy_node()
         rclpy.try_shutdown()

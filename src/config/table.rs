@@ -213,6 +213,8 @@ parameters! {
         gripper: GripperConfig = group(),
         /// What the checkpoint takes for the state: measured, last_command (the command that was due last) or zeros; empty for what the embodiment says, or measured.
         feed: Option<ProprioFeed> = choice_or_unknown(),
+        /// Whether the state is subscribed to although feed is zeros, for what is not the checkpoint's: relative actions that are played, and limits of jumps.
+        measure: bool = flag(false),
         /// Rotations before the first command, with feed last_command: measured or identity; empty for what the embodiment says, or measured.
         first_rotation: Option<FirstRotation> = choice_or_unknown(),
         /// Whether a new instruction makes the last command forgotten, with feed last_command.

@@ -73,8 +73,9 @@ impl Feedback {
         self.execute_steps = steps;
     }
 
-    /// Puts the state that the checkpoint takes into `observation`.
-    pub fn fill(&mut self, observation: &mut Observation) {
+    /// Puts the state that the checkpoint takes into `observation`, and returns the one that was measured.
+    pub fn fill(&mut self, observation: &mut Observation) -> Vec<f32> {
+        let measured = observation.state.iter().flat_map(|topic| &topic.value).copied().collect();
         match self.feed {
             ProprioFeed::Measured => {}
             ProprioFeed::Zeros => {
@@ -83,6 +84,7 @@ impl Feedback {
             }
             ProprioFeed::LastCommand => self.fill_with_command(observation),
         }
+        measured
     }
 
     fn fill_with_command(&mut self, observation: &mut Observation) {

@@ -34,6 +34,8 @@ const JOIN_POLL: Duration = Duration::from_millis(5);
 pub struct Outcome {
     /// The observation that the request was made from.
     pub observation: Arc<Observation>,
+    /// The robot's measured state at its moment, which the checkpoint may not have been fed.
+    pub measured: Vec<f32>,
     /// The time from [`Worker::offer`] to the start of decoding.
     pub queued: Duration,
     /// The time that decoding took.

@@ -52,7 +52,7 @@ pub enum Kind {
 /// measures is used.
 pub fn topics_of(config: &ProprioConfig) -> Vec<(Kind, String)> {
     match config.source {
-        _ if config.feed == Some(ProprioFeed::Zeros) => Vec::new(),
+        _ if config.feed == Some(ProprioFeed::Zeros) && !config.measure => Vec::new(),
         ProprioSource::JointStates => vec![(Kind::Joints, "joint_states".to_owned())],
         ProprioSource::Proprio => vec![(Kind::Channels, "proprio".to_owned())],
         ProprioSource::EePose if config.arms.is_empty() => {

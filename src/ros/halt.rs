@@ -42,18 +42,19 @@ impl HaltServices {
         })
     }
 
-    /// Has every wish fulfilled by `fulfil`, which says what it has done, and answers that. Stops come first.
+    /// Has every wish fulfilled by `fulfil`, which says what it has done, and answers that. Of what arrives in one turn it is not
+    /// known what came first: a stop comes last, so that no other wish undoes it.
     pub fn serve(&mut self, mut fulfil: impl FnMut(Wish) -> String) {
-        while let Some(request) = next(&mut self.stop) {
-            let message = fulfil(Wish::Stop);
-            respond(request, Trigger::Response { success: true, message });
-        }
         while let Some(request) = next(&mut self.pause) {
             let message = fulfil(if request.message.data { Wish::Pause } else { Wish::Resume });
             respond(request, SetBool::Response { success: true, message });
         }
         while let Some(request) = next(&mut self.release) {
             let message = fulfil(Wish::Release);
+            respond(request, Trigger::Response { success: true, message });
+        }
+        while let Some(request) = next(&mut self.stop) {
+            let message = fulfil(Wish::Stop);
             respond(request, Trigger::Response { success: true, message });
         }
     }

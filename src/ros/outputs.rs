@@ -106,7 +106,8 @@ impl Outputs {
 
     /// Hands a chunk over to be played.
     fn hand_over(&self, outcome: &Outcome, inference: &Inference) {
-        let taken = self.control.lock().inferred(&outcome.observation, inference, self.clock.now());
+        let taken =
+            self.control.lock().inferred((&outcome.observation, &outcome.measured), inference, self.clock.now());
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(refusal) = taken
             && refusals.lets_pass(Instant::now())

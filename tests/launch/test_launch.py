@@ -165,6 +165,12 @@ class LaunchTest(unittest.TestCase):
             return set()
         return {topic for topic, _ in self.observer.get_subscriber_names_and_types_by_node(node, namespace)}
 
+    def published(self, node: str, namespace: str) -> set[str]:
+        """The topics that a node publishes; none while the node is not there."""
+        if (node, namespace) not in self.observer.get_node_names_and_namespaces():
+            return set()
+        return {topic for topic, _ in self.observer.get_publisher_names_and_types_by_node(node, namespace)}
+
     def parameter(self, node: str, name: str) -> object:
         import rclpy.executors
         from rcl_interfaces.srv import GetParameters
@@ -199,7 +205,10 @@ class LaunchTest(unittest.TestCase):
         self.assertEqual(self.parameter("/xvla", "embodiment"), "libero", "from the file")
 
     def test_an_embodiment_is_selected_by_an_argument(self) -> None:
-        launched = self.launch("embodiment:=libero", *STATE)
+        # The file of the other tests has a domain and a rotation of its own.
+        file = self.folder / "state.yaml"
+        file.write_text("xvla: {ros__parameters: {num_threads: 1, proprio: {source: proprio}}}")
+        launched = self.launch("embodiment:=libero", f"params_file:={file}")
         self.wait_until(launched, lambda: {"/agentview/image", "/wrist/image"} <= self.subscribed("xvla", "/"))
         self.assertEqual(self.parameter("/xvla", "domain_id"), 3)
 
@@ -214,6 +223,19 @@ class LaunchTest(unittest.TestCase):
         process = launched.node_process()
         assert process is not None
         self.assertIn("--log-level\0warn\0", (process / "cmdline").read_text())
+
+    def test_the_files_that_are_shipped_leave_the_robot_alone_until_an_argument_says_otherwise(self) -> None:
+        for name, action_mode in (("libero", "ee6d"), ("bimanual_joints", "joint")):
+            for given, is_shadow in ([], True), (["shadow:=false"], False):
+                with self.subTest(file=name, arguments=given), tempfile.TemporaryDirectory() as prefix:
+                    arguments = [f"checkpoint:={self.checkpoints / action_mode}", *given]
+                    file = f"params_file:={ROOT / f'config/{name}.yaml'}"
+                    launched = Launched(Path(prefix), self.domain, file, *arguments)
+                    self.addCleanup(launched.kill)
+                    topic = "/xvla/shadow/command" if is_shadow else "/xvla/command"
+                    self.wait_until(launched, lambda topic=topic: topic in self.published("xvla", "/"))
+                    self.assertIs(self.parameter("/xvla", "shadow"), is_shadow)
+                    launched.interrupt()
 
     def test_a_truth_value_that_is_none_is_named(self) -> None:
         launched = self.launch("respawn:=maybe")

@@ -302,6 +302,14 @@ class Driver:
         answer = self.call(client.call_async(Trigger.Request()))
         return [answer.success, answer.message]
 
+    def trigger_at_once(self, names):
+        """Asks for all of `names` without waiting in between; answers with their successes."""
+        clients = [self.node.create_client(Trigger, f"{self.node_name}/{name}") for name in names]
+        for client in clients:
+            client.wait_for_service(PATIENCE_S)
+        futures = [client.call_async(Trigger.Request()) for client in clients]
+        return [self.call(future).success for future in futures]
+
     def change_state(self, transition=0, label=""):
         """Asks for a transition, as `ros2 lifecycle set` does; answers whether it was made."""
         request = ChangeState.Request()

@@ -421,7 +421,9 @@ impl<'p> Pass<'p> {
                 used.for_each(|(camera, _)| inputs.decoded(camera, None, now));
                 if let Some(playing) = &mut self.playing {
                     match &outcome.result {
-                        Ok(inference) => playing.inferred(&outcome.observation, inference, now.stamp),
+                        Ok(inference) => {
+                            playing.inferred((&outcome.observation, &outcome.measured), inference, now.stamp)
+                        }
                         Err(error) => playing.failed(&error.to_string()),
                     }
                 }

@@ -52,8 +52,8 @@ impl Playing {
     }
 
     /// Takes a chunk that was inferred, to be played next.
-    pub fn inferred(&mut self, observation: &Observation, inference: &Inference, now: Stamp) {
-        if let Err(refusal) = self.control.lock().inferred(observation, inference, now) {
+    pub fn inferred(&mut self, observed: (&Observation, &[f32]), inference: &Inference, now: Stamp) {
+        if let Err(refusal) = self.control.lock().inferred(observed, inference, now) {
             self.played.refused.note(refusal);
         }
     }

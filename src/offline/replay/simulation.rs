@@ -216,7 +216,7 @@ impl<'p> Simulation<'p> {
             // What is not needed is not decoded.
             None if !is_kept => (None, None),
             None => match self.observe(selection) {
-                Ok(observation) => (Some(Arc::new(observation)), None),
+                Ok((observation, _)) => (Some(Arc::new(observation)), None),
                 Err(fault) => (None, Some(Delivery::Rejected(fault))),
             },
         };
@@ -244,16 +244,16 @@ impl<'p> Simulation<'p> {
         });
     }
 
-    fn observe(&mut self, selection: Selection) -> Result<Observation, Undecodable> {
+    fn observe(&mut self, selection: Selection) -> Result<(Observation, Vec<f32>), Undecodable> {
         let mut observation = selection.decode()?;
-        self.feedback.fill(&mut observation);
-        Ok(observation)
+        let measured = self.feedback.fill(&mut observation);
+        Ok((observation, measured))
     }
 
     fn answer(&mut self, pipeline: &Pipeline, selection: Selection, queued: Duration) -> Delivery<Undecodable> {
         let decoding = Instant::now();
-        let observation = match self.observe(selection) {
-            Ok(observation) => observation,
+        let (observation, measured) = match self.observe(selection) {
+            Ok(observed) => observed,
             Err(fault) => return Delivery::Rejected(fault),
         };
         let (observation, decoded) = (Arc::new(observation), decoding.elapsed());
@@ -262,7 +262,7 @@ impl<'p> Simulation<'p> {
         let request = Request { sequence: self.sequence, ..Request::new(observation.clone(), Noise::Seed(seed)) };
         self.sequence += 1;
         let result = pipeline.begin(request).and_then(InFlight::wait);
-        Delivery::Outcome(Box::new(Outcome { observation, queued, decoded, result }))
+        Delivery::Outcome(Box::new(Outcome { observation, measured, queued, decoded, result }))
     }
 }
 

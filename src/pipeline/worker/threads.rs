@@ -24,6 +24,7 @@ struct Begun<F> {
 enum Step<F> {
     InFlight {
         observation: Arc<Observation>,
+        measured: Vec<f32>,
         queued: Duration,
         decoded: Duration,
         in_flight: Box<Result<InFlight, PipelineError>>,
@@ -110,13 +111,14 @@ impl<O: Offer> Shared<O> {
             Ok(observation) => observation,
             Err(fault) => return Step::Rejected(fault),
         };
-        locked(&self.feedback).fill(&mut observation);
+        let measured = locked(&self.feedback).fill(&mut observation);
         let observation = Arc::new(observation);
         let decoded = decoding.elapsed();
         let noise = Noise::Seed(self.seed.unwrap_or_else(rand::random));
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let request = Request { sequence, ..Request::new(observation.clone(), noise) };
-        Step::InFlight { observation, queued, decoded, in_flight: Box::new(self.pipeline.begin(request)) }
+        let in_flight = Box::new(self.pipeline.begin(request));
+        Step::InFlight { observation, measured, queued, decoded, in_flight }
     }
 
     /// Waits for an inference and delivers what it led to, unless its epoch is over or a thread has panicked.
@@ -124,9 +126,9 @@ impl<O: Offer> Shared<O> {
         let Begun { step, epoch, under_way: _until_delivered } = begun;
         let delivery = match step {
             Step::Rejected(fault) => Delivery::Rejected(fault),
-            Step::InFlight { observation, queued, decoded, in_flight } => {
+            Step::InFlight { observation, measured, queued, decoded, in_flight } => {
                 let result = in_flight.and_then(InFlight::wait);
-                Delivery::Outcome(Box::new(Outcome { observation, queued, decoded, result }))
+                Delivery::Outcome(Box::new(Outcome { observation, measured, queued, decoded, result }))
             }
         };
         if self.watch.has_panicked() {

@@ -72,6 +72,11 @@ pub fn controller(config: &Config, facts: &ModelFacts, axis_angle: bool) -> Resu
     let channels = Channels::of(&facts.action_mode, &facts.action_names, axis_angle, layout, arms(config))?;
     let channels = Arc::new(channels);
     let decoder = Decoder::new(channels.clone(), &config.action)?;
+    if decoder.is_relative() && config.proprio.feed == Some(ProprioFeed::Zeros) && !config.proprio.measure {
+        let reason = "actions are relative to the robot's state, of which the node knows nothing where zeros are fed: set \
+                      `proprio.measure: true` and let the robot publish it";
+        return Err(ConfigError::invalid("action.delta", reason).into());
+    }
     let (settings, guard) = played(config, channels)?;
     Ok(Controller::new(settings, decoder, guard))
 }

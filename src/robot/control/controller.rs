@@ -5,6 +5,7 @@ use super::super::guard::{Context, Guard, Rejections, Verdict as Checked};
 use super::super::player::latency::{LatencyEstimate, start_by};
 use super::super::player::{Decoder, Plan, Player, Sample, Timing};
 use super::super::time::Now;
+use super::sent_commands::SentCommands;
 use super::{Cause, Chunk, Halt, Watch};
 use crate::config::{OnBackend, Reaction};
 use crate::types::Stamp;
@@ -22,7 +23,8 @@ pub struct Settings {
     pub execute_steps: Option<usize>,
     /// How long before the end of a plan the next one should be there.
     pub margin: Duration,
-    /// Whether relative actions are relative to the last command; otherwise to the state of their observation.
+    /// Whether relative actions are relative to the command that was in force when their observation was made; otherwise,
+    /// and as long as there was none, to the state that was measured then.
     pub relative_to_command: bool,
     /// Rejections in a row that are answered by `on_rejections`.
     pub rejections: u32,
@@ -108,6 +110,7 @@ pub struct Controller {
     before: Vec<f32>,
     /// How many of the latter two are there.
     sent: u8,
+    history: SentCommands,
     played: Played,
     /// The measured state in the channels of a command, NaN where it is unknown.
     state: Vec<f32>,
@@ -134,6 +137,7 @@ impl Controller {
             last: vec![f32::NAN; width],
             before: vec![f32::NAN; width],
             sent: 0,
+            history: SentCommands::new(width, settings.period),
             played: Played::default(),
             state: vec![f32::NAN; width],
             epoch: 0,
@@ -145,6 +149,9 @@ impl Controller {
 
     /// Goes on with other settings and limits. `guard` has the same channels.
     pub fn reconfigure(&mut self, settings: Settings, guard: Guard) {
+        if settings.period != self.settings.period {
+            self.history = SentCommands::new(self.last.len(), settings.period);
+        }
         (self.settings, self.guard) = (settings, guard);
     }
 
@@ -203,7 +210,8 @@ impl Controller {
         let timing = Timing { reference, step: self.settings.step, sequence, epoch: self.epoch };
         let mut state = vec![f32::NAN; self.last.len()];
         self.channels().state(chunk.state, &mut state);
-        let base = if self.settings.relative_to_command && self.sent > 0 { &self.last } else { &state };
+        let commanded = self.settings.relative_to_command.then(|| self.history.at(reference)).flatten();
+        let base = commanded.unwrap_or(&state);
         let plan = self.decoder.plan(timing, actions, self.settings.execute_steps, Some(base));
         let plan: Plan = plan.map_err(|error| error.to_string())?;
         if let Checked::Rejected(reason) = self.guard.check_plan(&plan) {
@@ -233,6 +241,7 @@ impl Controller {
 
     pub(super) fn forget_commands(&mut self) {
         self.sent = 0;
+        self.history.clear();
         (self.latest, self.trouble) = (None, None);
         self.rejections.reset();
         self.begin_epoch();
@@ -316,6 +325,7 @@ impl Controller {
         self.counts.clamped += u64::from(verdict == Verdict::Clamped);
         std::mem::swap(&mut self.before, &mut self.last);
         self.last.copy_from_slice(&self.command);
+        self.history.push(now.stamp, &self.last);
         self.sent = self.sent.saturating_add(1).min(2);
         self.counts.commands += 1;
         Next::Send(Sent { sequence, step, plan_age, verdict, cause })
@@ -333,6 +343,7 @@ impl Controller {
             return None;
         }
         self.before.copy_from_slice(&self.last);
+        self.history.push(now.stamp, &self.last);
         self.sent = 2;
         self.counts.commands += 1;
         self.counts.held += 1;

@@ -9,6 +9,7 @@
 //! | why the robot is held or stopped | [`cause`] |
 //! | what has to be well for commands to go on | [`watch`] |
 //! | what is left of a plan, for a trajectory | [`trajectory`] |
+//! | what was in force at a moment | `sent_commands` |
 //! | the moments of ticks, and how late they are | [`schedule`], [`lateness`] |
 //!
 //! Three rules hold whatever happens. What is sent has passed the guard, or is the command before once more. Nothing is
@@ -21,6 +22,7 @@ pub mod controller;
 pub mod halt;
 pub mod lateness;
 pub mod schedule;
+mod sent_commands;
 pub mod trajectory;
 pub mod watch;
 
@@ -48,7 +50,7 @@ pub struct Chunk<'c> {
     pub took: Duration,
     /// [1, T, A'] its actions.
     pub actions: &'c HostArray,
-    /// The state of its observation, in the checkpoint's order of channels.
+    /// The robot's measured state at that moment, in the checkpoint's order of channels; empty if nothing is known of it.
     pub state: &'c [f32],
 }
 
@@ -121,20 +123,25 @@ impl Control {
         self.controller.as_ref().map_or(String::new(), |controller| controller.words(cause, &self.watch))
     }
 
-    /// Takes the chunk that an inference has led to at `now`, to be played next.
+    /// Takes the chunk that an inference has led to at `now`, to be played next. `measured` is the robot's state at the moment
+    /// of the observation, whatever the checkpoint was fed.
     ///
     /// # Errors
     /// As [`Control::plan`].
-    pub fn inferred(&mut self, observation: &Observation, inference: &Inference, now: Stamp) -> Result<(), String> {
+    pub fn inferred(
+        &mut self,
+        (observation, measured): (&Observation, &[f32]),
+        inference: &Inference,
+        now: Stamp,
+    ) -> Result<(), String> {
         let reference = observation.reference();
         let took = u64::try_from(now.nanos.saturating_sub(reference.nanos)).unwrap_or(0);
-        let state: Vec<f32> = observation.state.iter().flat_map(|topic| &topic.value).copied().collect();
         self.plan(Chunk {
             reference,
             sequence: inference.provenance.sequence,
             took: Duration::from_nanos(took),
             actions: &inference.chunk.actions,
-            state: &state,
+            state: measured,
         })
     }
 

@@ -75,11 +75,16 @@ impl Bench {
 
     /// Hands over a plan whose step k is due at `reference_ms + (k + 1) * 100`.
     fn plan(&mut self, reference_ms: i64, targets: &[f32]) -> Result<(), String> {
+        self.plan_measured(reference_ms, targets, &[0.0])
+    }
+
+    /// Hands over such a plan, made of an observation at which this state was measured.
+    fn plan_measured(&mut self, reference_ms: i64, targets: &[f32], state: &[f32]) -> Result<(), String> {
         let actions = HostArray { shape: vec![1, targets.len(), 1], data: targets.to_vec() };
         let sequence = self.sequence;
         self.sequence += 1;
         let (reference, took) = (at(reference_ms), Duration::from_millis(50));
-        self.controller.plan(Chunk { reference, sequence, took, actions: &actions, state: &[0.0] })
+        self.controller.plan(Chunk { reference, sequence, took, actions: &actions, state })
     }
 
     /// What is sent at `ms`: the value, what became of it, and why.
@@ -325,6 +330,58 @@ fn what_is_left_of_a_plan_ends_where_the_guard_refuses_it() {
     let rest = bench.controller.controller().unwrap().rest_of_plan(at(120));
     let rest: Vec<(Stamp, f32)> = rest.iter().map(|point| (point.due, point.values[0])).collect();
     assert_eq!(rest, [(at(200), 0.5), (at(300), 0.9)]);
+}
+
+/// A bench whose actions are relative, to the command if `to_command`.
+fn relative(to_command: bool) -> Bench {
+    let mut bench = Bench::with(Settings { relative_to_command: to_command, ..settings() }, |_| ());
+    let channels = bench.controller.controller().unwrap().channels().clone();
+    let action = ActionConfig { delta: vec![0], ..ActionConfig::defaults() };
+    let guard = Guard::new(channels.clone(), Limits::none(&channels), Mode::Reject).unwrap();
+    let decoder = Decoder::new(channels, &action).unwrap();
+    let settings = *bench.controller.controller().unwrap().settings();
+    bench.controller.install(Some(Controller::new(settings, decoder, guard)));
+    bench
+}
+
+#[test]
+fn relative_actions_are_added_to_the_command_that_was_in_force_at_their_observation() {
+    let mut bench = relative(true);
+    bench.plan_measured(0, &[1.0, 2.0, 3.0], &[10.0]).unwrap();
+    for ms in [100, 200, 300] {
+        bench.well(ms);
+        bench.value(ms);
+    }
+    // Made of what was seen at 200 ms, when 12.0 was commanded, and there at 300 ms, when 13.0 is.
+    bench.plan_measured(200, &[0.5, 0.5], &[99.0]).unwrap();
+    assert_eq!(bench.value(400), Some(12.5));
+}
+
+#[test]
+fn before_the_first_command_relative_actions_are_added_to_the_measured_state() {
+    let mut bench = relative(true);
+    bench.plan_measured(0, &[1.0], &[10.0]).unwrap();
+    assert_eq!(bench.value(100), Some(11.0));
+    bench.controller.stop();
+    bench.controller.release();
+    bench.plan_measured(200, &[1.0], &[20.0]).unwrap();
+    bench.well(300);
+    assert_eq!(bench.value(300), Some(21.0), "what was commanded before the stop counts for nothing");
+}
+
+#[test]
+fn relative_actions_without_a_known_state_are_not_played() {
+    let mut bench = relative(true);
+    assert!(bench.plan_measured(0, &[1.0], &[]).unwrap_err().contains("what it is relative to is unknown"));
+}
+
+#[test]
+fn relative_actions_of_a_checkpoint_that_is_fed_its_state_are_added_to_that() {
+    let mut bench = relative(false);
+    bench.plan_measured(0, &[1.0, 1.0, 1.0], &[10.0]).unwrap();
+    bench.value(100);
+    bench.plan_measured(100, &[1.0], &[30.0]).unwrap();
+    assert_eq!(bench.value(200), Some(31.0));
 }
 
 /// At most 1.0, and nothing else.
