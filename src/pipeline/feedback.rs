@@ -6,13 +6,18 @@
 
 use crate::config::{Config, FirstRotation, ProprioFeed, RotationLayout};
 use crate::types::{HostArray, Observation, Stamp, Stamped};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Channels of one arm's pose: xyz, 6-D rotation, gripper.
 const ARM: usize = 10;
 
+/// What the robot was commanded at a moment, one value per channel of an action and NaN for those that only the chunk
+/// knows; `None` if it was not commanded then.
+pub type Commanded = Arc<dyn Fn(Stamp) -> Option<Vec<f32>> + Send + Sync>;
+
 /// The state that a checkpoint is fed, from one observation to the next.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Feedback {
     feed: ProprioFeed,
     /// Rotations that stand for "none" before the first command; `None` to take the measured ones.
@@ -25,6 +30,14 @@ pub struct Feedback {
     channels: usize,
     chunk: Option<Commands>,
     last: Option<Vec<f32>>,
+    /// Who knows what the robot was commanded; without, it follows from the chunks.
+    commanded: Option<Commanded>,
+}
+
+impl std::fmt::Debug for Feedback {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feedback").field("feed", &self.feed).field("last", &self.last).finish_non_exhaustive()
+    }
 }
 
 /// The actions of the latest chunk.
@@ -52,7 +65,14 @@ impl Feedback {
             channels,
             chunk: None,
             last: None,
+            commanded: None,
         }
+    }
+
+    /// Takes for the last command what the robot was commanded, instead of what a chunk had for it: commands are clamped,
+    /// held and refused.
+    pub fn follow(self, commanded: Commanded) -> Self {
+        Self { commanded: Some(commanded), ..self }
     }
 
     /// The state that the robot measures, as it is.
@@ -65,6 +85,7 @@ impl Feedback {
             channels: 0,
             chunk: None,
             last: None,
+            commanded: None,
         }
     }
 
@@ -90,15 +111,28 @@ impl Feedback {
     fn fill_with_command(&mut self, observation: &mut Observation) {
         let due = self.chunk.as_ref().and_then(|chunk| self.due(chunk, observation.reference()));
         self.last = due.or(self.last.take());
+        let command = self.command_at(observation.reference());
         let mut channels = observation.state.iter_mut().flat_map(|topic| &mut topic.value).collect::<Vec<_>>();
-        match (&self.last, &self.identity) {
-            (Some(command), _) => channels.iter_mut().zip(command).for_each(|(channel, value)| **channel = *value),
+        match (&command, &self.identity) {
+            (Some(command), _) => {
+                let known = channels.iter_mut().zip(command).filter(|(_, value)| !value.is_nan());
+                known.for_each(|(channel, value)| **channel = *value);
+            }
             (None, Some(identity)) => {
                 let rotations = channels.chunks_exact_mut(ARM).flat_map(|arm| arm.iter_mut().skip(3).take(6));
                 rotations.zip(identity.iter().cycle()).for_each(|(channel, value)| **channel = *value);
             }
             (None, None) => {}
         }
+    }
+
+    /// The last command at `moment`: what the robot was commanded, if somebody knows, and of the chunk what only that knows.
+    fn command_at(&self, moment: Stamp) -> Option<Vec<f32>> {
+        let Some(commanded) = &self.commanded else { return self.last.clone() };
+        let mut command = commanded(moment)?;
+        let unknown = command.iter_mut().zip(self.last.as_deref().unwrap_or_default());
+        unknown.filter(|(value, _)| value.is_nan()).for_each(|(value, own)| *value = *own);
+        Some(command)
     }
 
     /// The action of `chunk` that was due last at `moment`; `None` if none was.
@@ -171,6 +205,20 @@ mod tests {
         assert_eq!(fed(&mut feedback, 100), [1.0; 10]);
         assert_eq!(fed(&mut feedback, 250), [2.0; 10]);
         assert_eq!(fed(&mut feedback, 5_000), [3.0; 10], "the last one holds");
+    }
+
+    #[test]
+    fn where_commands_are_known_they_are_fed_and_not_what_a_chunk_had_for_them() {
+        let commanded: Commanded = Arc::new(|moment| {
+            let mut command = vec![0.5; 10];
+            command[9] = f32::NAN;
+            (moment >= at(100)).then_some(command)
+        });
+        let mut feedback = last_command().follow(commanded);
+        feedback.answered(at(0), &chunk());
+        assert_eq!(fed(&mut feedback, 99), [7.0; 10], "nothing was commanded yet");
+        let fed = fed(&mut feedback, 250);
+        assert_eq!((&fed[..9], fed[9]), (&[0.5; 9][..], 2.0), "the gripper's action is the chunk's own");
     }
 
     #[test]

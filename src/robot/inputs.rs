@@ -139,9 +139,14 @@ impl Inputs {
         self.state.iter_mut().for_each(|state| state.expect(spec));
     }
 
+    /// Drops frames that are too old to be used.
+    pub fn drop_old(&mut self, now: Now) {
+        self.cameras.iter_mut().for_each(|camera| camera.drop_old(now));
+    }
+
     /// The observation to infer on, if there is one and the pace asks for it. Its frames then count as used.
     pub fn observe(&mut self, now: Now) -> Option<Selection> {
-        self.cameras.iter_mut().for_each(|camera| camera.drop_old(now));
+        self.drop_old(now);
         if !now.has_begun() || !self.pace.is_due(now.at) {
             return None;
         }

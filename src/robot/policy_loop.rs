@@ -94,6 +94,8 @@ impl PolicyLoop {
             self.begin_epoch(policy);
             return Step::Stopped;
         }
+        // Also while none is wanted, so that frames do not pile up.
+        self.inputs.drop_old(now);
         let is_wanted = policy.is_ready() && (policy.wants_plan(now.stamp) || self.inputs.pace.is_asked());
         // The inputs hold themselves to their limits, and only a new attempt shows that images can be decoded again.
         let Some(selection) = is_wanted.then(|| self.inputs.observe(now)).flatten() else {

@@ -108,6 +108,17 @@ impl Commands {
     }
 }
 
+impl Commands {
+    /// Tells those who play plans by themselves to stay where `control` has commanded them last, if they play one.
+    pub fn leave(&mut self, control: &Control, tick: Stamp) {
+        if let Some(trajectories) = &mut self.trajectory
+            && trajectories.per == TrajectoryPer::Chunk
+        {
+            trajectories.publish(&self.joints, control, None, tick);
+        }
+    }
+}
+
 impl Joints {
     /// The positions, rad or m, that a command means.
     fn positions(&self, values: &[f32]) -> Vec<f64> {
@@ -120,7 +131,7 @@ impl Trajectories {
         let Some(controller) = control.controller() else { return };
         let now =
             |values: &[f32]| vec![Point { due: after(tick, controller.settings().period), values: values.to_vec() }];
-        let telling = self.splice.next(sent);
+        let telling = self.splice.next(sent, controller.generation());
         let points = match (self.per, telling) {
             (TrajectoryPer::Tick, _) if sent.is_some() => now(controller.values()),
             (TrajectoryPer::Chunk, Telling::Rest) => controller.rest_of_plan(tick),

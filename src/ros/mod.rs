@@ -9,7 +9,7 @@
 //! | subscriptions, drained every turn, and their QoS | [`subscriptions`], [`qos`] |
 //! | loading, the inference thread | [`model`] |
 //! | chunks and latencies, what runs, health, time | [`outputs`], [`model_info`], [`diagnostics`], [`clock`] |
-//! | commands at the control rate, and the thread that sends them | [`commands`], [`stream`] |
+//! | commands at the control rate, and the thread that sends them | [`commands`], [`stream`], [`signal`] |
 //! | a pause, a stop, and `~/stopped` | [`halt`] |
 //! | the states of a managed node | [`lifecycle`] |
 //! | services | [`services`]: [`infer_once`], [`reset`], [`dump_calibration`] |
@@ -41,6 +41,7 @@ pub mod qos;
 pub mod reset;
 pub mod rosout;
 pub mod services;
+pub mod signal;
 pub mod stream;
 pub mod subscriptions;
 mod turn;

@@ -309,9 +309,14 @@ fn load(
     deployment::rehearse(config, &pipeline)?;
     record_loaded(record, &facts, &pipeline);
     let controller = streamed(config, &facts, &pipeline)?;
+    let commanded = controller.is_some().then(|| control.commanded());
     model_info.publish(config, &facts, &pipeline, controller.as_ref());
     control.lock().install(controller);
     let feedback = Feedback::new(config, pipeline.state_spec().channels());
+    let feedback = match commanded {
+        Some(commanded) => feedback.follow(commanded),
+        None => feedback,
+    };
     Ok(Worker::spawn(pipeline, config.seed, feedback, move |delivery| {
         // The spinning thread may have ended, and then nobody needs to know.
         let _ = events.send(outputs.deliver(&facts, delivery));

@@ -138,13 +138,20 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         turn.transit("configure")?;
     }
 
-    while !stop.load(Ordering::Relaxed) {
+    let outcome = loop {
+        if stop.load(Ordering::Relaxed) {
+            tracing::info!("stopping");
+            break Ok(());
+        }
         node.spin_once(TURN);
         parameters.answer(|proposal| turn.adopt(proposal));
-        turn.take(node)?;
-    }
-    tracing::info!("stopping");
-    Ok(if turn.end() { Ended::Quiet } else { Ended::Busy })
+        if let Err(failure) = turn.take(node) {
+            break Err(failure);
+        }
+    };
+    // After a failure as well: those who play a plan by themselves must hear of its end.
+    let has_ended = turn.end();
+    outcome.map(|()| if has_ended { Ended::Quiet } else { Ended::Busy })
 }
 
 /// Looks into the checkpoint's files on another thread, because a disk may not answer, and spins until that is done. `None`

@@ -81,6 +81,7 @@ impl Unsettled {
         settled.require(&config)?;
         let facts::Settled { facts, warnings: of_facts, sources, chunk_length, .. } = settled;
         warnings.extend(of_facts);
+        warnings.extend(crate::robot::control::build::without_effect(&config));
         if config.step_dt_s.is_none() {
             warnings.push(
                 "step_dt_s: the time between two actions of a chunk is unknown and published as zero: set it, or the \

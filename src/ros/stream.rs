@@ -7,10 +7,9 @@ use super::clock::RosClock;
 use super::commands::Commands;
 use super::error::NodeError;
 use super::halt::StoppedTopic;
+use super::signal::{Signal, Woken};
 use crate::robot::control::SharedControl;
 use crate::robot::control::schedule::Schedule;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thread_priority::unix::{
@@ -18,12 +17,14 @@ use thread_priority::unix::{
 };
 use thread_priority::{ThreadPriority, ThreadPriorityValue};
 
+/// How long a transition or a service waits for this thread.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// The period of a node that has nothing to play.
 const IDLE: Duration = Duration::from_millis(20);
 
 /// The thread.
 pub struct Stream {
-    stop: Arc<AtomicBool>,
+    signal: Signal,
     thread: JoinHandle<()>,
 }
 
@@ -39,14 +40,14 @@ impl Stream {
         clock: RosClock,
         priority: Option<u8>,
     ) -> Result<Self, NodeError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut ticks = Ticks { control, commands, stopped, clock, stop: stop.clone() };
+        let signal = Signal::default();
+        let mut ticks = Ticks { control, commands, stopped, clock, signal: signal.clone() };
         let body = move || {
             priority.into_iter().for_each(take_priority);
             ticks.run();
         };
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(body).map_err(NodeError::Thread)?;
-        Ok(Self { stop, thread })
+        Ok(Self { signal, thread })
     }
 
     /// Whether the thread still runs. It ends only when it is told to, or by a panic.
@@ -54,10 +55,16 @@ impl Stream {
         !self.thread.is_finished()
     }
 
+    /// Waits until those who play plans by themselves have been told that a stop, a pause or a deactivation has ended them.
+    pub fn settle(&self) {
+        if !self.signal.ask(PATIENCE) {
+            tracing::warn!("the control thread has not answered within {} ms", PATIENCE.as_millis());
+        }
+    }
+
     /// Ends the thread. Returns `false` if it still runs after `patience`.
     pub fn end(self, patience: Duration) -> bool {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.thread().unpark();
+        self.signal.end();
         let deadline = Instant::now() + patience;
         while !self.thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
@@ -71,15 +78,21 @@ struct Ticks {
     commands: Commands,
     stopped: StoppedTopic,
     clock: RosClock,
-    stop: Arc<AtomicBool>,
+    signal: Signal,
 }
 
 impl Ticks {
     fn run(&mut self) {
         let mut schedule = Schedule::new(Instant::now());
-        while !self.stop.load(Ordering::Relaxed) {
-            self.tick(&mut schedule);
-            sleep_until(schedule.due(), &self.stop);
+        loop {
+            match self.signal.sleep_until(schedule.due()) {
+                Woken::InTime => self.tick(&mut schedule),
+                Woken::Asked => {
+                    self.tell_of_an_end();
+                    self.signal.answer();
+                }
+                Woken::Over => return self.commands.leave(&self.control.lock(), self.clock.now()),
+            }
         }
     }
 
@@ -100,13 +113,13 @@ impl Ticks {
         self.stopped.say(control.halt().stopped());
         self.commands.publish(&control, sent.as_ref(), now.stamp);
     }
-}
 
-fn sleep_until(deadline: Instant, stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        match deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-            Some(left) => std::thread::park_timeout(left),
-            None => return,
+    /// Tells those who play plans by themselves that this one is not played any more, if it is not.
+    fn tell_of_an_end(&mut self) {
+        let control = self.control.lock();
+        let halt = control.halt();
+        if halt.stopped().is_some() || halt.is_paused() || !halt.is_active() {
+            self.commands.leave(&control, self.clock.now());
         }
     }
 }

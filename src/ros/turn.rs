@@ -218,7 +218,9 @@ impl Turn {
             // First nothing that is under way counts any more, then the robot is held, stopped or released.
             policy_loop.withdraw(model);
             is_over = true;
-            fulfil(wish, control, &self.stopped)
+            let done = fulfil(wish, control, &self.stopped);
+            self.stream.iter().for_each(Stream::settle);
+            done
         });
         if is_over {
             self.infer_once.withdrawn();
@@ -256,16 +258,24 @@ impl Turn {
     fn stand_still(&mut self) {
         self.policy_loop.reset(&mut self.model);
         self.control.lock().deactivate();
+        self.stream.iter().for_each(Stream::settle);
         self.infer_once.withdrawn();
     }
 
     fn configured(&mut self, node: &mut Node) -> Result<(), NodeError> {
+        if let Err(error) = self.prepare_commands(node) {
+            self.model.unload();
+            return self.failed(error);
+        }
+        self.lifecycle.end(Outcome::Success);
+        if std::mem::take(&mut self.starts_itself) { self.transit("activate") } else { Ok(()) }
+    }
+
+    fn prepare_commands(&mut self, node: &mut Node) -> Result<(), NodeError> {
         // Parameters may have changed while the model was loading.
         let (watched, played) = (build::watched(self.model.config()), self.played(self.model.config())?);
         self.control.lock().reconfigure(watched, played);
-        self.start_stream(node)?;
-        self.lifecycle.end(Outcome::Success);
-        if std::mem::take(&mut self.starts_itself) { self.transit("activate") } else { Ok(()) }
+        self.start_stream(node)
     }
 
     /// Starts the thread that sends commands, if commands are streamed.

@@ -122,18 +122,18 @@ fn a_camera_that_dies_is_held_with_the_cause_and_goes_on_when_it_is_back() {
 fn what_is_held_too_often_at_a_limit_is_stopped_with_the_name_of_the_channel() {
     let bench = Bench::new(drive(60));
     let npz = bench.path("chunks.npz");
-    let limit = ["-p", "limits.channels:=[joint3]", "-p", "limits.channel.joint3.velocity:=0.000001"];
+    let limit = ["-p", "limits.channels:=[joint3]", "-p", "limits.channel.joint3.acceleration:=0.000001"];
     let played = streamed(&bench, &[&limit[..], &["--out", npz.to_str().unwrap()]].concat());
     let [stop] = played["stops"].as_array().unwrap().as_slice() else { panic!("{played:#}") };
-    assert!(stop["cause"].as_str().unwrap().starts_with("joint3 velocity"), "{stop}");
+    assert!(stop["cause"].as_str().unwrap().starts_with("joint3 acceleration"), "{stop}");
     let commands = arrays(&npz);
     assert!(commands.stamps_ns.last().unwrap() < &stop["stamp_ns"].as_i64().unwrap(), "nothing is sent after it");
     assert_eq!(commands.verdicts.iter().filter(|verdict| **verdict == 2).count(), 9, "ten in a row are too many");
     let html = bench.path("page.html");
     let ran = bench.replay(&[&STREAM[..], &limit, &["--html", html.to_str().unwrap()]].concat());
-    assert!(ran.stdout.contains("STOPPED at ") && ran.stdout.contains("joint3 velocity"), "{ran:?}");
+    assert!(ran.stdout.contains("STOPPED at ") && ran.stdout.contains("joint3 acceleration"), "{ran:?}");
     let page = std::fs::read_to_string(html).unwrap();
-    assert!(page.contains("Stopped at ") && page.contains("<title>held: joint3 velocity"), "the page shows both");
+    assert!(page.contains("Stopped at ") && page.contains("<title>held: joint3 acceleration"), "the page shows both");
 }
 
 #[test]

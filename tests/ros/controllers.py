@@ -7,6 +7,7 @@ trajectory is at the moment of the new one.
 """
 
 import time
+from itertools import pairwise
 
 from geometry_msgs.msg import PoseStamped
 from std_msgs.msg import Bool, Float32, Float64MultiArray
@@ -31,18 +32,29 @@ class Controllers:
         types = {
             "command": (Command, command),
             "forward": (Float64MultiArray, lambda message: forward(message, joints)),
-            "trajectory": (JointTrajectory, lambda message: trajectory(message, joints)),
+            "trajectory": (
+                JointTrajectory,
+                lambda message: trajectory(message, joints),
+            ),
             "pose": (PoseStamped, pose),
             "gripper": (Float32, lambda message: message.data),
         }
         message_type, read = types[kind]
         self.taken.append(
-            self.node.create_subscription(message_type, topic, lambda message: self.remember(topic, read(message)), 100)
+            self.node.create_subscription(
+                message_type,
+                topic,
+                lambda message: self.remember(topic, read(message)),
+                100,
+            )
         )
 
     def hear_stops(self, topic, qos):
         """Remembers what the latched `topic` says as "stopped"."""
-        say = lambda message: self.remember("stopped", [message.data, time.time_ns()])  # noqa: E731
+
+        def say(message):
+            self.remember("stopped", [message.data, time.time_ns()])
+
         self.taken.append(self.node.create_subscription(Bool, topic, say, qos))
 
 
@@ -85,7 +97,7 @@ def refusal(names, joints, start_ns, times_ns, positions):
         return "no points"
     if start_ns and start_ns + times_ns[-1] < time.time_ns():
         return "it ends in the past"
-    if any(later <= earlier for earlier, later in zip(times_ns, times_ns[1:], strict=False)):
+    if any(later <= earlier for earlier, later in pairwise(times_ns)):
         return "times do not increase"
     if any(len(point) != len(joints) for point in positions):
         return "another number of positions"

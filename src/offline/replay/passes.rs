@@ -133,10 +133,14 @@ impl Passes<'_> {
         }
         let feedback = Feedback::new(&plan.config, self.state.channels());
         let pipeline = model.map(|model| &model.pipeline);
-        let mut simulation = Simulation::new(pipeline, feedback, plan.latency, plan.seed, self.live.clone());
-        simulation.keep(plan.kept.clone());
         let play = |model: &Model| Playing::of(&plan.config, &model.facts, &model.pipeline).transpose();
         let playing = model.and_then(play).transpose()?;
+        let feedback = match &playing {
+            Some(playing) => feedback.follow(playing.control().commanded()),
+            None => feedback,
+        };
+        let mut simulation = Simulation::new(pipeline, feedback, plan.latency, plan.seed, self.live.clone());
+        simulation.keep(plan.kept.clone());
         let control = playing.as_ref().map(Playing::control);
         let recording = recording
             .zip(model)

@@ -6,7 +6,7 @@ use super::super::guard::{Guard, LimitsError};
 use super::super::model_facts::ModelFacts;
 use super::super::player::Decoder;
 use super::{Control, Controller, Settings, Watch, Watched};
-use crate::config::{Config, ConfigError, OutputMode, ProprioFeed, ProprioSource};
+use crate::config::{Config, ConfigError, OutputMode, ProprioFeed, ProprioSource, TrajectoryPer};
 use crate::pipeline::Pipeline;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +42,18 @@ pub fn streamed(config: &Config, facts: &ModelFacts, pipeline: &Pipeline) -> Res
     }
 }
 
+/// What a person should know about parameters that have no effect because chunks are only published.
+pub fn without_effect(config: &Config) -> Option<String> {
+    let limits = &config.limits;
+    let has_limits = limits.urdf.is_some() || !limits.channels.is_empty() || !limits.workspace.is_empty();
+    let what = match (config.output.mode, has_limits, config.shadow) {
+        (OutputMode::Stream, _, _) | (_, false, false) => return None,
+        (_, true, _) => "limits.*: chunks are published as the policy made them",
+        (_, false, true) => "shadow: chunks are published all the same",
+    };
+    Some(format!("{what}; limits, guard and shadow hold for `output.mode: stream` only"))
+}
+
 /// What a control that plays nothing yet has to watch.
 pub fn control(config: &Config) -> Control {
     let (watchdog, inference) = watched(config);
@@ -59,6 +71,15 @@ pub fn watched(config: &Config) -> Watched {
 /// A time between actions that is not known, limits that do not fit.
 pub fn played(config: &Config, channels: Arc<Channels>) -> Result<(Settings, Guard), ControlError> {
     let limits = envelope::limits(config, &channels)?;
+    let is_ahead =
+        config.output.joint_trajectory.is_some() && config.output.joint_trajectory_per == TrajectoryPer::Chunk;
+    let has_jumps = limits.channels.iter().any(|limits| limits.jump.is_some())
+        || limits.arms.iter().any(|limits| limits.angular_jump_rad.is_some());
+    if is_ahead && has_jumps {
+        let reason = "chunk sends commands ahead, which cannot be held to a limit of jumps from the state that is measured \
+                      then: use tick, or leave out limits.channel.<name>.jump";
+        return Err(ConfigError::invalid("output.joint_trajectory_per", reason).into());
+    }
     Ok((settings(config)?, Guard::new(channels, limits, config.guard.mode.into())?))
 }
 

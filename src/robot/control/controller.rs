@@ -1,7 +1,7 @@
 //! What is sent at a tick: what the present plan has for it, if the guard lets it pass, or the last command once more.
 
 use super::super::channels::Channels;
-use super::super::guard::{Context, Guard, Rejections, Verdict as Checked};
+use super::super::guard::{Context, Guard, Mode, Rejections, Verdict as Checked};
 use super::super::player::latency::{LatencyEstimate, start_by};
 use super::super::player::{Decoder, Plan, Player, Sample, Timing};
 use super::super::time::Now;
@@ -115,6 +115,8 @@ pub struct Controller {
     /// The measured state in the channels of a command, NaN where it is unknown.
     state: Vec<f32>,
     epoch: u64,
+    /// Counts the sets of limits and settings.
+    generation: u64,
     counts: Counts,
     /// What was sent last.
     latest: Option<Sent>,
@@ -141,6 +143,7 @@ impl Controller {
             played: Played::default(),
             state: vec![f32::NAN; width],
             epoch: 0,
+            generation: 0,
             counts: Counts::default(),
             latest: None,
             trouble: None,
@@ -152,7 +155,18 @@ impl Controller {
         if settings.period != self.settings.period {
             self.history = SentCommands::new(self.last.len(), settings.period);
         }
+        self.generation += 1;
         (self.settings, self.guard) = (settings, guard);
+    }
+
+    /// Counts the sets of limits and settings that have held.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The command before the last, if there is one.
+    pub(super) fn before(&self) -> Option<&[f32]> {
+        (self.sent > 1).then_some(self.before.as_slice())
     }
 
     /// How plans are played.
@@ -188,6 +202,16 @@ impl Controller {
     /// The command that was sent last, one value per channel; NaN before the first.
     pub fn values(&self) -> &[f32] {
         &self.last
+    }
+
+    /// What the robot was commanded at `moment`, with NaN for grippers, whose commands are no actions; `None` if it was not
+    /// commanded then.
+    pub fn commanded_at(&self, moment: Stamp) -> Option<Vec<f32>> {
+        let mut command = self.history.at(moment)?.to_vec();
+        for gripper in self.channels().grippers() {
+            command.get_mut(gripper).into_iter().for_each(|value| *value = f32::NAN);
+        }
+        Some(command)
     }
 
     /// How long an inference takes from its observation to its plan, as far as that is known.
@@ -226,7 +250,12 @@ impl Controller {
     pub(super) fn wants_plan(&self, now: Stamp) -> bool {
         // As long as nothing is known of the latency, the next inference cannot begin too early.
         let (Some(newest), Some(estimate)) = (self.player.newest(), self.latency.estimate()) else { return true };
-        now >= start_by(newest.ends(), estimate, self.settings.margin)
+        // A plan is of no use beyond its end, or once it is too old.
+        let age = self.guard.limits().plan_age.map_or(i64::MAX, nanos);
+        let oldest = Stamp { nanos: newest.timing().reference.nanos.saturating_add(age) };
+        // The first step of the next one is due one step after its observation, however fast the inference is.
+        let lead = estimate.max(self.settings.step);
+        now >= start_by(newest.ends().min(oldest), lead, self.settings.margin)
     }
 
     /// The plan that was played last.
@@ -296,16 +325,21 @@ impl Controller {
 
     /// Sends the command that was looked up, unless the guard refuses it.
     fn play(&mut self, sequence: u64, step: f32, plan_age: Duration, now: Now) -> Next {
-        let checked = self.guard.check(
-            &mut self.command,
-            &Context {
-                last: (self.sent > 0).then_some(self.last.as_slice()),
-                before: (self.sent > 1).then_some(self.before.as_slice()),
-                period: self.settings.period,
-                state: Some(&self.state),
-                plan_age,
-            },
-        );
+        let is_first = self.sent == 0;
+        if is_first {
+            self.start_from_state();
+        }
+        // Where commands are not clamped, the first one may be as far as the robot can have come since the observation.
+        let is_within_reach = is_first && self.guard.mode() == Mode::Reject;
+        let period = if is_within_reach { plan_age.max(self.settings.period) } else { self.settings.period };
+        let context = Context {
+            last: Some(if is_first { &self.before } else { &self.last }),
+            before: (self.sent > 1).then_some(self.before.as_slice()),
+            period,
+            state: Some(&self.state),
+            plan_age,
+        };
+        let checked = self.guard.check(&mut self.command, &context);
         let in_a_row = self.rejections.note(checked);
         let (verdict, cause) = match checked {
             Checked::Pass => (Verdict::Pass, None),
@@ -329,6 +363,20 @@ impl Controller {
         self.sent = self.sent.saturating_add(1).min(2);
         self.counts.commands += 1;
         Next::Send(Sent { sequence, step, plan_age, verdict, cause })
+    }
+
+    /// Puts the measured state in the place of a command before the first; where it is unknown, the command itself.
+    fn start_from_state(&mut self) {
+        self.before.copy_from_slice(&self.state);
+        for arm in self.decoder.channels().arms() {
+            if let Some(rotation) = self.before.get_mut(arm.rotation_channels())
+                && arm.form.read(rotation).is_err()
+            {
+                rotation.fill(f32::NAN);
+            }
+        }
+        let unknown = self.before.iter_mut().zip(&self.command).filter(|(known, _)| !known.is_finite());
+        unknown.for_each(|(known, command)| *known = *command);
     }
 
     /// Holds the last command, if there is one, or stops.

@@ -34,6 +34,7 @@ pub use watch::Watch;
 use super::guard::Guard;
 use super::time::Now;
 use crate::pipeline::Inference;
+use crate::pipeline::feedback::Commanded;
 use crate::types::{HostArray, Observation, Stamp};
 use lateness::Lateness;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -241,6 +242,12 @@ impl SharedControl {
     /// Shares `control`.
     pub fn new(control: Control) -> Self {
         Self(Arc::new(Mutex::new(control)))
+    }
+
+    /// What the robot was commanded at a moment, for a checkpoint that is fed its last command.
+    pub fn commanded(&self) -> Commanded {
+        let control = self.clone();
+        Arc::new(move |moment| control.lock().controller()?.commanded_at(moment))
     }
 
     /// Locks it. Hold it only for a moment, because commands wait for it.

@@ -43,11 +43,15 @@ impl Bench {
 
     /// A bench whose joint has the limits that `limit` sets.
     fn with(settings: Settings, limit: impl FnOnce(&mut Limits)) -> Self {
+        Self::with_mode(Mode::Reject, settings, limit)
+    }
+
+    fn with_mode(mode: Mode, settings: Settings, limit: impl FnOnce(&mut Limits)) -> Self {
         let channels = Arc::new(Channels::of("auto", &["joint".to_owned()], false, None, 0).unwrap());
         let mut limits = Limits::none(&channels);
         limit(&mut limits);
         let decoder = Decoder::new(channels.clone(), &ActionConfig::defaults()).unwrap();
-        let guard = Guard::new(channels, limits, Mode::Reject).unwrap();
+        let guard = Guard::new(channels, limits, mode).unwrap();
         let watch = Watch::new(Some(Duration::from_millis(500)), Some(Duration::from_secs(2)));
         let mut controller = Control::new(watch);
         controller.install(Some(Controller::new(settings, decoder, guard)));
@@ -328,8 +332,23 @@ fn what_is_left_of_a_plan_ends_where_the_guard_refuses_it() {
     bench.plan(0, &[0.1, 0.5, 0.9, 1.5, 0.9]).unwrap();
     bench.value(120);
     let rest = bench.controller.controller().unwrap().rest_of_plan(at(120));
-    let rest: Vec<(Stamp, f32)> = rest.iter().map(|point| (point.due, point.values[0])).collect();
-    assert_eq!(rest, [(at(200), 0.5), (at(300), 0.9)]);
+    // 1.02 would be due at 320 ms.
+    let last = rest.last().map(|point| (point.due, point.values[0]));
+    assert_eq!((rest.len(), rest[0].due, last), (9, at(140), Some((at(300), 0.9))));
+}
+
+#[test]
+fn what_is_left_of_a_plan_keeps_the_velocity_from_the_first_command_on() {
+    let mut bench = Bench::with_mode(Mode::Clamp, settings(), |limits| limits.channels[0].velocity = Some(1.0));
+    bench.plan(0, &[0.0, 9.0, 9.0]).unwrap();
+    bench.value(100);
+    let mut last = bench.value(120).unwrap();
+    let rest = bench.controller.controller().unwrap().rest_of_plan(at(120));
+    assert!(rest.len() > 8);
+    for point in rest {
+        assert!((point.values[0] - last - 0.02).abs() < 1e-5, "{last} to {}", point.values[0]);
+        last = point.values[0];
+    }
 }
 
 /// A bench whose actions are relative, to the command if `to_command`.
@@ -411,6 +430,38 @@ fn a_first_command_that_is_refused_is_told_although_there_is_nothing_to_hold() {
     assert_eq!(bench.controller.words(&trouble), "joint 1.500 is above 1.000");
 }
 
+/// At most 1.0 per second, and nothing else.
+fn slow(limits: &mut Limits) {
+    limits.channels[0].velocity = Some(1.0);
+}
+
+#[test]
+fn the_first_command_may_be_no_farther_than_the_robot_can_have_come_since_the_observation() {
+    let mut bench = Bench::with(settings(), slow);
+    bench.controller.controller_mut().unwrap().state(&[5.0]);
+    bench.plan(0, &[5.2]).unwrap();
+    assert_eq!(bench.sent(100), None, "0.2 in 0.1 s");
+    bench.plan(10, &[5.09]).unwrap();
+    assert_eq!(bench.value(110), Some(5.09));
+}
+
+#[test]
+fn where_commands_are_clamped_the_robot_starts_from_where_it_is() {
+    let mut bench = Bench::with_mode(Mode::Clamp, settings(), slow);
+    bench.controller.controller_mut().unwrap().state(&[5.0]);
+    bench.plan(0, &[9.0, 9.0]).unwrap();
+    assert_eq!(bench.sent(100).map(|(value, verdict, _)| (value, verdict)), Some((5.02, Verdict::Clamped)));
+}
+
+#[test]
+fn a_plan_of_long_steps_is_asked_for_a_step_before_the_end_of_the_last() {
+    let mut bench = Bench::with(Settings { step: Duration::from_secs(1), ..settings() }, |_| ());
+    bench.plan(0, &[1.0; 3]).unwrap();
+    bench.plan(10, &[1.0; 3]).unwrap();
+    // It ends at 3,010 ms, and the first step of the next is due a second after its observation.
+    assert!(!bench.controller.wants_plan(at(1_989)) && bench.controller.wants_plan(at(1_990)));
+}
+
 #[test]
 fn a_plan_that_stays_beyond_its_limit_stops_the_robot() {
     let mut bench = Bench::with(settings(), below_one);
@@ -438,9 +489,18 @@ fn the_next_plan_is_asked_for_in_time_for_the_end_of_this_one() {
     // The first inference is a cold one; the others take 50 ms.
     bench.plan(0, &[1.0; 10]).unwrap();
     bench.plan(10, &[1.0; 10]).unwrap();
-    // It ends at 1,010 ms and is to be followed 20 ms before that.
-    assert!(!bench.controller.wants_plan(at(939)));
-    assert!(bench.controller.wants_plan(at(940)));
+    // It ends at 1,010 ms and is to be followed 20 ms before that, by one whose first step is due 100 ms after its observation.
+    assert!(!bench.controller.wants_plan(at(889)));
+    assert!(bench.controller.wants_plan(at(890)));
+}
+
+#[test]
+fn the_next_plan_is_asked_for_before_this_one_is_too_old() {
+    let mut bench = Bench::with(settings(), |limits| limits.plan_age = Some(Duration::from_millis(500)));
+    bench.plan(0, &[1.0; 10]).unwrap();
+    bench.plan(10, &[1.0; 10]).unwrap();
+    // It ends at 1,010 ms, but is too old at 510 ms.
+    assert!(!bench.controller.wants_plan(at(389)) && bench.controller.wants_plan(at(390)));
 }
 
 #[test]

@@ -27,17 +27,17 @@ pub enum Telling {
 /// Knows what a trajectory controller has been told.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Splice {
-    /// The plan that it plays.
-    playing: Option<u64>,
+    /// The plan that it plays, and the generation of limits that it was held to.
+    playing: Option<(u64, u64)>,
 }
 
 impl Splice {
-    /// What has to be told after a tick at which `sent` was sent.
-    pub fn next(&mut self, sent: Option<&Sent>) -> Telling {
+    /// What has to be told after a tick at which `sent` was sent, within limits of this `generation`.
+    pub fn next(&mut self, sent: Option<&Sent>, generation: u64) -> Telling {
         match sent.filter(|sent| sent.verdict != Verdict::Held) {
-            Some(sent) if self.playing == Some(sent.sequence) => Telling::Nothing,
+            Some(sent) if self.playing == Some((sent.sequence, generation)) => Telling::Nothing,
             Some(sent) => {
-                self.playing = Some(sent.sequence);
+                self.playing = Some((sent.sequence, generation));
                 Telling::Rest
             }
             None if self.playing.take().is_some() => Telling::Stay,
@@ -47,30 +47,35 @@ impl Splice {
 }
 
 impl Controller {
-    /// What is left of the present plan after `now`, up to the first step that the guard refuses. Each step is held to the
-    /// velocity, acceleration and jump that are allowed from the step before.
+    /// What is left of the present plan after `now`: its commands at the ticks to come, each held to the limits as it will be
+    /// then, up to the first that the guard refuses. How far the robot will be from a command is not known, so limits of
+    /// jumps are not among them.
     pub fn rest_of_plan(&self, now: Stamp) -> Vec<Point> {
         let Some(plan) = self.present_plan() else { return Vec::new() };
-        let step_ns = i64::try_from(plan.timing().step.as_nanos()).unwrap_or(i64::MAX);
-        let due = |index: usize| {
-            let steps = i64::try_from(index).unwrap_or(i64::MAX).saturating_add(1);
-            Stamp { nanos: plan.timing().reference.nanos.saturating_add(step_ns.saturating_mul(steps)) }
-        };
-        let mut points: Vec<Point> = Vec::new();
-        for index in (0..plan.steps()).filter(|index| due(*index) > now) {
-            let Some(mut values) = plan.step(index).map(<[f32]>::to_vec) else { break };
-            let last = points.last().map_or(self.values(), |point| &point.values);
-            let before =
-                points.len().checked_sub(2).and_then(|two| points.get(two)).map(|point| point.values.as_slice());
-            // The measured state says nothing about a step that lies ahead; the one before it does.
-            let (last, state) = (Some(last), Some(last));
-            let context = Context { last, before, period: plan.timing().step, state, plan_age: plan.age(now) };
+        let period_ns = i64::try_from(self.settings().period.as_nanos()).unwrap_or(i64::MAX);
+        let (mut before, mut last) = (self.before().map(<[f32]>::to_vec), self.values().to_vec());
+        let mut points = Vec::new();
+        loop {
+            let ticks = i64::try_from(points.len()).unwrap_or(i64::MAX).saturating_add(1);
+            let due = Stamp { nanos: now.nanos.saturating_add(period_ns.saturating_mul(ticks)) };
+            let mut values = last.clone();
+            let is_over = !plan.command_at(due, &mut values);
+            let context = Context {
+                last: Some(&last),
+                before: before.as_deref(),
+                period: self.settings().period,
+                state: Some(&last),
+                plan_age: plan.age(due),
+            };
             if matches!(self.guard().check(&mut values, &context), Checked::Rejected(_)) {
-                break;
+                return points;
             }
-            points.push(Point { due: due(index), values });
+            points.push(Point { due, values: values.clone() });
+            before = Some(std::mem::replace(&mut last, values));
+            if is_over {
+                return points;
+            }
         }
-        points
     }
 }
 
@@ -86,7 +91,7 @@ mod tests {
     #[test]
     fn a_plan_is_told_once_and_its_end_once() {
         let mut splice = Splice::default();
-        let mut next = |sent: Option<Sent>| splice.next(sent.as_ref());
+        let mut next = |sent: Option<Sent>| splice.next(sent.as_ref(), 0);
         assert_eq!(next(None), Telling::Nothing);
         assert_eq!(next(Some(sent(1, Verdict::Pass))), Telling::Rest);
         assert_eq!(next(Some(sent(1, Verdict::Clamped))), Telling::Nothing);
@@ -98,15 +103,22 @@ mod tests {
     #[test]
     fn a_plan_that_goes_on_after_a_hold_is_told_again() {
         let mut splice = Splice::default();
-        splice.next(Some(&sent(1, Verdict::Pass)));
-        splice.next(Some(&sent(1, Verdict::Held)));
-        assert_eq!(splice.next(Some(&sent(1, Verdict::Pass))), Telling::Rest);
+        splice.next(Some(&sent(1, Verdict::Pass)), 0);
+        splice.next(Some(&sent(1, Verdict::Held)), 0);
+        assert_eq!(splice.next(Some(&sent(1, Verdict::Pass)), 0), Telling::Rest);
     }
 
     #[test]
     fn a_stop_is_told_even_if_nothing_is_sent_any_more() {
         let mut splice = Splice::default();
-        splice.next(Some(&sent(1, Verdict::Pass)));
-        assert_eq!(splice.next(None), Telling::Stay);
+        splice.next(Some(&sent(1, Verdict::Pass)), 0);
+        assert_eq!(splice.next(None, 0), Telling::Stay);
+    }
+
+    #[test]
+    fn a_plan_within_other_limits_is_told_again() {
+        let mut splice = Splice::default();
+        splice.next(Some(&sent(1, Verdict::Pass)), 0);
+        assert_eq!(splice.next(Some(&sent(1, Verdict::Clamped)), 1), Telling::Rest);
     }
 }

@@ -188,6 +188,19 @@ impl Plan {
         }
     }
 
+    /// Writes the command for `moment` to `out`: what lies between two steps, or the last step for one that is past it. The
+    /// answer is whether the plan lasts longer than that; before its first step nothing is written.
+    pub fn command_at(&self, moment: Stamp, out: &mut [f32]) -> bool {
+        match self.due(moment) {
+            Due::NotYet { .. } => true,
+            Due::At { index, fraction } => self.write(index, fraction, out) && index + 1 < self.steps,
+            Due::Over { .. } => {
+                self.write(self.steps.saturating_sub(1), 0.0, out);
+                false
+            }
+        }
+    }
+
     /// Writes what lies `fraction` of the way from step `index` to the next. If `out` has another size than a command, or
     /// there is no such step, nothing is written and the answer is false.
     pub(super) fn write(&self, index: usize, fraction: f64, out: &mut [f32]) -> bool {
