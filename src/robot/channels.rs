@@ -407,6 +407,20 @@ mod tests {
     }
 
     #[test]
+    fn a_state_of_six_numbers_is_compared_with_an_axis_angle_as_one() {
+        let names: Vec<String> = axis_angle::CHANNELS.map(str::to_owned).to_vec();
+        let channels = Channels::of("ee6d", &names, true, Some(Columns), 1).unwrap();
+        // A quarter turn about z: its first two columns are y and -x.
+        let state = [0.1, 0.2, 0.3, 0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.7];
+        let mut out = [0.0; 7];
+        channels.state(&state, &mut out);
+        let expected = [0.1, 0.2, 0.3, 0.0, 0.0, std::f32::consts::FRAC_PI_2, 0.7];
+        assert!(out.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-6), "{out:?}");
+        channels.state(&state[..9], &mut out);
+        assert!(out.iter().all(|value| value.is_nan()), "a pose without its gripper is no state of an arm");
+    }
+
+    #[test]
     fn lerobots_axis_angle_is_one_arm_of_seven_channels_whatever_the_mode() {
         let names = axis_angle::CHANNELS.map(str::to_owned);
         let channels = Channels::of("ee6d", &names, true, None, 2).unwrap();
