@@ -10,6 +10,8 @@ use crate::model::config::ModelConfig;
 use crate::model::flow;
 use crate::model::policy::Policy;
 use crate::model::vlm::{Views, Vlm, VlmTokens};
+use crate::model::weight::Weight;
+use crate::model::weight::sparse24::{Criterion, two_to_four};
 use crate::model::{Hook, ignore};
 use tch::{TchError, Tensor};
 
@@ -98,7 +100,13 @@ impl LibtorchPolicy {
     pub fn specialise(self, domain: i64, prune: bool) -> Result<Self, BackendError> {
         let mut policy = self.policy.specialise(domain)?;
         if prune {
-            policy.prune_two_to_four()?;
+            for group in policy.linears_mut() {
+                for (_, layer) in group.layers {
+                    let dense = layer.weight.to_dense()?;
+                    let mask = two_to_four(&dense, &Criterion::Magnitude)?;
+                    layer.weight = Weight::Dense(dense.f_mul(&mask.f_to_kind(dense.kind())?)?);
+                }
+            }
         }
         Ok(Self { policy, ..self })
     }

@@ -10,6 +10,7 @@ use super::layout::Layout;
 pub use super::weights::TensorEntry;
 use super::weights::{Weights, malformed};
 use crate::error::{CheckpointError, check_content};
+use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -200,8 +201,19 @@ impl Checkpoint {
         }
     }
 
-    /// The first of `names` that is stored, which must have exactly `shape`.
+    /// The first of `names` that is stored, which must have exactly `shape` and be stored in one of the dtypes that a
+    /// network computes in.
     fn find<'a>(&'a self, names: &'a [String], shape: &[i64]) -> Result<(&'a str, &'a TensorEntry), CheckpointError> {
+        self.find_as(names, shape, None)
+    }
+
+    /// As [`Self::find`], for a tensor that is stored as `kind` and as nothing else.
+    fn find_as<'a>(
+        &'a self,
+        names: &'a [String],
+        shape: &[i64],
+        kind: Option<Kind>,
+    ) -> Result<(&'a str, &'a TensorEntry), CheckpointError> {
         let Some((name, entry)) = names.iter().find_map(|name| Some((name, self.weights.entries().get(name)?))) else {
             return Err(CheckpointError::MissingTensor {
                 path: self.path().to_owned(),
@@ -218,7 +230,17 @@ impl Checkpoint {
                 found: entry.shape.clone(),
             });
         }
-        self.weights.kind_of(name, entry)?;
+        match kind {
+            None => self.weights.kind_of(name, entry).map(drop)?,
+            Some(kind) => self.weights.check_kind(name, entry, kind)?,
+        }
+        if let Some(adapter) = self.adapter.as_ref().filter(|adapter| kind.is_some() && adapter.changes(name)) {
+            let reason = format!(
+                "it changes `{name}`, which is quantised: give the adapter to `xvla quantize`, with the checkpoint that \
+                 is not quantised"
+            );
+            return Err(malformed(adapter.folder(), reason));
+        }
         if let Some(adapter) = &self.adapter
             && let Some(other) = names.iter().find(|other| adapter.changes(other) && !adapter.changes(name))
         {
@@ -226,6 +248,14 @@ impl Checkpoint {
             return Err(malformed(adapter.folder(), reason));
         }
         Ok((name, entry))
+    }
+
+    /// The tensor stored as `name`, in its own dtype and on the host, with the adapter's change; `None` if there is none.
+    ///
+    /// # Errors
+    /// A dtype that is not supported, or an error of libtorch.
+    pub fn merged(&self, name: &str) -> Result<Option<Tensor>, CheckpointError> {
+        self.weights.entries().get(name).map(|entry| self.tensor(name, entry)).transpose()
     }
 
     /// The tensor stored as `name` with the adapter's change, if it has one for it. Otherwise this is a view of the
@@ -284,8 +314,7 @@ impl Scope<'_> {
     /// As [`Scope::tensor`].
     pub fn tensor_of(&self, names: &[&str], shape: &[i64]) -> Result<Tensor, CheckpointError> {
         let checkpoint = self.checkpoint;
-        let stored: Vec<String> =
-            names.iter().map(|name| checkpoint.layout.stored_name(&format!("{}{name}", self.prefix))).collect();
+        let stored: Vec<String> = names.iter().map(|name| self.stored_name(name)).collect();
         let found = checkpoint.find(&stored, shape);
         if let (Some(ledger), Some(name)) = (self.ledger, stored.last()) {
             ledger.asked.borrow_mut().push((name.clone(), shape.to_vec()));
@@ -296,6 +325,51 @@ impl Scope<'_> {
         let (name, entry) = found?;
         let tensor = checkpoint.tensor(name, entry)?;
         self.torch(tensor.f_to_device_(self.device, self.kind, false, false))
+    }
+
+    /// Whether a tensor `name` is stored in this scope.
+    pub fn stores(&self, name: &str) -> bool {
+        self.entry(name).is_some()
+    }
+
+    /// Whether a tensor `name` is stored in this scope as `dtype`.
+    pub fn stores_as(&self, name: &str, dtype: Dtype) -> bool {
+        self.entry(name).is_some_and(|entry| entry.dtype == dtype)
+    }
+
+    /// Whether tensors are only looked up, so that those that are handed out hold no values.
+    pub fn only_surveys(&self) -> bool {
+        self.ledger.is_some()
+    }
+
+    /// The tensor `name` in this scope as it is stored, on the host: exactly of `shape` and `kind`.
+    ///
+    /// # Errors
+    /// As [`Scope::tensor`]; an adapter that changes this tensor.
+    pub fn stored(&self, name: &str, shape: &[i64], kind: Kind) -> Result<Tensor, CheckpointError> {
+        let (checkpoint, stored) = (self.checkpoint, self.stored_name(name));
+        let names = [stored];
+        let found = checkpoint.find_as(&names, shape, Some(kind));
+        if let Some(ledger) = self.ledger {
+            ledger.problems.borrow_mut().extend(found.err());
+            ledger.asked.borrow_mut().extend(names.map(|name| (name, shape.to_vec())));
+            return self.torch(Tensor::f_zeros([1], (kind, Device::Cpu)).and_then(|zero| zero.f_expand(shape, false)));
+        }
+        let (name, entry) = found?;
+        checkpoint.weights.view(name, entry)
+    }
+
+    /// The error for the tensor `name` in this scope, whose values cannot be used.
+    pub fn refused(&self, name: &str, reason: String) -> CheckpointError {
+        malformed(self.checkpoint.path(), format!("tensor `{}`: {reason}", self.stored_name(name)))
+    }
+
+    fn stored_name(&self, name: &str) -> String {
+        self.checkpoint.layout.stored_name(&format!("{}{name}", self.prefix))
+    }
+
+    fn entry(&self, name: &str) -> Option<&TensorEntry> {
+        self.checkpoint.weights.entries().get(&self.stored_name(name))
     }
 
     /// Adds the path of the weights to an error of libtorch.

@@ -1,6 +1,7 @@
 //! The sizes of the network, validated. `config_json.rs` reads them from a checkpoint.
 
 use super::action_space::ActionSpace;
+use super::variant::Variant;
 use crate::types::ResizeMode;
 
 /// Everything `config.json` says about the network.
@@ -22,6 +23,8 @@ pub struct ModelConfig {
     pub denoising_steps: usize,
     /// Actions of a chunk that LeRobot executes before the next one; `None` in the original release.
     pub executed_actions: Option<i64>,
+    /// How the matrices were pruned or quantised; `None` for a checkpoint as it was trained.
+    pub variant: Option<Variant>,
 }
 
 impl ModelConfig {
@@ -139,6 +142,8 @@ pub struct PolicyConfig {
     pub mlp_ratio: f64,
     /// Number of domains (embodiments), each with parameters of its own.
     pub domains: i64,
+    /// The only domain whose parameters the checkpoint still has; `None` if it has those of all.
+    pub only_domain: Option<i64>,
     /// S: soft prompts per domain.
     pub soft_prompts: i64,
     /// Width of the time embedding.
@@ -156,6 +161,11 @@ pub struct PolicyConfig {
 }
 
 impl PolicyConfig {
+    /// Rows of the tables that hold each domain's parameters.
+    pub fn domain_rows(&self) -> i64 {
+        if self.only_domain.is_some() { 1 } else { self.domains }
+    }
+
     /// Width of a block's MLP, channels.
     pub fn mlp_width(&self) -> i64 {
         (self.hidden as f64 * self.mlp_ratio) as i64

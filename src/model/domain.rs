@@ -5,7 +5,6 @@ use super::TensorResult;
 use super::checkpoint::Scope;
 use super::config::PolicyConfig;
 use super::layers::Linear;
-use super::prune::two_to_four;
 use super::vlm::VlmTokens;
 use super::weight::Weight;
 use crate::error::CheckpointError;
@@ -69,14 +68,6 @@ impl DomainLinear {
     pub(super) fn specialise(self, domain: i64) -> Result<Self, TchError> {
         self.of(domain).map(Self::Single)
     }
-
-    /// Prunes every matrix to 2:4 along its inputs.
-    pub(super) fn prune_two_to_four(&mut self) -> Result<(), TchError> {
-        match self {
-            Self::PerDomain(table) => table.prune_two_to_four(),
-            Self::Single(linear) => linear.weight.prune_two_to_four(),
-        }
-    }
 }
 
 impl DomainTable {
@@ -88,15 +79,8 @@ impl DomainTable {
 
     fn of(&self, domain: i64) -> Result<Linear, TchError> {
         let matrix = self.weight.f_get(domain)?.f_view([self.inputs, self.outputs])?;
-        Ok(Linear { weight: Weight::Dense(matrix.f_tr()?), bias: Some(self.bias.f_get(domain)?) })
-    }
-
-    fn prune_two_to_four(&mut self) -> Result<(), TchError> {
-        let (inputs, outputs) = (self.inputs, self.outputs);
-        let rows = self.weight.f_view([-1, inputs, outputs])?.f_transpose(1, 2)?; // [domains, out, in]
-        let pruned = two_to_four(&rows.f_reshape([-1, inputs])?)?.f_view([-1, outputs, inputs])?;
-        self.weight = pruned.f_transpose(1, 2)?.f_reshape([-1, inputs * outputs])?;
-        Ok(())
+        let bias = Some(self.bias.f_get(domain)?);
+        Ok(Linear { weight: Weight::Dense(matrix.f_tr()?), bias, watch: None })
     }
 }
 
@@ -165,11 +149,13 @@ impl TokenProjections {
         let projection = |name: &str| {
             let scope = scope.sub(name);
             if config.hetero_projections {
-                return DomainLinear::new(&scope, config.domains, token_width, config.hidden);
+                return DomainLinear::new(&scope, config.domain_rows(), token_width, config.hidden);
             }
             Ok(DomainLinear::Single(Linear::new(&scope, token_width, config.hidden)?))
         };
-        Ok(Self { vlm: projection("vlm_proj")?, aux: projection("aux_visual_proj")? })
+        let projections = Self { vlm: projection("vlm_proj")?, aux: projection("aux_visual_proj")? };
+        // The tables of a variant have one row.
+        if config.only_domain.is_some() { root.torch(projections.specialise(0)) } else { Ok(projections) }
     }
 
     /// Tokens of a frame and domains [B] → [B, N + L, H] and [B, (V − 1)·N, H], without positions.
@@ -227,16 +213,6 @@ mod tests {
         let expected = linear().forward(&input, &Tensor::from_slice(&[2i64; 4])).unwrap();
         let found = linear().specialise(2).unwrap().forward(&input, &Tensor::from_slice(&[0i64; 4])).unwrap();
         assert!(difference(&found, &expected) < 1e-6);
-    }
-
-    #[test]
-    fn pruning_before_specialising_gives_the_matrix_that_pruning_afterwards_gives() {
-        let (mut before, mut after) = (linear(), linear().specialise(1).unwrap());
-        before.prune_two_to_four().unwrap();
-        after.prune_two_to_four().unwrap();
-        let [before, after] = [before, after].map(|linear| linear.of(1).unwrap().weight);
-        assert_eq!(difference(&before.to_dense().unwrap(), &after.to_dense().unwrap()), 0.0);
-        assert_eq!(after.shape().unwrap(), (2, 5));
     }
 
     #[test]

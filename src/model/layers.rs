@@ -2,7 +2,7 @@
 
 use super::TensorResult;
 use super::checkpoint::Scope;
-use super::weight::Weight;
+use super::weight::{Watch, Weight};
 use crate::error::CheckpointError;
 use tch::Tensor;
 
@@ -16,13 +16,15 @@ pub struct Linear {
     pub weight: Weight,
     /// b, [out]; `None` for a layer without bias.
     pub bias: Option<Tensor>,
+    /// What sees the inputs, while formats are chosen; `None` otherwise.
+    pub watch: Option<Watch>,
 }
 
 impl Linear {
-    /// Reads `weight` [out, in] and `bias` [out].
+    /// Reads `weight` [out, in], in the format in which it is stored, and `bias` [out].
     ///
     /// # Errors
-    /// A tensor that is missing or has another shape.
+    /// A tensor that is missing or has another shape; see [`Weight::read`].
     pub fn new(scope: &Scope, inputs: i64, outputs: i64) -> Result<Self, CheckpointError> {
         Self::with_bias(scope, inputs, outputs, true)
     }
@@ -33,17 +35,17 @@ impl Linear {
     /// As [`Linear::new`].
     pub fn with_bias(scope: &Scope, inputs: i64, outputs: i64, bias: bool) -> Result<Self, CheckpointError> {
         let bias = bias.then(|| scope.tensor("bias", &[outputs])).transpose()?;
-        Ok(Self { weight: Weight::Dense(scope.tensor("weight", &[outputs, inputs])?), bias })
+        Ok(Self { weight: Weight::read(scope, inputs, outputs)?, bias, watch: None })
     }
 
     /// A Linear without bias from a matrix [out, in] that is already loaded.
     pub fn from_matrix(matrix: Tensor) -> Self {
-        Self { weight: Weight::Dense(matrix), bias: None }
+        Self { weight: Weight::Dense(matrix), bias: None, watch: None }
     }
 
     /// A second handle to this layer, in the same memory.
     pub fn share(&self) -> Self {
-        Self { weight: self.weight.share(), bias: self.bias.as_ref().map(Tensor::shallow_clone) }
+        Self { weight: self.weight.share(), bias: self.bias.as_ref().map(Tensor::shallow_clone), watch: None }
     }
 
     /// [.., in] → [.., out]
@@ -51,6 +53,9 @@ impl Linear {
     /// # Errors
     /// Shapes that do not fit, or an allocation that fails.
     pub fn forward(&self, input: &Tensor) -> TensorResult {
+        if let Some(watch) = &self.watch {
+            watch.see(input)?;
+        }
         self.weight.multiply(input, self.bias.as_ref())
     }
 }

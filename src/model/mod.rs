@@ -15,8 +15,8 @@
 //! | [`flow`] | the denoising loop, generic over the network | the same |
 //! | [`action_space`] | what the channels of an action mean | the same |
 //! | [`state_spec`] | the state that a checkpoint expects from the robot | X-VLA's data handlers, LeRobot's features |
-//! | [`layers`], [`weight`] | the layers that all parts share, and their matrices | – |
-//! | [`prune`] | 2:4 sparsity | Mishra et al. 2021 |
+//! | [`layers`], [`weight`] | the layers that all parts share, and their matrices: dense, FP8, 2:4 | Micikevicius et al. 2022, Mishra et al. 2021 |
+//! | [`variant`] | what a quantised or pruned checkpoint says of itself | – |
 //! | [`onnx`] | the policy of one domain as an ONNX graph | the ONNX specification |
 //! | [`audit`] | every problem with a checkpoint | – |
 //! | [`synth`] | checkpoints with random weights | – |
@@ -38,10 +38,10 @@ pub mod layout;
 pub mod onnx;
 pub mod policy;
 pub mod projector;
-pub mod prune;
 pub mod state_spec;
 pub mod synth;
 pub mod text;
+pub mod variant;
 pub mod vision;
 pub mod vlm;
 pub mod weight;

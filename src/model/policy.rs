@@ -8,6 +8,7 @@ use super::checkpoint::Scope;
 use super::config::PolicyConfig;
 use super::domain::{DomainLinear, SoftPrompts, TokenProjections};
 use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads, split_heads};
+use super::variant::LinearGroup;
 use super::vlm::VlmTokens;
 use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
@@ -45,11 +46,11 @@ impl Policy {
     /// A tensor that is missing or has another shape.
     pub fn new(root: &Scope, config: &PolicyConfig, token_width: i64) -> Result<Self, CheckpointError> {
         let scope = root.sub("transformer");
-        let (hidden, domains) = (config.hidden, config.domains);
+        let (hidden, domains) = (config.hidden, config.domain_rows());
         let token_input = config.action_dim + config.time_dim + config.proprio_dim;
         let domain_linear = |name: &str, inputs, outputs| DomainLinear::new(&scope.sub(name), domains, inputs, outputs);
         let prompts = config.soft_prompts;
-        Ok(Self {
+        let policy = Self {
             projections: TokenProjections::new(root, config, token_width)?,
             positions: scope.tensor("pos_emb", &[1, config.max_len_seq, hidden])?,
             action_encoder: domain_linear("action_encoder", token_input, hidden)?,
@@ -63,21 +64,31 @@ impl Policy {
             norm: LayerNorm::new(&scope.sub("norm"), hidden)?,
             config: config.clone(),
             only_domain: None,
-        })
+        };
+        match config.only_domain {
+            Some(domain) => root.torch(policy.of_row(0, domain)),
+            None => Ok(policy),
+        }
     }
 
     /// Keeps the parameters of one domain only. Every DomainAwareLinear becomes a plain matrix, which then applies
-    /// whatever domain is requested.
+    /// whatever domain is requested. A policy that has only the parameters of one domain stays as it is: check before
+    /// that it is the one that is wanted.
     ///
     /// # Errors
     /// A domain that the checkpoint does not have.
     pub fn specialise(self, domain: i64) -> Result<Self, TchError> {
+        if self.only_domain.is_some() { Ok(self) } else { self.of_row(domain, domain) }
+    }
+
+    /// The policy of `domain`, whose parameters are in this row of the tables.
+    fn of_row(self, row: i64, domain: i64) -> Result<Self, TchError> {
         Ok(Self {
-            projections: self.projections.specialise(domain)?,
-            action_encoder: self.action_encoder.specialise(domain)?,
-            action_decoder: self.action_decoder.specialise(domain)?,
-            soft_prompts: self.soft_prompts.map(|prompts| prompts.specialise(domain)).transpose()?,
-            config: PolicyConfig { domains: 1, ..self.config },
+            projections: self.projections.specialise(row)?,
+            action_encoder: self.action_encoder.specialise(row)?,
+            action_decoder: self.action_decoder.specialise(row)?,
+            soft_prompts: self.soft_prompts.map(|prompts| prompts.specialise(row)).transpose()?,
+            config: PolicyConfig { only_domain: Some(domain), ..self.config },
             only_domain: Some(domain),
             ..self
         })
@@ -93,18 +104,28 @@ impl Policy {
         (self.positions.kind(), self.positions.device())
     }
 
-    /// Prunes every matrix of the transformer to 2:4, including the per-domain ones. The token projections stay dense.
-    ///
-    /// # Errors
-    /// An allocation that fails.
-    pub fn prune_two_to_four(&mut self) -> Result<(), TchError> {
-        for block in &mut self.blocks {
-            for linear in block.linears_mut() {
-                linear.weight.prune_two_to_four()?;
-            }
+    /// The layers whose matrices a variant stores in another format: those of the blocks. Token projections and what
+    /// belongs to a domain are small and stay as they are.
+    pub fn linears_mut(&mut self) -> Vec<LinearGroup<'_>> {
+        let blocks = self.blocks.iter_mut().enumerate();
+        let named = blocks.flat_map(|(index, block)| {
+            block
+                .linears_mut()
+                .map(|(name, layer)| LinearGroup::single(format!("transformer.blocks.{index}.{name}"), layer))
+        });
+        named.collect()
+    }
+
+    /// The names, as in the original release, of the tensors with a row for each domain.
+    pub fn domain_tables(config: &PolicyConfig) -> Vec<String> {
+        let mut layers = vec!["action_encoder", "action_decoder"];
+        if config.hetero_projections {
+            layers.extend(["vlm_proj", "aux_visual_proj"]);
         }
-        self.action_encoder.prune_two_to_four()?;
-        self.action_decoder.prune_two_to_four()
+        let tensors =
+            layers.into_iter().flat_map(|layer| [format!("{layer}.fc.weight"), format!("{layer}.bias.weight")]);
+        let prompts = (config.soft_prompts > 0).then(|| "soft_prompt_hub.weight".to_owned());
+        tensors.chain(prompts).map(|name| format!("transformer.{name}")).collect()
     }
 
     /// Tokens of a frame in the policy's width, [B, N + L, H] and [B, (V − 1)·N, H], without positions; `domain` is [B]
@@ -173,8 +194,7 @@ pub(super) fn frequencies(width: i64) -> Vec<f32> {
     (0..half).map(|k| (-(MAX_PERIOD.ln()) * k as f64 / half as f64).exp() as f32).collect()
 }
 
-/// Hook names of the inputs of a block's four matrices, in the order in which each block reports them. Quantisation
-/// must cover the range of each.
+/// Hook names of the inputs of a block's four matrices, in the order in which each block reports them.
 pub const LINEAR_INPUTS: [&str; 4] = ["policy.qkv_input", "policy.proj_input", "policy.fc1_input", "policy.fc2_input"];
 
 /// Pre-norm transformer block: LN → attention → residual, LN → MLP → residual.
@@ -206,8 +226,13 @@ impl Block {
         self.heads
     }
 
-    fn linears_mut(&mut self) -> [&mut Linear; 4] {
-        [&mut self.qkv, &mut self.proj, &mut self.mlp.fc1, &mut self.mlp.fc2]
+    fn linears_mut(&mut self) -> [(&'static str, &mut Linear); 4] {
+        [
+            ("attn.qkv", &mut self.qkv),
+            ("attn.proj", &mut self.proj),
+            ("mlp.fc1", &mut self.mlp.fc1),
+            ("mlp.fc2", &mut self.mlp.fc2),
+        ]
     }
 
     /// [B, n, H] → [B, n, H]

@@ -4,6 +4,7 @@ use super::TensorResult;
 use super::checkpoint::Scope;
 use super::config::TextConfig;
 use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads};
+use super::variant::LinearGroup;
 use crate::error::CheckpointError;
 use tch::{TchError, Tensor};
 
@@ -42,6 +43,12 @@ impl TextEncoder {
                 .collect::<Result<_, _>>()?,
             heads: config.heads,
         })
+    }
+
+    /// The layers of all of the encoder's layers, whose names begin with `prefix`.
+    pub(super) fn linears_mut(&mut self, prefix: &str) -> Vec<LinearGroup<'_>> {
+        let layers = self.layers.iter_mut().enumerate();
+        layers.flat_map(|(index, layer)| layer.linears_mut(&format!("{prefix}.layers.{index}"))).collect()
     }
 
     /// Token ids [B, L] → [B, L, D].
@@ -86,6 +93,21 @@ impl EncoderLayer {
             mlp: Mlp::new(scope, width, config.ffn_width, Gelu::Exact)?,
             final_norm: LayerNorm::new(&scope.sub("final_layer_norm"), width)?,
         })
+    }
+
+    fn linears_mut(&mut self, prefix: &str) -> [LinearGroup<'_>; 4] {
+        let named = |name: &str| format!("{prefix}.{name}");
+        let attention = vec![
+            (named("self_attn.q_proj"), &mut self.query),
+            (named("self_attn.k_proj"), &mut self.key),
+            (named("self_attn.v_proj"), &mut self.value),
+        ];
+        [
+            LinearGroup { layers: attention },
+            LinearGroup::single(named("self_attn.out_proj"), &mut self.output),
+            LinearGroup::single(named("fc1"), &mut self.mlp.fc1),
+            LinearGroup::single(named("fc2"), &mut self.mlp.fc2),
+        ]
     }
 
     /// [B, n, D] → [B, n, D]

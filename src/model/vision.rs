@@ -7,6 +7,7 @@
 use super::checkpoint::Scope;
 use super::config::{StageConfig, VisionConfig};
 use super::layers::{Conv2d, ConvSizes, Gelu, LayerNorm, Linear, Mlp, attention, join_heads, split_heads};
+use super::variant::LinearGroup;
 use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
 use tch::{TchError, Tensor};
@@ -66,6 +67,21 @@ impl VisionTower {
             inputs = stage.width;
         }
         Ok(Self { stages })
+    }
+
+    /// The layers of all blocks, whose names begin with `prefix`.
+    pub(super) fn linears_mut(&mut self, prefix: &str) -> Vec<LinearGroup<'_>> {
+        let mut groups = Vec::new();
+        for (stage, blocks) in self.stages.iter_mut().enumerate() {
+            for (index, block) in blocks.blocks.iter_mut().enumerate() {
+                // A pair of blocks, spatial and channel, has one number.
+                let pair = format!("{prefix}.blocks.{stage}.{}", index / 2);
+                groups.extend(
+                    block.linears_mut().map(|(name, layer)| LinearGroup::single(format!("{pair}.{name}"), layer)),
+                );
+            }
+        }
+        groups
     }
 
     /// Images [B, 3, H, W] → the last stage's map. The hook receives `vision.stage{S}` as [B, C, h, w].
@@ -190,6 +206,25 @@ impl Block {
             mlp_norm: LayerNorm::new(&scope.sub("ffn.norm"), width)?,
             mlp: Mlp::new(&scope.sub("ffn.fn.net"), width, hidden, Gelu::Exact)?,
         })
+    }
+
+    fn linears_mut(&mut self) -> [(&'static str, &mut Linear); 4] {
+        let [qkv, proj, fc1, fc2] = match self.attention {
+            Attention::Window { .. } => [
+                "spatial_block.window_attn.fn.qkv",
+                "spatial_block.window_attn.fn.proj",
+                "spatial_block.ffn.fn.net.fc1",
+                "spatial_block.ffn.fn.net.fc2",
+            ],
+            Attention::Channel { .. } => [
+                "channel_block.channel_attn.fn.qkv",
+                "channel_block.channel_attn.fn.proj",
+                "channel_block.ffn.fn.net.fc1",
+                "channel_block.ffn.fn.net.fc2",
+            ],
+        };
+        let mlp = &mut self.mlp;
+        [(qkv, &mut self.qkv), (proj, &mut self.proj), (fc1, &mut mlp.fc1), (fc2, &mut mlp.fc2)]
     }
 
     fn forward(&self, map: &mut FeatureMap) -> Result<(), TchError> {

@@ -5,6 +5,7 @@ use super::checkpoint::Scope;
 use super::config::ModelConfig;
 use super::projector::Projector;
 use super::text::TextEncoder;
+use super::variant::LinearGroup;
 use super::vision::VisionTower;
 use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
@@ -60,6 +61,14 @@ impl Vlm {
             projector: Projector::new(&scope, &config.vision, config.projection_dim)?,
             text: TextEncoder::new(&scope.sub("language_model.model"), &config.text)?,
         })
+    }
+
+    /// The layers whose matrices a variant stores in another format: those of the tower's blocks and of the encoder's
+    /// layers.
+    pub fn linears_mut(&mut self) -> Vec<LinearGroup<'_>> {
+        let mut groups = self.vision.linears_mut("vlm.vision_tower");
+        groups.extend(self.text.linears_mut("vlm.language_model.model.encoder"));
+        groups
     }
 
     /// Dtype of the weights, which is the one that the network computes in.

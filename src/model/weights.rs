@@ -147,12 +147,26 @@ impl Weights {
         }
     }
 
+    /// Checks that `entry`, which is stored as `name`, is stored as `kind`.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Malformed`] naming both dtypes.
+    pub fn check_kind(&self, name: &str, entry: &TensorEntry, kind: Kind) -> Result<(), CheckpointError> {
+        if stored_kind(entry.dtype) == Some(kind) {
+            return Ok(());
+        }
+        Err(malformed(&self.path, format!("tensor `{name}`: stored as {:?}, expected {kind:?}", entry.dtype)))
+    }
+
     /// The tensor stored as `name`, a view of the mapped file where alignment allows.
     ///
     /// # Errors
     /// [`CheckpointError::TensorDtype`], or an error of libtorch.
     pub fn view(&self, name: &str, entry: &TensorEntry) -> Result<Tensor, CheckpointError> {
-        let kind = self.kind_of(name, entry)?;
+        let kind = match stored_kind(entry.dtype) {
+            Some(kind) => kind,
+            None => self.kind_of(name, entry)?,
+        };
         let Some(file) = self.files.get(entry.file) else {
             return Err(malformed(&self.path, format!("tensor `{name}` names a file that is not mapped")));
         };
@@ -212,6 +226,18 @@ fn read_header(
         }
     }
     Ok(())
+}
+
+/// libtorch's kind for a dtype that checkpoints store, those of quantised matrices included.
+fn stored_kind(dtype: Dtype) -> Option<Kind> {
+    match dtype {
+        Dtype::F32 => Some(Kind::Float),
+        Dtype::F16 => Some(Kind::Half),
+        Dtype::BF16 => Some(Kind::BFloat16),
+        Dtype::F8_E4M3 => Some(Kind::Float8e4m3fn),
+        Dtype::U8 => Some(Kind::Uint8),
+        _ => None,
+    }
 }
 
 /// Maps a file whose header has been read.

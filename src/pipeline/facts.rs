@@ -58,7 +58,8 @@ fn sources(folders: Folders, config: &ModelConfig, processors: &Processors) -> V
     };
     let domain = processors.domain_id.map(|domain| source(PREPROCESSOR_FILE, "domain_id", Value::Integer(domain)));
     // Without a choice there is nothing to ask for.
-    let only_domain = (config.policy.domains == 1).then(|| source(CONFIG_FILE, "domain_id", Value::Integer(0)));
+    let only = config.policy.only_domain.or((config.policy.domains == 1).then_some(0));
+    let only_domain = only.map(|domain| source(CONFIG_FILE, "domain_id", Value::Integer(domain)));
     let names = &config.inputs.cameras;
     let cameras = (!are_placeholders(names)).then(|| source(CONFIG_FILE, "cameras", Value::Strings(names.clone())));
     // LeRobot's step reads the columns one after the other.

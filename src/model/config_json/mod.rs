@@ -8,6 +8,7 @@ mod raw;
 use super::action_space::{ActionMode, ActionSpace};
 use super::config::{ModelConfig, PolicyConfig, StageConfig, TextConfig, VisionConfig};
 use super::folders::{CONFIG_FILE, Folders, incomplete};
+use super::variant;
 use crate::error::{CheckpointError, check_content};
 use raw::{Kind, Raw, RawText, RawVision, widths};
 use serde::de::DeserializeOwned;
@@ -139,6 +140,7 @@ impl Checker {
             inputs: self.inputs(raw, image_processor)?,
             denoising_steps: self.count("num_denoising_steps", raw.num_denoising_steps)?,
             executed_actions: executed.transpose()?,
+            variant: raw.quantization.clone(),
         })
     }
 
@@ -245,12 +247,14 @@ impl Checker {
         };
         let proprio_dim = self.proprio_dim(raw, space.model_dim)?;
         let hidden = self.size("hidden_size", raw.hidden_size)?;
+        let domains = self.size("num_domains", raw.num_domains)?;
         Ok(PolicyConfig {
             hidden,
             depth: self.layers("depth", raw.depth)?,
             heads: self.divides("num_heads", raw.num_heads, hidden)?,
             mlp_ratio: self.ratio("mlp_ratio", raw.mlp_ratio)?,
-            domains: self.size("num_domains", raw.num_domains)?,
+            domains,
+            only_domain: self.only_domain(raw, domains)?,
             soft_prompts: self.within("len_soft_prompts", raw.len_soft_prompts, 0, MAX_SIZE)?,
             time_dim: self.within("dim_time", raw.dim_time, 1, MAX_SIZE)?,
             max_len_seq: self.size("max_len_seq", raw.max_len_seq)?,
@@ -259,6 +263,16 @@ impl Checker {
             action_dim: space.model_dim,
             proprio_dim,
         })
+    }
+
+    /// The domain of a variant, whose format this version must know.
+    fn only_domain(&self, raw: &Raw, domains: i64) -> Result<Option<i64>, CheckpointError> {
+        let Some(variant) = &raw.quantization else { return Ok(None) };
+        if variant.format != variant::FORMAT {
+            let reason = format!("{} is not supported: expected {}", variant.format, variant::FORMAT);
+            return Err(self.error("quantization.format", reason));
+        }
+        self.within("quantization.domain", variant.domain, 0, domains - 1).map(Some)
     }
 
     /// P for a network whose actions are `model_dim` wide.

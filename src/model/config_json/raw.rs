@@ -1,5 +1,6 @@
 //! The keys of `config.json` in its dialects, with the defaults that the published implementations give absent ones.
 
+use crate::model::variant::Variant;
 use indexmap::IndexMap;
 use serde::{Deserialize, Deserializer};
 
@@ -62,6 +63,7 @@ pub(super) struct Raw {
     pub(super) idx_for_mask_proprio: Vec<i64>,
     pub(super) input_features: Option<IndexMap<String, RawFeature>>,
     pub(super) output_features: Option<IndexMap<String, RawFeature>>,
+    pub(super) quantization: Option<Variant>,
 }
 
 #[derive(Deserialize)]

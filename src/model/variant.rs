@@ -1,0 +1,147 @@
+//! A checkpoint whose matrices are stored in another format than its source's: how it was made, and what it is held to.
+//! `config.json` says so under `quantization`, and its tensors are in the formats of [`super::weight`].
+
+use super::layers::Linear;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The key of `config.json`.
+pub const KEY: &str = "quantization";
+/// The version of that key's content.
+pub const FORMAT: u32 = 1;
+
+/// How the matrices are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// FP8 (E4M3) with one static scale for each matrix and one for its inputs.
+    Fp8,
+    /// 2:4 sparsity, compressed.
+    Sparse24,
+    /// 2:4 sparsity, stored dense with its zeros.
+    Masked24,
+}
+
+impl Method {
+    /// The name, as in `config.json` and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp8 => "fp8",
+            Self::Sparse24 => "sparse24",
+            Self::Masked24 => "masked24",
+        }
+    }
+}
+
+/// The part of the network whose matrices are stored so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// The blocks of the soft-prompted transformer.
+    Transformer,
+    /// The blocks of the vision tower and the layers of the text encoder.
+    Vlm,
+    /// Both.
+    All,
+}
+
+impl Part {
+    /// Names in the order of the variants.
+    pub const NAMES: [&'static str; 3] = ["transformer", "vlm", "all"];
+
+    /// The name, as in `config.json` and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transformer => "transformer",
+            Self::Vlm => "vlm",
+            Self::All => "all",
+        }
+    }
+
+    /// Whether the policy's matrices are among them.
+    pub fn has_policy(self) -> bool {
+        self != Self::Vlm
+    }
+
+    /// Whether those of the vision-language part are among them.
+    pub fn has_vlm(self) -> bool {
+        self != Self::Transformer
+    }
+}
+
+impl std::str::FromStr for Part {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = [Self::Transformer, Self::Vlm, Self::All];
+        known.into_iter().find(|part| part.name() == name).ok_or_else(|| format!("expected {}", Self::NAMES.join(", ")))
+    }
+}
+
+/// What `config.json` says about a variant.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Variant {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// How the matrices are stored.
+    pub method: Method,
+    /// The only domain whose parameters it has.
+    pub domain: i64,
+    /// The part of the network whose matrices are stored so.
+    pub scope: Part,
+    /// What decided the ranges or the pattern: `percentile 99.9`, `magnitude`, `wanda`.
+    pub criterion: String,
+    /// SHA-256 of the source's weight files, and of its adapter's behind a `+`, in lowercase hex.
+    pub source_sha256: String,
+    /// SHA-256 of the calibration batches, in the order of their numbers; `None` without calibration.
+    pub calibration_sha256: Option<String>,
+    /// Number of matrices that are stored so.
+    pub matrices: usize,
+    /// Names of the matrices of this part that are not, as in the original release.
+    pub kept: Vec<String>,
+    /// What every backend is held to at start-up; `None` if the variant was made without calibration batches.
+    pub gate: Option<GateLimits>,
+}
+
+/// The file beside the weights with the batches that every backend answers at start-up, and dense f32's answers to them.
+pub const GATE_FILE: &str = "gate.safetensors";
+
+/// How far a variant's answers may be from dense f32's, for each number of denoising steps that it was made for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GateLimits {
+    /// SHA-256 of [`GATE_FILE`], in lowercase hex.
+    pub sha256: String,
+    /// Number of samples in it.
+    pub samples: usize,
+    /// Limits by number of denoising steps.
+    pub steps: BTreeMap<usize, Limits>,
+}
+
+/// How far answers may be from dense f32's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The least cosine that every sample's actions must have with dense f32's.
+    pub least_cosine: f64,
+    /// The largest deviation that each channel of an action may have in any sample, in the network's own units.
+    pub deviation: Vec<f32>,
+}
+
+/// Layers with one common input, which share their scales where a format has any, and are joined into one product where
+/// a backend does so: q, k and v of the text encoder; any other layer alone.
+#[derive(Debug)]
+pub struct LinearGroup<'a> {
+    /// The layers with their names as in the original release, such as `transformer.blocks.0.attn.qkv`.
+    pub layers: Vec<(String, &'a mut Linear)>,
+}
+
+impl<'a> LinearGroup<'a> {
+    /// A layer by itself.
+    pub(super) fn single(name: String, layer: &'a mut Linear) -> Self {
+        Self { layers: vec![(name, layer)] }
+    }
+
+    /// What the group is called: the name of its first layer.
+    pub fn name(&self) -> &str {
+        self.layers.first().map_or("", |(name, _)| name)
+    }
+}
