@@ -124,6 +124,17 @@ pub enum InputError {
         /// What the input has instead.
         found: String,
     },
+    /// A domain whose parameters the checkpoint no longer has.
+    #[error(
+        "`domain_id`: {found}, and this checkpoint was pruned or quantised for domain {only} alone: ask for that one, or use \
+         the checkpoint that it was made from"
+    )]
+    OtherDomain {
+        /// The requested domain.
+        found: i64,
+        /// The only one there is.
+        only: i64,
+    },
     /// A state of another width than the checkpoint expects, or than its sender had before.
     #[error("`proprio`: {found} channels, but {wanted}")]
     StateWidth {

@@ -97,6 +97,16 @@ pub enum BackendError {
         /// Largest deviation that this channel may have.
         tolerance: f32,
     },
+    /// The backend's answers to a variant's samples are too far from those of dense f32, so it must not move a robot.
+    #[error("backend `{backend}` fails the gate of this {method} checkpoint: {reason}")]
+    Gate {
+        /// Name of the backend.
+        backend: String,
+        /// How the checkpoint's matrices are stored.
+        method: &'static str,
+        /// What is too far off, and the limit.
+        reason: String,
+    },
     /// The checkpoint cannot be read or does not fit the model.
     #[error(transparent)]
     Checkpoint(CheckpointError),

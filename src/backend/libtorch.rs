@@ -38,6 +38,11 @@ impl LibtorchVlm {
         Self { vlm }
     }
 
+    /// The network, whose matrices may be exchanged.
+    pub fn network_mut(&mut self) -> &mut Vlm {
+        &mut self.vlm
+    }
+
     /// Ids [B, L] i64, images [B, V, 3, H, W] f32 and the views that are present → tokens.
     ///
     /// # Errors
@@ -114,6 +119,11 @@ impl LibtorchPolicy {
     /// The network with its weights.
     pub fn network(&self) -> &Policy {
         &self.policy
+    }
+
+    /// The same, whose matrices may be exchanged.
+    pub fn network_mut(&mut self) -> &mut Policy {
+        &mut self.policy
     }
 
     /// As [`PolicyBackend::generate`], with `hook` called on the intermediate tensors of every step.

@@ -28,6 +28,7 @@ pub mod shim;
 pub mod stream;
 #[cfg(feature = "tensorrt")]
 pub mod tensorrt;
+pub mod variant;
 
 pub use error::BackendError;
 

@@ -6,6 +6,8 @@ use super::config::ModelConfig;
 use super::folders::{ADAPTER_WEIGHTS_FILE, Folders};
 use super::layout::Layout;
 use super::network;
+use super::variant;
+use super::weight::{fp8, sparse24};
 use crate::error::CheckpointError;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -84,9 +86,19 @@ impl Parameters {
                 name if name.starts_with("vlm.language_model.") => &mut counts.text,
                 _ => &mut counts.vision,
             };
-            *part += shape.iter().product::<i64>().unsigned_abs();
+            *part += parameters_of(name, shape.iter().product::<i64>().unsigned_abs());
         }
         counts
+    }
+}
+
+/// The parameters that `count` elements of the tensor `name` stand for: those that were pruned count, scales and places do
+/// not.
+fn parameters_of(name: &str, count: u64) -> u64 {
+    match name.rsplit('.').next() {
+        Some(sparse24::VALUES) => 2 * count,
+        Some(sparse24::METADATA | fp8::WEIGHT_SCALE | fp8::INPUT_SCALE) => 0,
+        _ => count,
     }
 }
 
@@ -99,6 +111,7 @@ pub fn audit(folders: Folders) -> Result<Audit, CheckpointError> {
     let config = ModelConfig::of(folders)?;
     let checkpoint = Checkpoint::open_in(folders)?;
     let ledger = checkpoint.survey(|root| network(root, &config))?;
+    ledger.problems.borrow_mut().extend(variant::check(&config, &checkpoint).err());
     let requested = ledger.asked.into_inner();
     let layout = checkpoint.layout().clone();
 

@@ -128,6 +128,12 @@ impl Checkpoint {
         self.adapter.as_ref()
     }
 
+    /// The folder with the weights.
+    pub fn folder(&self) -> &Path {
+        let path = self.path();
+        if path.is_dir() { path } else { path.parent().unwrap_or(path) }
+    }
+
     /// SHA-256 of the mapped weight files, one after the other, in lowercase hex. It reads them whole, which takes
     /// seconds for a full-size checkpoint. An adapter has a hash of its own, see [`Checkpoint::adapter_sha256`].
     ///

@@ -1,5 +1,6 @@
 //! The error of offline work: why a batch is not answered, or a measurement fails.
 
+use crate::backend::variant::VariantError;
 use crate::config::ConfigError;
 use crate::data::DatasetError;
 use crate::data::bag::BagError;
@@ -44,6 +45,30 @@ pub enum OfflineError {
     /// A bag cannot be read.
     #[error(transparent)]
     Bag(#[from] BagError),
+    /// A domain that a variant cannot be made for.
+    #[error("--domain {domain}: {reason}")]
+    Domain {
+        /// The domain.
+        domain: i64,
+        /// Why not.
+        reason: String,
+    },
+    /// Calibration batches of different sizes.
+    #[error(
+        "{}: views, height, width and tokens are {found:?}, and {first:?} in the batches before: calibrate with batches of \
+         one size", path.display()
+    )]
+    Sizes {
+        /// The first batch that differs.
+        path: PathBuf,
+        /// V, H, W, L of those before.
+        first: [usize; 4],
+        /// Its own.
+        found: [usize; 4],
+    },
+    /// A variant cannot be made or stored.
+    #[error(transparent)]
+    Variant(VariantError),
     /// The pipeline does not load or does not answer.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),

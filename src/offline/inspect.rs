@@ -1,5 +1,6 @@
 //! Describes a checkpoint for people and programs, and lists everything that would keep it from loading.
 
+use crate::backend::variant::evidence::Evidence;
 use crate::config::RotationLayout;
 use crate::error::CheckpointError;
 use crate::model::action_space::ActionSpace;
@@ -7,6 +8,7 @@ use crate::model::audit::{AdapterFindings, Audit, audit};
 use crate::model::config::ModelConfig;
 use crate::model::folders::Folders;
 use crate::model::state_spec::{StateKind, StateSpec};
+use crate::model::variant::Variant;
 use crate::pipeline::facts::rotation_names;
 use crate::pipeline::prepare::{Preparer, tokenizer_file, tokenizer_folder, view_pixels};
 use crate::pipeline::validate::check_processors;
@@ -26,6 +28,8 @@ pub struct Inspection {
     pub checkpoint: PathBuf,
     /// The adapter that is merged into its weights; `None` without one.
     pub adapter: Option<AdapterFacts>,
+    /// How its matrices were pruned or quantised, and what it is held to; `None` for a checkpoint as it was trained.
+    pub variant: Option<Variant>,
     /// The naming scheme of the tensors.
     pub layout: &'static str,
     /// The weight files with their sizes.
@@ -227,6 +231,7 @@ pub fn inspect(folders: Folders) -> Result<Inspection, CheckpointError> {
     if let Err(error) = check_processors(processors_folder, &config, &processors) {
         problems.push(error.to_string());
     }
+    problems.extend(gate_problem(folders.base, &config));
     let tokenizer_folder = tokenizer_folder(folders, &processors);
     if let Err(error) = Preparer::new(tokenizer_folder, &config, &processors, None) {
         problems.push(error.to_string());
@@ -237,6 +242,7 @@ pub fn inspect(folders: Folders) -> Result<Inspection, CheckpointError> {
     Ok(Inspection {
         checkpoint: folders.base.to_owned(),
         adapter: adapter.map(adapter_facts),
+        variant: config.variant.clone(),
         layout: layout.describe(),
         files: files.into_iter().map(|(path, bytes)| WeightFile { path, bytes }).collect(),
         tensors_by_dtype: dtypes,
@@ -260,6 +266,12 @@ pub fn inspect(folders: Folders) -> Result<Inspection, CheckpointError> {
         tokenizer_ids,
         problems,
     })
+}
+
+/// What keeps a variant from being held to its samples.
+fn gate_problem(folder: &Path, config: &ModelConfig) -> Option<String> {
+    let variant = config.variant.as_ref()?;
+    Evidence::read(folder, variant.gate.as_ref()?, variant.domain).err().map(|error| error.to_string())
 }
 
 fn adapter_facts(found: AdapterFindings) -> AdapterFacts {
@@ -291,6 +303,10 @@ fn notes(
         _ => {}
     }
     notes.extend(other_pixels(config, processors));
+    notes.extend(config.variant.as_ref().filter(|variant| variant.gate.is_none()).map(|_| {
+        "it was pruned without calibration batches: nothing says how far it is from its source, and no backend is held to it"
+            .to_owned()
+    }));
     notes
 }
 

@@ -11,6 +11,7 @@
 //! | the node's parameters, from its file | [`deployment`] |
 //! | batches of what was recorded, for calibration | [`calib`] |
 //! | random batches for a checkpoint without a robot | [`synthetic_batches`] |
+//! | pruned and quantised checkpoints | [`variant`] |
 
 pub mod bench;
 pub mod calib;
@@ -27,5 +28,6 @@ pub mod memory;
 pub mod replay;
 pub mod report;
 pub mod synthetic_batches;
+pub mod variant;
 
 pub use error::OfflineError;

@@ -1,5 +1,6 @@
-//! The parity check at start-up: a backend other than libtorch must reproduce libtorch's golden within its tolerance,
-//! or it does not run. So a broken engine, kernel or library never moves a robot.
+//! The checks at start-up, so that a broken engine, kernel or library never moves a robot. A backend other than libtorch
+//! must reproduce libtorch's golden within its tolerance. Whatever runs a variant of a checkpoint, libtorch included, must
+//! answer the variant's own samples nearly as dense f32 did. A backend that fails does not run.
 
 use super::PipelineError;
 use crate::backend::BackendError;
@@ -8,11 +9,16 @@ use crate::backend::engine::golden_cache::GoldenKey;
 use crate::backend::engine::sidecar::Golden;
 use crate::backend::engine::{cache, precision_of};
 use crate::backend::select::{self, Backends, Target};
+use crate::backend::variant::evidence::{self, Evidence};
 use crate::backend::{device, libtorch_gpu};
+use crate::config::Dtype;
+use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
+use crate::model::folders::CONFIG_FILE;
+use crate::model::variant::{self, GateLimits, Limits, Method};
 
-/// Loads the backend called `name` and, unless it is libtorch, checks it against libtorch.
+/// Loads the backend called `name` and checks it: against libtorch, unless it is libtorch, and against a variant's samples.
 ///
 /// An engine brings the golden that libtorch computed when the engine was built. For other backends libtorch computes
 /// one at the first start with a checkpoint, on the same device and in the same precision, and frees the device's
@@ -25,28 +31,95 @@ pub(super) fn load(
     steps: usize,
 ) -> Result<Backends, PipelineError> {
     select::require(name)?;
-    let computed = if name == select::DEFAULT || select::brings_golden(name) {
+    variant::check(config, checkpoint)?;
+    let evidence = evidence(checkpoint, config, steps)?;
+    // What dense f32 answers to real samples says more than libtorch's answer to random ones.
+    let computed = if name == select::DEFAULT || select::brings_golden(name) || evidence.is_some() {
         None
     } else {
         Some(libtorch_golden(checkpoint, config, target, steps)?)
     };
     let mut backends = select::load(name, checkpoint, config, target)?;
-    match computed.or_else(|| backends.golden.take()) {
-        Some(golden) => Ok(admit(name, backends, &golden, config, target.sizes)?),
+    if let Some(golden) = computed.or_else(|| backends.golden.take()) {
+        backends = admit(backends, |backends| check(name, backends, &golden, config, target.sizes))?;
+    }
+    match evidence {
+        Some(evidence) => Ok(admit(backends, |backends| evidence.check(name, backends, target.dtype))?),
         None => Ok(backends),
     }
 }
 
-/// Returns `backends` if they pass the check. If the device is lost or hangs during it, they are leaked, because
+/// What a variant is held to, for one number of denoising steps.
+struct Held<'a> {
+    method: Method,
+    steps: usize,
+    limits: &'a Limits,
+    evidence: Evidence,
+}
+
+/// What the variant in `checkpoint` is held to after `steps` denoising steps; `None` for a checkpoint that is no variant.
+///
+/// # Errors
+/// A number of steps that the variant was not measured for, or a file that is missing or has changed.
+fn evidence<'a>(
+    checkpoint: &Checkpoint,
+    config: &'a ModelConfig,
+    steps: usize,
+) -> Result<Option<Held<'a>>, CheckpointError> {
+    let Some(variant) = &config.variant else { return Ok(None) };
+    let Some(gate) = &variant.gate else {
+        tracing::warn!(
+            "this {} checkpoint was never compared with its source, because it was made without calibration batches",
+            variant.method.name()
+        );
+        return Ok(None);
+    };
+    let folder = checkpoint.folder();
+    let limits = limits_of(gate, steps).map_err(|reason| CheckpointError::Config {
+        path: folder.join(CONFIG_FILE),
+        field: "quantization.gate.steps".to_owned(),
+        reason,
+    })?;
+    let evidence = Evidence::read(folder, gate, variant.domain)?;
+    Ok(Some(Held { method: variant.method, steps, limits, evidence }))
+}
+
+/// The limits for `steps` denoising steps, or why there are none.
+pub(super) fn limits_of(gate: &GateLimits, steps: usize) -> Result<&Limits, String> {
+    gate.steps.get(&steps).ok_or_else(|| {
+        let measured = gate.steps.keys().map(usize::to_string).collect::<Vec<_>>().join(" and ");
+        format!(
+            "it was measured after {measured} denoising steps, not after {steps}: make it again with --steps {steps}"
+        )
+    })
+}
+
+impl Held<'_> {
+    fn check(&self, name: &str, backends: &mut Backends, dtype: Dtype) -> Result<(), BackendError> {
+        let Backends { vlm, policy, stream, .. } = backends;
+        let mut answers = Vec::with_capacity(self.evidence.samples.len());
+        for sample in &self.evidence.samples {
+            answers.push(sample.answer((vlm.as_mut(), policy.as_mut(), stream.as_mut()), self.steps)?);
+        }
+        let references = self.evidence.actions.get(&self.steps).map_or(&[][..], Vec::as_slice);
+        let allowance = golden::allowance(precision_of(dtype));
+        match evidence::fault(references, &answers, self.limits, allowance) {
+            None => {
+                tracing::info!("backend {name} passed the gate of this {} checkpoint", self.method.name());
+                Ok(())
+            }
+            Some(reason) => Err(BackendError::Gate { backend: name.to_owned(), method: self.method.name(), reason }),
+        }
+    }
+}
+
+/// Returns `backends` if they pass `check`. If the device is lost or hangs during it, they are leaked, because
 /// destructors crash or wait for ever there.
 fn admit(
-    name: &str,
     mut backends: Backends,
-    golden: &Golden,
-    config: &ModelConfig,
-    sizes: InputSpec,
+    check: impl FnOnce(&mut Backends) -> Result<(), BackendError>,
 ) -> Result<Backends, BackendError> {
-    match check(name, &mut backends, golden, config, sizes) {
+    match check(&mut backends) {
         Ok(()) => Ok(backends),
         Err(error) => {
             error.abandon(backends);
@@ -197,7 +270,8 @@ mod tests {
         }
 
         fn admit(&self, backends: Backends) -> Result<Backends, BackendError> {
-            admit(select::TENSORRT, backends, &self.golden(), &self.config, self.target.sizes)
+            let golden = self.golden();
+            admit(backends, |backends| check(select::TENSORRT, backends, &golden, &self.config, self.target.sizes))
         }
     }
 

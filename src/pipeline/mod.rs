@@ -190,6 +190,17 @@ impl Pipeline {
         self.steps.load(Ordering::Relaxed)
     }
 
+    /// Whether the checkpoint may be run with so many denoising steps; `None` stands for the checkpoint's own number.
+    ///
+    /// # Errors
+    /// A variant that was not measured for that number: what it was measured for, and the way out.
+    pub fn check_steps(&self, steps: Option<usize>) -> Result<(), String> {
+        match self.config.variant.as_ref().and_then(|variant| variant.gate.as_ref()) {
+            Some(limits) => gate::limits_of(limits, steps.unwrap_or(self.config.denoising_steps)).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Takes so many denoising steps from the next request on; `None` stands for the checkpoint's own number.
     pub fn set_steps(&self, steps: Option<usize>) {
         self.steps.store(steps.unwrap_or(self.config.denoising_steps).max(1), Ordering::Relaxed);

@@ -1,8 +1,10 @@
 //! What a checkpoint makes of observations before its network sees them, without its weights.
 
+use super::core::noise_shape;
 use super::prepare::{Preparer, tokenizer_folder};
 use super::validate::{self, check_processors};
 use super::{Options, PipelineError};
+use crate::backend::engine::golden::GoldenInputs;
 use crate::backend::stream::HostImages;
 use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
@@ -10,7 +12,7 @@ use crate::model::config::ModelConfig;
 use crate::model::state_spec::StateSpec;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use crate::transform::state::Normalization;
-use crate::types::{ModelInputs, Observation};
+use crate::types::{HostArray, ModelInputs, Observation};
 use std::sync::Arc;
 
 /// Configuration, processors and tokenizer of a checkpoint: what [`super::Pipeline`] prepares observations with. It loads
@@ -54,6 +56,46 @@ impl Preparation {
         Ok(inputs)
     }
 
+    /// The samples of a batch as the network takes them, one each: checked, with the state normalised, padded and masked.
+    /// Noise that the batch does not bring is drawn from `seed` for its first sample, from the next number for the next.
+    ///
+    /// # Errors
+    /// What [`super::Pipeline::begin`] would refuse.
+    pub fn network_inputs(
+        &self,
+        batch: &ModelInputs,
+        noise: Option<&HostArray>,
+        seed: u64,
+    ) -> Result<Vec<GoldenInputs>, PipelineError> {
+        let images = HostImages::Normalised(&batch.image_input);
+        validate::inputs(&self.config, &self.state, batch, images)?;
+        validate::images(images)?;
+        let shape = noise_shape(&self.config, 1);
+        if let Some(noise) = noise {
+            validate::noise(&noise_shape(&self.config, batch.batch), noise)?;
+        }
+        let wide = self.config.policy.proprio_dim.unsigned_abs() as usize;
+        let mut proprio = super::prepare::proprio(&self.config, &self.processors, batch)?;
+        self.config.action_space.mask_state(&mut proprio, wide);
+        let sample = |index: usize| GoldenInputs {
+            inputs: ModelInputs {
+                batch: 1,
+                input_ids: part_of(&batch.input_ids, batch.batch, index),
+                image_input: part_of(&batch.image_input, batch.batch, index),
+                image_mask: part_of(&batch.image_mask, batch.batch, index),
+                domain_id: part_of(&batch.domain_id, batch.batch, index),
+                proprio: part_of(&proprio, batch.batch, index),
+                proprio_dim: wide,
+                ..*batch
+            },
+            noise: match noise {
+                Some(noise) => HostArray { shape: shape.to_vec(), data: part_of(&noise.data, batch.batch, index) },
+                None => super::noise::draw(seed + index as u64, &shape),
+            },
+        };
+        Ok((0..batch.batch).map(sample).collect())
+    }
+
     /// The checkpoint's configuration: the sizes of the network and of its inputs.
     pub fn config(&self) -> &ModelConfig {
         &self.config
@@ -83,6 +125,12 @@ impl Preparation {
         let checkpoint = Checkpoint::open_in(self.options.folders())?;
         Ok((checkpoint.sha256()?, checkpoint.adapter_sha256()?))
     }
+}
+
+/// The values of sample `index` out of those of `batch` samples.
+fn part_of<T: Clone>(values: &[T], batch: usize, index: usize) -> Vec<T> {
+    let width = values.len() / batch.max(1);
+    values.get(index * width..(index + 1) * width).unwrap_or_default().to_vec()
 }
 
 #[cfg(test)]

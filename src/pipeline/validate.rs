@@ -32,12 +32,22 @@ pub fn inputs(
     state.check(inputs.proprio_dim)?;
     range("input_ids", &inputs.input_ids, config.text.vocabulary - 1)?;
     range("domain_id", &inputs.domain_id, config.policy.domains - 1)?;
+    only_domain(config, &inputs.domain_id)?;
     if !state.is_ignored() {
         finite("proprio", &inputs.proprio)?;
     }
     let mut samples = inputs.image_mask.chunks_exact(inputs.views);
     match samples.position(|views| !views.contains(&true)) {
         Some(sample) => Err(InputError::NoView { sample }),
+        None => Ok(()),
+    }
+}
+
+/// Checks that a checkpoint that was made for one domain is asked for no other.
+fn only_domain(config: &ModelConfig, domains: &[i64]) -> Result<(), InputError> {
+    let Some(only) = config.policy.only_domain else { return Ok(()) };
+    match domains.iter().find(|domain| **domain != only) {
+        Some(&found) => Err(InputError::OtherDomain { found, only }),
         None => Ok(()),
     }
 }

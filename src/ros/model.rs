@@ -51,7 +51,7 @@ enum Phase {
 }
 
 /// Why the number of denoising steps cannot change at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepsAreFixed {
     /// Its first inference with another number would take the time to record a graph, while the robot moves.
     #[error("parameter `steps`: this backend records its work anew for another number: deactivate first")]
@@ -59,6 +59,9 @@ pub enum StepsAreFixed {
     /// A model is being loaded, or dropped.
     #[error("parameter `steps`: a model is being loaded or dropped: try again")]
     Busy,
+    /// A variant of a checkpoint that was not measured for that number.
+    #[error("parameter `steps`: {0}")]
+    Unmeasured(String),
 }
 
 /// What a turn has brought.
@@ -118,7 +121,7 @@ impl Model {
             _ if config.steps == self.config.steps => Ok(()),
             Phase::Absent => Ok(()),
             Phase::Running(worker) if is_active && worker.pipeline().records_steps() => Err(StepsAreFixed::Recorded),
-            Phase::Running(_) => Ok(()),
+            Phase::Running(worker) => worker.pipeline().check_steps(config.steps).map_err(StepsAreFixed::Unmeasured),
             Phase::Loading(_) | Phase::Ending(_) | Phase::Over => Err(StepsAreFixed::Busy),
         }
     }

@@ -141,7 +141,7 @@ impl Turn {
         let is_active = self.lifecycle.state() == State::Active;
         self.model.check(config, is_active).map_err(|refusal| match refusal {
             StepsAreFixed::Recorded => format!("{refusal}: {}", deactivate()),
-            StepsAreFixed::Busy => refusal.to_string(),
+            StepsAreFixed::Busy | StepsAreFixed::Unmeasured(_) => refusal.to_string(),
         })?;
         let played = self.played(config).map_err(|refusal| refusal.to_string())?;
 

@@ -59,11 +59,13 @@ impl InputSpec {
     }
 }
 
-/// The inputs that a seed stands for.
+/// One sample as the network takes it: drawn from a seed, or from a calibration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GoldenInputs {
-    inputs: ModelInputs,
-    noise: HostArray, // [1, T, A]
+    /// The sample, its state normalised and padded.
+    pub inputs: ModelInputs,
+    /// x₁ [1, T, A]
+    pub noise: HostArray,
 }
 
 impl GoldenInputs {
@@ -137,12 +139,7 @@ pub fn expect(seed: u64, steps: usize, actions: Vec<f32>, channels: usize, preci
 /// against single precision; 3 % for f16 and 20 % for bf16 between libtorch and `cuda_graph` on an H200; 36 % for FP8.
 /// One of the policy's 96 matrices transposed gives 110 %. Single precision on a GPU includes convolutions in TF32.
 fn tolerance(actions: &[f32], channels: usize, precision: Precision) -> Vec<f32> {
-    let part = match precision {
-        Precision::F32 => 0.02,
-        Precision::F16 => 0.2,
-        Precision::Bf16 => 0.6,
-        Precision::Fp8 => 0.8,
-    };
+    let part = allowance(precision);
     let root_mean_square = |values: &mut dyn Iterator<Item = f32>| {
         let (sum, count) = values.fold((0.0, 0.0f32), |(sum, count), value| (sum + value * value, count + 1.0));
         (sum / count.max(1.0)).sqrt()
@@ -150,6 +147,16 @@ fn tolerance(actions: &[f32], channels: usize, precision: Precision) -> Vec<f32>
     let all = root_mean_square(&mut actions.iter().copied());
     let own = |channel| root_mean_square(&mut actions.iter().copied().skip(channel).step_by(channels.max(1)));
     (0..channels).map(|channel| part * own(channel).max(SMALL_CHANNEL * all).max(f32::MIN_POSITIVE)).collect()
+}
+
+/// The part of a channel's root mean square that a backend which computes in `precision` may be off.
+pub fn allowance(precision: Precision) -> f32 {
+    match precision {
+        Precision::F32 => 0.02,
+        Precision::F16 => 0.2,
+        Precision::Bf16 => 0.6,
+        Precision::Fp8 => 0.8,
+    }
 }
 
 /// Compares an answer with the golden's. Returns the largest deviation as a fraction of its channel's tolerance.

@@ -5,6 +5,7 @@ use anyhow::bail;
 use clap::Parser;
 use serde::Serialize;
 use std::path::PathBuf;
+use xvla_ros::model::variant::{GateLimits, Variant};
 use xvla_ros::offline::fact_sheet::{FactSheet, fact_sheet};
 use xvla_ros::offline::inspect::{AdapterFacts, Inspection, inspect};
 use xvla_ros::pipeline::Folders;
@@ -69,6 +70,10 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
     }
     if let Some(adapter) = &found.adapter {
         line("adapter", adapter_line(adapter));
+    }
+    if let Some(variant) = &found.variant {
+        line("variant", variant_line(variant));
+        variant.gate.iter().for_each(|gate| line("gate", gate_line(gate)));
     }
     let dtypes: Vec<String> =
         found.tensors_by_dtype.iter().map(|(dtype, count)| format!("{count} in {dtype}")).collect();
@@ -170,5 +175,27 @@ fn adapter_line(adapter: &AdapterFacts) -> String {
         adapter.low_rank_tensors,
         adapter.replaced_tensors,
         adapter.sha256
+    )
+}
+
+fn variant_line(variant: &Variant) -> String {
+    format!(
+        "{}: {} matrices of {} ({}), for domain {} alone, {} left as they were; source sha256 {}",
+        variant.method.name(),
+        variant.matrices,
+        variant.scope.name(),
+        variant.criterion,
+        variant.domain,
+        variant.kept.len(),
+        variant.source_sha256
+    )
+}
+
+fn gate_line(gate: &GateLimits) -> String {
+    let steps = gate.steps.keys().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    let least = gate.steps.values().map(|limits| limits.least_cosine).fold(f64::NAN, f64::min);
+    format!(
+        "{} held-out samples, after {steps} denoising steps: a cosine with dense f32 of at least {least}",
+        gate.samples
     )
 }

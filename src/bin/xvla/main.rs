@@ -11,9 +11,13 @@ mod engine_args;
 mod export;
 mod infer;
 mod inspect;
+mod new_folder;
 mod output;
+mod prune;
+mod quantize;
 mod replay;
 mod synth;
+mod variant;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -42,6 +46,8 @@ enum Command {
     Replay(replay::Args),
     /// Write calibration batches of what the model would see of a bag or a data set.
     Calib(calib::Args),
+    /// Store a checkpoint's matrices in FP8, with ranges from calibration batches, and measure what it costs.
+    Quantize(quantize::Args),
     /// Make or look into checkpoints.
     #[command(subcommand)]
     Checkpoint(CheckpointCommand),
@@ -61,6 +67,8 @@ enum CheckpointCommand {
     Synth(synth::Args),
     /// Describe a checkpoint and list everything that keeps it from loading.
     Inspect(inspect::Args),
+    /// Prune the matrices to 2:4, store them compressed, and measure what it costs.
+    Prune(prune::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,6 +108,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Calib(args) => calib::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
+        Command::Checkpoint(CheckpointCommand::Prune(args)) => prune::run(&args),
         Command::Checkpoint(CheckpointCommand::Synth(args)) => synth::run(&args),
         Command::Checkpoint(CheckpointCommand::Inspect(args)) => inspect::run(&args),
         Command::Export(ExportCommand::Onnx(args)) => export::run(&args),

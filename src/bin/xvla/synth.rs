@@ -1,9 +1,9 @@
 //! `xvla checkpoint synth`: writes synthetic checkpoints and calibration batches.
 
+use crate::new_folder::NewFolder;
 use crate::output;
-use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 use xvla_ros::config::Dtype;
 use xvla_ros::model::action_space::ActionMode;
@@ -149,42 +149,4 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         line += &format!("; {} batches in {}", args.batches, folder.display());
     }
     output::print(&line)
-}
-
-/// A folder under a temporary name, which is renamed when it is complete and removed if that never happens.
-struct NewFolder {
-    target: PathBuf,
-    partial: PathBuf,
-}
-
-impl NewFolder {
-    /// Makes the temporary folder for `target`, which must not exist or be empty.
-    fn beside(target: &Path) -> anyhow::Result<Self> {
-        let named = || target.display().to_string();
-        if target.exists() && std::fs::read_dir(target).with_context(named)?.next().is_some() {
-            bail!("{}: exists and is not empty: remove it or choose another folder", target.display());
-        }
-        let mut partial = std::path::absolute(target).with_context(named)?.into_os_string();
-        partial.push(format!(".partial.{}", std::process::id()));
-        let partial = PathBuf::from(partial);
-        std::fs::create_dir_all(&partial).with_context(|| partial.display().to_string())?;
-        Ok(Self { target: target.to_owned(), partial })
-    }
-
-    fn path(&self) -> &Path {
-        &self.partial
-    }
-
-    /// Renames the folder to its target. An empty folder of that name is replaced; any other makes this fail.
-    fn keep(self) -> anyhow::Result<()> {
-        std::fs::rename(&self.partial, &self.target).with_context(|| self.target.display().to_string())
-    }
-}
-
-impl Drop for NewFolder {
-    fn drop(&mut self) {
-        // The folder no longer exists if it was kept. If it was not, a failure to remove it must not hide the first
-        // failure.
-        let _ = std::fs::remove_dir_all(&self.partial);
-    }
 }

@@ -16,9 +16,9 @@ pub const MAX: f64 = 448.0;
 /// The tensor with the elements.
 pub(super) const VALUES: &str = "weight";
 /// The tensor with [`Fp8::weight_scale`].
-const WEIGHT_SCALE: &str = "weight_scale";
+pub const WEIGHT_SCALE: &str = "weight_scale";
 /// The tensor with [`Fp8::input_scale`].
-const INPUT_SCALE: &str = "input_scale";
+pub const INPUT_SCALE: &str = "input_scale";
 /// Of these, the tensor cores' FP8 products need multiples.
 const MULTIPLE: i64 = 16;
 

@@ -14,9 +14,9 @@ use crate::error::CheckpointError;
 use tch::{Kind, TchError, Tensor};
 
 /// The tensor with the kept weights.
-pub(super) const VALUES: &str = "weight_values";
+pub const VALUES: &str = "weight_values";
 /// The tensor with their places.
-const METADATA: &str = "weight_metadata";
+pub const METADATA: &str = "weight_metadata";
 /// `in` has to be a multiple of this: the places of two groups share a byte.
 pub const MULTIPLE: i64 = 8;
 

@@ -1,0 +1,364 @@
+//! Variants of a checkpoint: pruned or quantised matrices, made from calibration samples and measured on samples that
+//! were held out.
+//!
+//! | file | |
+//! |---|---|
+//! | [`network`] | both parts of a network in libtorch, whose matrices can be exchanged |
+//! | [`ranges`] | what enters each matrix: ranges, norms |
+//! | [`candidates`] | each matrix in the wanted format |
+//! | [`comparison`] | how far answers are from those of another network |
+//! | [`choice`] | which matrices have to stay as they are |
+//! | [`evidence`] | the samples with dense f32's answers that every backend is held to at start-up |
+//! | [`store`] | the folder of a variant |
+
+pub mod candidates;
+pub mod choice;
+pub mod comparison;
+pub mod evidence;
+pub mod network;
+pub mod ranges;
+pub mod store;
+
+use super::BackendError;
+use super::engine::golden::GoldenInputs;
+use crate::error::CheckpointError;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::config::ModelConfig;
+use crate::model::variant::{FORMAT, GateLimits, Limits, Method, Part, Variant};
+use candidates::Candidates;
+use choice::Choice;
+use comparison::{Comparison, LayerError};
+use evidence::Evidence;
+use network::Network;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What keeps a variant from being made.
+#[derive(Debug, thiserror::Error)]
+pub enum VariantError {
+    /// The source is a variant already.
+    #[error(
+        "{}: it is a variant already ({method}, of {source_sha256}): its matrices have lost what they were, make this one from \
+         the checkpoint that it was made from", path.display()
+    )]
+    Twice {
+        /// The source's folder.
+        path: PathBuf,
+        /// How its matrices are stored.
+        method: &'static str,
+        /// The hash of what it was made from.
+        source_sha256: String,
+    },
+    /// Too few samples to calibrate on some and to measure on others.
+    #[error(
+        "{found} calibration samples: at least {least} are needed, of which every fourth is held out for the report"
+    )]
+    TooFew {
+        /// Number of samples.
+        found: usize,
+        /// The fewest.
+        least: usize,
+    },
+    /// A layer's input was not finite during the calibration.
+    #[error(
+        "`{layer}`: its input is not finite in calibration sample {sample}: the batch or the checkpoint is at fault"
+    )]
+    NotFinite {
+        /// The layer, as in the original release.
+        layer: String,
+        /// Index of the sample.
+        sample: usize,
+    },
+    /// A name to keep that no matrix has.
+    #[error("--keep {name}: no matrix of this part is called so or below it; they are called {first} and the like")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// A name that exists.
+        first: String,
+    },
+    /// The variant is too far from its source.
+    #[error(
+        "the worst held-out sample's cosine with dense f32 is {worst:.4} and the mean {mean:.4}: at least {least:.4} and \
+         {least_mean:.4} are wanted; {remedy}"
+    )]
+    TooFar {
+        /// Of the worst sample.
+        worst: f64,
+        /// Over all samples.
+        mean: f64,
+        /// What is wanted of the worst.
+        least: f64,
+        /// What is wanted of the mean.
+        least_mean: f64,
+        /// What can be done about it.
+        remedy: &'static str,
+    },
+    /// A matrix that was pruned has a group with more than two weights.
+    #[error("`{layer}`: its pattern is not 2:4 after pruning")]
+    Pattern {
+        /// The layer, as in the original release.
+        layer: String,
+    },
+    /// A file cannot be written.
+    #[error("{}: {reason}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The checkpoint cannot be used.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// libtorch refused.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl From<tch::TchError> for VariantError {
+    fn from(error: tch::TchError) -> Self {
+        Self::Backend(error.into())
+    }
+}
+
+/// The fewest calibration samples: three to calibrate on and one to measure on.
+pub const LEAST_SAMPLES: usize = 4;
+/// Every so many samples, one is held out.
+const HELD_OUT_EVERY: usize = 4;
+/// Of the held-out samples, so many at most become [`Evidence`].
+const MOST_EVIDENCE: usize = 8;
+
+/// How the matrices are to be stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Recipe {
+    /// In FP8, with ranges of inputs at this percentile over the samples.
+    Fp8 {
+        /// 0 to 100.
+        percentile: f64,
+    },
+    /// Pruned to 2:4.
+    TwoToFour {
+        /// Whether weights count by their inputs' norms as well (Wanda) and not by magnitude alone.
+        wanda: bool,
+        /// Whether the zeros are stored.
+        dense_zeros: bool,
+    },
+}
+
+impl Recipe {
+    /// The format that it makes.
+    pub fn method(&self) -> Method {
+        match self {
+            Self::Fp8 { .. } => Method::Fp8,
+            Self::TwoToFour { dense_zeros: false, .. } => Method::Sparse24,
+            Self::TwoToFour { dense_zeros: true, .. } => Method::Masked24,
+        }
+    }
+
+    fn criterion(&self) -> String {
+        match self {
+            Self::Fp8 { percentile } => format!("percentile {percentile}"),
+            Self::TwoToFour { wanda: true, .. } => "wanda".to_owned(),
+            Self::TwoToFour { wanda: false, .. } => "magnitude".to_owned(),
+        }
+    }
+
+    /// Whether calibration samples decide what the matrices become.
+    pub fn needs_samples(&self) -> bool {
+        matches!(self, Self::Fp8 { .. } | Self::TwoToFour { wanda: true, .. })
+    }
+}
+
+/// A variant to make.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// How the matrices are to be stored.
+    pub recipe: Recipe,
+    /// The domain whose parameters are kept.
+    pub domain: i64,
+    /// The part of the network.
+    pub part: Part,
+    /// Which matrices stay as they are.
+    pub keep: Keep,
+    /// Numbers of denoising steps that it is made and measured for; the first is the one that matrices are chosen by.
+    pub steps: Vec<usize>,
+    /// The least cosine of any held-out sample's actions with dense f32's.
+    pub least_cosine: f64,
+    /// The least mean of those cosines.
+    pub least_mean_cosine: f64,
+}
+
+/// Which matrices stay as they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Those that hurt most, until the held-out samples are near enough.
+    Auto,
+    /// Those of these names and below them; none if empty.
+    Named(Vec<String>),
+}
+
+/// The calibration samples as the network takes them, and the hash of their files.
+#[derive(Clone, Debug)]
+pub struct Calibration {
+    /// One sample each.
+    pub samples: Vec<GoldenInputs>,
+    /// SHA-256 in lowercase hex.
+    pub sha256: String,
+}
+
+/// A variant that has been made and measured, and is still to be stored.
+pub struct Made {
+    /// What its `config.json` says.
+    pub variant: Variant,
+    /// The matrices, by their names as in the original release.
+    pub matrices: BTreeMap<String, crate::model::weight::Weight>,
+    /// The samples that every backend answers at start-up; `None` without calibration.
+    pub evidence: Option<Evidence>,
+    /// How far it is from its source.
+    pub report: Report,
+}
+
+/// How far a variant is from dense f32.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Report {
+    /// Samples that it was calibrated on.
+    pub calibration_samples: usize,
+    /// Samples that were held out.
+    pub held_out_samples: usize,
+    /// By number of denoising steps: how far the held-out samples' actions are from those of dense f32.
+    pub actions: BTreeMap<usize, Comparison>,
+    /// How far each matrix's products are from the dense ones', for held-out inputs; the furthest first.
+    pub layers: Vec<LayerError>,
+    /// Matrices that were left as they are.
+    pub kept: Vec<String>,
+}
+
+/// Progress of making a variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// One more answer of so many for this stage.
+    Answered {
+        /// What is being done.
+        stage: &'static str,
+        /// Answers so far.
+        done: usize,
+        /// All answers of the stage.
+        total: usize,
+    },
+}
+
+/// Makes and measures the variant that `order` describes, of the checkpoint's network on `device`.
+///
+/// # Errors
+/// A source that is a variant, samples that are too few or not finite, a variant that is too far from its source, or
+/// anything that libtorch refuses.
+pub fn make(
+    (checkpoint, config): (&Checkpoint, &ModelConfig),
+    order: &Order,
+    calibration: Option<&Calibration>,
+    device: tch::Device,
+    observer: &mut dyn FnMut(Event),
+) -> Result<Made, VariantError> {
+    check_source(checkpoint, config)?;
+    let _no_grad = tch::no_grad_guard();
+    let mut network = Network::load(checkpoint, config, order.domain, device)?;
+    let (calibrating, held_out) = match calibration {
+        Some(calibration) => split(&calibration.samples)?,
+        None => (Vec::new(), Vec::new()),
+    };
+    let chosen_by = order.steps.first().copied().unwrap_or(config.denoising_steps);
+    let steps = if order.steps.is_empty() { vec![chosen_by] } else { order.steps.clone() };
+    let seen = match order.recipe.needs_samples() {
+        true => ranges::observe(&mut network, order.part, &calibrating, chosen_by, observer)?,
+        false => Vec::new(),
+    };
+    let candidates = Candidates::of(&mut network, order.part, &order.recipe, &seen)?;
+    let mut choice = Choice::new(network, candidates, &held_out, &steps)?;
+    match (&order.keep, held_out.is_empty()) {
+        (Keep::Auto, false) => choice.decide(&calibrating, order, chosen_by, observer)?,
+        (Keep::Auto, true) => choice.keep_named(&[])?,
+        (Keep::Named(names), _) => choice.keep_named(names)?,
+    }
+    let (kept, layers, actions) = (choice.kept(), choice.layer_errors(chosen_by)?, choice.compare()?);
+    if let Some(found) = actions.get(&chosen_by) {
+        check_distance(found, order)?;
+    }
+    let (matrices, references) = choice.into_parts();
+    let evidence = calibration.map(|_| Evidence::new(&held_out, references, MOST_EVIDENCE));
+    let variant = Variant {
+        format: FORMAT,
+        method: order.recipe.method(),
+        domain: order.domain,
+        scope: order.part,
+        criterion: order.recipe.criterion(),
+        source_sha256: source_sha256(checkpoint)?,
+        calibration_sha256: calibration.map(|calibration| calibration.sha256.clone()),
+        matrices: matrices.len(),
+        kept: kept.clone(),
+        gate: evidence.as_ref().map(|evidence| limits(evidence, &actions, order)),
+    };
+    let report =
+        Report { calibration_samples: calibrating.len(), held_out_samples: held_out.len(), actions, layers, kept };
+    Ok(Made { variant, matrices, evidence, report })
+}
+
+fn check_source(checkpoint: &Checkpoint, config: &ModelConfig) -> Result<(), VariantError> {
+    match &config.variant {
+        None => Ok(()),
+        Some(variant) => Err(VariantError::Twice {
+            path: checkpoint.folder().to_owned(),
+            method: variant.method.name(),
+            source_sha256: variant.source_sha256.clone(),
+        }),
+    }
+}
+
+fn source_sha256(checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
+    let weights = checkpoint.sha256()?;
+    Ok(match checkpoint.adapter_sha256()? {
+        Some(adapter) => format!("{weights}+{adapter}"),
+        None => weights,
+    })
+}
+
+/// The samples to calibrate on, and those that are held out.
+fn split(samples: &[GoldenInputs]) -> Result<(Vec<&GoldenInputs>, Vec<&GoldenInputs>), VariantError> {
+    if samples.len() < LEAST_SAMPLES {
+        return Err(VariantError::TooFew { found: samples.len(), least: LEAST_SAMPLES });
+    }
+    let is_held_out = |index: usize| index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1;
+    let part = |held_out: bool| {
+        let chosen = samples.iter().enumerate().filter(move |(index, _)| is_held_out(*index) == held_out);
+        chosen.map(|(_, sample)| sample).collect()
+    };
+    Ok((part(false), part(true)))
+}
+
+fn check_distance(found: &Comparison, order: &Order) -> Result<(), VariantError> {
+    if found.worst_cosine >= order.least_cosine && found.mean_cosine >= order.least_mean_cosine {
+        return Ok(());
+    }
+    Err(VariantError::TooFar {
+        worst: found.worst_cosine,
+        mean: found.mean_cosine,
+        least: order.least_cosine,
+        least_mean: order.least_mean_cosine,
+        remedy: match order.recipe {
+            Recipe::Fp8 { .. } => {
+                "leave more matrices in 16 bits (--keep auto), or accept it (--least-cosine, --least-mean-cosine)"
+            }
+            Recipe::TwoToFour { .. } => {
+                "fine-tune with the pattern, leave matrices out (--keep), or accept it (--least-cosine, --least-mean-cosine)"
+            }
+        },
+    })
+}
+
+fn limits(evidence: &Evidence, actions: &BTreeMap<usize, Comparison>, order: &Order) -> GateLimits {
+    let of_steps = |(&steps, found): (&usize, &Comparison)| {
+        let limits = Limits { least_cosine: order.least_cosine, deviation: found.deviation.clone() };
+        (steps, limits)
+    };
+    GateLimits { sha256: String::new(), samples: evidence.samples.len(), steps: actions.iter().map(of_steps).collect() }
+}

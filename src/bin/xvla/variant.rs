@@ -1,0 +1,160 @@
+//! What `xvla quantize` and `xvla checkpoint prune` share: arguments, progress and the report.
+
+use crate::new_folder::NewFolder;
+use crate::output;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+use xvla_ros::backend::device;
+use xvla_ros::config::Device;
+use xvla_ros::model::variant::Part;
+use xvla_ros::offline::variant::{self, Event, Keep, Order, Outcome, Plan, Recipe};
+
+/// Layers that the report names, those furthest from dense first.
+const LAYERS_SHOWN: usize = 3;
+
+/// Arguments of both commands.
+#[derive(Clone, Debug, clap::Args)]
+pub struct VariantArgs {
+    /// Folder with config.json and model.safetensors.
+    #[arg(long, value_name = "DIR")]
+    checkpoint: PathBuf,
+    /// Folder of a LoRA adapter (PEFT) that is merged into the checkpoint's weights first.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+    /// Embodiment whose parameters are kept (3 is LIBERO). The result is for this one alone.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
+    domain: i64,
+    /// Matrices of: transformer (the policy's blocks), vlm (vision tower and text encoder), or all.
+    #[arg(long, value_name = "PART", default_value = "transformer")]
+    scope: Part,
+    /// Numbers of denoising steps that it is made and measured for, and may be run with; the first decides [default: the
+    /// checkpoint's].
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1000))]
+    steps: Vec<u16>,
+    /// The least cosine that every held-out sample's actions must have with those of dense f32.
+    #[arg(long, value_name = "X", default_value_t = 0.995, value_parser = cosine)]
+    least_cosine: f64,
+    /// The least mean of these cosines.
+    #[arg(long, value_name = "X", default_value_t = 0.999, value_parser = cosine)]
+    least_mean_cosine: f64,
+    /// Where the network runs meanwhile, in single precision: cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Threads of the CPU [default: one per core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Seed of the noise, for batches without noise.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Folder for the result; must not exist or be empty.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn cosine(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (-1.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("expected a cosine, -1 to 1".to_owned()),
+    }
+}
+
+/// Which matrices stay as they are: `auto`, `none`, or names.
+pub fn keep(text: &str) -> Result<Keep, String> {
+    Ok(match text {
+        "auto" => Keep::Auto,
+        "none" => Keep::Named(Vec::new()),
+        "" => return Err("expected auto, none, or names of layers".to_owned()),
+        names => Keep::Named(names.split(',').map(|name| name.trim().to_owned()).collect()),
+    })
+}
+
+/// Makes the variant and prints how far it is from its source.
+pub fn run(args: &VariantArgs, recipe: Recipe, keep: Keep, calibration: Option<PathBuf>) -> anyhow::Result<()> {
+    let start = Instant::now();
+    if let Some(threads) = args.threads {
+        device::limit_threads(usize::from(threads));
+    }
+    let folder = NewFolder::beside(&args.out)?;
+    let plan = Plan {
+        checkpoint: args.checkpoint.clone(),
+        adapter: args.adapter.clone(),
+        calibration,
+        order: Order {
+            recipe,
+            domain: args.domain,
+            part: args.scope,
+            keep,
+            steps: args.steps.iter().copied().map(usize::from).collect(),
+            least_cosine: args.least_cosine,
+            least_mean_cosine: args.least_mean_cosine,
+        },
+        device: args.device,
+        seed: args.seed,
+        out: folder.path().to_owned(),
+    };
+    let bar = output::bar(0, "{msg} [{bar:40}] {pos}/{len} {elapsed}");
+    let made = variant::write(&plan, &mut |Event::Answered { stage, done, total }| {
+        bar.set_message(stage);
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let made = made?;
+    folder.keep()?;
+    if args.json {
+        return output::print_json(&made);
+    }
+    output::print(&text(args, &made, start.elapsed().as_secs_f64())?)
+}
+
+fn text(args: &VariantArgs, made: &Outcome, took_s: f64) -> anyhow::Result<String> {
+    let Outcome { variant, sizes, report } = made;
+    let all = variant.matrices + report.kept.len();
+    let mut text = format!(
+        "{}: {}, {}, domain {}: {} of {all} matrices, {} of weights (source {}; these matrices {:.2} of theirs), {took_s:.1} s",
+        args.out.display(),
+        variant.method.name(),
+        variant.scope.name(),
+        variant.domain,
+        variant.matrices,
+        output::size(sizes.bytes),
+        output::size(sizes.source_bytes),
+        sizes.matrix_bytes as f64 / sizes.source_matrix_bytes.max(1) as f64,
+    );
+    if report.actions.is_empty() {
+        text += "\nnot compared with its source: no calibration batches were given (--calib)";
+        return Ok(text);
+    }
+    write!(
+        text,
+        "\nagainst dense f32 on {} held-out samples ({} to calibrate):",
+        report.held_out_samples, report.calibration_samples
+    )?;
+    for (steps, found) in &report.actions {
+        let relative = found.deviation.iter().zip(&found.root_mean_square).map(|(far, own)| far / own);
+        let worst = relative.enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+        write!(
+            text,
+            "\n  {steps} steps: cosine {:.5} at worst (sample {}), {:.5} in the mean; error {:.2} %",
+            found.worst_cosine,
+            found.worst_sample,
+            found.mean_cosine,
+            100.0 * found.relative_error
+        )?;
+        if let Some((channel, relative)) = worst {
+            write!(text, "; channel {channel} is off by {:.1} % of its own size at most", 100.0 * relative)?;
+        }
+    }
+    let furthest = report.layers.iter().take(LAYERS_SHOWN);
+    let furthest = furthest.map(|error| format!("{} {:.1} %", error.layer, 100.0 * error.relative_error));
+    write!(text, "\n  products furthest from dense: {}", furthest.collect::<Vec<_>>().join(", "))?;
+    match report.kept.as_slice() {
+        [] => text += "\n  kept as they are: none",
+        kept => write!(text, "\n  kept as they are: {}", kept.join(", "))?,
+    }
+    Ok(text)
+}

@@ -1,0 +1,120 @@
+//! Prunes and quantises checkpoints with calibration batches from a folder.
+
+use super::OfflineError;
+use super::infer::with_path;
+use crate::backend::device;
+pub use crate::backend::variant::store::Sizes;
+use crate::backend::variant::{Calibration, VariantError, make, store};
+pub use crate::backend::variant::{Event, Keep, Order, Recipe, Report};
+use crate::config::Device;
+use crate::data::batch::{Batch, Limits, calibration_files, read_batch};
+use crate::model::checkpoint::Checkpoint;
+use crate::model::variant::Variant;
+use crate::pipeline::{Options, PipelineError, Preparation};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// A variant to make, and where.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Folder of the checkpoint.
+    pub checkpoint: PathBuf,
+    /// Folder of an adapter that is merged into it first.
+    pub adapter: Option<PathBuf>,
+    /// Folder of calibration batches.
+    pub calibration: Option<PathBuf>,
+    /// What to make. Without numbers of denoising steps, those of the checkpoint count.
+    pub order: Order,
+    /// Where the network runs meanwhile, in single precision.
+    pub device: Device,
+    /// Seed of the noise, for batches without noise.
+    pub seed: u64,
+    /// Folder for the variant, which exists and is empty.
+    pub out: PathBuf,
+}
+
+/// What was made.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Outcome {
+    /// What its `config.json` says, but for the hash of the gate's file.
+    pub variant: Variant,
+    /// Sizes of its weights.
+    pub sizes: Sizes,
+    /// How far it is from its source.
+    pub report: Report,
+}
+
+/// Makes and stores the variant of `plan`; `observer` is told of progress.
+///
+/// # Errors
+/// A checkpoint or batch that cannot be used, batches of another domain or of different sizes, and what keeps the variant
+/// from being made.
+pub fn write(plan: &Plan, observer: &mut dyn FnMut(Event)) -> Result<Outcome, OfflineError> {
+    let options = Options { adapter: plan.adapter.clone(), ..Options::new(&plan.checkpoint) };
+    let preparation = Preparation::load(&options)?;
+    let config = preparation.config();
+    let mut order = plan.order.clone();
+    if order.steps.is_empty() {
+        order.steps.push(config.denoising_steps);
+    }
+    check_domain(&preparation, order.domain)?;
+    let folder = plan.calibration.as_deref();
+    let calibration = folder.map(|folder| calibration(&preparation, folder, order.domain, plan.seed)).transpose()?;
+    let checkpoint = Checkpoint::open_in(options.folders()).map_err(PipelineError::from)?;
+    let device = device::resolve(plan.device).map_err(PipelineError::from)?;
+    let made = make((&checkpoint, config), &order, calibration.as_ref(), device, observer)?;
+    let sizes = store::write(options.folders(), (&checkpoint, config), &made, &plan.out)?;
+    Ok(Outcome { variant: made.variant, sizes, report: made.report })
+}
+
+/// Checks that the checkpoint has `domain` and that its own processors ask for no other.
+fn check_domain(preparation: &Preparation, domain: i64) -> Result<(), OfflineError> {
+    let domains = preparation.config().policy.domains;
+    if !(0..domains).contains(&domain) {
+        return Err(OfflineError::Domain {
+            domain,
+            reason: format!("the checkpoint has domains 0 to {}", domains - 1),
+        });
+    }
+    match preparation.processors().domain_id {
+        Some(own) if own != domain => {
+            Err(OfflineError::Domain { domain, reason: format!("the checkpoint's own processors feed domain {own}") })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads every batch of `folder` as the network would take it.
+fn calibration(preparation: &Preparation, folder: &Path, domain: i64, seed: u64) -> Result<Calibration, OfflineError> {
+    let mut hasher = Sha256::new();
+    let mut samples = Vec::new();
+    let mut sizes = None;
+    for path in calibration_files(folder)? {
+        let io = |source| crate::data::DatasetError::Io { path: path.clone(), source };
+        hasher.update(std::fs::read(&path).map_err(io)?);
+        let Batch { inputs, noise, .. } = read_batch(&path, Limits::default())?;
+        if let Some(found) = inputs.domain_id.iter().find(|found| **found != domain) {
+            let reason = format!("{}: its `domain_id` is {found}: give batches of that domain", path.display());
+            return Err(OfflineError::Domain { domain, reason });
+        }
+        let found = [inputs.views, inputs.height, inputs.width, inputs.tokens];
+        let first = *sizes.get_or_insert(found);
+        if found != first {
+            return Err(OfflineError::Sizes { path, first, found });
+        }
+        let first_seed = seed.wrapping_add(samples.len() as u64);
+        let more = preparation.network_inputs(&inputs, noise.as_ref(), first_seed);
+        samples.extend(more.map_err(|error| with_path(&path, error))?);
+    }
+    Ok(Calibration { samples, sha256: format!("{:x}", hasher.finalize()) })
+}
+
+impl From<VariantError> for OfflineError {
+    fn from(error: VariantError) -> Self {
+        match error {
+            VariantError::Checkpoint(error) => PipelineError::from(error).into(),
+            VariantError::Backend(error) => PipelineError::from(error).into(),
+            other => Self::Variant(other),
+        }
+    }
+}
