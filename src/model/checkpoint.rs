@@ -359,7 +359,9 @@ impl Scope<'_> {
         if let Some(ledger) = self.ledger {
             ledger.problems.borrow_mut().extend(found.err());
             ledger.asked.borrow_mut().extend(names.map(|name| (name, shape.to_vec())));
-            return self.torch(Tensor::f_zeros([1], (kind, Device::Cpu)).and_then(|zero| zero.f_expand(shape, false)));
+            // A scalar has no dimension to expand, and is as small.
+            let blank = Tensor::f_zeros(if shape.is_empty() { vec![] } else { vec![1] }, (kind, Device::Cpu));
+            return self.torch(blank.and_then(|blank| blank.f_expand(shape, false)));
         }
         let (name, entry) = found?;
         checkpoint.weights.view(name, entry)

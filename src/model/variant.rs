@@ -21,6 +21,8 @@ pub const FORMAT: u32 = 1;
 pub enum Method {
     /// FP8 (E4M3) with one static scale for each matrix and one for its inputs.
     Fp8,
+    /// Eight-bit integers with one static scale for each output, inputs quantised as they come.
+    Int8,
     /// 2:4 sparsity, compressed.
     Sparse24,
     /// 2:4 sparsity, stored dense with its zeros.
@@ -32,6 +34,7 @@ impl Method {
     pub fn name(self) -> &'static str {
         match self {
             Self::Fp8 => "fp8",
+            Self::Int8 => "int8",
             Self::Sparse24 => "sparse24",
             Self::Masked24 => "masked24",
         }
@@ -140,6 +143,7 @@ pub fn check(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<(), Checkp
         |is: fn(&str, &TensorEntry) -> bool| checkpoint.entries().filter(|(name, entry)| is(name, entry)).count();
     let stored = [
         (Method::Fp8, count(|_, entry| entry.dtype == safetensors::Dtype::F8_E4M3)),
+        (Method::Int8, count(|_, entry| entry.dtype == safetensors::Dtype::I8)),
         (Method::Sparse24, count(|name, _| name.ends_with(sparse24::METADATA))),
     ];
     for (method, found) in stored {

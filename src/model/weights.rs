@@ -236,6 +236,7 @@ fn stored_kind(dtype: Dtype) -> Option<Kind> {
         Dtype::BF16 => Some(Kind::BFloat16),
         Dtype::F8_E4M3 => Some(Kind::Float8e4m3fn),
         Dtype::U8 => Some(Kind::Uint8),
+        Dtype::I8 => Some(Kind::Int8),
         _ => None,
     }
 }

@@ -5,7 +5,7 @@ use super::ranges::Seen;
 use super::{Recipe, VariantError};
 use crate::model::variant::Part;
 use crate::model::weight::sparse24::{Criterion, MULTIPLE, is_two_to_four, pack, two_to_four};
-use crate::model::weight::{Weight, fp8};
+use crate::model::weight::{Int8, Weight, fp8};
 use tch::Tensor;
 
 /// The matrices of layers with one common input, in two forms.
@@ -43,6 +43,10 @@ impl Candidates {
                 Recipe::Fp8 { percentile } => {
                     let range = seen.get(index).map_or(0.0, |seen| seen.range(*percentile));
                     Some(fp8::quantise(&matrices, range)?.into_iter().map(Weight::Fp8).collect())
+                }
+                Recipe::Int8 => {
+                    let made: Result<Vec<_>, _> = matrices.iter().map(Int8::quantise).collect();
+                    Some(made?.into_iter().map(Weight::Int8).collect())
                 }
                 Recipe::TwoToFour { dense_zeros, .. } => prune(&names, &matrices, seen.get(index), *dense_zeros)?,
             };

@@ -137,6 +137,8 @@ pub enum Recipe {
         /// 0 to 100.
         percentile: f64,
     },
+    /// In eight-bit integers, for CPUs; inputs are quantised as they come.
+    Int8,
     /// Pruned to 2:4.
     TwoToFour {
         /// Whether weights count by their inputs' norms as well (Wanda) and not by magnitude alone.
@@ -151,6 +153,7 @@ impl Recipe {
     pub fn method(&self) -> Method {
         match self {
             Self::Fp8 { .. } => Method::Fp8,
+            Self::Int8 => Method::Int8,
             Self::TwoToFour { dense_zeros: false, .. } => Method::Sparse24,
             Self::TwoToFour { dense_zeros: true, .. } => Method::Masked24,
         }
@@ -159,6 +162,7 @@ impl Recipe {
     fn criterion(&self) -> String {
         match self {
             Self::Fp8 { percentile } => format!("percentile {percentile}"),
+            Self::Int8 => "largest of each output".to_owned(),
             Self::TwoToFour { wanda: true, .. } => "wanda".to_owned(),
             Self::TwoToFour { wanda: false, .. } => "magnitude".to_owned(),
         }
@@ -345,7 +349,7 @@ fn check_distance(found: &Comparison, order: &Order) -> Result<(), VariantError>
         least: order.least_cosine,
         least_mean: order.least_mean_cosine,
         remedy: match order.recipe {
-            Recipe::Fp8 { .. } => {
+            Recipe::Fp8 { .. } | Recipe::Int8 => {
                 "leave more matrices in 16 bits (--keep auto), or accept it (--least-cosine, --least-mean-cosine)"
             }
             Recipe::TwoToFour { .. } => {

@@ -117,6 +117,7 @@ fn stored(weight: &Weight, kind: Kind) -> Result<Vec<(&'static str, Tensor)>, Va
     Ok(match weight {
         Weight::Dense(matrix) => vec![("weight", matrix.f_to_kind(kind)?)],
         Weight::Fp8(matrix) => matrix.stored()?,
+        Weight::Int8(matrix) => matrix.stored(),
         Weight::Sparse24(matrix) => {
             let values =
                 |tensor: Tensor| if tensor.kind() == Kind::Uint8 { Ok(tensor) } else { tensor.f_to_kind(kind) };
@@ -145,6 +146,7 @@ impl Stored {
             Kind::BFloat16 => Dtype::BF16,
             Kind::Float8e4m3fn => Dtype::F8_E4M3,
             Kind::Uint8 => Dtype::U8,
+            Kind::Int8 => Dtype::I8,
             _ => Dtype::F32,
         };
         let shape = tensor.size().iter().map(|extent| extent.unsigned_abs() as usize).collect();

@@ -1,13 +1,13 @@
-//! `xvla quantize`: FP8 checkpoints from calibration batches.
+//! `xvla quantize`: FP8 and int8 checkpoints from calibration batches.
 
 use crate::variant::{self, VariantArgs};
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use xvla_ros::offline::variant::{Keep, Recipe};
 
-/// Store a checkpoint's matrices in FP8 (E4M3), with ranges from calibration batches, and measure what it costs.
+/// Store a checkpoint's matrices in FP8 (E4M3) or in eight-bit integers, and measure what it costs.
 ///
-/// Each matrix and each matrix's input gets one scale. The range of an input is the percentile over the samples of its
+/// In FP8 each matrix and each matrix's input gets one scale. The range of an input is the percentile over the samples of its
 /// largest magnitude, and of all denoising steps the largest. Every fourth sample is held out: the report says how far its
 /// actions are from those of dense f32, and every backend that runs the result is held to the same samples at start-up.
 #[derive(Debug, Parser)]
@@ -22,7 +22,7 @@ pub struct Args {
     /// The format.
     #[arg(long)]
     format: Format,
-    /// The percentile of the largest magnitudes over the samples; what lies beyond saturates.
+    /// FP8: the percentile of the largest magnitudes over the samples; what lies beyond saturates.
     #[arg(long, value_name = "P", default_value_t = 99.9, value_parser = percentile)]
     percentile: f64,
     /// Matrices that stay in their own dtype: auto (those that hurt most, as few as the cosines allow), none, or names
@@ -33,7 +33,10 @@ pub struct Args {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
+    /// For GPUs with FP8 tensor cores (Ada, Hopper, Blackwell).
     Fp8,
+    /// For the CPU; inputs are quantised as they come.
+    Int8,
 }
 
 fn percentile(text: &str) -> Result<f64, String> {
@@ -47,6 +50,7 @@ fn percentile(text: &str) -> Result<f64, String> {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let recipe = match args.format {
         Format::Fp8 => Recipe::Fp8 { percentile: args.percentile },
+        Format::Int8 => Recipe::Int8,
     };
     variant::run(&args.variant, recipe, args.keep.clone(), Some(args.calib.clone()))
 }

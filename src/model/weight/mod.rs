@@ -9,15 +9,18 @@
 //! |---|---|---|
 //! | – | dense | `weight` [out, in] |
 //! | [`fp8`] | FP8 (E4M3) with static scales | `weight` [out, in] F8_E4M3, `weight_scale` [], `input_scale` [] |
+//! | [`int8`] | eight-bit integers, inputs quantised as they come | `weight` [out, in] I8, `weight_scale` [out] |
 //! | [`sparse24`] | 2:4 sparsity | `weight_values` [out, in/2], `weight_metadata` [out, in/8] U8 |
 
 pub mod fp8;
+pub mod int8;
 pub mod sparse24;
 
 use super::TensorResult;
 use super::checkpoint::Scope;
 use crate::error::CheckpointError;
 pub use fp8::Fp8;
+pub use int8::Int8;
 pub use sparse24::Sparse24;
 use std::sync::{Arc, Mutex, PoisonError};
 use tch::{TchError, Tensor};
@@ -29,6 +32,8 @@ pub enum Weight {
     Dense(Tensor),
     /// Elements and activations in FP8.
     Fp8(Fp8),
+    /// Elements and activations in eight-bit integers, for CPUs.
+    Int8(Int8),
     /// Two of every four neighbours along `in`; the others are zero.
     Sparse24(Sparse24),
 }
@@ -45,6 +50,9 @@ impl Weight {
         if scope.stores_as(fp8::VALUES, safetensors::Dtype::F8_E4M3) {
             return Ok(Self::Fp8(Fp8::read(scope, inputs, outputs)?));
         }
+        if scope.stores_as(int8::VALUES, safetensors::Dtype::I8) {
+            return Ok(Self::Int8(Int8::read(scope, inputs, outputs)?));
+        }
         Ok(Self::Dense(scope.tensor("weight", &[outputs, inputs])?))
     }
 
@@ -57,6 +65,7 @@ impl Weight {
         match self {
             Self::Dense(matrix) => Ok(matrix.shallow_clone()),
             Self::Fp8(matrix) => matrix.to_dense(),
+            Self::Int8(matrix) => matrix.to_dense(),
             Self::Sparse24(matrix) => matrix.to_dense(),
         }
     }
@@ -68,7 +77,7 @@ impl Weight {
     pub fn shape(&self) -> Result<(i64, i64), TchError> {
         match self {
             Self::Dense(matrix) => matrix.size2(),
-            Self::Fp8(matrix) => matrix.values.size2(),
+            Self::Fp8(Fp8 { values, .. }) | Self::Int8(Int8 { values, .. }) => values.size2(),
             Self::Sparse24(matrix) => matrix.shape(),
         }
     }
@@ -77,7 +86,7 @@ impl Weight {
     pub fn kind(&self) -> tch::Kind {
         match self {
             Self::Dense(matrix) => matrix.kind(),
-            Self::Fp8(matrix) => matrix.kind,
+            Self::Fp8(Fp8 { kind, .. }) | Self::Int8(Int8 { kind, .. }) => *kind,
             Self::Sparse24(matrix) => matrix.values.kind(),
         }
     }
@@ -87,6 +96,7 @@ impl Weight {
         match self {
             Self::Dense(matrix) => Self::Dense(matrix.shallow_clone()),
             Self::Fp8(matrix) => Self::Fp8(matrix.share()),
+            Self::Int8(matrix) => Self::Int8(matrix.share()),
             Self::Sparse24(matrix) => Self::Sparse24(matrix.share()),
         }
     }
@@ -99,6 +109,7 @@ impl Weight {
         match self {
             Self::Dense(matrix) => input.f_linear(matrix, bias),
             Self::Fp8(matrix) => matrix.multiply(input, bias),
+            Self::Int8(matrix) => matrix.multiply(input, bias),
             Self::Sparse24(matrix) => matrix.multiply(input, bias),
         }
     }

@@ -1,0 +1,134 @@
+//! What a variant is not made of: each refusal names the thing and the way out.
+
+use super::{DOMAIN, FP8, FP8_ALL, MAGNITUDE, Plan, Recipe, WANDA, oracle, try_make};
+use std::path::Path;
+use xvla_ros::data::batch::{Batch, Limits, read_batch, write_batch};
+use xvla_ros::model::variant::Part;
+use xvla_ros::offline::variant::Keep;
+
+/// Why no FP8 variant is made of a plan that is changed first.
+fn refusal(change: impl FnOnce(&mut Plan)) -> String {
+    try_make(FP8, Part::All, change).map(drop).unwrap_err().to_string()
+}
+
+/// A folder with the first `count` of the oracle's batches, the last of which is changed.
+fn batches(count: usize, change: impl FnOnce(&mut Batch)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |index: usize| format!("calib_{index:05}.npz");
+    let read = |index: usize| read_batch(&oracle().join(name(index)), Limits::default()).unwrap();
+    for index in 0..count - 1 {
+        write_batch(&folder.path().join(name(index)), &read(index)).unwrap();
+    }
+    let mut last = read(count - 1);
+    change(&mut last);
+    write_batch(&folder.path().join(name(count - 1)), &last).unwrap();
+    folder
+}
+
+fn refusal_of_batches(folder: &Path) -> String {
+    refusal(|plan| plan.calibration = Some(folder.to_owned()))
+}
+
+#[test]
+fn a_variant_of_a_variant_is_refused_with_what_to_take_instead() {
+    let error = refusal(|plan| plan.checkpoint = FP8_ALL.folder.path().to_owned());
+    assert!(
+        error.contains("it is a variant already (fp8, of ") && error.contains("make this one from the checkpoint"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_pruned_checkpoint_is_not_pruned_again() {
+    let pruned = super::SPARSE.folder.path().to_owned();
+    let error = try_make(MAGNITUDE, Part::Transformer, |plan| plan.checkpoint = pruned).map(drop).unwrap_err();
+    assert!(error.to_string().contains("it is a variant already (sparse24"), "{error}");
+}
+
+#[test]
+fn three_samples_are_too_few() {
+    let folder = batches(3, |_| ());
+    assert!(refusal_of_batches(folder.path()).starts_with("3 calibration samples: at least 4 are needed"));
+}
+
+#[test]
+fn batches_of_another_domain_are_refused_by_file_and_domain() {
+    let folder = batches(5, |batch| batch.inputs.domain_id = vec![1]);
+    let error = refusal_of_batches(folder.path());
+    assert!(error.starts_with("--domain 2:") && error.contains("calib_00004.npz: its `domain_id` is 1"), "{error}");
+}
+
+#[test]
+fn batches_with_values_that_are_not_finite_are_refused_by_file_and_key() {
+    let folder = batches(5, |batch| batch.inputs.image_input[7] = f32::NAN);
+    let error = refusal_of_batches(folder.path());
+    assert!(error.contains("calib_00004.npz") && error.contains("image_input"), "{error}");
+}
+
+#[test]
+fn batches_of_other_sizes_are_refused_by_file() {
+    let folder = batches(5, |batch| {
+        batch.inputs.tokens -= 1;
+        batch.inputs.input_ids.pop();
+    });
+    let error = refusal_of_batches(folder.path());
+    assert!(error.contains("calib_00004.npz: views, height, width and tokens are [2, 40, 40, 6]"), "{error}");
+}
+
+#[test]
+fn a_state_of_another_width_is_refused_by_file() {
+    let folder = batches(5, |batch| {
+        batch.inputs.proprio.pop();
+        batch.inputs.proprio_dim -= 1;
+    });
+    let error = refusal_of_batches(folder.path());
+    assert!(error.contains("calib_00004.npz") && error.contains("proprio"), "{error}");
+}
+
+#[test]
+fn a_folder_without_batches_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(refusal_of_batches(folder.path()).contains(&folder.path().display().to_string()));
+}
+
+#[test]
+fn a_domain_that_the_checkpoint_does_not_have_is_refused_with_those_it_has() {
+    let error = refusal(|plan| plan.order.domain = 9);
+    assert_eq!(error, "--domain 9: the checkpoint has domains 0 to 3");
+}
+
+#[test]
+fn a_layer_to_keep_that_does_not_exist_is_refused_with_one_that_does() {
+    let error = refusal(|plan| plan.order.keep = Keep::Named(vec!["transformer.blocks.77".to_owned()]));
+    assert!(error.starts_with("--keep transformer.blocks.77: no matrix of this part"), "{error}");
+    assert!(error.contains("vlm.vision_tower.blocks.0.0.spatial_block.window_attn.fn.qkv"), "{error}");
+}
+
+#[test]
+fn calibration_that_overflows_names_layer_and_sample() {
+    // The state of the fifth sample is finite, and its products are not.
+    let folder = batches(5, |batch| batch.inputs.proprio.fill(3e38));
+    let error = refusal_of_batches(folder.path());
+    assert!(error.contains("its input is not finite in calibration sample 3"), "{error}");
+}
+
+#[test]
+fn layers_whose_width_is_no_multiple_of_eight_stay_dense() {
+    // Its MLPs are 43 wide: fc2 has 43 inputs.
+    let made = try_make(MAGNITUDE, Part::Transformer, |plan| {
+        plan.checkpoint = super::fixtures().join("checkpoints/native_franka_odd");
+        plan.calibration = None;
+    });
+    let report = made.unwrap().outcome.report;
+    assert_eq!(report.kept, [0, 1, 2].map(|block| format!("transformer.blocks.{block}.mlp.fc2")));
+}
+
+#[test]
+fn wanda_looks_at_its_batches() {
+    let wanda = try_make(WANDA, Part::Transformer, |_| ()).unwrap();
+    let magnitude =
+        try_make(Recipe::TwoToFour { wanda: false, dense_zeros: false }, Part::Transformer, |_| ()).unwrap();
+    let bytes = |made: &super::Made| std::fs::read(made.folder.path().join("model.safetensors")).unwrap();
+    assert!(bytes(&wanda) != bytes(&magnitude));
+    assert_eq!(wanda.outcome.variant.domain, DOMAIN);
+}
