@@ -29,7 +29,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 import transformers
 
-from oracle import cases, checkpoints, images, readme, rotation, slerp, text, verify, wheel
+from oracle import cases, checkpoints, images, readme, rotation, slerp, text, variants, verify, wheel
 
 FIXTURES = Path(__file__).resolve().parent.parent / "tests" / "fixtures"
 
@@ -46,7 +46,7 @@ def main() -> int:
     # The vendored Florence-2 calls mask helpers that transformers 5 has deprecated.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     lerobot = wheel.load(arguments.lerobot_wheel)
-    for folder in ("checkpoints", "cases", "images", "tokenizer"):
+    for folder in ("checkpoints", "cases", "images", "tokenizer", "variants"):
         shutil.rmtree(arguments.out / folder, ignore_errors=True)
     write_model_goldens(lerobot, arguments.out)
     images.write(lerobot, arguments.out / "images")
@@ -70,6 +70,7 @@ def write_model_goldens(lerobot: wheel.Lerobot, out: Path) -> None:
         rounding = verify.rounding(checkpoint, outcome, case.steps)
         cases.write(case, checkpoint, outcome, out / "cases" / case.name)
         print(f"{case.name}: verified; f32 rounding moves the actions by {rounding:.1e}")
+    variants.write(written["native_ee6d"], out / "variants")
 
 
 if __name__ == "__main__":

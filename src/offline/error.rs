@@ -54,21 +54,16 @@ pub enum OfflineError {
         reason: String,
     },
     /// Calibration batches of different sizes.
-    #[error(
-        "{}: views, height, width and tokens are {found:?}, and {first:?} in the batches before: calibrate with batches of \
-         one size", path.display()
-    )]
+    #[error("{}: {reason}: calibrate with batches of one size", path.display())]
     Sizes {
         /// The first batch that differs.
         path: PathBuf,
-        /// V, H, W, L of those before.
-        first: [usize; 4],
-        /// Its own.
-        found: [usize; 4],
+        /// Its sizes, and those of the batches before.
+        reason: String,
     },
     /// A variant cannot be made or stored.
     #[error(transparent)]
-    Variant(VariantError),
+    Variant(Box<VariantError>),
     /// The pipeline does not load or does not answer.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),

@@ -100,7 +100,8 @@ fn calibration(preparation: &Preparation, folder: &Path, domain: i64, seed: u64)
         let found = [inputs.views, inputs.height, inputs.width, inputs.tokens];
         let first = *sizes.get_or_insert(found);
         if found != first {
-            return Err(OfflineError::Sizes { path, first, found });
+            let reason = format!("views, height, width and tokens are {found:?}, and {first:?} in the batches before");
+            return Err(OfflineError::Sizes { path, reason });
         }
         let first_seed = seed.wrapping_add(samples.len() as u64);
         let more = preparation.network_inputs(&inputs, noise.as_ref(), first_seed);
@@ -114,7 +115,7 @@ impl From<VariantError> for OfflineError {
         match error {
             VariantError::Checkpoint(error) => PipelineError::from(error).into(),
             VariantError::Backend(error) => PipelineError::from(error).into(),
-            other => Self::Variant(other),
+            other => Self::Variant(Box::new(other)),
         }
     }
 }

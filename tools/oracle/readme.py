@@ -91,6 +91,14 @@ chelsea, here "cat": Stefan van der Walt, CC0).
 orthonormal, with the `raw_matrix` and `raw_quaternion_xyzw` that Gram-Schmidt makes of it in f64. The first 8 are no
 turn, half turns, almost half turns and a tiny turn. At a half turn w is 0 and the quaternion's sign is open.
 
+## variants/
+
+FP8, int8 and 2:4 variants of `native_ee6d` (`tools/oracle/variants.py`). `calib_*.npz` are eight samples of domain 2, of
+which every fourth is held out. `expected.safetensors` has for each layer, by transformers' or lerobot's name: `.bits` of
+its E4M3 matrix, `.weight_scale` and `.input_scale`, and `.mask_magnitude` and `.mask_wanda`, a bit for each weight that
+stays. `actions.*` [S, T, A] are the raw actions for the held-out samples after four denoising steps: dense, with FP8 in one
+part or all, with int8, pruned.
+
 ## slerp.json
 
 23 `pairs` of rotations, `from_xyzw` and `to_xyzw`, with what SciPy finds `between_xyzw` them at the `fractions` of the

@@ -85,7 +85,9 @@ class Layer:
 class Fp8Linear(nn.Module):
     """y = (q(x / s)·Wᵀ)·s·t + b in double precision."""
 
-    def __init__(self, bits: np.ndarray, weight_scale: np.float32, input_scale: np.float32, bias: Tensor | None) -> None:
+    def __init__(
+        self, bits: np.ndarray, weight_scale: np.float32, input_scale: np.float32, bias: Tensor | None
+    ) -> None:
         super().__init__()
         self.matrix = VALUES[bits].T
         self.scale = float(weight_scale) * float(input_scale)
@@ -133,7 +135,7 @@ def layers_of(model: Xvla) -> list[Layer]:
     ]
 
 
-def write(lerobot: object, checkpoint: Checkpoint, folder: Path) -> None:
+def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Writes the calibration batches and what becomes of them."""
     case = Case(
         name="variants",

@@ -2,6 +2,7 @@
 //! "Accelerating Sparse Deep Neural Networks"). Stored are the kept ones and their places, 0.56 of the dense memory in 16
 //! bits; sparse tensor cores read that form.
 
+mod library;
 mod packing;
 mod pattern;
 
@@ -11,6 +12,8 @@ pub use pattern::{Criterion, is_two_to_four, two_to_four};
 use super::super::TensorResult;
 use super::super::checkpoint::Scope;
 use crate::error::CheckpointError;
+use library::LibraryForm;
+use std::cell::OnceCell;
 use tch::{Kind, TchError, Tensor};
 
 /// The tensor with the kept weights.
@@ -28,9 +31,16 @@ pub struct Sparse24 {
     /// [out, in/8] u8. The low nibble is that of the even group, the high one of the odd: `first | second << 2`, the
     /// places of the kept weights within the group, first < second.
     pub metadata: Tensor,
+    /// The same for cuSPARSELt, made when it is first needed; `None` inside if the library does not take it.
+    library: OnceCell<Option<LibraryForm>>,
 }
 
 impl Sparse24 {
+    /// A matrix of these values and places.
+    pub fn new(values: Tensor, metadata: Tensor) -> Self {
+        Self { values, metadata, library: OnceCell::new() }
+    }
+
     /// Reads `weight_values` [outputs, inputs/2] and `weight_metadata` [outputs, inputs/8] U8.
     ///
     /// # Errors
@@ -46,7 +56,7 @@ impl Sparse24 {
             return Err(scope.refused(METADATA, "a group does not name two different places in order".to_owned()));
         }
         let (_, device) = scope.options();
-        Ok(Self { values, metadata: scope.torch(metadata.f_to(device))? })
+        Ok(Self::new(values, scope.torch(metadata.f_to(device))?))
     }
 
     /// The tensors that hold this matrix in a checkpoint, with their names within the layer's scope.
@@ -64,11 +74,22 @@ impl Sparse24 {
     }
 
     pub(super) fn share(&self) -> Self {
-        Self { values: self.values.shallow_clone(), metadata: self.metadata.shallow_clone() }
+        Self::new(self.values.shallow_clone(), self.metadata.shallow_clone())
     }
 
-    /// The product with the decompressed matrix. Backends with sparse tensor cores have their own.
+    /// By cuSPARSELt where it takes the matrix, elsewhere with the decompressed one.
     pub(super) fn multiply(&self, input: &Tensor, bias: Option<&Tensor>) -> TensorResult {
-        input.f_linear(&self.to_dense()?, bias)
+        if !input.device().is_cuda() || !library::takes(self.values.kind(), self.shape()?) {
+            return input.f_linear(&self.to_dense()?, bias);
+        }
+        if self.library.get().is_none() {
+            // A libtorch without the library, or a GPU without sparse tensor cores, multiplies the dense matrix.
+            let form = self.to_dense().and_then(|dense| LibraryForm::new(&dense, input, bias)).ok();
+            let _ = self.library.set(form);
+        }
+        match self.library.get() {
+            Some(Some(form)) => form.multiply(input, bias),
+            _ => input.f_linear(&self.to_dense()?, bias),
+        }
     }
 }

@@ -22,7 +22,7 @@ pub fn pack(masked: &Tensor, mask: &Tensor) -> Result<Sparse24, TchError> {
     let second = places.f_select(2, 1)?.f_mul_scalar(4)?;
     let nibbles = places.f_select(2, 0)?.f_add(&second)?.f_view([outputs, inputs / MULTIPLE, 2])?;
     let bytes = nibbles.f_select(2, 0)?.f_add(&nibbles.f_select(2, 1)?.f_mul_scalar(16)?)?;
-    Ok(Sparse24 { values: values.f_contiguous()?, metadata: bytes.f_to_kind(Kind::Uint8)?.f_contiguous()? })
+    Ok(Sparse24::new(values.f_contiguous()?, bytes.f_to_kind(Kind::Uint8)?.f_contiguous()?))
 }
 
 /// The matrix [out, in] with zeros where nothing is kept.
