@@ -63,9 +63,13 @@ def launch(
 
 
 def as_argument(value: object) -> object:
-    """The value that CuPy passes as the C type that a kernel declares: pointer, int, float, or a struct by value."""
+    """The value that CuPy passes as the C type that a kernel declares: pointer (None is null), int, float, or a struct
+    by value.
+    """
     if isinstance(value, torch.Tensor):
         return numpy.uint64(value.data_ptr())
+    if value is None:
+        return numpy.uint64(0)
     if isinstance(value, int):
         return numpy.int32(value)
     if isinstance(value, float):
@@ -94,6 +98,29 @@ def replay_us(graph: torch.cuda.CUDAGraph) -> float:
     end.record()
     end.synchronize()
     return start.elapsed_time(end) * 1e3
+
+
+def quantised(values: torch.Tensor, inverse_scale: float = 1.0) -> torch.Tensor:
+    """The nearest E4M3 of values·inverse_scale within ±448."""
+    return (values * inverse_scale).clamp(-448.0, 448.0).float().to(torch.float8_e4m3fn)
+
+
+def dequantised(values: torch.Tensor, inverse_scale: float = 1.0) -> torch.Tensor:
+    """What E4M3 values stand for, in double precision."""
+    return values.float().double() / inverse_scale
+
+
+def not_a_number(dtype: torch.dtype, *shape: int) -> torch.Tensor:
+    """A tensor of NaN; PyTorch cannot fill one of FP8."""
+    if dtype == torch.float8_e4m3fn:
+        return torch.full(shape, 0x7F, dtype=torch.uint8, device="cuda").view(dtype)
+    return torch.full(shape, torch.nan, dtype=dtype, device="cuda")
+
+
+def excess_error(found: torch.Tensor, expected: torch.Tensor, inverse_scale: float) -> float:
+    """How much further E4M3 values of a kernel are from `expected` than the best ones: 0 is perfect."""
+    best = error(dequantised(quantised(expected, inverse_scale), inverse_scale), expected)
+    return error(dequantised(found, inverse_scale), expected) / best - 1.0
 
 
 def error(found: torch.Tensor, expected: torch.Tensor) -> float:

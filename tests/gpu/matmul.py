@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kernels import KERNELS
+from kernels import KERNELS, dequantised
 
 try:
     from cuda.bindings import driver, nvrtc
@@ -21,7 +21,8 @@ except ImportError:
     torch = None
 
 NO_ACTIVATION, GELU_TANH = 0, 1
-TILE_IN, TILE_OUT = 64, 64
+TILE_OUT = 64
+ROW_BYTES = 128  # of a tile
 MULTIPROCESSORS = 132
 SHARED_BYTES = 227 * 1024  # that one block may use at most
 SHARED_BYTES_OF_TWO = 113 * 1024  # of each block, with two on a multiprocessor
@@ -39,10 +40,17 @@ class Shape(NamedTuple):
     activation: int = NO_ACTIVATION
     bias: bool = True
     residual: bool = False
+    fp8: bool = False
+    fp8_output: bool = False
+
+    @property
+    def tile_in(self) -> int:
+        return ROW_BYTES if self.fp8 else ROW_BYTES // 2
 
     def __str__(self) -> str:
         extras = ("", "+gelu_tanh")[self.activation] + ("+residual" if self.residual else "")
-        return f"{self.rows}x{self.in_width}->{self.out_width}{extras}"
+        formats = (" of fp8" if self.fp8 else "") + (" to fp8" if self.fp8_output else "")
+        return f"{self.rows}x{self.in_width}->{self.out_width}{extras}{formats}"
 
 
 class Tiling(NamedTuple):
@@ -63,7 +71,7 @@ class Tiling(NamedTuple):
 
     @property
     def stage_bytes(self) -> int:
-        return (TILE_OUT + self.tile_rows) * 2 * TILE_IN
+        return (TILE_OUT + self.tile_rows) * ROW_BYTES
 
     @property
     def shared_bytes(self) -> int:
@@ -100,6 +108,8 @@ class Tiling(NamedTuple):
             "ACTIVATION": shape.activation,
             "BIAS": int(shape.bias),
             "RESIDUAL": int(shape.residual),
+            "FP8": int(shape.fp8),
+            "OUTPUT_FP8": int(shape.fp8_output),
         }
 
     def __str__(self) -> str:
@@ -162,23 +172,25 @@ class TensorMap(ctypes.Structure):
 
 
 def tensor_map(matrix: torch.Tensor, box_rows: int) -> TensorMap:
-    """Boxes of box_rows × 64 elements in the 128-byte swizzle, zero outside the matrix."""
+    """Boxes of box_rows × 128 bytes in the 128-byte swizzle, zero outside the matrix."""
     buffer = ctypes.create_string_buffer(ctypes.sizeof(TensorMap) + 64)
     encoded = TensorMap.from_buffer(buffer, -ctypes.addressof(buffer) % 64)
     types = driver.CUtensorMapDataType
+    of_dtype = {
+        torch.float16: types.CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        torch.bfloat16: types.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        torch.float8_e4m3fn: types.CU_TENSOR_MAP_DATA_TYPE_UINT8,
+    }
+    element = matrix.element_size()
     rows, width = matrix.shape
     status = ctypes.CDLL("libcuda.so.1").cuTensorMapEncodeTiled(
         ctypes.byref(encoded),
-        (
-            types.CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-            if matrix.dtype == torch.bfloat16
-            else types.CU_TENSOR_MAP_DATA_TYPE_FLOAT16
-        ).value,
+        of_dtype[matrix.dtype].value,
         ctypes.c_uint32(2),
         ctypes.c_void_p(matrix.data_ptr()),
         (ctypes.c_uint64 * 2)(width, rows),
-        (ctypes.c_uint64 * 1)(2 * width),
-        (ctypes.c_uint32 * 2)(TILE_IN, box_rows),
+        (ctypes.c_uint64 * 1)(element * width),
+        (ctypes.c_uint32 * 2)(ROW_BYTES // element, box_rows),
         (ctypes.c_uint32 * 2)(1, 1),
         driver.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE.value,
         driver.CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B.value,
@@ -191,10 +203,18 @@ def tensor_map(matrix: torch.Tensor, box_rows: int) -> TensorMap:
 
 
 class Layer:
-    """One linear layer with random weights, and the arguments to run it."""
+    """One linear layer, and the arguments to run it. `scales` are those of the product and of an output in FP8."""
 
-    def __init__(self, shape: Shape, tiling: Tiling, source: torch.Tensor, weight: torch.Tensor, **tensors) -> None:
-        self.shape, self.tiling = shape, tiling
+    def __init__(
+        self,
+        shape: Shape,
+        tiling: Tiling,
+        source: torch.Tensor,
+        weight: torch.Tensor,
+        scales: tuple[float, float] = (1.0, 1.0),
+        **tensors,
+    ) -> None:
+        self.shape, self.tiling, self.scales = shape, tiling, scales
         self.source, self.weight, self.tensors = source, weight, tensors
         pointers = [ctypes.c_void_p(address(tensors.get(name))) for name in ("bias", "residual", "output")]
         self.arguments = [
@@ -202,6 +222,7 @@ class Layer:
             tensor_map(source, tiling.tile_rows),
             *pointers,
             *map(ctypes.c_int, (shape.rows, shape.in_width, shape.out_width)),
+            *map(ctypes.c_float, scales),
         ]
         self.addresses = (ctypes.c_void_p * len(self.arguments))(*map(ctypes.addressof, self.arguments))
 
@@ -218,7 +239,8 @@ class Layer:
 
     def expected(self) -> torch.Tensor:
         """The output in double precision. Call it before the launch, since the output may be the residual."""
-        result = self.source.double() @ self.weight.double().T
+        product_scale, _ = self.scales
+        result = dequantised(self.source) @ dequantised(self.weight).T * product_scale
         if self.shape.bias:
             result += self.tensors["bias"].double()
         if self.shape.activation != NO_ACTIVATION:

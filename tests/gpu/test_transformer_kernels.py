@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kernels import error, launch, median_us, module, requires_gpu
+from kernels import error, excess_error, launch, median_us, module, not_a_number, requires_gpu
 
 try:
     import torch
@@ -23,6 +23,10 @@ except ImportError:  # requires_gpu reports it
 SPARE_ROWS = 16  # after each output, to check that nothing is written there
 
 
+INVERSE_SCALE = 50.0  # of outputs in FP8
+EXCESS_TOLERANCE = 0.02  # of an output in FP8 over the rounding that it cannot avoid
+
+
 class Case(NamedTuple):
     """One kernel on one set of random inputs."""
 
@@ -30,6 +34,7 @@ class Case(NamedTuple):
     run: Callable[[], None]
     output: torch.Tensor  # as many rows as `expected` has, then spare ones
     expected: Callable[[], torch.Tensor]
+    half_output: torch.Tensor | None = None  # the same in 16 bits, where the kernel stores both
 
 
 def random(dtype: torch.dtype, *shape: int, scale: float = 1.0, mean: float = 0.0) -> torch.Tensor:
@@ -37,7 +42,12 @@ def random(dtype: torch.dtype, *shape: int, scale: float = 1.0, mean: float = 0.
 
 
 def poisoned(dtype: torch.dtype, rows: int, width: int) -> torch.Tensor:
-    return torch.full((rows + SPARE_ROWS, width), torch.nan, dtype=dtype, device="cuda")
+    return not_a_number(dtype, rows + SPARE_ROWS, width)
+
+
+def stored(dtype: torch.dtype, fp8: bool) -> torch.dtype:
+    """The dtype of a result."""
+    return torch.float8_e4m3fn if fp8 else dtype
 
 
 def followed_by_nan(tensor: torch.Tensor) -> torch.Tensor:
@@ -65,32 +75,41 @@ def norm_geometry(rows: int, width: int) -> tuple[tuple[int, ...], tuple[int, ..
     return (ceil_div(rows, rows_per_block),), (32 * warps, rows_per_block)
 
 
-def layer_norm(dtype: torch.dtype, rows: int, width: int) -> Case:
-    kernel = module("layer_norm", dtype, WIDTH=width).get_function("layer_norm")
+def layer_norm(dtype: torch.dtype, rows: int, width: int, fp8: bool = False, both: bool = False) -> Case:
+    kernel = module("layer_norm", dtype, WIDTH=width, OUTPUT_FP8=int(fp8)).get_function("layer_norm")
     rows_in = random(dtype, rows, width, scale=2.0, mean=1.0)
     weight, bias = random(dtype, width, mean=1.0), random(dtype, width)
-    output = poisoned(dtype, rows, width)
+    output = poisoned(stored(dtype, fp8), rows, width)
+    half = poisoned(dtype, rows, width) if both else None
+    inputs = (rows_in, weight, bias)
     return Case(
         f"layer_norm {rows}x{width}",
-        lambda: launch(kernel, *norm_geometry(rows, width), rows_in, weight, bias, output, rows),
+        lambda: launch(kernel, *norm_geometry(rows, width), *inputs, output, half, rows, INVERSE_SCALE),
         output,
         lambda: normalised(rows_in, weight, bias),
+        half,
     )
 
 
-def merge_tokens(dtype: torch.dtype, image_count: int, text_count: int, width: int) -> Case:
-    kernel = module("layer_norm", dtype, WIDTH=width).get_function("merge_tokens")
+def merge_tokens(
+    dtype: torch.dtype, image_count: int, text_count: int, width: int, fp8: bool = False, both: bool = False
+) -> Case:
+    kernel = module("layer_norm", dtype, WIDTH=width, OUTPUT_FP8=int(fp8)).get_function("merge_tokens")
     rows = image_count + text_count
     image_tokens, text = random(dtype, image_count, width), random(dtype, text_count, width, mean=0.5)
     positions = random(dtype, rows, width)
     weight, bias = random(dtype, width, mean=1.0), random(dtype, width)
-    output = poisoned(dtype, rows, width)
+    output = poisoned(stored(dtype, fp8), rows, width)
+    half = poisoned(dtype, rows, width) if both else None
     inputs = (image_tokens, text, positions, weight, bias)
     return Case(
         f"merge_tokens {image_count}+{text_count} x{width}",
-        lambda: launch(kernel, *norm_geometry(rows, width), *inputs, output, image_count, rows),
+        lambda: launch(
+            kernel, *norm_geometry(rows, width), *inputs, output, half, image_count, rows, INVERSE_SCALE
+        ),
         output,
         lambda: normalised(torch.cat([image_tokens, text]).double() + positions.double(), weight, bias),
+        half,
     )
 
 
@@ -108,13 +127,15 @@ def attention(
     head_dim: int,
     row_warps: int | None = None,
     scale: float = 1.5,
+    fp8: bool = False,
 ) -> Case:
     rows = row_warps or next((r for r in [1, 2] if ceil_div(queries, 16 * r) * heads <= 132), 3)
-    kernel = module("attention", dtype, HEAD_DIM=head_dim, ROW_WARPS=rows).get_function("attention")
+    macros = {"HEAD_DIM": head_dim, "ROW_WARPS": rows, "OUTPUT_FP8": int(fp8)}
+    kernel = module("attention", dtype, **macros).get_function("attention")
     shared = attention_shared_bytes(tokens, rows, head_dim)
     qkv = random(dtype, tokens, 3 * heads * head_dim, scale=scale)
     padded = followed_by_nan(qkv)
-    output = poisoned(dtype, queries, heads * head_dim)
+    output = poisoned(stored(dtype, fp8), queries, heads * head_dim)
     grid, block = (ceil_div(queries, 16 * rows), heads), (128 * rows,)
 
     def expected() -> torch.Tensor:
@@ -124,7 +145,7 @@ def attention(
 
     return Case(
         f"attention {queries} of {tokens} tokens, {heads} heads of {head_dim}, {rows} row warps",
-        lambda: launch(kernel, grid, block, padded, output, tokens, queries, heads, shared=shared),
+        lambda: launch(kernel, grid, block, padded, output, tokens, queries, heads, INVERSE_SCALE, shared=shared),
         output,
         expected,
     )
@@ -210,6 +231,17 @@ def odd_cases(dtype: torch.dtype) -> Iterator[Case]:
     yield decode_actions(dtype, 2, 45, 1608)
 
 
+def fp8_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """Results in FP8, where the GPU has it."""
+    for rows, width in [(276, 1024), (5, 64), (7, 1032), (3, 2000)]:
+        yield layer_norm(dtype, rows, width, fp8=True)
+        yield layer_norm(dtype, rows, width, fp8=True, both=True)
+    yield merge_tokens(dtype, 50, 64, 1024, fp8=True, both=True)
+    yield merge_tokens(dtype, 5, 6, 72, fp8=True)
+    for tokens, queries, head_dim in [(276, 276, 64), (276, 30, 64), (97, 49, 128), (33, 9, 16), (1000, 1000, 32)]:
+        yield attention(dtype, tokens, queries, 3, head_dim, fp8=True)
+
+
 @requires_gpu
 class TransformerKernelsTest(unittest.TestCase):
     def check(self, cases: Callable[[torch.dtype], Iterator[Case]]) -> None:
@@ -229,6 +261,22 @@ class TransformerKernelsTest(unittest.TestCase):
 
     def test_odd_sizes_agree_with_pytorch(self) -> None:
         self.check(odd_cases)
+
+    def test_results_in_fp8_are_the_nearest(self) -> None:
+        if torch.cuda.get_device_capability() < (8, 9):
+            self.skipTest("needs a GPU of compute capability 8.9")
+        for dtype, tolerance in [(torch.float16, 3e-3), (torch.bfloat16, 2e-2)]:
+            for case in fp8_cases(dtype):
+                with self.subTest(case.label, dtype=dtype):
+                    case.run()
+                    expected = case.expected()
+                    found, spare = case.output[: len(expected)], case.output[len(expected) :]
+                    excess = excess_error(found, expected, INVERSE_SCALE)
+                    print(f"{excess:.1e}  {case.label}, {dtype} to FP8")
+                    self.assertLess(excess, EXCESS_TOLERANCE)
+                    self.assertTrue(spare.float().isnan().all(), "written past the end")
+                    if case.half_output is not None:
+                        self.assertLess(error(case.half_output[: len(expected)], expected), tolerance)
 
     def test_attention_withstands_scores_far_apart(self) -> None:
         self.check(lambda dtype: iter([attention(dtype, 200, 200, 2, 64, scale=20.0)]))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kernels import error, launch, median_us, module, requires_gpu
+from kernels import error, excess_error, launch, median_us, module, not_a_number, requires_gpu
 
 try:
     import torch
@@ -26,6 +26,8 @@ MARGIN = 1024  # NaN before and after each tensor: reads from it show in the res
 IMAGES = 3
 STAGES = [(56, 8, 4), (28, 16, 4), (14, 32, 2), (7, 64, 2)]  # side of the map, heads and groups, strip
 DIM = 32  # of a head, and of a channel group
+INVERSE_SCALE = 50.0  # of outputs in FP8
+EXCESS_TOLERANCE = 0.02  # of an output in FP8 over the rounding that it cannot avoid
 
 
 class Case(NamedTuple):
@@ -46,13 +48,18 @@ class Views(ctypes.Structure):
 def poisoned(dtype: torch.dtype, *shape: int) -> torch.Tensor:
     """A tensor of NaN with a margin of NaN on both sides."""
     count = torch.Size(shape).numel()
-    buffer = torch.full((count + 2 * MARGIN,), torch.nan, dtype=dtype, device="cuda")
+    buffer = not_a_number(dtype, count + 2 * MARGIN)
     return buffer[MARGIN : MARGIN + count].view(shape)
+
+
+def stored(dtype: torch.dtype, fp8: bool) -> torch.dtype:
+    """The dtype of a result."""
+    return torch.float8_e4m3fn if fp8 else dtype
 
 
 def margins(tensor: torch.Tensor) -> torch.Tensor:
     buffer = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(tensor.untyped_storage())
-    return torch.cat([buffer[:MARGIN], buffer[MARGIN + tensor.numel() :]])
+    return torch.cat([buffer[:MARGIN].float(), buffer[MARGIN + tensor.numel() :].float()])
 
 
 def random(dtype: torch.dtype, *shape: int, scale: float = 1.0, mean: float = 0.0) -> torch.Tensor:
@@ -63,12 +70,15 @@ def ceil_div(count: int, size: int) -> int:
     return -(-count // size)
 
 
-def depthwise_norm(dtype: torch.dtype, images: int, height: int, width: int, channels: int, strip: int) -> Case:
-    kernel = module("depthwise", dtype, CHANNELS=channels, STRIP=strip).get_function("depthwise_norm")
+def depthwise_norm(
+    dtype: torch.dtype, images: int, height: int, width: int, channels: int, strip: int, fp8: bool = False
+) -> Case:
+    macros = {"CHANNELS": channels, "STRIP": strip, "OUTPUT_FP8": int(fp8)}
+    kernel = module("depthwise", dtype, **macros).get_function("depthwise_norm")
     map_in = random(dtype, images, height, width, channels, mean=0.5)
     weight, bias = random(dtype, 9, channels, scale=0.3), random(dtype, channels)
     norm_weight, norm_bias = random(dtype, channels, mean=1.0), random(dtype, channels)
-    outputs = [poisoned(dtype, *map_in.shape) for _ in range(2)]
+    outputs = [poisoned(dtype, *map_in.shape), poisoned(stored(dtype, fp8), *map_in.shape)]
     grid, block = (ceil_div(width, strip), height, images), (ceil_div(channels, 256) * 32,)
     inputs = (map_in, weight, bias, norm_weight, norm_bias)
 
@@ -84,7 +94,7 @@ def depthwise_norm(dtype: torch.dtype, images: int, height: int, width: int, cha
 
     return Case(
         f"depthwise_norm {images}x{height}x{width}x{channels}, strip {strip}",
-        lambda: launch(kernel, grid, block, *inputs, *outputs, height, width),
+        lambda: launch(kernel, grid, block, *inputs, *outputs, height, width, INVERSE_SCALE),
         outputs,
         expected,
     )
@@ -99,12 +109,14 @@ def window_attention(
     window: int = 12,
     head_dim: int = DIM,
     scale: float = 1.0,
+    fp8: bool = False,
 ) -> Case:
-    kernel = module("window_attention", dtype, WINDOW=window, HEAD_DIM=head_dim).get_function("window_attention")
+    macros = {"WINDOW": window, "HEAD_DIM": head_dim, "OUTPUT_FP8": int(fp8)}
+    kernel = module("window_attention", dtype, **macros).get_function("window_attention")
     channels = heads * head_dim
     qkv = random(dtype, images, height, width, 3 * channels, scale=scale)
     bias = random(dtype, 3 * channels, scale=scale)
-    output = poisoned(dtype, images, height, width, channels)
+    output = poisoned(stored(dtype, fp8), images, height, width, channels)
     rows, columns = ceil_div(height, window), ceil_div(width, window)
     grid, block = (heads, images, rows * columns), (ceil_div(window * window, 16) * 32,)
 
@@ -119,7 +131,7 @@ def window_attention(
 
     return Case(
         f"window_attention {images}x{height}x{width}, window {window}, {heads} heads of {head_dim}",
-        lambda: launch(kernel, grid, block, qkv, bias, output, height, width, heads),
+        lambda: launch(kernel, grid, block, qkv, bias, output, height, width, heads, INVERSE_SCALE),
         [output],
         expected,
     )
@@ -128,14 +140,16 @@ def window_attention(
 class Channels:
     """The random inputs of channel attention, and its parts in double precision."""
 
-    def __init__(self, dtype: torch.dtype, images: int, tokens: int, groups: int, dim: int, scale: float) -> None:
-        self.module = module("channel_attention", dtype, GROUP_DIM=dim)
+    def __init__(
+        self, dtype: torch.dtype, images: int, tokens: int, groups: int, dim: int, scale: float, fp8: bool = False
+    ) -> None:
+        self.module = module("channel_attention", dtype, GROUP_DIM=dim, OUTPUT_FP8=int(fp8))
         self.sizes = images, tokens, groups, dim
         self.slice_tokens = 7168 // dim
         self.slices = ceil_div(tokens, self.slice_tokens)
         self.block = (512 if dim == 64 else 256,)
         self.qkv = random(dtype, images, tokens, 3 * groups * dim, scale=scale)
-        self.output = poisoned(dtype, images, tokens, groups * dim)
+        self.output = poisoned(stored(dtype, fp8), images, tokens, groups * dim)
         self.label = f"{images}x{tokens} tokens, {groups} groups of {dim}"
 
     def scores(self) -> torch.Tensor:
@@ -157,13 +171,21 @@ class Channels:
 
 
 def channel_attention(
-    dtype: torch.dtype, images: int, tokens: int, groups: int, dim: int = DIM, scale: float = 1.0
+    dtype: torch.dtype,
+    images: int,
+    tokens: int,
+    groups: int,
+    dim: int = DIM,
+    scale: float = 1.0,
+    fp8: bool = False,
 ) -> Case:
-    data = Channels(dtype, images, tokens, groups, dim, scale)
+    data = Channels(dtype, images, tokens, groups, dim, scale, fp8)
     kernel = data.module.get_function("channel_attention")
     return Case(
         f"channel_attention {data.label}",
-        lambda: launch(kernel, (1, groups, images), data.block, data.qkv, data.output, tokens, groups),
+        lambda: launch(
+            kernel, (1, groups, images), data.block, data.qkv, data.output, tokens, groups, INVERSE_SCALE
+        ),
         [data.output],
         lambda: [data.mixed()],
     )
@@ -181,14 +203,18 @@ def channel_scores(dtype: torch.dtype, images: int, tokens: int, groups: int, di
     )
 
 
-def channel_mix(dtype: torch.dtype, images: int, tokens: int, groups: int, blocks: int, dim: int = DIM) -> Case:
-    data = Channels(dtype, images, tokens, groups, dim, scale=1.0)
+def channel_mix(
+    dtype: torch.dtype, images: int, tokens: int, groups: int, blocks: int, dim: int = DIM, fp8: bool = False
+) -> Case:
+    data = Channels(dtype, images, tokens, groups, dim, scale=1.0, fp8=fp8)
     kernel = data.module.get_function("channel_mix")
     partial = data.scores().float().contiguous()
     inputs = (data.qkv, partial)
     return Case(
         f"channel_mix {data.label}, {blocks} blocks a group",
-        lambda: launch(kernel, (blocks, groups, images), data.block, *inputs, data.output, tokens, groups),
+        lambda: launch(
+            kernel, (blocks, groups, images), data.block, *inputs, data.output, tokens, groups, INVERSE_SCALE
+        ),
         [data.output],
         lambda: [data.mixed()],
     )
@@ -318,6 +344,24 @@ def distant_cases(dtype: torch.dtype) -> Iterator[Case]:
     yield channel_attention(dtype, 2, 196, 2, scale=12.0)
 
 
+def fp8_cases(dtype: torch.dtype) -> Iterator[Case]:
+    """Results in FP8, where the GPU has it."""
+    for side, groups, strip in STAGES:
+        tokens = side * side
+        yield depthwise_norm(dtype, IMAGES, side, side, groups * DIM, strip, fp8=True)
+        yield window_attention(dtype, IMAGES, side, side, groups, fp8=True)
+        if tokens * DIM <= 7168:
+            yield channel_attention(dtype, IMAGES, tokens, groups, fp8=True)
+        else:
+            yield channel_mix(dtype, IMAGES, tokens, groups, 3, fp8=True)
+    yield depthwise_norm(dtype, 2, 3, 5, 136, 4, fp8=True)
+    for window, head_dim in [(3, 16), (8, 64), (7, 32)]:
+        yield window_attention(dtype, 2, 2 * window - 1, window + 2, 2, window, head_dim, fp8=True)
+    for dim in [16, 64]:
+        yield channel_attention(dtype, 2, 49, 3, dim, fp8=True)
+        yield channel_mix(dtype, 2, 1000, 3, 3, dim, fp8=True)
+
+
 @requires_gpu
 class VisionKernelsTest(unittest.TestCase):
     def check(self, cases: Callable[[torch.dtype], Iterator[Case]]) -> None:
@@ -334,6 +378,20 @@ class VisionKernelsTest(unittest.TestCase):
 
     def test_odd_sizes_agree_with_pytorch(self) -> None:
         self.check(odd_cases)
+
+    def test_results_in_fp8_are_the_nearest(self) -> None:
+        if torch.cuda.get_device_capability() < (8, 9):
+            self.skipTest("needs a GPU of compute capability 8.9")
+        for dtype in [torch.float16, torch.bfloat16]:
+            for case in fp8_cases(dtype):
+                with self.subTest(case.label, dtype=dtype):
+                    case.run()
+                    *_, output = case.outputs
+                    *_, expected = case.expected()
+                    excess = excess_error(output, expected, INVERSE_SCALE)
+                    print(f"{excess:.1e}  {case.label}, {dtype} to FP8")
+                    self.assertLess(excess, EXCESS_TOLERANCE)
+                    self.assertTrue(margins(output).isnan().all(), "written outside the output")
 
     def test_attention_withstands_scores_far_apart(self) -> None:
         self.check(distant_cases)

@@ -32,6 +32,15 @@ pub struct Source {
     pub macros: Vec<(&'static str, usize)>,
 }
 
+impl Source {
+    /// The same kernels, storing their result in FP8.
+    pub fn storing_fp8(&self) -> Self {
+        let mut variant = self.clone();
+        variant.macros.push(("OUTPUT_FP8", 1));
+        variant
+    }
+}
+
 /// Names a file in `kernels/`, with macros.
 macro_rules! source {
     ($name:literal $(, $macro:ident = $value:expr)*) => {

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "calls cuBLASLt")]
 
 use super::memory::buffer;
-use super::product::{Activation, Product, Shape};
+use super::product::{Activation, Element, Product, Shape};
 use crate::backend::BackendError;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::CudaStream;
@@ -35,6 +35,8 @@ pub struct CublasLtPlan {
     matmul: MatmulDescriptor,
     weight: MatrixLayout,
     input: MatrixLayout,
+    /// Of the residual, which has 16 bits.
+    addend: MatrixLayout,
     output: MatrixLayout,
     /// Algorithms that the library suggests, its best guess first, then their variants with a split sum.
     algorithms: Vec<Algorithm>,
@@ -80,12 +82,16 @@ impl CublasLt {
         product: &Product,
     ) -> Result<(), BackendError> {
         let algorithm = plan.algorithms.get(algorithm).ok_or_else(unsupported)?;
-        let (one, zero) = (1.0f32, 0.0f32);
+        let (one, zero, factor) = (1.0f32, 0.0f32, product.factors.product);
         let residual = product.residual != 0;
         let addend = if residual { product.residual } else { product.output };
         let beta = if residual { &one } else { &zero };
         if product.bias != 0 {
             plan.matmul.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias)?;
+        }
+        if product.factors.output_address != 0 {
+            let scale = &product.factors.output_address;
+            plan.matmul.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_D_SCALE_POINTER, scale)?;
         }
         let pointer = |address: u64| address as *const c_void;
         // SAFETY: `Linear::product` has checked every buffer against the shape that the layouts describe; they outlive
@@ -94,14 +100,14 @@ impl CublasLt {
             result::matmul(
                 self.handle.0,
                 plan.matmul.0,
-                (&raw const one).cast(),
+                (&raw const factor).cast(),
                 (&raw const *beta).cast(),
                 pointer(product.weight),
                 plan.weight.0,
                 pointer(product.input),
                 plan.input.0,
                 pointer(addend),
-                plan.output.0,
+                plan.addend.0,
                 product.output as *mut c_void,
                 plan.output.0,
                 &algorithm.algo,
@@ -139,10 +145,22 @@ impl CublasLtPlan {
             (Activation::Gelu, true) => Epilogue::CUBLASLT_EPILOGUE_GELU_BIAS,
         };
         matmul.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
-        let weight = MatrixLayout::new(element, shape.inputs, shape.outputs)?;
-        let input = MatrixLayout::new(element, shape.inputs, shape.rows)?;
-        let output = MatrixLayout::new(element, shape.outputs, shape.rows)?;
-        Ok(Self { matmul, weight, input, output, algorithms: Vec::new() })
+        if shape.operands == Element::Fp8 {
+            // Sums stay in the tensor cores' registers, as in this project's kernel and in libtorch.
+            matmul.set(Attribute::CUBLASLT_MATMUL_DESC_FAST_ACCUM, &1i8)?;
+        }
+        if shape.bias && (shape.operands, shape.result) != (Element::Half, Element::Half) {
+            matmul.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &element)?;
+        }
+        let of = |format: Element| match format {
+            Element::Half => element,
+            Element::Fp8 => sys::cudaDataType_t::CUDA_R_8F_E4M3,
+        };
+        let weight = MatrixLayout::new(of(shape.operands), shape.inputs, shape.outputs)?;
+        let input = MatrixLayout::new(of(shape.operands), shape.inputs, shape.rows)?;
+        let addend = MatrixLayout::new(element, shape.outputs, shape.rows)?;
+        let output = MatrixLayout::new(of(shape.result), shape.outputs, shape.rows)?;
+        Ok(Self { matmul, weight, input, addend, output, algorithms: Vec::new() })
     }
 
     /// The algorithms that the library suggests, at least one.
@@ -157,7 +175,7 @@ impl CublasLtPlan {
                 self.matmul.0,
                 self.weight.0,
                 self.input.0,
-                self.output.0,
+                self.addend.0,
                 self.output.0,
                 preference.0,
                 SUGGESTIONS as i32,
@@ -192,7 +210,7 @@ impl CublasLtPlan {
                     self.matmul.0,
                     self.weight.0,
                     self.input.0,
-                    self.output.0,
+                    self.addend.0,
                     self.output.0,
                     &algorithm,
                     &mut checked,

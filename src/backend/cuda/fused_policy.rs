@@ -1,13 +1,14 @@
 //! The policy part on this project's kernels, for one sample of one domain. The domain's matrices become plain ones.
 //! What depends only on the step is computed when the work is made, what depends only on the frame once per frame.
 
-use super::gemm::{Activation, Gemm, Linear};
+use super::gemm::{Activation, Formats, Gemm, Linear};
 use super::kernels::Kernels;
-use super::layers::{bias, layer_norm, length, linear, norm_weights};
+use super::layers::{bias, formats, layer_norm, length, linear, linear_of_half, mlp, norm_weights};
 use super::memory::{Span, buffer};
 use super::operators::actions::{ActionWeights, Actions, NoisyActions};
 use super::operators::transformer::{Attention, LayerNorm};
 use super::session::{PipelineStage, Session};
+use super::stored;
 use crate::backend::BackendError;
 use crate::backend::PolicyInputs;
 use crate::backend::capture::{PolicyWork, Work, lock};
@@ -68,14 +69,15 @@ struct Block {
 }
 
 impl Block {
-    fn new(block: policy::Block, kernels: &Kernels) -> Result<Self, BackendError> {
+    fn new(block: policy::Block, kernels: &Kernels, formats: Formats) -> Result<Self, BackendError> {
+        let [fc1, fc2] = mlp(&block.mlp, formats)?;
         Ok(Self {
             norm1: layer_norm(&block.norm1, kernels)?,
-            qkv: linear(&block.qkv)?,
-            proj: linear(&block.proj)?,
+            qkv: linear(&block.qkv, formats)?,
+            proj: linear(&block.proj, formats)?,
             norm2: layer_norm(&block.norm2, kernels)?,
-            fc1: linear(&block.mlp.fc1)?,
-            fc2: linear(&block.mlp.fc2)?,
+            fc1,
+            fc2,
         })
     }
 }
@@ -87,17 +89,18 @@ impl FusedPolicy {
     ///
     /// # Errors
     /// A kernel that does not compile or load, or not enough memory.
-    pub fn new(policy: Policy, space: &ActionSpace, session: Arc<Session>) -> Result<Self, BackendError> {
+    pub fn new(mut policy: Policy, space: &ActionSpace, session: Arc<Session>) -> Result<Self, BackendError> {
         let (kind, device) = policy.options();
+        let gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Policy).clone(), kind)?;
+        let formats = formats(&policy.linears_mut(), &gemm)?;
         let config = policy.config;
         let (hidden, heads) = (length(config.hidden), length(config.heads));
         let head_dim = hidden / heads.max(1);
         let mut sources = vec![LayerNorm::source(hidden), Actions::source()];
         sources.extend(Attention::sources(head_dim));
-        let kernels = Kernels::compile(&session, kind, sources)?;
+        let kernels = Kernels::compile(&session, kind, stored::variants(sources, formats.fp8))?;
 
-        let gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Policy).clone(), kind)?;
-        let blocks = policy.blocks.into_iter().map(|block| Block::new(block, &kernels));
+        let blocks = policy.blocks.into_iter().map(|block| Block::new(block, &kernels, formats));
         let network = Network {
             blocks: blocks.collect::<Result<_, _>>()?,
             attention: Attention::new(&kernels, heads, head_dim)?,
@@ -204,7 +207,7 @@ impl FusedPolicyWork {
         let times = flow::times(inputs.steps);
         let weights = network.action_weights(domain, &times)?;
         let [vlm_projection, aux_projection] = network.projections.of(domain)?;
-        let projections = [linear(&vlm_projection)?, linear(&aux_projection)?];
+        let projections = [linear_of_half(&vlm_projection)?, linear_of_half(&aux_projection)?];
         let (device, kind) = (network.session.device(), network.kind);
         let tensor = |shape: &[usize]| buffer(shape, kind, device);
         let count = |tensor: &Tensor| length(tensor.size().get(1).copied().unwrap_or(0));
@@ -283,12 +286,12 @@ impl FusedPolicyWork {
         let &Rows { input, output, qkv, fresh, kept } = rows;
         let stream = network.session.stream(PipelineStage::Policy);
         let (normed, mixed, wide) = (Span::of(&self.normed), Span::of(&self.mixed), Span::of(&self.wide));
-        block.norm1.run(stream, input, normed, fresh)?;
+        block.norm1.run(stream, input, block.qkv.reads(normed), fresh)?;
         gemm.linear(&block.qkv, normed, qkv, fresh, Activation::None, None)?;
-        network.attention.run(stream, qkv, mixed, self.rows, kept)?;
+        network.attention.run(stream, qkv, block.proj.reads(mixed), self.rows, kept)?;
         gemm.linear(&block.proj, mixed, output, kept, Activation::None, Some(input))?;
-        block.norm2.run(stream, output, normed, kept)?;
-        gemm.linear(&block.fc1, normed, wide, kept, Activation::Gelu, None)?;
+        block.norm2.run(stream, output, block.fc1.reads(normed), kept)?;
+        gemm.linear(&block.fc1, normed, block.fc2.reads(wide), kept, Activation::Gelu, None)?;
         gemm.linear(&block.fc2, wide, output, kept, Activation::None, Some(output))
     }
 }

@@ -2,11 +2,12 @@
 
 use super::gemm::{Activation, Gemm, Linear};
 use super::kernels::{Kernels, Source};
-use super::layers::{layer_norm, length, linear};
+use super::layers::{formats, layer_norm, length, linear_of_half};
 use super::memory::{Span, buffer};
 use super::operators::transformer::LayerNorm;
 use super::operators::vision::ImageTokens;
 use super::session::{PipelineStage, Session};
+use super::stored;
 use super::text::{self, TextEncoder};
 use super::vision::{self, Activations, VisionTower};
 use crate::backend::BackendError;
@@ -50,22 +51,23 @@ impl FusedVlm {
     ///
     /// # Errors
     /// A kernel that does not compile or load, or not enough memory.
-    pub fn new(vlm: Vlm, config: &ModelConfig, session: Arc<Session>) -> Result<Self, BackendError> {
+    pub fn new(mut vlm: Vlm, config: &ModelConfig, session: Arc<Session>) -> Result<Self, BackendError> {
         let kind = vlm.kind();
+        let gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Vlm).clone(), kind)?;
+        let formats = formats(&vlm.linears_mut(), &gemm)?;
         let mut sources: Vec<Source> = vision::sources(config);
         sources.extend(text::sources(&config.text));
         sources.extend([ImageTokens::source(), LayerNorm::source(length(config.projection_dim))]);
-        let kernels = Kernels::compile(&session, kind, sources)?;
+        let kernels = Kernels::compile(&session, kind, stored::variants(sources, formats.fp8))?;
 
-        let gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Vlm).clone(), kind)?;
         let Projector { positions, projection, norm } = vlm.projector;
         let network = Network {
-            vision: VisionTower::new(vlm.vision, config, &kernels)?,
+            vision: VisionTower::new(vlm.vision, config, &kernels, formats)?,
             image_tokens: ImageTokens::new(&kernels)?,
             positions,
-            projection: linear(&projection)?,
+            projection: linear_of_half(&projection)?,
             projection_norm: layer_norm(&norm, &kernels)?,
-            text: TextEncoder::new(vlm.text, &kernels)?,
+            text: TextEncoder::new(vlm.text, &kernels, formats)?,
             session,
             config: config.clone(),
             kind,

@@ -9,9 +9,10 @@ use super::cublaslt::{CublasLt, CublasLtPlan};
 use super::kernels::Kernels;
 use super::matmul::{self, MatMul, Tiling};
 use super::memory::Span;
-pub use super::product::{Activation, Linear};
-use super::product::{Product, Shape};
+pub use super::product::{Activation, Formats, Linear};
+use super::product::{Alignment, Element, Product, Shape};
 use super::session::Session;
+use super::stored::Target;
 use crate::backend::BackendError;
 use cudarc::driver::{CudaStream, sys as driver};
 use std::collections::HashMap;
@@ -36,7 +37,8 @@ enum Choice {
 
 /// The implementations for the products of a shape, and the one that is used.
 struct Plan {
-    library: CublasLtPlan,
+    /// `None` where the library has no such product.
+    library: Option<CublasLtPlan>,
     /// This project's kernels for the shape; empty until they are compiled.
     kernels: Vec<MatMul>,
     chosen: Choice,
@@ -74,7 +76,20 @@ impl Gemm {
         &self.stream
     }
 
-    /// `output` [rows, out] = activation(`input` [rows, in]·Wᵀ + b) + `residual` [rows, out].
+    /// The formats in which this GPU multiplies: FP8 on Hopper by this project's kernel, on others if the library has all
+    /// the products that a network needs.
+    ///
+    /// # Errors
+    /// An error that the driver reports.
+    pub fn formats(&self) -> Result<Formats, BackendError> {
+        let capability = self.session.context().compute_capability()?;
+        let own = capability == (9, 0);
+        let library = || capability >= (8, 9) && fp8_shapes().all(|shape| self.library.plan(&shape).is_ok());
+        Ok(Formats { fp8: own || library(), half_to_fp8: own })
+    }
+
+    /// `output` [rows, out] = activation(`input` [rows, in]·Wᵀ + b) + `residual` [rows, out], the input as
+    /// [`Linear::reads`] says.
     ///
     /// `residual` may be `output` itself. With an activation there is no residual.
     ///
@@ -84,16 +99,15 @@ impl Gemm {
         &mut self,
         layer: &Linear,
         input: Span,
-        output: Span,
+        output: impl Into<Target>,
         rows: usize,
         activation: Activation,
         residual: Option<Span>,
     ) -> Result<(), BackendError> {
-        let product = layer.product(input, output, rows, residual)?;
+        let product = layer.product(input, output.into(), rows, residual)?;
         let shape = layer.shape(&product, rows, activation);
         if !self.plans.contains_key(&shape) {
-            let library = self.library.plan(&shape)?;
-            let plan = Plan { library, kernels: Vec::new(), chosen: Choice::Library(0), tuned: false };
+            let plan = self.plan(&shape)?;
             self.plans.insert(shape, plan);
         }
         let Some(plan) = self.plans.get(&shape) else { return Ok(()) };
@@ -101,6 +115,26 @@ impl Gemm {
             self.products.entry(shape).or_default().push(product);
         }
         self.multiply(&shape, plan, plan.chosen, &product)
+    }
+
+    /// The first plan for a shape: the library's best guess or, where the library has no such product, this project's
+    /// kernel.
+    fn plan(&self, shape: &Shape) -> Result<Plan, BackendError> {
+        let error = match self.library.plan(shape) {
+            Ok(plan) => {
+                let (library, kernels) = (Some(plan), Vec::new());
+                return Ok(Plan { library, kernels, chosen: Choice::Library(0), tuned: false });
+            }
+            Err(error) => error,
+        };
+        let tilings = matmul::candidates(shape, self.session.context().compute_capability()?, true);
+        if tilings.is_empty() {
+            return Err(error);
+        }
+        let kernels = Kernels::compile(&self.session, self.kind, matmul::sources(shape, &tilings))?;
+        let kernels = tilings.into_iter().map(|tiling| MatMul::new(&kernels, shape, tiling));
+        let kernels = kernels.collect::<Result<_, BackendError>>()?;
+        Ok(Plan { library: None, kernels, chosen: Choice::Own(0), tuned: false })
     }
 
     /// Chooses the fastest implementation for every new shape by timing the candidates. Overwrites outputs.
@@ -124,8 +158,11 @@ impl Gemm {
     /// Compiles this project's kernels for those of `shapes` that they may be faster for.
     fn compile_own<'a>(&mut self, shapes: impl Iterator<Item = &'a Shape>) -> Result<(), BackendError> {
         let capability = self.session.context().compute_capability()?;
-        let candidates: Vec<(Shape, Vec<Tiling>)> =
-            shapes.map(|shape| (*shape, matmul::candidates(shape, capability))).collect();
+        let without_kernels = |shape: &&Shape| self.plans.get(*shape).is_some_and(|plan| plan.kernels.is_empty());
+        let candidates: Vec<(Shape, Vec<Tiling>)> = shapes
+            .filter(without_kernels)
+            .map(|shape| (*shape, matmul::candidates(shape, capability, false)))
+            .collect();
         let sources = candidates.iter().flat_map(|(shape, tilings)| matmul::sources(shape, tilings)).collect();
         let kernels = Kernels::compile(&self.session, self.kind, sources)?;
         for (shape, tilings) in candidates {
@@ -143,7 +180,8 @@ impl Gemm {
         let time = |choice: Choice, trials: usize| {
             self.time(shape, plan, choice, products, trials).ok().map(|ms| (ms, choice))
         };
-        let library = (0..plan.library.algorithm_count()).map(Choice::Library);
+        let algorithms = plan.library.as_ref().map_or(0, CublasLtPlan::algorithm_count);
+        let library = (0..algorithms).map(Choice::Library);
         let own = (0..plan.kernels.len()).map(Choice::Own);
         let mut timed: Vec<(f32, Choice)> = library.chain(own).filter_map(|choice| time(choice, 1)).collect();
         timed.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -152,7 +190,9 @@ impl Gemm {
         let us = |ms: f32| f64::from(ms) * 1e3 / PRODUCTS_PER_TRIAL as f64;
         let library = timed.iter().find(|(_, choice)| matches!(choice, Choice::Library(_))).map(|(ms, _)| us(*ms));
         let how = match choice {
-            Choice::Library(index) => format!("cuBLASLt, split {:?}", plan.library.parts(index)),
+            Choice::Library(index) => {
+                format!("cuBLASLt, split {:?}", plan.library.as_ref().and_then(|library| library.parts(index)))
+            }
             Choice::Own(index) => format!("{:?}", plan.kernels.get(index).map(MatMul::tiling)),
         };
         tracing::debug!(?shape, candidates = timed.len(), library_us = library, fastest_us = us(ms), how, "product");
@@ -192,15 +232,44 @@ impl Gemm {
     }
 
     fn multiply(&self, shape: &Shape, plan: &Plan, choice: Choice, product: &Product) -> Result<(), BackendError> {
+        let absent = || BackendError::Kernel {
+            kernel: "matmul".to_owned(),
+            reason: format!("{choice:?} was not prepared for {shape:?}"),
+        };
         match choice {
-            Choice::Library(algorithm) => self.library.run(&self.stream, &plan.library, algorithm, product),
-            Choice::Own(index) => match plan.kernels.get(index) {
-                Some(kernel) => kernel.run(&self.stream, shape, self.kind, product),
-                None => Err(BackendError::Kernel {
-                    kernel: "matmul".to_owned(),
-                    reason: format!("no kernel {index} was compiled for {shape:?}"),
-                }),
-            },
+            Choice::Library(algorithm) => {
+                let library = plan.library.as_ref().ok_or_else(absent)?;
+                self.library.run(&self.stream, library, algorithm, product)
+            }
+            Choice::Own(index) => {
+                let kernel = plan.kernels.get(index).ok_or_else(absent)?;
+                kernel.run(&self.stream, shape, self.kind, product)
+            }
         }
     }
+}
+
+/// Shapes of what a network with matrices in FP8 multiplies in the library.
+fn fp8_shapes() -> impl Iterator<Item = Shape> {
+    let most = Alignment::MOST;
+    let alignment = Alignment { input: most, weight: most, bias: most, residual: most, output: most };
+    let square = Shape {
+        rows: 256,
+        inputs: 1024,
+        outputs: 1024,
+        bias: true,
+        residual: false,
+        activation: Activation::None,
+        operands: Element::Fp8,
+        result: Element::Half,
+        alignment,
+    };
+    let gelu = Activation::Gelu;
+    [
+        square,
+        Shape { residual: true, ..square },
+        Shape { activation: gelu, ..square },
+        Shape { activation: gelu, result: Element::Fp8, ..square },
+    ]
+    .into_iter()
 }

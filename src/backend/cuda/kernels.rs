@@ -84,6 +84,11 @@ unsafe impl Send for Function {}
 unsafe impl Sync for Function {}
 
 impl Kernel {
+    /// Its name in the source.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Lets blocks of this kernel have more dynamic shared memory than usual.
     ///
     /// # Errors
@@ -214,6 +219,11 @@ impl Kernels {
         }
         // From Hopper on, the kernels themselves wait for the previous one (`wait_for_predecessor`).
         Ok(Self { modules, overlaps: capability.0 >= 9 })
+    }
+
+    /// Whether `source` was compiled.
+    pub fn has(&self, source: &Source) -> bool {
+        self.modules.contains_key(source)
     }
 
     /// The kernel `name` of a source that was compiled.

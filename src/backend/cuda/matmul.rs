@@ -3,9 +3,9 @@
 
 #![allow(unsafe_code, reason = "describes tensors to the driver and starts a kernel whose buffers have been checked")]
 
-use super::kernels::Argument::{Address, Int, Tensor};
+use super::kernels::Argument::{Address, Float, Int, Tensor};
 use super::kernels::{Kernel, Kernels, Launch, Source, TensorMap, source};
-use super::product::{Activation, Alignment, Product, Shape};
+use super::product::{Activation, Alignment, Element, Product, Shape};
 use crate::backend::BackendError;
 use cudarc::driver::{CudaStream, sys};
 use std::mem::MaybeUninit;
@@ -13,8 +13,8 @@ use tch::Kind;
 
 /// Shared memory that a block may have, bytes.
 const SHARED_BYTES: usize = 227 << 10;
-/// Elements of a step over `in`: one row of the 128-byte swizzle.
-const STEP: usize = 64;
+/// Bytes of a step over `in`: one row of the 128-byte swizzle.
+const STEP_BYTES: usize = 128;
 /// Output features that a warpgroup computes.
 const FEATURES: usize = 64;
 /// The tensor copy engine requires addresses that are multiples of this, bytes.
@@ -25,8 +25,12 @@ const STORE_BYTES: u32 = 8;
 const MULTIPROCESSORS: usize = 132;
 /// Beyond this many rows the library fills the GPU as well, and its larger tiles are faster.
 const MOST_ROWS: usize = 320;
+/// The same for FP8, where a tile takes half the time.
+const MOST_FP8_ROWS: usize = 640;
 /// Tilings that are tried for a shape, at most.
 const CANDIDATES: usize = 5;
+/// The same for FP8, where it also matters how many blocks a multiprocessor runs at a time.
+const FP8_CANDIDATES: usize = 8;
 
 /// How a product is divided among blocks and warpgroups; `kernels/matmul.cu` explains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,7 +51,7 @@ impl Tiling {
     }
 
     fn stage_bytes(self) -> usize {
-        (FEATURES + self.tile_rows()) * 2 * STEP
+        (FEATURES + self.tile_rows()) * STEP_BYTES
     }
 
     /// Chunks of eight rows that one block of a split finishes.
@@ -67,7 +71,7 @@ impl Tiling {
         let registers = (512 / (self.row_groups + 1) / 8 * 8).min(255);
         (8..=256).contains(&self.group_rows)
             && self.tile_rows() <= 256
-            && shape.inputs >= STEP * self.split
+            && shape.inputs >= step(shape) * self.split
             && self.group_rows / 2 + 24 <= registers
             && self.stages >= 2
             && staged <= self.stages * self.stage_bytes()
@@ -81,9 +85,12 @@ impl Tiling {
     /// An estimate of the work of the busiest multiprocessor, with the padding of the rows; less is better.
     fn cost(self, shape: &Shape) -> usize {
         let rounds = self.blocks(shape).div_ceil(MULTIPROCESSORS);
-        let steps = (shape.inputs / STEP).div_ceil(self.split);
-        // Each block also pays for its start and for the exchange of its part of a split sum.
-        rounds * (steps * (FEATURES + self.tile_rows()) + 600 + 100 * self.split)
+        let steps = (shape.inputs / step(shape)).div_ceil(self.split);
+        // Each block also pays for its start and for the exchange of its part of a split sum. In FP8, where that is most
+        // of its time, two on a multiprocessor count as one.
+        let two = shape.operands == Element::Fp8 && self.shared_bytes() <= SHARED_BYTES / 2;
+        let paid = if two { rounds.div_ceil(2) } else { rounds };
+        rounds * steps * (FEATURES + self.tile_rows()) + paid * (600 + 100 * self.split)
     }
 
     fn source(self, shape: &Shape) -> Source {
@@ -96,37 +103,59 @@ impl Tiling {
             SPLIT = self.split,
             ACTIVATION = flag(shape.activation == Activation::Gelu),
             BIAS = flag(shape.bias),
-            RESIDUAL = flag(shape.residual)
+            RESIDUAL = flag(shape.residual),
+            FP8 = flag(shape.operands == Element::Fp8),
+            OUTPUT_FP8 = flag(shape.result == Element::Fp8)
         )
     }
 }
 
+/// Elements of a step over `in`.
+fn step(shape: &Shape) -> usize {
+    STEP_BYTES / shape.operands.bytes()
+}
+
 /// Tilings worth trying for `shape` on a GPU of this compute capability, the most promising first; none where the kernel
-/// does not fit.
-pub fn candidates(shape: &Shape, capability: (i32, i32)) -> Vec<Tiling> {
+/// does not fit or, unless it is the `only_choice`, where the library is faster.
+pub fn candidates(shape: &Shape, capability: (i32, i32), only_choice: bool) -> Vec<Tiling> {
+    let (most_rows, most_tiles, count) = match shape.operands {
+        Element::Half => (MOST_ROWS, 4, CANDIDATES),
+        Element::Fp8 => (MOST_FP8_ROWS, 8, FP8_CANDIDATES),
+    };
     let Alignment { input, weight, bias, residual, output } = shape.alignment;
     let fits = capability == (9, 0)
         && input.min(weight) >= TENSOR_COPY_BYTES
         && bias.min(residual).min(output) >= STORE_BYTES
-        && shape.rows <= MOST_ROWS
-        && shape.inputs.is_multiple_of(STEP)
+        && (only_choice || shape.rows <= most_rows)
+        && shape.inputs.is_multiple_of(step(shape))
         && shape.outputs.is_multiple_of(FEATURES);
     if !fits {
         return Vec::new();
     }
     let mut tilings = Vec::new();
-    for tiles in 1..=4 {
+    let fewest_tiles = shape.rows.div_ceil(256).max(1);
+    for tiles in fewest_tiles..=most_tiles.max(fewest_tiles + 2) {
         for row_groups in [1, 2] {
             for split in [1, 2, 3, 5] {
                 let group_rows = shape.rows.div_ceil(tiles * row_groups).next_multiple_of(8);
-                let most = Tiling { group_rows, row_groups, split, stages: 8 };
-                let stages = (2..=8).rev().map(|stages| Tiling { stages, ..most });
-                tilings.extend(stages.into_iter().find(|tiling| tiling.is_possible(shape)));
+                tilings.extend(rings(Tiling { group_rows, row_groups, split, stages: 8 }, shape));
             }
         }
     }
     tilings.sort_by_key(|tiling| tiling.cost(shape));
-    tilings.truncate(CANDIDATES);
+    tilings.truncate(count);
+    tilings
+}
+
+/// `most` with as many stages as fit and, for FP8, with as many as let two blocks share a multiprocessor.
+fn rings(most: Tiling, shape: &Shape) -> Vec<Tiling> {
+    let shared = |limit: usize| {
+        let stages = (2..=most.stages).rev().map(|stages| Tiling { stages, ..most });
+        stages.into_iter().find(|tiling| tiling.is_possible(shape) && tiling.shared_bytes() <= limit)
+    };
+    let of_two = (shape.operands == Element::Fp8).then(|| shared(SHARED_BYTES / 2)).flatten();
+    let mut tilings: Vec<Tiling> = shared(SHARED_BYTES).into_iter().chain(of_two).collect();
+    tilings.dedup();
     tilings
 }
 
@@ -163,8 +192,9 @@ impl MatMul {
     /// An error that the driver reports.
     pub fn run(&self, stream: &CudaStream, shape: &Shape, kind: Kind, product: &Product) -> Result<(), BackendError> {
         let Tiling { row_groups, split, .. } = self.tiling;
-        let weight = tensor_map(product.weight, [shape.outputs, shape.inputs], FEATURES, kind)?;
-        let input = tensor_map(product.input, [shape.rows, shape.inputs], self.tiling.tile_rows(), kind)?;
+        let element = map_element(shape.operands, kind);
+        let weight = tensor_map(product.weight, [shape.outputs, shape.inputs], FEATURES, element)?;
+        let input = tensor_map(product.input, [shape.rows, shape.inputs], self.tiling.tile_rows(), element)?;
         let int = |value: usize| Int(i32::try_from(value).unwrap_or(i32::MAX));
         let arguments = [
             Tensor(weight),
@@ -175,6 +205,8 @@ impl MatMul {
             int(shape.rows),
             int(shape.inputs),
             int(shape.outputs),
+            Float(product.factors.product),
+            Float(product.factors.output),
         ];
         let launch = Launch {
             grid: [split, shape.outputs / FEATURES, shape.rows.div_ceil(self.tiling.tile_rows())],
@@ -187,21 +219,27 @@ impl MatMul {
     }
 }
 
-/// Describes a matrix [rows, columns] to the tensor copy engine, which takes `box_rows` by [`STEP`] at a time.
+/// The name that the driver has for elements, with the bytes of one. It only copies them, so that FP8 is bytes to it.
+fn map_element(element: Element, kind: Kind) -> (sys::CUtensorMapDataType, usize) {
+    use sys::CUtensorMapDataType as Name;
+    let name = match (element, kind) {
+        (Element::Fp8, _) => Name::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        (Element::Half, Kind::BFloat16) => Name::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        (Element::Half, _) => Name::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+    };
+    (name, element.bytes())
+}
+
+/// Describes a matrix [rows, columns] to the tensor copy engine, which takes `box_rows` by [`STEP_BYTES`] at a time.
 fn tensor_map(
     address: u64,
     [rows, columns]: [usize; 2],
     box_rows: usize,
-    kind: Kind,
+    (element, bytes): (sys::CUtensorMapDataType, usize),
 ) -> Result<TensorMap, BackendError> {
-    use sys::CUtensorMapDataType as Element;
-    let element = match kind {
-        Kind::BFloat16 => Element::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        _ => Element::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-    };
     let mut map = MaybeUninit::uninit();
-    let (extents, stride) = ([columns as u64, rows as u64], [2 * columns as u64]);
-    let (boxes, steps) = ([STEP as u32, box_rows as u32], [1u32, 1]);
+    let (extents, stride) = ([columns as u64, rows as u64], [(bytes * columns) as u64]);
+    let (boxes, steps) = ([(STEP_BYTES / bytes) as u32, box_rows as u32], [1u32, 1]);
     // SAFETY: the driver reads two extents, one stride, two boxes and two steps, and writes the map unless it refuses.
     unsafe {
         sys::cuTensorMapEncodeTiled(

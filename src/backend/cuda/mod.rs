@@ -8,6 +8,7 @@
 //! | [`resize`] | camera images to the network's input, on the GPU |
 //! | [`compiler`], [`kernels`], [`operators`] | this project's kernels: compiled at run time, launched, as operators |
 //! | [`product`] | a matrix product: layer, sizes, addresses |
+//! | [`stored`] | the formats in which kernels store what a product reads |
 //! | [`cublaslt`], [`matmul`], [`gemm`] | products by cuBLASLt, by this project's kernel on Hopper, by the faster for
 //! each shape |
 //! | [`layers`] | the model's weights in the layout that the kernels need |
@@ -31,6 +32,7 @@ pub mod product;
 pub mod recorder;
 pub mod resize;
 pub mod session;
+pub mod stored;
 pub mod stream;
 pub mod text;
 pub mod vision;

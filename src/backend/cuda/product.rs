@@ -1,16 +1,58 @@
 //! A matrix product of the network: its layer, its sizes and its addresses.
 
-use super::memory::Span;
+use super::memory::{Span, buffer};
+use super::stored::{Stored, Target};
 use crate::backend::BackendError;
-use tch::Tensor;
+use crate::model::weight::{Fp8, Weight};
+use tch::{Device, Kind, Tensor};
 
-/// A layer y = x·Wᵀ + b in 16 bits.
+/// Sizes of matrices in FP8 are multiples of this, because rows begin at multiples of sixteen bytes.
+const FP8_MULTIPLE: i64 = 16;
+/// Sizes of matrices in 16 bits that this project's kernel multiplies are multiples of this.
+const OWN_MULTIPLE: usize = 64;
+
+/// A layer y = x·Wᵀ + b. Bias and residual have 16 bits whatever the matrix's format is.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Tensor,       // [out, in]
+    matrix: Matrix,
     bias: Option<Tensor>, // [out]
     inputs: usize,
     outputs: usize,
+}
+
+/// W in the format in which it is multiplied, [out, in].
+#[derive(Debug)]
+enum Matrix {
+    /// In 16 bits, as x is.
+    Half(Tensor),
+    /// In E4M3, as x is.
+    Fp8 {
+        values: Tensor,
+        /// The value that 1 stands for in a product: that of `values` times that of x.
+        scale: f32,
+        /// The reciprocal of the value that 1 stands for in x.
+        inverse_input_scale: f32,
+        /// The same on the device, [1].
+        inverse_on_device: Tensor,
+    },
+}
+
+/// The formats besides 16 bits in which matrices are multiplied. The others are made dense when they are loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Formats {
+    /// FP8 (E4M3), for matrices of the sizes that it has.
+    pub fp8: bool,
+    /// Whether a product in 16 bits can store its result in FP8, which the library cannot.
+    pub half_to_fp8: bool,
+}
+
+/// The format of the elements of a product's matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 16 bits, in the dtype that the network computes in.
+    Half,
+    /// E4M3.
+    Fp8,
 }
 
 /// The function that is applied to the product before it is stored.
@@ -38,6 +80,10 @@ pub struct Shape {
     pub residual: bool,
     /// The function between bias and residual.
     pub activation: Activation,
+    /// Elements of the input and of the weight.
+    pub operands: Element,
+    /// Elements of the output.
+    pub result: Element,
     /// The alignment of the addresses, which an algorithm may rely on.
     pub alignment: Alignment,
 }
@@ -55,6 +101,19 @@ pub struct Product {
     pub residual: u64,
     /// [rows, outputs]
     pub output: u64,
+    /// What is multiplied besides matrices.
+    pub factors: Factors,
+}
+
+/// The factors of a product in FP8 or to FP8: output = act(product·Σ + bias)·output, with the residual added in between.
+#[derive(Clone, Copy, Debug)]
+pub struct Factors {
+    /// Of the sum of products.
+    pub product: f32,
+    /// Of a result that is stored in FP8.
+    pub output: f32,
+    /// The device address of `output`; 0 for a result in 16 bits.
+    pub output_address: u64,
 }
 
 /// Bytes of which each address of a product is a multiple: a power of two up to [`Alignment::MOST`], which also stands
@@ -73,15 +132,122 @@ pub struct Alignment {
     pub output: u32,
 }
 
+impl Formats {
+    /// Whether `weight` is multiplied in the format in which it is stored.
+    ///
+    /// # Errors
+    /// A tensor that does not have two dimensions.
+    pub fn have(self, weight: &Weight) -> Result<bool, BackendError> {
+        let (outputs, inputs) = weight.shape()?;
+        Ok(match weight {
+            Weight::Dense(_) => true,
+            Weight::Fp8(_) => self.fp8 && outputs % FP8_MULTIPLE == 0 && inputs % FP8_MULTIPLE == 0,
+            Weight::Sparse24(_) => false,
+        })
+    }
+}
+
+impl Element {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Half => 2,
+            Self::Fp8 => 1,
+        }
+    }
+}
+
+impl Matrix {
+    fn fp8(matrix: &Fp8) -> Result<Self, BackendError> {
+        // What quantises computes the reciprocal in single precision too.
+        let inverse_input_scale = matrix.input_scale.recip();
+        let Device::Cuda(device) = matrix.values.device() else {
+            return Err(BackendError::Kernel {
+                kernel: "matmul".to_owned(),
+                reason: "a matrix in FP8 is not on the GPU".to_owned(),
+            });
+        };
+        Ok(Self::Fp8 {
+            values: matrix.values.f_contiguous()?,
+            scale: matrix.input_scale * matrix.weight_scale,
+            inverse_input_scale,
+            inverse_on_device: buffer(&[1], Kind::Float, device)?.f_fill_(f64::from(inverse_input_scale))?,
+        })
+    }
+
+    fn share(&self) -> Self {
+        match self {
+            Self::Half(values) => Self::Half(values.shallow_clone()),
+            Self::Fp8 { values, scale, inverse_input_scale, inverse_on_device } => Self::Fp8 {
+                values: values.shallow_clone(),
+                scale: *scale,
+                inverse_input_scale: *inverse_input_scale,
+                inverse_on_device: inverse_on_device.shallow_clone(),
+            },
+        }
+    }
+
+    fn values(&self) -> &Tensor {
+        match self {
+            Self::Half(values) | Self::Fp8 { values, .. } => values,
+        }
+    }
+
+    fn element(&self) -> Element {
+        match self {
+            Self::Half(_) => Element::Half,
+            Self::Fp8 { .. } => Element::Fp8,
+        }
+    }
+
+    /// The format in which x has to be stored.
+    fn reads(&self) -> Stored {
+        match self {
+            Self::Half(_) => Stored::Half,
+            Self::Fp8 { inverse_input_scale, inverse_on_device, .. } => {
+                Stored::Fp8 { inverse_scale: *inverse_input_scale, on_device: inverse_on_device.data_ptr() as u64 }
+            }
+        }
+    }
+
+    fn factors(&self, output: Stored) -> Factors {
+        let product = match self {
+            Self::Half(_) => 1.0,
+            Self::Fp8 { scale, .. } => *scale,
+        };
+        match output {
+            Stored::Half => Factors { product, output: 1.0, output_address: 0 },
+            Stored::Fp8 { inverse_scale, on_device } => {
+                Factors { product, output: inverse_scale, output_address: on_device }
+            }
+        }
+    }
+}
+
 impl Linear {
-    /// Takes `weight` [out, in] and `bias` [out].
+    /// Takes `weight` [out, in] and `bias` [out]; a format that is not among `formats` becomes 16 bits.
+    ///
+    /// # Errors
+    /// Not enough memory.
+    pub fn new(weight: &Weight, bias: Option<&Tensor>, formats: Formats) -> Result<Self, BackendError> {
+        match weight {
+            Weight::Fp8(matrix) if formats.have(weight)? => Self::with(Matrix::fp8(matrix)?, bias),
+            _ => Self::dense(&weight.to_dense()?, bias),
+        }
+    }
+
+    /// Takes `weight` [out, in] and `bias` [out] in 16 bits.
     ///
     /// # Errors
     /// An operation that libtorch refuses.
-    pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self, BackendError> {
-        let (outputs, inputs) = weight.size2()?;
+    pub fn dense(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self, BackendError> {
+        Self::with(Matrix::Half(weight.f_contiguous()?), bias)
+    }
+
+    fn with(matrix: Matrix, bias: Option<&Tensor>) -> Result<Self, BackendError> {
+        let (outputs, inputs) = matrix.values().size2()?;
         Ok(Self {
-            weight: weight.f_contiguous()?,
+            matrix,
             bias: bias.map(Tensor::f_contiguous).transpose()?,
             inputs: inputs.unsigned_abs() as usize,
             outputs: outputs.unsigned_abs() as usize,
@@ -91,7 +257,30 @@ impl Linear {
     /// This layer again, on the same memory.
     pub fn share(&self) -> Self {
         let bias = self.bias.as_ref().map(Tensor::shallow_clone);
-        Self { weight: self.weight.shallow_clone(), bias, inputs: self.inputs, outputs: self.outputs }
+        Self { matrix: self.matrix.share(), bias, inputs: self.inputs, outputs: self.outputs }
+    }
+
+    /// The formats that a layer may have whose input is this layer's result, with an activation in between.
+    pub fn formats_after(&self, formats: Formats) -> Formats {
+        let own = self.inputs.is_multiple_of(OWN_MULTIPLE) && self.outputs.is_multiple_of(OWN_MULTIPLE);
+        match self.matrix {
+            Matrix::Half(_) if !(formats.half_to_fp8 && own) => Formats::default(),
+            _ => formats,
+        }
+    }
+
+    /// `buffer` in the format in which this layer's input has to be stored there.
+    pub fn reads(&self, buffer: Span) -> Target {
+        Target { span: buffer, stored: self.matrix.reads() }
+    }
+
+    /// Where a result that is needed in 16 bits too, in `half`, has to be stored for this layer: in `half` itself or, in
+    /// another format, in `beside`.
+    pub fn reads_beside(&self, half: Span, beside: Span) -> Target {
+        match self.matrix.reads() {
+            Stored::Half => half.into(),
+            stored => Target { span: beside, stored },
+        }
     }
 
     /// Width of a row of y.
@@ -99,25 +288,26 @@ impl Linear {
         self.outputs
     }
 
-    /// The layer's product over `rows` rows: `input` [rows, in] → `output` [rows, out], with a `residual` [rows, out]
-    /// or without.
+    /// The layer's product over `rows` rows: `input` [rows, in], stored as [`Linear::reads`] says, → `output`
+    /// [rows, out], with a `residual` [rows, out] or without.
     ///
     /// # Errors
     /// Buffers that are too small.
     pub(super) fn product(
         &self,
         input: Span,
-        output: Span,
+        output: Target,
         rows: usize,
         residual: Option<Span>,
     ) -> Result<Product, BackendError> {
         let (read, written) = (rows * self.inputs, rows * self.outputs);
         Ok(Product {
             input: input.holding(read, "linear: input")?,
-            weight: Span::of(&self.weight).holding(self.inputs * self.outputs, "linear: weight")?,
+            weight: Span::of(self.matrix.values()).holding(self.inputs * self.outputs, "linear: weight")?,
             bias: self.bias.as_ref().map_or(Ok(0), |bias| Span::of(bias).holding(self.outputs, "linear: bias"))?,
             residual: residual.map_or(Ok(0), |span| span.holding(written, "linear: residual"))?,
-            output: output.holding(written, "linear: output")?,
+            output: output.span.holding(written, "linear: output")?,
+            factors: self.matrix.factors(output.stored),
         })
     }
 
@@ -130,6 +320,8 @@ impl Linear {
             bias: product.bias != 0,
             residual: product.residual != 0,
             activation,
+            operands: self.matrix.element(),
+            result: if product.factors.output_address == 0 { Element::Half } else { Element::Fp8 },
             alignment: product.alignment(),
         }
     }
@@ -137,7 +329,7 @@ impl Linear {
 
 impl Product {
     fn alignment(&self) -> Alignment {
-        let Self { input, weight, bias, residual, output } = *self;
+        let Self { input, weight, bias, residual, output, .. } = *self;
         let of = Alignment::of_address;
         Alignment { input: of(input), weight: of(weight), bias: of(bias), residual: of(residual), output: of(output) }
     }
@@ -156,9 +348,11 @@ impl Alignment {
 
 #[cfg(test)]
 mod tests {
-    use super::{Alignment, Product};
+    use super::*;
 
-    const ALIGNED: Product = Product { input: 0x100, weight: 0x1000, bias: 0, residual: 0, output: 0x7000_0300 };
+    const FACTORS: Factors = Factors { product: 1.0, output: 1.0, output_address: 0 };
+    const ALIGNED: Product =
+        Product { input: 0x100, weight: 0x1000, bias: 0, residual: 0, output: 0x7000_0300, factors: FACTORS };
 
     #[test]
     fn no_more_than_256_bytes_are_promised() {
@@ -169,8 +363,27 @@ mod tests {
 
     #[test]
     fn each_address_is_promised_what_it_has() {
-        let product = Product { input: 0x110, weight: 0x1080, bias: 0x1002, residual: 0x1020, output: 0x1040 };
+        let product =
+            Product { input: 0x110, weight: 0x1080, bias: 0x1002, residual: 0x1020, output: 0x1040, ..ALIGNED };
         let promised = Alignment { input: 16, weight: 128, bias: 2, residual: 32, output: 64 };
         assert_eq!(product.alignment(), promised);
+    }
+
+    fn fp8(outputs: i64, inputs: i64) -> Weight {
+        let values = Tensor::ones([outputs, inputs], (Kind::Float, Device::Cpu)).to_kind(Kind::Float8e4m3fn);
+        Weight::Fp8(Fp8 { values, weight_scale: 0.5, input_scale: 0.25, kind: Kind::Half })
+    }
+
+    #[test]
+    fn a_matrix_in_fp8_of_odd_sizes_or_without_hardware_becomes_one_in_16_bits() {
+        let formats = Formats { fp8: true, half_to_fp8: true };
+        assert!(formats.have(&fp8(16, 32)).unwrap());
+        assert!(!Formats::default().have(&fp8(16, 32)).unwrap());
+        for weight in [fp8(8, 16), fp8(16, 24)] {
+            assert!(!formats.have(&weight).unwrap());
+            let layer = Linear::new(&weight, None, formats).unwrap();
+            assert_eq!(layer.matrix.element(), Element::Half);
+            assert_eq!(layer.matrix.values().double_value(&[0, 0]), 0.5);
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! BART's encoder from cuBLASLt's products and this project's kernels: seven launches a layer. The maths is that of
 //! [`crate::model::text`].
 
-use super::gemm::{Activation, Gemm, Linear};
+use super::gemm::{Activation, Formats, Gemm, Linear};
 use super::kernels::{Kernels, Source};
-use super::layers::{joined, layer_norm, length, linear};
+use super::layers::{joined, layer_norm, length, linear, mlp};
 use super::memory::Span;
 use super::operators::transformer::{Attention, LayerNorm};
 use super::vision::Activations;
@@ -50,15 +50,16 @@ impl TextEncoder {
     ///
     /// # Errors
     /// A kernel that does not compile or load, or not enough memory.
-    pub fn new(model: text::TextEncoder, kernels: &Kernels) -> Result<Self, BackendError> {
+    pub fn new(model: text::TextEncoder, kernels: &Kernels, formats: Formats) -> Result<Self, BackendError> {
         let text::TextEncoder { embedding, positions, embedding_norm, layers, heads } = model;
         let (width, heads) = (length(embedding_norm.width()), length(heads));
+        let layers = layers.into_iter().map(|layer| Layer::new(layer, kernels, formats));
         Ok(Self {
             embedding,
             positions,
             merge: layer_norm(&embedding_norm, kernels)?,
             attention: Attention::new(kernels, heads, width / heads.max(1))?,
-            layers: layers.into_iter().map(|layer| Layer::new(layer, kernels)).collect::<Result<_, _>>()?,
+            layers: layers.collect::<Result<_, _>>()?,
         })
     }
 
@@ -85,31 +86,39 @@ impl TextEncoder {
         let rows = images.1 + words.1;
         let stream = &gemm.stream().clone();
         let [hidden, sum, mixed] = buffers.others();
-        let (qkv, wide) = (buffers.qkv(), buffers.hidden());
-        self.merge.merge(stream, images, words, Span::of(&self.positions), hidden)?;
+        let (qkv, wide, quantised) = (buffers.qkv(), buffers.hidden(), buffers.map());
+        // A norm's result is a residual and the next product's input. The residual needs 16 bits.
+        let read_by = |layer: Option<&Layer>| match layer {
+            Some(layer) => (layer.qkv.reads_beside(hidden, quantised), hidden),
+            None => (output.into(), output),
+        };
+        let (mut input, mut residual) = read_by(self.layers.first());
+        self.merge.merge(stream, images, words, Span::of(&self.positions), (input, residual))?;
         for (index, layer) in self.layers.iter().enumerate() {
-            gemm.linear(&layer.qkv, hidden, qkv, rows, Activation::None, None)?;
-            self.attention.run(stream, qkv, mixed, rows, rows)?;
-            gemm.linear(&layer.out, mixed, sum, rows, Activation::None, Some(hidden))?;
-            layer.attention_norm.run(stream, sum, hidden, rows)?;
-            gemm.linear(&layer.fc1, hidden, wide, rows, Activation::Gelu, None)?;
+            gemm.linear(&layer.qkv, input.span, qkv, rows, Activation::None, None)?;
+            self.attention.run(stream, qkv, layer.out.reads(mixed), rows, rows)?;
+            gemm.linear(&layer.out, mixed, sum, rows, Activation::None, Some(residual))?;
+            let normed = layer.fc1.reads_beside(hidden, quantised);
+            layer.attention_norm.run_beside(stream, sum, normed, hidden, rows)?;
+            gemm.linear(&layer.fc1, normed.span, layer.fc2.reads(wide), rows, Activation::Gelu, None)?;
             gemm.linear(&layer.fc2, wide, sum, rows, Activation::None, Some(hidden))?;
-            let last = index + 1 == self.layers.len();
-            layer.final_norm.run(stream, sum, if last { output } else { hidden }, rows)?;
+            (input, residual) = read_by(self.layers.get(index + 1));
+            layer.final_norm.run_beside(stream, sum, input, residual, rows)?;
         }
         Ok(())
     }
 }
 
 impl Layer {
-    fn new(layer: text::EncoderLayer, kernels: &Kernels) -> Result<Self, BackendError> {
+    fn new(layer: text::EncoderLayer, kernels: &Kernels, formats: Formats) -> Result<Self, BackendError> {
+        let [fc1, fc2] = mlp(&layer.mlp, formats)?;
         Ok(Self {
             // BART stores three projections, which are computed as one product of three times the width.
-            qkv: joined(&[layer.query, layer.key, layer.value])?,
-            out: linear(&layer.output)?,
+            qkv: joined(&[layer.query, layer.key, layer.value], formats)?,
+            out: linear(&layer.output, formats)?,
             attention_norm: layer_norm(&layer.attention_norm, kernels)?,
-            fc1: linear(&layer.mlp.fc1)?,
-            fc2: linear(&layer.mlp.fc2)?,
+            fc1,
+            fc2,
             final_norm: layer_norm(&layer.final_norm, kernels)?,
         })
     }

@@ -1,9 +1,9 @@
 //! DaViT from cuBLASLt's products and this project's kernels: seven launches a block, token-major throughout, no
 //! window partition, no padding, no layout copies. The maths is that of [`crate::model::vision`].
 
-use super::gemm::{Activation, Gemm, Linear};
+use super::gemm::{Activation, Formats, Gemm, Linear};
 use super::kernels::{Kernels, Source};
-use super::layers::{bias, layer_norm, length, linear, norm_weights};
+use super::layers::{bias, layer_norm, length, linear, mlp, norm_weights};
 use super::memory::{Span, buffer};
 use super::operators::transformer::LayerNorm;
 use super::operators::vision::{ChannelAttention, DepthwiseNorm, PatchSizes, Patches, WindowAttention};
@@ -131,12 +131,17 @@ impl VisionTower {
     ///
     /// # Errors
     /// A kernel that does not compile or load, or not enough memory.
-    pub fn new(model: vision::VisionTower, config: &ModelConfig, kernels: &Kernels) -> Result<Self, BackendError> {
+    pub fn new(
+        model: vision::VisionTower,
+        config: &ModelConfig,
+        kernels: &Kernels,
+        formats: Formats,
+    ) -> Result<Self, BackendError> {
         let sizes = patch_sizes(&config.vision, config.inputs.image_height, config.inputs.image_width);
         let mut stages = Vec::with_capacity(sizes.len());
         for ((stage, config), sizes) in model.stages.into_iter().zip(&config.vision.stages).zip(&sizes) {
             let embed = Embed::new(stage.embed, kernels)?;
-            let blocks = stage.blocks.into_iter().map(|block| Block::new(block, sizes.output[1], kernels));
+            let blocks = stage.blocks.into_iter().map(|block| Block::new(block, sizes.output[1], kernels, formats));
             stages.push(Stage { config: *config, embed, blocks: blocks.collect::<Result<_, _>>()? });
         }
         Ok(Self { stages, patches: Patches::new(kernels)? })
@@ -256,7 +261,7 @@ impl Embed {
         let rows = proj.weight.f_permute([0, 2, 3, 1])?.f_reshape([outputs, row])?;
         let rows = rows.f_constant_pad_nd([0, (8 - row % 8) % 8])?;
         Ok(Self {
-            projection: Linear::new(&rows, Some(&proj.bias))?,
+            projection: Linear::dense(&rows, Some(&proj.bias))?,
             norm: layer_norm(&norm, kernels)?,
             pre_norm,
             channels: length(inputs),
@@ -292,7 +297,7 @@ impl Embed {
 
 impl Block {
     /// A block for maps of `map_width` pixels.
-    fn new(block: vision::Block, map_width: usize, kernels: &Kernels) -> Result<Self, BackendError> {
+    fn new(block: vision::Block, map_width: usize, kernels: &Kernels, formats: Formats) -> Result<Self, BackendError> {
         let width = length(block.attention_norm.width());
         let conv = |conv: layers::Conv2d, norm: &layers::LayerNorm| {
             DepthwiseNorm::new(kernels, &conv.weight, conv.bias, norm_weights(norm), map_width)
@@ -309,15 +314,16 @@ impl Block {
         };
         // A padded token's key and value are the bias, so the window kernel needs one even where the layer has none.
         let qkv_bias = bias(&block.qkv)?;
+        let [fc1, fc2] = mlp(&block.mlp, formats)?;
         Ok(Self {
             conv1: conv(block.conv1.0, &block.attention_norm)?,
-            qkv: Linear::new(&block.qkv.weight.to_dense()?, Some(&qkv_bias))?,
+            qkv: Linear::new(&block.qkv.weight, Some(&qkv_bias), formats)?,
             qkv_bias,
             attention,
-            proj: linear(&block.proj)?,
+            proj: linear(&block.proj, formats)?,
             conv2: conv(block.conv2.0, &block.mlp_norm)?,
-            fc1: linear(&block.mlp.fc1)?,
-            fc2: linear(&block.mlp.fc2)?,
+            fc1,
+            fc2,
         })
     }
 
@@ -334,17 +340,18 @@ impl Block {
         let (tokens, shape) = (height * width, [images, height, width]);
         let rows = images * tokens;
 
-        self.conv1.run(stream, map, sum, normed, shape)?;
+        let mixed_as = self.proj.reads(mixed);
+        self.conv1.run(stream, map, sum, self.qkv.reads(normed), shape)?;
         gemm.linear(&self.qkv, normed, qkv, rows, Activation::None, None)?;
         match &self.attention {
-            Attention::Window(attention) => attention.run(stream, qkv, &self.qkv_bias, mixed, shape)?,
+            Attention::Window(attention) => attention.run(stream, qkv, &self.qkv_bias, mixed_as, shape)?,
             Attention::Channel(attention) => {
-                attention.run(stream, qkv, mixed, Span::of(&buffers.scratch), images, tokens)?;
+                attention.run(stream, qkv, mixed_as, Span::of(&buffers.scratch), images, tokens)?;
             }
         }
         gemm.linear(&self.proj, mixed, sum, rows, Activation::None, Some(sum))?;
-        self.conv2.run(stream, sum, map, normed, shape)?;
-        gemm.linear(&self.fc1, normed, hidden, rows, Activation::Gelu, None)?;
+        self.conv2.run(stream, sum, map, self.fc1.reads(normed), shape)?;
+        gemm.linear(&self.fc1, normed, self.fc2.reads(hidden), rows, Activation::Gelu, None)?;
         gemm.linear(&self.fc2, hidden, map, rows, Activation::None, Some(map))
     }
 }

@@ -2,7 +2,8 @@
 // online over tiles of keys (FlashAttention-2, Dao 2023).
 //
 //   qkv    [tokens, 3, heads, HEAD_DIM]   what one fused projection gives; fewer than 2³¹ scalars
-//   output [queries, heads·HEAD_DIM]      the first `queries` tokens only; queries ≤ tokens
+//   output [queries, heads·HEAD_DIM]      the first `queries` tokens only; queries ≤ tokens. With OUTPUT_FP8 stored as
+//                                         E4M3 of the values times inverse_scale
 //
 // Macros: HEAD_DIM (16, 32, 64 or 128) and ROW_WARPS (1 to 3, here r), the sixteens of queries that a block takes. The
 // fastest is the smallest that gives no more blocks than multiprocessors, or else 3.
@@ -214,8 +215,8 @@ __device__ __forceinline__ void merge_shares(float shares[KEY_WARPS][2], const f
 
 // Merges MERGE_CHUNKS chunks from `first_chunk` of what the key warps left, and writes the rows that are queries.
 // `from` is the first key warp's, and `first_row` the first of the sixteen rows.
-__device__ __forceinline__ void merge(scalar* head_output, const float4* from, int first_chunk, int first_row,
-                                      int queries, int heads) {
+__device__ __forceinline__ void merge(stored* head_output, const float4* from, int first_chunk, int first_row,
+                                      int queries, int heads, float inverse_scale) {
     const int group = threadIdx.x % 32 / 4, member = threadIdx.x % 4;
     float shares[KEY_WARPS][2];
     merge_shares(shares, from);
@@ -233,14 +234,15 @@ __device__ __forceinline__ void merge(scalar* head_output, const float4* from, i
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int row = first_row + group + 8 * half;
-            scalar* to = head_output + row * heads * HEAD_DIM + 8 * chunk + 2 * member;
-            if (row < queries) *reinterpret_cast<pair*>(to) = to_pair(merged[2 * half], merged[2 * half + 1]);
+            stored* to = head_output + row * heads * HEAD_DIM + 8 * chunk + 2 * member;
+            if (row < queries) store_two(to, to_stored(merged[2 * half], merged[2 * half + 1], inverse_scale));
         }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    attention(const scalar* qkv, scalar* __restrict__ output, int tokens, int queries, int heads) {
+    attention(const scalar* qkv, stored* __restrict__ output, int tokens, int queries, int heads,
+              float inverse_scale) {
     extern __shared__ __align__(128) unsigned char shared[];
     const int tiles = (tokens + TILE_KEYS - 1) / TILE_KEYS;
     const int rows = min(up_to_warp_keys(tokens), STAGES * TILE_KEYS);
@@ -287,5 +289,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     put(softmax, left + key_warp * LEFT_BY_ONE);
     __syncthreads();
     if (first_chunk >= CHUNKS) return;
-    merge(output + blockIdx.y * HEAD_DIM, left, first_chunk, first_query + 16 * row_warp, queries, heads);
+    merge(output + blockIdx.y * HEAD_DIM, left, first_chunk, first_query + 16 * row_warp, queries, heads,
+          inverse_scale);
 }

@@ -3,7 +3,8 @@
 //   S[i, j] = sum over t of q[t, i] k[t, j] / sqrt(tokens),  P = softmax of S over j
 //   output[t, i] = sum over j of P[i, j] v[t, j]
 //
-// qkv [images, tokens, 3C] with the last axis ordered [3][groups][GROUP_DIM]; output [images, tokens, C].
+// qkv [images, tokens, 3C] with the last axis ordered [3][groups][GROUP_DIM]; output [images, tokens, C],
+// with OUTPUT_FP8 stored as E4M3 of the values times inverse_scale.
 //
 // Macro: GROUP_DIM, the channels of a group: 16, 32 or 64. A block scores SLICE = 7168 / GROUP_DIM tokens at a time.
 // Block 256 for a GROUP_DIM of 16 or 32, 512 for 64; no dynamic shared memory.
@@ -55,7 +56,7 @@ __device__ __forceinline__ Group block_group(const scalar* qkv, int tokens, int 
     return {qkv + image + blockIdx.y * GROUP_DIM, tokens, channels};
 }
 
-__device__ __forceinline__ scalar* block_output(scalar* output, const Group& group) {
+__device__ __forceinline__ stored* block_output(stored* output, const Group& group) {
     const long long image = static_cast<long long>(blockIdx.z) * group.tokens * group.channels;
     return output + image + blockIdx.y * GROUP_DIM;
 }
@@ -152,21 +153,22 @@ __device__ __forceinline__ Values load_values(const Group& group, int tile) {
 }
 
 // Writes 16 channels of the tile's tokens.
-__device__ __forceinline__ void store_square(const float mixed[2][4], scalar* output, const Group& group, int tile) {
+__device__ __forceinline__ void store_square(const float mixed[2][4], stored* output, const Group& group, int tile,
+                                             float inverse_scale) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int token = 16 * tile + threadIdx.x % 32 / 4 + 8 * half;
-        scalar* to = output + static_cast<long long>(token) * group.channels + threadIdx.x % 4 * 2;
+        stored* to = output + static_cast<long long>(token) * group.channels + threadIdx.x % 4 * 2;
         if (token < group.tokens) {
-            *reinterpret_cast<pair*>(to) = to_pair(mixed[0][2 * half], mixed[0][2 * half + 1]);
-            *reinterpret_cast<pair*>(to + 8) = to_pair(mixed[1][2 * half], mixed[1][2 * half + 1]);
+            store_two(to, to_stored(mixed[0][2 * half], mixed[0][2 * half + 1], inverse_scale));
+            store_two(to + 8, to_stored(mixed[1][2 * half], mixed[1][2 * half + 1], inverse_scale));
         }
     }
 }
 
 // Mixes every `stride`th tile of 16 tokens from `tile` on; `values` are those of the first, loaded ahead.
-__device__ __forceinline__ void mix(const scalar (*weights)[PITCH], Values values, const Group& group, scalar* output,
-                                    int tile, int stride) {
+__device__ __forceinline__ void mix(const scalar (*weights)[PITCH], Values values, const Group& group, stored* output,
+                                    int tile, int stride, float inverse_scale) {
     const int lane = threadIdx.x % 32;
     pair weight[SIDE][SIDE][4];
 #pragma unroll
@@ -187,14 +189,14 @@ __device__ __forceinline__ void mix(const scalar (*weights)[PITCH], Values value
                 mma(mixed[0], values.part[from], weight[to][from]);
                 mma(mixed[1], values.part[from], weight[to][from] + 2);
             }
-            store_square(mixed, output + 16 * to, group, tile);
+            store_square(mixed, output + 16 * to, group, tile, inverse_scale);
         }
         values = ahead;
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    channel_attention(const scalar* qkv, scalar* __restrict__ output, int tokens, int groups) {
+    channel_attention(const scalar* qkv, stored* __restrict__ output, int tokens, int groups, float inverse_scale) {
     wait_for_predecessor();
     __shared__ __align__(16) Scoring scoring;
     __shared__ __align__(16) scalar weights[GROUP_DIM][PITCH];
@@ -204,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     score_slice(scoring, group, 0);
     softmax(weights, scoring.score[0], PARTS, tokens);
     __syncthreads();
-    mix(weights, values, group, block_output(output, group), tile, WARPS);
+    mix(weights, values, group, block_output(output, group), tile, WARPS, inverse_scale);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
@@ -224,8 +226,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    channel_mix(const scalar* qkv, const float* partial, scalar* __restrict__ output,
-                int tokens, int groups) {
+    channel_mix(const scalar* qkv, const float* partial, stored* __restrict__ output,
+                int tokens, int groups, float inverse_scale) {
     wait_for_predecessor();
     __shared__ __align__(16) scalar weights[GROUP_DIM][PITCH];
     const Group group = block_group(qkv, tokens, groups);
@@ -234,5 +236,5 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     softmax(weights, partial + (static_cast<long long>(blockIdx.z) * groups + blockIdx.y) * slices * MATRIX, slices,
             tokens);
     __syncthreads();
-    mix(weights, values, group, block_output(output, group), tile, gridDim.x * WARPS);
+    mix(weights, values, group, block_output(output, group), tile, gridDim.x * WARPS, inverse_scale);
 }

@@ -3,6 +3,8 @@
 //   sum = input + conv3x3(input) + bias    depth-wise, zero padding
 //   normed = LayerNorm(sum) over channels, epsilon 1e-5
 //
+// With OUTPUT_FP8 `normed` is stored as E4M3 of the values times inverse_scale.
+//
 // input, sum, normed [images, height, width, CHANNELS]; weight [9, CHANNELS], taps row by row; the other parameters
 // [CHANNELS]. The outputs must not overlap the input: neighbouring blocks read it.
 //
@@ -122,7 +124,8 @@ __device__ __forceinline__ void moments(const float sum[STRIP][8], bool active, 
 extern "C" __global__ void __launch_bounds__(THREADS)
     depthwise_norm(const scalar* input, const scalar* __restrict__ weight, const scalar* __restrict__ bias,
                    const scalar* __restrict__ norm_weight, const scalar* __restrict__ norm_bias,
-                   scalar* __restrict__ sum, scalar* __restrict__ normed, int height, int width) {
+                   scalar* __restrict__ sum, stored* __restrict__ normed, int height, int width,
+                   float inverse_scale) {
     wait_for_predecessor();
     const bool active = threadIdx.x < VECTORS;
     const int channel = active ? 8 * threadIdx.x : 0;
@@ -150,6 +153,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         float result[8];
 #pragma unroll
         for (int i = 0; i < 8; ++i) result[i] = (total[pixel][i] - mean[pixel]) * scale[pixel] * gain[i] + shift[i];
-        store_eight(normed + first + pixel * CHANNELS, pack(result));
+        store_values(normed + first + pixel * CHANNELS, result, inverse_scale);
     }
 }

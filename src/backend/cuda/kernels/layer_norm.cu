@@ -5,6 +5,9 @@
 //   merge_tokens  LayerNorm(row + position), where the rows are image_tokens [image_count, WIDTH], then text
 //                 [rows - image_count, WIDTH]; positions, output [rows, WIDTH]
 //
+// With OUTPUT_FP8 the output is E4M3 of the values times inverse_scale, and half_output [rows, WIDTH] receives them in 16
+// bits unless it is null: a norm's result may be the next layer's input and a residual as well.
+//
 // Macro: WIDTH, a multiple of 8 up to 8192. WARPS = ⌈WIDTH / 1024⌉ warps share a row; one warp needs no barrier.
 // Grid ⌈rows / R⌉, block (32·WARPS, R) for R rows a block, 1 to 8; R is 1 if WARPS > 1. No dynamic shared memory. R = 2
 // suits a few hundred rows, where every multiprocessor should get some; R = 8 suits thousands.
@@ -102,9 +105,20 @@ __device__ __forceinline__ float variance_of(const Part& part, float mean) {
     return row_sum(sum) / WIDTH;
 }
 
+// Where a row is stored.
+struct Row {
+    stored* output;
+    scalar* half_output;  // null: not in 16 bits as well
+    float inverse_scale;
+};
+
+__device__ __forceinline__ Row row_at(size_t offset, stored* output, scalar* half_output, float inverse_scale) {
+    return {output + offset, half_output ? half_output + offset : nullptr, inverse_scale};
+}
+
 // `weight` and `bias` are loaded by the caller, so that they arrive together with the row.
 __device__ __forceinline__ void store_normalized(const Part& part, const PackedPart& weight, const PackedPart& bias,
-                                                 scalar* row) {
+                                                 const Row& row) {
     const float mean = mean_of(part);
     const float inverse_deviation = rsqrtf(variance_of(part, mean) + EPSILON);
 #pragma unroll
@@ -117,26 +131,28 @@ __device__ __forceinline__ void store_normalized(const Part& part, const PackedP
         for (int j = 0; j < 8; ++j) {
             values[j] = (part.values[i][j] - mean) * inverse_deviation * scale[j] + shift[j];
         }
-        store_eight(row + 8 * eight_index(i), pack(values));
+        store_values(row.output + 8 * eight_index(i), values, row.inverse_scale);
+        if (OUTPUT_FP8 && row.half_output) store_eight(row.half_output + 8 * eight_index(i), pack(values));
     }
 }
 
 extern "C" __global__ void __launch_bounds__(MAX_THREADS)
     layer_norm(const scalar* input, const scalar* __restrict__ weight, const scalar* __restrict__ bias,
-               scalar* __restrict__ output, int rows) {
+               stored* __restrict__ output, scalar* __restrict__ half_output, int rows, float inverse_scale) {
     const int row = row_index();
     if (row >= rows) return;
     const size_t offset = static_cast<size_t>(row) * WIDTH;
     const PackedPart scale = load_part(weight), shift = load_part(bias);
     wait_for_predecessor();
     const PackedPart part = load_part(input + offset);
-    store_normalized(unpack_part(part), scale, shift, output + offset);
+    store_normalized(unpack_part(part), scale, shift, row_at(offset, output, half_output, inverse_scale));
 }
 
 extern "C" __global__ void __launch_bounds__(MAX_THREADS)
     merge_tokens(const scalar* image_tokens, const scalar* text,
                  const scalar* __restrict__ positions, const scalar* __restrict__ weight,
-                 const scalar* __restrict__ bias, scalar* __restrict__ output, int image_count, int rows) {
+                 const scalar* __restrict__ bias, stored* __restrict__ output, scalar* __restrict__ half_output,
+                 int image_count, int rows, float inverse_scale) {
     wait_for_predecessor();
     const int row = row_index();
     if (row >= rows) return;
@@ -145,5 +161,5 @@ extern "C" __global__ void __launch_bounds__(MAX_THREADS)
                                             : text + static_cast<size_t>(row - image_count) * WIDTH;
     const PackedPart part = load_part(token), position = load_part(positions + offset);
     const PackedPart scale = load_part(weight), shift = load_part(bias);
-    store_normalized(sum_of(part, position), scale, shift, output + offset);
+    store_normalized(sum_of(part, position), scale, shift, row_at(offset, output, half_output, inverse_scale));
 }

@@ -1,10 +1,14 @@
 // A linear layer on Hopper's tensor cores, for a few hundred rows:
 //
-//   output[row, feature] = act(Σ input[row, k]·weight[feature, k] + bias[feature]) + residual[row, feature]
+//   output[row, feature] = act(scale·Σ input[row, k]·weight[feature, k] + bias[feature]) + residual[row, feature]
 //
 //   input [rows, in_width], weight [out_width, in_width], bias [out_width], residual and output [rows, out_width];
-//   residual may be output. in_width is a multiple of 64, at least 64·SPLIT; out_width a multiple of 64. Compute
-//   capability 9.0.
+//   residual may be output. in_width is a multiple of TILE_IN, at least TILE_IN·SPLIT; out_width a multiple of 64.
+//   Compute capability 9.0.
+//
+// With FP8, input and weight are E4M3 and TILE_IN is 128; otherwise everything has 16 bits, TILE_IN is 64 and scale is
+// not applied. With OUTPUT_FP8 the output is stored as E4M3 of output·inverse_output_scale. Bias and residual have 16
+// bits always.
 //
 // With so few rows the weights come from device memory once a layer, and the tiles of the output are too few to fill
 // the GPU. Two things answer that:
@@ -18,24 +22,28 @@
 // GROUP_ROWS rows (wgmma: M are features, N are rows), so that rows are padded to a multiple of 8 only.
 //
 // Macros: GROUP_ROWS, a multiple of 8 up to 256; ROW_GROUPS, how many warpgroups share the rows of a tile; STAGES;
-// SPLIT, up to 8; ACTIVATION, 0 none, 1 GELU by tanh; BIAS and RESIDUAL, 0 or 1. XVLA_SPIN_LIMIT traps after so many
-// polls of a barrier instead of hanging.
+// SPLIT, up to 8; ACTIVATION, 0 none, 1 GELU by tanh; BIAS and RESIDUAL, 0 or 1; FP8 and OUTPUT_FP8, 0 (the
+// default) or 1. XVLA_SPIN_LIMIT traps after so many polls of a barrier instead of hanging.
 //
 // With TILE_ROWS = GROUP_ROWS·ROW_GROUPS and KEPT = ⌈GROUP_ROWS / 8 / SPLIT⌉:
 //   grid (SPLIT, out_width / 64, ⌈rows / TILE_ROWS⌉), cluster (SPLIT, 1, 1), block 128·ROW_GROUPS + 32,
 //   dynamic shared memory STAGES·(64 + TILE_ROWS)·128 + (SPLIT - 1)·KEPT·ROW_GROUPS·2048 + 16·STAGES + 8 bytes.
 //
-// Tensor maps (cuTensorMapEncodeTiled): rank 2, 16-bit elements, dimensions {in_width, out_width or rows}, stride
-// {2·in_width} bytes, box {64, 64} for weight_map and {64, TILE_ROWS} for input_map, element strides {1, 1}, no
-// interleave, 128-byte swizzle, out-of-bounds fill with zeros (NONE).
+// Tensor maps (cuTensorMapEncodeTiled): rank 2, 16-bit elements or bytes, dimensions {in_width, out_width or rows},
+// stride {bytes of in_width}, box {TILE_IN, 64} for weight_map and {TILE_IN, TILE_ROWS} for input_map, element strides
+// {1, 1}, no interleave, 128-byte swizzle, out-of-bounds fill with zeros (NONE).
+
+#ifndef FP8
+#define FP8 0
+#endif
 
 #include "hopper.cuh"
 #include "wgmma.cuh"
 
 constexpr int TILE_OUT = 64;  // the features that a warpgroup multiplies
 constexpr int TILE_ROWS = GROUP_ROWS * ROW_GROUPS;
-constexpr int TILE_IN = 64;
-constexpr int ROW_BYTES = 2 * TILE_IN;  // one row of the 128-byte swizzle
+constexpr int ROW_BYTES = 128;  // one row of a tile, and of the 128-byte swizzle
+constexpr int TILE_IN = FP8 ? ROW_BYTES : ROW_BYTES / 2;
 constexpr int WEIGHT_BYTES = TILE_OUT * ROW_BYTES;
 constexpr int INPUT_BYTES = TILE_ROWS * ROW_BYTES;
 constexpr int STAGE_BYTES = WEIGHT_BYTES + INPUT_BYTES;
@@ -162,7 +170,7 @@ __device__ __forceinline__ void multiply_tiles(Shared shared, const Task& task, 
         const unsigned long long input = tile_descriptor(shared.input(place.stage) + input_offset);
         begin_products();
 #pragma unroll
-        for (int part = 0; part < TILE_IN / 16; ++part) {
+        for (int part = 0; part < ROW_BYTES / 32; ++part) {
             multiply(sums, weight + 2 * part, input + 2 * part, step + part);
         }
         commit_products();
@@ -274,15 +282,32 @@ __device__ __forceinline__ Four load_ahead(const scalar* from) {
     return four;
 }
 
-__device__ __forceinline__ pair finished(float low, float high, pair bias, pair residual) {
-    return to_pair(activate(low + low_float(bias)) + low_float(residual),
-                   activate(high + high_float(bias)) + high_float(residual));
+// What the sums are multiplied by, and the finished values before they are stored in FP8.
+struct Scales {
+    float product, inverse_output;
+};
+
+__device__ __forceinline__ pair finished(float low, float high, pair bias, pair residual, Scales scales) {
+    if constexpr (FP8) {
+        low *= scales.product;
+        high *= scales.product;
+    }
+    return to_stored(activate(low + low_float(bias)) + low_float(residual),
+                     activate(high + high_float(bias)) + high_float(residual), scales.inverse_output);
+}
+
+__device__ __forceinline__ void store_pairs(stored* to, Four values) {
+#if OUTPUT_FP8
+    *reinterpret_cast<unsigned int*>(to) = values.part[0] | values.part[1] << 16;
+#else
+    *reinterpret_cast<Four*>(to) = values;
+#endif
 }
 
 extern "C" __global__ void __launch_bounds__(WORKERS + 32)
     matmul(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap input_map,
-           const scalar* __restrict__ bias, const scalar* residual, scalar* output, int rows, int in_width,
-           int out_width) {
+           const scalar* __restrict__ bias, const scalar* residual, stored* output, int rows, int in_width,
+           int out_width, float scale, float inverse_output_scale) {
     extern __shared__ __align__(1024) unsigned char memory[];
     const Shared shared{shared_address(memory)};
     const Task task = task_of(in_width);
@@ -299,6 +324,7 @@ extern "C" __global__ void __launch_bounds__(WORKERS + 32)
         return;
     }
 
+    const Scales scales = {scale, inverse_output_scale};
     const Stripe stripe(task);
     const Four shift = BIAS ? load_ahead(bias + stripe.feature) : Four{};
     float sums[4 * CHUNKS];
@@ -325,8 +351,8 @@ extern "C" __global__ void __launch_bounds__(WORKERS + 32)
         if (!stripe.has(i, task, rows)) continue;
         const float4 four = *reinterpret_cast<const float4*>(staged + stripe.staged + i * STAGED_CHUNK);
         const Four added = RESIDUAL ? residuals[i] : Four{};
-        *reinterpret_cast<Four*>(output + stripe.offset(i, out_width)) =
-            Four{finished(four.x, four.y, shift.part[0], added.part[0]),
-                 finished(four.z, four.w, shift.part[1], added.part[1])};
+        store_pairs(output + stripe.offset(i, out_width),
+                    Four{finished(four.x, four.y, shift.part[0], added.part[0], scales),
+                         finished(four.z, four.w, shift.part[1], added.part[1], scales)});
     }
 }

@@ -1,8 +1,8 @@
 // What every kernel file here begins with. NVRTC compiles prelude + file at run time, once per precision and set of
 // sizes, with no header at hand: everything needed is in these lines.
 //
-// Defined by the caller: XVLA_BF16 for bfloat16, nothing for IEEE half. Sizes that shape registers or shared memory
-// are macros too; each file names its own.
+// Defined by the caller: XVLA_BF16 for bfloat16, nothing for IEEE half; OUTPUT_FP8 1 for kernels that store their result
+// for a product in FP8. Sizes that shape registers or shared memory are macros too; each file names its own.
 
 typedef unsigned short scalar;  // the bits of one half or bfloat16
 typedef unsigned int pair;      // the bits of two, the first in the low half
@@ -77,6 +77,59 @@ __device__ __forceinline__ Eight pack(const float values[8]) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) packed.part[i] = to_pair(values[2 * i], values[2 * i + 1]);
     return packed;
+}
+
+// Two values as E4M3 in the low half, the first in the lowest byte: the nearest, ties to even, within ±448. Compute
+// capability 8.9 and later.
+__device__ __forceinline__ pair to_fp8_pair(float low, float high) {
+    unsigned short bits;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bits) : "f"(high), "f"(low));
+    return bits;
+}
+
+// How a kernel stores its result: in 16 bits, or with OUTPUT_FP8 as E4M3 of value·inverse_scale, for a product in FP8.
+#ifndef OUTPUT_FP8
+#define OUTPUT_FP8 0
+#endif
+
+#if OUTPUT_FP8
+typedef unsigned char stored;
+#else
+typedef scalar stored;
+#endif
+
+// Two values as they are stored; those in FP8 take the low half.
+__device__ __forceinline__ pair to_stored(float low, float high, float inverse_scale) {
+#if OUTPUT_FP8
+    return to_fp8_pair(low * inverse_scale, high * inverse_scale);
+#else
+    return to_pair(low, high);
+#endif
+}
+
+__device__ __forceinline__ void store_two(stored* to, pair values) {
+#if OUTPUT_FP8
+    *reinterpret_cast<unsigned short*>(to) = static_cast<unsigned short>(values);
+#else
+    *reinterpret_cast<pair*>(to) = values;
+#endif
+}
+
+// Four times two from `to_stored`.
+__device__ __forceinline__ void store_four_pairs(stored* to, Eight values) {
+#if OUTPUT_FP8
+    *reinterpret_cast<uint2*>(to) =
+        make_uint2(values.part[0] | values.part[1] << 16, values.part[2] | values.part[3] << 16);
+#else
+    *reinterpret_cast<Eight*>(to) = values;
+#endif
+}
+
+__device__ __forceinline__ void store_values(stored* to, const float values[8], float inverse_scale) {
+    Eight packed;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) packed.part[i] = to_stored(values[2 * i], values[2 * i + 1], inverse_scale);
+    store_four_pairs(to, packed);
 }
 
 __device__ __forceinline__ float warp_sum(float value) {

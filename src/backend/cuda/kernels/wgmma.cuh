@@ -1,7 +1,7 @@
 // Products of a warpgroup on Hopper's tensor cores (wgmma): 64 features by GROUP_ROWS rows, summed in registers.
 // Compute capability 9.0 alone.
 //
-// Macro: GROUP_ROWS, a multiple of 8 up to 256.
+// Macros: GROUP_ROWS, a multiple of 8 up to 256; FP8, 0 or 1.
 
 constexpr int CHUNKS = GROUP_ROWS / 8;  // of eight rows
 
@@ -20,7 +20,7 @@ __device__ __forceinline__ void await_products(float (&sums)[4 * CHUNKS]) {
     }
 }
 
-// Describes a tile of 64 columns to wgmma: its rows are 128 bytes in the 128-byte swizzle (1 in the top bits), groups
+// Describes a tile to wgmma: its rows are 128 bytes in the 128-byte swizzle (1 in the top bits), groups
 // of eight rows are 1024 bytes apart. The other stride has no meaning here and is 1. All in units of sixteen bytes.
 __device__ __forceinline__ unsigned long long tile_descriptor(unsigned int address) {
     return (1ull << 62) | (static_cast<unsigned long long>(1024 >> 4) << 32) | (1ull << 16) |
@@ -68,20 +68,26 @@ __device__ __forceinline__ unsigned long long tile_descriptor(unsigned int addre
 #define REGISTERS(rows) JOINED(REGISTERS_, rows)
 #define QUOTED_TEXT(text) #text
 #define QUOTED(macro) QUOTED_TEXT(macro)
-#ifdef XVLA_BF16
-#define PRODUCT_TYPES "f32.bf16.bf16"
+#if FP8
+#define PRODUCT_TYPES "k32.f32.e4m3.e4m3"
+#define AS_THEY_ARE ", 1, 1"  // neither operand negated
 #else
-#define PRODUCT_TYPES "f32.f16.f16"
+#ifdef XVLA_BF16
+#define PRODUCT_TYPES "k16.f32.bf16.bf16"
+#else
+#define PRODUCT_TYPES "k16.f32.f16.f16"
+#endif
+#define AS_THEY_ARE ", 1, 1, 0, 0"  // nor transposed, which FP8 cannot be
 #endif
 
-// sums = weight·inputᵀ over 16 columns, plus the sums before if `add` is not 0. With lane = 4·group + member, the sums
+// sums = weight·inputᵀ over 32 bytes of columns, 16 elements or, in FP8, 32; plus the sums before if `add` is not 0. With lane = 4·group + member, the sums
 // 4·chunk + i of a thread belong to row 8·chunk + 2·member + i % 2 and feature 16·warp + group + 8·(i / 2). The inputs
 // are called outputs so that they come first and the numbers of the sums do not depend on GROUP_ROWS.
 __device__ __forceinline__ void multiply(float (&sums)[4 * CHUNKS], unsigned long long weight,
                                          unsigned long long input, int add) {
     asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %2, 0;\n\t"
-                 "wgmma.mma_async.sync.aligned.m64n" QUOTED(GROUP_ROWS) "k16." PRODUCT_TYPES
-                 " {" REGISTERS(GROUP_ROWS)(FIRST_NAMES, NEXT_NAMES) "}, %0, %1, add, 1, 1, 0, 0;\n\t}"
+                 "wgmma.mma_async.sync.aligned.m64n" QUOTED(GROUP_ROWS) PRODUCT_TYPES
+                 " {" REGISTERS(GROUP_ROWS)(FIRST_NAMES, NEXT_NAMES) "}, %0, %1, add" AS_THEY_ARE ";\n\t}"
                  : "+l"(weight), "+l"(input), "+r"(add) REGISTERS(GROUP_ROWS)(OPERANDS, OPERANDS)
                  :
                  : "memory");

@@ -2,7 +2,8 @@
 //
 //   output[t] = sum over u of softmax_u(q[t]·k[u] / sqrt(HEAD_DIM)) v[u]
 //
-// qkv [images, height, width, 3C] with the last axis ordered [3][heads][HEAD_DIM]; output [images, height, width, C].
+// qkv [images, height, width, 3C] with the last axis ordered [3][heads][HEAD_DIM]; output [images, height, width, C],
+// with OUTPUT_FP8 stored as E4M3 of the values times inverse_scale.
 // The map counts as padded right and below until windows tile it. A padded token is attended to, and its q, k and v are
 // the projection's bias [3C] alone, because its normed input is zero. All padded keys of a window are therefore equal:
 // one key stands for them, its score raised by the logarithm of their number, and the work is that of the real tokens.
@@ -197,31 +198,31 @@ __device__ __forceinline__ void attend(Softmax& softmax, const pair query[STEPS]
 }
 
 // Divides by the sums of the weights and writes the rows that exist.
-__device__ __forceinline__ void store_rows(const Softmax& softmax, scalar* output, int first, int real,
-                                           const int place[2], int channels) {
+__device__ __forceinline__ void store_rows(const Softmax& softmax, stored* output, int first, int real,
+                                           const int place[2], int channels, float inverse_scale) {
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
         const float share = __fdividef(1.0f, quad_sum(softmax.sum[row]));
         const bool exists = first + threadIdx.x % 32 / 4 + 8 * row < real;
-        scalar* to = output + place[row] * channels;
+        stored* to = output + place[row] * channels;
 #pragma unroll
         for (int quad = 0; quad < QUADS; ++quad) {
             Eight values = {};
 #pragma unroll
             for (int i = 0; i < 4 && 4 * quad + i < TILES; ++i) {
                 const float* mixed = softmax.mixed[4 * quad + i] + 2 * row;
-                values.part[i] = to_pair(mixed[0] * share, mixed[1] * share);
+                values.part[i] = to_stored(mixed[0] * share, mixed[1] * share, inverse_scale);
             }
             transpose(values.part);
             const int tile = 4 * quad + threadIdx.x % 4;
-            if (exists && (HEAD_DIM % 32 == 0 || tile < TILES)) store_eight(to + 8 * tile, values);
+            if (exists && (HEAD_DIM % 32 == 0 || tile < TILES)) store_four_pairs(to + 8 * tile, values);
         }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    window_attention(const scalar* qkv, const scalar* __restrict__ bias, scalar* __restrict__ output,
-                     int height, int width, int heads) {
+    window_attention(const scalar* qkv, const scalar* __restrict__ bias, stored* __restrict__ output,
+                     int height, int width, int heads, float inverse_scale) {
     __shared__ __align__(16) Shared shared;
     const Window window = window_of(blockIdx.z, height, width);
     const Keys keys = keys_of(window);
@@ -251,5 +252,5 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     Softmax softmax = {{}, {LOWEST, LOWEST}, {}};
 #pragma unroll 1
     for (int group = 0; group < keys.groups; ++group) attend(softmax, query, shared, group * GROUP, keys);
-    store_rows(softmax, output, first, keys.real, place, channels);
+    store_rows(softmax, output, first, keys.real, place, channels, inverse_scale);
 }

@@ -1,8 +1,9 @@
 //! LayerNorm and attention.
 
 use super::super::kernels::Argument::Address;
-use super::super::kernels::{Kernel, Kernels, Source, source};
+use super::super::kernels::{Argument, Kernels, Source, source};
 use super::super::memory::Span;
+use super::super::stored::{Stored, StoringKernel, Target};
 use super::{NormWeights, int};
 use crate::backend::BackendError;
 use cudarc::driver::CudaStream;
@@ -10,8 +11,8 @@ use cudarc::driver::CudaStream;
 /// LayerNorm over rows (`layer_norm.cu`).
 #[derive(Debug)]
 pub struct LayerNorm {
-    kernel: Kernel,
-    merge: Kernel,
+    kernel: StoringKernel,
+    merge: StoringKernel,
     weights: NormWeights,
     width: usize,
 }
@@ -28,29 +29,74 @@ impl LayerNorm {
     /// A source that was not compiled.
     pub fn new(kernels: &Kernels, weights: NormWeights, width: usize) -> Result<Self, BackendError> {
         let source = Self::source(width);
-        let (kernel, merge) = (kernels.get(&source, "layer_norm")?, kernels.get(&source, "merge_tokens")?);
-        Ok(Self { kernel, merge, weights, width })
+        let merge = StoringKernel::new(kernels, &source, "merge_tokens")?;
+        Ok(Self { kernel: StoringKernel::new(kernels, &source, "layer_norm")?, merge, weights, width })
     }
 
     /// `output` = LayerNorm(`input`), both [rows, width].
     ///
     /// # Errors
     /// Buffers that are too small, or an error that the driver reports.
-    pub fn run(&self, stream: &CudaStream, input: Span, output: Span, rows: usize) -> Result<(), BackendError> {
+    pub fn run(
+        &self,
+        stream: &CudaStream,
+        input: Span,
+        output: impl Into<Target>,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        self.run_to(stream, input, output.into(), None, rows)
+    }
+
+    /// As [`LayerNorm::run`], for a result that is needed in 16 bits as well, in `half`; see [`Linear::reads_beside`].
+    ///
+    /// [`Linear::reads_beside`]: super::super::product::Linear::reads_beside
+    ///
+    /// # Errors
+    /// As [`LayerNorm::run`].
+    pub fn run_beside(
+        &self,
+        stream: &CudaStream,
+        input: Span,
+        output: Target,
+        half: Span,
+        rows: usize,
+    ) -> Result<(), BackendError> {
+        self.run_to(stream, input, output, Some(half), rows)
+    }
+
+    fn run_to(
+        &self,
+        stream: &CudaStream,
+        input: Span,
+        output: Target,
+        half: Option<Span>,
+        rows: usize,
+    ) -> Result<(), BackendError> {
         let [weight, bias] = self.weights.arguments(self.width)?;
+        let [output_address, half_address] = self.outputs(output, half, rows)?;
         let arguments = [
             Address(input.holding(rows * self.width, "layer_norm: input")?),
             weight,
             bias,
-            Address(output.holding(rows * self.width, "layer_norm: output")?),
+            output_address,
+            half_address,
             int(rows),
+            output.stored.argument(),
         ];
         let (grid, block) = self.geometry(rows);
-        // SAFETY: `holding` has checked above that every buffer has all rows.
-        unsafe { self.kernel.launch(stream, grid, block, 0, &arguments) }
+        // SAFETY: `holding` has checked that every buffer has all rows.
+        unsafe { self.kernel.storing(output.stored)?.launch(stream, grid, block, 0, &arguments) }
     }
 
-    /// `output` [rows, width] = LayerNorm(row + position) of image tokens [images, width] and then text tokens.
+    /// The addresses of the output and of its copy in 16 bits, which is the output itself where that has 16 bits.
+    fn outputs(&self, output: Target, half: Option<Span>, rows: usize) -> Result<[Argument; 2], BackendError> {
+        let address = |span: Span| Ok::<_, BackendError>(Address(span.holding(rows * self.width, "norm: output")?));
+        let copy = half.filter(|_| output.stored != Stored::Half);
+        Ok([address(output.span)?, copy.map_or(Ok(Address(0)), address)?])
+    }
+
+    /// `output` and, in 16 bits, `half` [rows, width] = LayerNorm(row + position) of image tokens [images, width] and then
+    /// text tokens; see [`LayerNorm::run_beside`].
     ///
     /// # Errors
     /// As [`LayerNorm::run`].
@@ -60,23 +106,26 @@ impl LayerNorm {
         (image_tokens, images): (Span, usize),
         (text, words): (Span, usize),
         positions: Span,
-        output: Span,
+        (output, half): (Target, Span),
     ) -> Result<(), BackendError> {
         let [weight, bias] = self.weights.arguments(self.width)?;
         let rows = images + words;
+        let [output_address, half_address] = self.outputs(output, Some(half), rows)?;
         let arguments = [
             Address(image_tokens.holding(images * self.width, "merge_tokens: image tokens")?),
             Address(text.holding(words * self.width, "merge_tokens: text")?),
             Address(positions.holding(rows * self.width, "merge_tokens: positions")?),
             weight,
             bias,
-            Address(output.holding(rows * self.width, "merge_tokens: output")?),
+            output_address,
+            half_address,
             int(images),
             int(rows),
+            output.stored.argument(),
         ];
         let (grid, block) = self.geometry(rows);
-        // SAFETY: `holding` has checked above that every buffer has all rows.
-        unsafe { self.merge.launch(stream, grid, block, 0, &arguments) }
+        // SAFETY: `holding` has checked that every buffer has all rows.
+        unsafe { self.merge.storing(output.stored)?.launch(stream, grid, block, 0, &arguments) }
     }
 
     fn geometry(&self, rows: usize) -> ([usize; 3], [usize; 2]) {
@@ -94,7 +143,7 @@ impl LayerNorm {
 #[derive(Debug)]
 pub struct Attention {
     /// For 1, 2 and 3 warps of sixteen queries in a block.
-    kernels: [Kernel; 3],
+    kernels: [StoringKernel; 3],
     heads: usize,
     head_dim: usize,
 }
@@ -120,7 +169,7 @@ impl Attention {
     /// # Errors
     /// A source that was not compiled.
     pub fn new(kernels: &Kernels, heads: usize, head_dim: usize) -> Result<Self, BackendError> {
-        let [one, two, three] = Self::sources(head_dim).map(|source| kernels.get(&source, "attention"));
+        let [one, two, three] = Self::sources(head_dim).map(|source| StoringKernel::new(kernels, &source, "attention"));
         Ok(Self { kernels: [one?, two?, three?], heads, head_dim })
     }
 
@@ -150,17 +199,18 @@ impl Attention {
         &self,
         stream: &CudaStream,
         qkv: Span,
-        output: Span,
+        output: Target,
         tokens: usize,
         queries: usize,
     ) -> Result<(), BackendError> {
         let width = self.heads * self.head_dim;
         let arguments = [
             Address(qkv.holding(tokens * 3 * width, "attention: qkv")?),
-            Address(output.holding(queries * width, "attention: output")?),
+            Address(output.span.holding(queries * width, "attention: output")?),
             int(tokens),
             int(queries.min(tokens)),
             int(self.heads),
+            output.stored.argument(),
         ];
         let row_warps = self.row_warps(tokens, queries);
         let [one, two, three] = &self.kernels;
@@ -169,6 +219,7 @@ impl Attention {
             2 => two,
             _ => three,
         };
+        let kernel = kernel.storing(output.stored)?;
         let shared_bytes = self.shared_bytes(row_warps, tokens);
         kernel.allow_shared_bytes(shared_bytes)?;
         let grid = [queries.div_ceil(16 * row_warps), self.heads, 1];

@@ -3,6 +3,7 @@
 use super::super::kernels::Argument::{Address, Views};
 use super::super::kernels::{Argument, Kernel, Kernels, Source, ViewIndices, source};
 use super::super::memory::Span;
+use super::super::stored::{StoringKernel, Target};
 use super::{NormWeights, int, parameter};
 use crate::backend::BackendError;
 use cudarc::driver::CudaStream;
@@ -11,7 +12,7 @@ use tch::Tensor;
 /// A depthwise 3×3 convolution that is added to its input, and the norm that follows (`depthwise.cu`).
 #[derive(Debug)]
 pub struct DepthwiseNorm {
-    kernel: Kernel,
+    kernel: StoringKernel,
     weight: Tensor, // [9, channels]
     bias: Tensor,
     norm: NormWeights,
@@ -44,7 +45,7 @@ impl DepthwiseNorm {
         let channels = weight.size().first().copied().unwrap_or(0);
         let weight = weight.f_view([channels, 9])?.f_tr()?.f_contiguous()?;
         let channels = channels.unsigned_abs() as usize;
-        let kernel = kernels.get(&Self::source(channels, width), "depthwise_norm")?;
+        let kernel = StoringKernel::new(kernels, &Self::source(channels, width), "depthwise_norm")?;
         Ok(Self { kernel, weight, bias, norm, channels, strip: Self::strip(width) })
     }
 
@@ -57,7 +58,7 @@ impl DepthwiseNorm {
         stream: &CudaStream,
         input: Span,
         sum: Span,
-        normed: Span,
+        normed: Target,
         [images, height, width]: [usize; 3],
     ) -> Result<(), BackendError> {
         let count = images * height * width * self.channels;
@@ -69,21 +70,22 @@ impl DepthwiseNorm {
             norm_weight,
             norm_bias,
             Address(sum.holding(count, "depthwise: sum")?),
-            Address(normed.holding(count, "depthwise: normed")?),
+            Address(normed.span.holding(count, "depthwise: normed")?),
             int(height),
             int(width),
+            normed.stored.argument(),
         ];
         let grid = [width.div_ceil(self.strip), height, images];
         let block = [(self.channels / 8).next_multiple_of(32), 1];
         // SAFETY: `holding` has checked the length of every buffer above.
-        unsafe { self.kernel.launch(stream, grid, block, 0, &arguments) }
+        unsafe { self.kernel.storing(normed.stored)?.launch(stream, grid, block, 0, &arguments) }
     }
 }
 
 /// Attention within the square windows of a map (`window_attention.cu`).
 #[derive(Debug)]
 pub struct WindowAttention {
-    kernel: Kernel,
+    kernel: StoringKernel,
     window: usize,
     heads: usize,
     head_dim: usize,
@@ -106,7 +108,7 @@ impl WindowAttention {
     /// # Errors
     /// A source that was not compiled.
     pub fn new(kernels: &Kernels, window: usize, heads: usize, head_dim: usize) -> Result<Self, BackendError> {
-        let kernel = kernels.get(&Self::source(window, head_dim), "window_attention")?;
+        let kernel = StoringKernel::new(kernels, &Self::source(window, head_dim), "window_attention")?;
         Ok(Self { kernel, window, heads, head_dim })
     }
 
@@ -119,7 +121,7 @@ impl WindowAttention {
         stream: &CudaStream,
         qkv: Span,
         bias: &Tensor,
-        output: Span,
+        output: Target,
         [images, height, width]: [usize; 3],
     ) -> Result<(), BackendError> {
         let channels = self.heads * self.head_dim;
@@ -127,24 +129,28 @@ impl WindowAttention {
         let arguments = [
             Address(qkv.holding(tokens * 3 * channels, "window_attention: qkv")?),
             parameter(bias, 3 * channels, "window_attention: bias")?,
-            Address(output.holding(tokens * channels, "window_attention: output")?),
+            Address(output.span.holding(tokens * channels, "window_attention: output")?),
             int(height),
             int(width),
             int(self.heads),
+            output.stored.argument(),
         ];
         let windows = height.div_ceil(self.window) * width.div_ceil(self.window);
         let block = [2 * (self.window * self.window).next_multiple_of(16), 1];
         // SAFETY: `holding` has checked the length of every buffer above.
-        unsafe { self.kernel.launch(stream, [self.heads, images, windows], block, 0, &arguments) }
+        unsafe {
+            let kernel = self.kernel.storing(output.stored)?;
+            kernel.launch(stream, [self.heads, images, windows], block, 0, &arguments)
+        }
     }
 }
 
 /// Attention between the channels of each group (`channel_attention.cu`).
 #[derive(Debug)]
 pub struct ChannelAttention {
-    whole: Kernel,
+    whole: StoringKernel,
     scores: Kernel,
-    mix: Kernel,
+    mix: StoringKernel,
     groups: usize,
     group_dim: usize,
 }
@@ -170,9 +176,9 @@ impl ChannelAttention {
     pub fn new(kernels: &Kernels, groups: usize, group_dim: usize) -> Result<Self, BackendError> {
         let source = Self::source(group_dim);
         Ok(Self {
-            whole: kernels.get(&source, "channel_attention")?,
+            whole: StoringKernel::new(kernels, &source, "channel_attention")?,
             scores: kernels.get(&source, "channel_scores")?,
-            mix: kernels.get(&source, "channel_mix")?,
+            mix: StoringKernel::new(kernels, &source, "channel_mix")?,
             groups,
             group_dim,
         })
@@ -197,21 +203,23 @@ impl ChannelAttention {
         &self,
         stream: &CudaStream,
         qkv: Span,
-        output: Span,
+        output: Target,
         scratch: Span,
         images: usize,
         tokens: usize,
     ) -> Result<(), BackendError> {
         let channels = self.groups * self.group_dim;
         let qkv = Address(qkv.holding(images * tokens * 3 * channels, "channel_attention: qkv")?);
-        let output = Address(output.holding(images * tokens * channels, "channel_attention: output")?);
+        let (stored, inverse_scale) = (output.stored, output.stored.argument());
+        let output = Address(output.span.holding(images * tokens * channels, "channel_attention: output")?);
         let (tokens_int, groups_int) = (int(tokens), int(self.groups));
         let block = [if self.group_dim > 32 { 512 } else { 256 }, 1];
         let slices = tokens.div_ceil(Self::slice(self.group_dim));
         if slices <= 1 {
-            let arguments = [qkv, output, tokens_int, groups_int];
+            let arguments = [qkv, output, tokens_int, groups_int, inverse_scale];
+            let kernel = self.whole.storing(stored)?;
             // SAFETY: `holding` has checked the length of every buffer above.
-            return unsafe { self.whole.launch(stream, [1, self.groups, images], block, 0, &arguments) };
+            return unsafe { kernel.launch(stream, [1, self.groups, images], block, 0, &arguments) };
         }
         let needed = Self::scratch(images, tokens, self.groups, self.group_dim);
         let partial = Address(scratch.holding(needed, "channel_attention: scratch")?);
@@ -220,8 +228,8 @@ impl ChannelAttention {
         unsafe {
             let (grid, arguments) = ([slices, self.groups, images], [qkv, partial, tokens_int, groups_int]);
             self.scores.launch(stream, grid, block, 0, &arguments)?;
-            let (grid, arguments) = ([blocks, self.groups, images], [qkv, partial, output, tokens_int, groups_int]);
-            self.mix.launch(stream, grid, block, 0, &arguments)
+            let arguments = [qkv, partial, output, tokens_int, groups_int, inverse_scale];
+            self.mix.storing(stored)?.launch(stream, [blocks, self.groups, images], block, 0, &arguments)
         }
     }
 }
