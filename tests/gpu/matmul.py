@@ -23,6 +23,7 @@ except ImportError:
 NO_ACTIVATION, GELU_TANH = 0, 1
 TILE_OUT = 64
 ROW_BYTES = 128  # of a tile
+METADATA_BYTES = 1024  # of a tile of 2:4 weights
 MULTIPROCESSORS = 132
 SHARED_BYTES = 227 * 1024  # that one block may use at most
 SHARED_BYTES_OF_TWO = 113 * 1024  # of each block, with two on a multiprocessor
@@ -42,14 +43,16 @@ class Shape(NamedTuple):
     residual: bool = False
     fp8: bool = False
     fp8_output: bool = False
+    sparse: bool = False
 
     @property
     def tile_in(self) -> int:
-        return ROW_BYTES if self.fp8 else ROW_BYTES // 2
+        return ROW_BYTES if self.fp8 or self.sparse else ROW_BYTES // 2
 
     def __str__(self) -> str:
         extras = ("", "+gelu_tanh")[self.activation] + ("+residual" if self.residual else "")
         formats = (" of fp8" if self.fp8 else "") + (" to fp8" if self.fp8_output else "")
+        formats += " of 2:4" if self.sparse else ""
         return f"{self.rows}x{self.in_width}->{self.out_width}{extras}{formats}"
 
 
@@ -60,6 +63,7 @@ class Tiling(NamedTuple):
     row_groups: int
     split: int
     stages: int
+    sparse: bool = False
 
     @property
     def tile_rows(self) -> int:
@@ -71,6 +75,8 @@ class Tiling(NamedTuple):
 
     @property
     def stage_bytes(self) -> int:
+        if self.sparse:
+            return (TILE_OUT + 2 * self.tile_rows) * ROW_BYTES + METADATA_BYTES
         return (TILE_OUT + self.tile_rows) * ROW_BYTES
 
     @property
@@ -110,6 +116,7 @@ class Tiling(NamedTuple):
             "RESIDUAL": int(shape.residual),
             "FP8": int(shape.fp8),
             "OUTPUT_FP8": int(shape.fp8_output),
+            "SPARSE": int(self.sparse),
         }
 
     def __str__(self) -> str:
@@ -202,6 +209,27 @@ def tensor_map(matrix: torch.Tensor, box_rows: int) -> TensorMap:
     return encoded
 
 
+class Sparse24(NamedTuple):
+    """A matrix of which two in four are zero: the others [out, in / 2], in order, and where they were [out, in / 8]. A
+    byte of metadata describes two groups of four, the first in its low half: first | second << 2.
+    """
+
+    values: torch.Tensor
+    metadata: torch.Tensor
+
+    def dense(self) -> torch.Tensor:
+        nibbles = torch.stack((self.metadata & 15, self.metadata >> 4), -1).flatten(1)
+        positions = torch.stack((nibbles & 3, nibbles >> 2), -1).long()
+        groups = self.values.new_zeros(*nibbles.shape, 4)
+        return groups.scatter_(-1, positions, self.values.unflatten(1, (-1, 2))).flatten(1)
+
+    def metadata_as_read(self) -> torch.Tensor:
+        """[out / 64, in / 128, warp, group, member, word, half] of 16 bits, as the threads read them."""
+        sixteen_columns = self.metadata.view(torch.int16)
+        axes = sixteen_columns.view(len(self.metadata) // TILE_OUT, 4, 2, 8, -1, 2, 4)
+        return axes.permute(0, 4, 1, 3, 6, 5, 2).contiguous()
+
+
 class Layer:
     """One linear layer, and the arguments to run it. `scales` are those of the product and of an output in FP8."""
 
@@ -210,19 +238,21 @@ class Layer:
         shape: Shape,
         tiling: Tiling,
         source: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | Sparse24,
         scales: tuple[float, float] = (1.0, 1.0),
         **tensors,
     ) -> None:
         self.shape, self.tiling, self.scales = shape, tiling, scales
         self.source, self.weight, self.tensors = source, weight, tensors
         pointers = [ctypes.c_void_p(address(tensors.get(name))) for name in ("bias", "residual", "output")]
+        values, self.metadata = (weight.values, weight.metadata_as_read()) if shape.sparse else (weight, None)
         self.arguments = [
-            tensor_map(weight, TILE_OUT),
+            tensor_map(values, TILE_OUT),
             tensor_map(source, tiling.tile_rows),
             *pointers,
             *map(ctypes.c_int, (shape.rows, shape.in_width, shape.out_width)),
             *map(ctypes.c_float, scales),
+            ctypes.c_void_p(address(self.metadata)),
         ]
         self.addresses = (ctypes.c_void_p * len(self.arguments))(*map(ctypes.addressof, self.arguments))
 
@@ -240,7 +270,8 @@ class Layer:
     def expected(self) -> torch.Tensor:
         """The output in double precision. Call it before the launch, since the output may be the residual."""
         product_scale, _ = self.scales
-        result = dequantised(self.source) @ dequantised(self.weight).T * product_scale
+        weight = self.weight.dense() if self.shape.sparse else self.weight
+        result = dequantised(self.source) @ dequantised(weight).T * product_scale
         if self.shape.bias:
             result += self.tensors["bias"].double()
         if self.shape.activation != NO_ACTIVATION:

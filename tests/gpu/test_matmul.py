@@ -1,7 +1,7 @@
 """The Hopper matrix product of kernels/matmul.cu against the same maths in PyTorch, in double precision.
 
 `python tests/gpu/test_matmul.py --time` times the candidates for each size of the network beside the library instead,
-`--time-fp8` the same products in 16 bits and in FP8.
+`--time-fp8` the same products in 16 bits and in FP8, `--time-sparse` those with all weights and with 2:4.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from matmul import (
     TILE_OUT,
     Layer,
     Shape,
+    Sparse24,
     Tiling,
     ceil_div,
     compiled,
@@ -52,6 +53,7 @@ LAYERS = 24  # with weights of their own, so that weights come from device memor
 REPLAYS = 10
 CANDIDATES = 48
 FP8_CANDIDATES = 14
+SPARSE_CANDIDATES = 24
 SECONDS = 75.0  # for all timing; the most important sizes come first
 
 
@@ -74,8 +76,17 @@ def followed_by_nan(tensor: torch.Tensor) -> torch.Tensor:
     return buffer[: len(tensor)]
 
 
-def operands(dtype: torch.dtype, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
-    source, weight = random(dtype, shape.rows, shape.in_width), random_weight(dtype, shape)
+def random_sparse(dtype: torch.dtype, shape: Shape) -> Sparse24:
+    """Random values, each group's at one of the six pairs of positions."""
+    pairs = torch.tensor([first | second << 2 for first, second in itertools.combinations(range(4), 2)], device="cuda")
+    even, odd = pairs[torch.randint(6, (2, shape.out_width, shape.in_width // 8), device="cuda")]
+    values = random(dtype, shape.out_width, shape.in_width // 2, scale=(shape.in_width / 2) ** -0.5)
+    return Sparse24(values, (even | odd << 4).to(torch.uint8))
+
+
+def operands(dtype: torch.dtype, shape: Shape) -> tuple[torch.Tensor, torch.Tensor | Sparse24]:
+    source = random(dtype, shape.rows, shape.in_width)
+    weight = random_sparse(dtype, shape) if shape.sparse else random_weight(dtype, shape)
     if not shape.fp8:
         return source, weight
     return quantised(source, 1.0 / INPUT_SCALE), quantised(weight, 1.0 / WEIGHT_SCALE)
@@ -168,6 +179,23 @@ GROUPS["fp8"] = [
     (Shape(9408, 1024, 256, residual=True, fp8=True), Tiling(192, 1, 1, 3)),
     (FC1._replace(fp8_output=True), Tiling(144, 1, 1, 4)),
 ]
+# With 2:4 as well.
+SPARSE_ODD = (
+    Shape(1, 128, 256),
+    Shape(145, 384, 256, GELU_TANH, residual=True),
+    Shape(289, 2176, 512, bias=False),
+    Shape(37, 640, 512, bias=False, residual=True),
+)
+GROUPS["sparse"] = [
+    (shape._replace(sparse=True), Tiling(*numbers, sparse=True))
+    for shape in (QKV, PROJECTION, FC1, FC2, *SPARSE_ODD, Shape(30, 4096, 1024), Shape(588, 1024, 1024, GELU_TANH))
+    for numbers in ((144, 1, 1, 4), (96, 1, 2, 4), (72, 2, 2, 4), (72, 1, 3, 6), (32, 2, 3, 5))
+    if shape.in_width >= numbers[2] * 128
+] + [
+    (Shape(9408, 1024, 256, residual=True, sparse=True), Tiling(256, 1, 1, 3, sparse=True)),
+    (Shape(5, 4096, 1024, sparse=True), Tiling(8, 1, 5, 8, sparse=True)),
+    (FC1._replace(fp8_output=True, sparse=True), Tiling(144, 1, 1, 4, sparse=True)),
+]
 CHAINED = "chained"
 
 
@@ -195,9 +223,9 @@ def check_group(name: str, dtype: torch.dtype) -> bool:
     return passed
 
 
-def chain(dtype: torch.dtype, tiling: Tiling, weights: list[torch.Tensor], start: torch.Tensor, early: bool) -> object:
+def chain(dtype: torch.dtype, tiling: Tiling, weights: list, start: torch.Tensor, early: bool) -> object:
     """The result of layers in one graph, each of which reads the output of the one before."""
-    shape = Shape(len(start), start.shape[1], start.shape[1], GELU_TANH, residual=True)
+    shape = Shape(len(start), start.shape[1], start.shape[1], GELU_TANH, residual=True, sparse=tiling.sparse)
     cubin = compiled(dtype == torch.bfloat16, tiling.macros(shape) | {"XVLA_SPIN_LIMIT": SPIN_LIMIT})
     function = loaded(cubin, tiling)
     rows = [start.clone() for _ in range(len(weights) + 1)]
@@ -215,8 +243,11 @@ def check_chains(dtype: torch.dtype) -> bool:
     """Whether outputs are bit for bit the same with programmatic launches and without."""
     passed = True
     start = random(dtype, 276, 1024)
-    weights = [random_weight(dtype, Shape(276, 1024, 1024)) for _ in range(LAYERS)]
-    for tiling in (Tiling(144, 1, 4, 3), Tiling(96, 1, 2, 4), Tiling(80, 1, 1, 3)):
+    shapes = [Shape(276, 1024, 1024, sparse=sparse) for sparse in (False, True)]
+    all_weights = [[operands(dtype, shape)[1] for _ in range(LAYERS)] for shape in shapes]
+    dense = (Tiling(144, 1, 4, 3), Tiling(96, 1, 2, 4), Tiling(80, 1, 1, 3))
+    for tiling in (*dense, *(tiling._replace(sparse=True) for tiling in dense)):
+        weights = all_weights[tiling.sparse]
         print(f"chain of {LAYERS}, {tiling}", end=": ", flush=True)
         one_by_one, *overlapped = (chain(dtype, tiling, weights, start, early) for early in (False, *[True] * 4))
         differing = sum(not torch.equal(one_by_one, result) for result in overlapped)
@@ -276,6 +307,9 @@ class MatmulTest(unittest.TestCase):
     def test_fp8(self) -> None:
         self.check("fp8")
 
+    def test_sparse(self) -> None:
+        self.check("sparse")
+
     def test_chained(self) -> None:
         self.check(CHAINED)
 
@@ -311,6 +345,11 @@ FP8_TIMED_SHAPES = [
 ]
 
 
+SPARSE_TIMED_SHAPES = [
+    shape._replace(sparse=sparse) for shape in [*blocks(276, 1024), *blocks(30, 1024)] for sparse in (False, True)
+]
+
+
 def row_tiles(rows: int) -> Iterator[tuple[int, int]]:
     """GROUP_ROWS and ROW_GROUPS that leave few rows of the last tile empty."""
     for tiles in range(1, 9):
@@ -335,12 +374,13 @@ def predicted_clocks(shape: Shape, tiling: Tiling) -> float:
 
 def ring_sizes(tiling: Tiling, steps: int) -> Iterator[Tiling]:
     """The tiling with as many stages as fit with one block on a multiprocessor, and with two."""
+    least = 2 if tiling.sparse else 3  # a stage with 2:4 has twice the inputs
     without_stages = tiling._replace(stages=0).shared_bytes
     fitting = {
-        min((limit - without_stages) // (tiling.stage_bytes + 16), MAX_STAGES, max(steps, 3))
+        min((limit - without_stages) // (tiling.stage_bytes + 16), MAX_STAGES, max(steps, least))
         for limit in (SHARED_BYTES, SHARED_BYTES_OF_TWO)
     }
-    yield from (tiling._replace(stages=stages) for stages in sorted(fitting) if stages >= 3)
+    yield from (tiling._replace(stages=stages) for stages in sorted(fitting) if stages >= least)
 
 
 def candidates(shape: Shape) -> list[Tiling]:
@@ -349,7 +389,7 @@ def candidates(shape: Shape) -> list[Tiling]:
         steps = ceil_div(shape.in_width // shape.tile_in, split)
         if shape.out_width % TILE_OUT != 0 or (split > 1 and steps < 2):
             continue
-        tiling = Tiling(group_rows, row_groups, split, 0)
+        tiling = Tiling(group_rows, row_groups, split, 0, shape.sparse)
         found += [tiling for tiling in ring_sizes(tiling, steps) if tiling.is_possible]
     return sorted(found, key=lambda tiling: predicted_clocks(shape, tiling))[:CANDIDATES]
 
@@ -381,7 +421,8 @@ class Timed:
         self.output = random(dtype, shape.rows, shape.out_width)
 
     def library_us(self) -> float:
-        """Time of the product and the bias alone in the library, without activation and residual."""
+        """Time of the product and the bias alone in the library, without activation and residual; with all weights."""
+        weights = [weight.dense() if self.shape.sparse else weight for weight in self.weights]
         input_scale, weight_scale = (torch.tensor(scale, device="cuda") for scale in (INPUT_SCALE, WEIGHT_SCALE))
 
         def call(weight: torch.Tensor) -> None:
@@ -399,8 +440,8 @@ class Timed:
                 use_fast_accum=True,
             )
 
-        call(self.weights[0])
-        return median_layer_us([lambda weight=weight: call(weight) for weight in self.weights])
+        call(weights[0])
+        return median_layer_us([lambda weight=weight: call(weight) for weight in weights])
 
     def kernel_us(self, tiling: Tiling, cubin: bytes) -> tuple[float, float]:
         """Times with programmatic dependent launches and without."""
@@ -449,7 +490,11 @@ def main() -> None:
         torch.manual_seed(0)
         passed = check_chains(dtype) if name == CHAINED else check_group(name, dtype)
         sys.exit(0 if passed else 1)
-    modes = {"--time": (TIMED_SHAPES, CANDIDATES), "--time-fp8": (FP8_TIMED_SHAPES, FP8_CANDIDATES)}
+    modes = {
+        "--time": (TIMED_SHAPES, CANDIDATES),
+        "--time-fp8": (FP8_TIMED_SHAPES, FP8_CANDIDATES),
+        "--time-sparse": (SPARSE_TIMED_SHAPES, SPARSE_CANDIDATES),
+    }
     if mode := next((modes[argument] for argument in sys.argv[1:] if argument in modes), None):
         if reason := reason_to_skip():
             sys.exit(f"cannot time: {reason}")

@@ -74,6 +74,12 @@ __device__ __forceinline__ void load_four(unsigned int from, float values[4]) {
                  : "memory");
 }
 
+__device__ __forceinline__ uint2 load_two(unsigned int from) {
+    uint2 words;
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(words.x), "=r"(words.y) : "r"(from) : "memory");
+    return words;
+}
+
 // Dependent launches: what the kernels before wrote may be touched after the one, the kernel after may start its blocks
 // after the other.
 __device__ __forceinline__ void wait_for_kernels_before() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
@@ -98,5 +104,21 @@ __device__ __forceinline__ void copy_box(unsigned int to, const TensorMap& map, 
 
 __device__ __forceinline__ void prefetch_box(const TensorMap& map, int column, int row) {
     asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(&map), "r"(column), "r"(row)
+                 : "memory");
+}
+
+// Plain copies: a multiple of sixteen bytes that lie together, from an address that is a multiple of sixteen too.
+
+template <int BYTES>
+__device__ __forceinline__ void copy_bytes(unsigned int to, const unsigned char* from, unsigned int barrier) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "l"(__cvta_generic_to_global(from)), "n"(BYTES), "r"(barrier)
+        : "memory");
+}
+
+template <int BYTES>
+__device__ __forceinline__ void prefetch_bytes(const unsigned char* from) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "n"(BYTES)
                  : "memory");
 }

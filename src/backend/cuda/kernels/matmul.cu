@@ -6,6 +6,12 @@
 //   residual may be output. in_width is a multiple of TILE_IN, at least TILE_IN·SPLIT; out_width a multiple of 64.
 //   Compute capability 9.0.
 //
+// With SPARSE, of every four weights in a row two are zero (2:4) and weight holds the others, [out_width, in_width / 2];
+// metadata tells where they were, and TILE_IN is 128. It has 1024 bytes for each 64 features and TILE_IN columns,
+// [out_width / 64, in_width / 128, 128 threads, 2] of 32 bits. With thread = 32·warp + 4·group + member, word i has in
+// its low half feature 16·warp + group and in its high half feature 16·warp + group + 8, both of columns 64·i +
+// 16·member and the 15 after it: four bits for each four columns, first | second << 2, the first of them lowest.
+//
 // With FP8, input and weight are E4M3 and TILE_IN is 128; otherwise everything has 16 bits, TILE_IN is 64 and scale is
 // not applied. With OUTPUT_FP8 the output is stored as E4M3 of output·inverse_output_scale. Bias and residual have 16
 // bits always.
@@ -22,19 +28,23 @@
 // GROUP_ROWS rows (wgmma: M are features, N are rows), so that rows are padded to a multiple of 8 only.
 //
 // Macros: GROUP_ROWS, a multiple of 8 up to 256; ROW_GROUPS, how many warpgroups share the rows of a tile; STAGES;
-// SPLIT, up to 8; ACTIVATION, 0 none, 1 GELU by tanh; BIAS and RESIDUAL, 0 or 1; FP8 and OUTPUT_FP8, 0 (the
-// default) or 1. XVLA_SPIN_LIMIT traps after so many polls of a barrier instead of hanging.
+// SPLIT, up to 8; ACTIVATION, 0 none, 1 GELU by tanh; BIAS and RESIDUAL, 0 or 1; FP8, OUTPUT_FP8 and
+// SPARSE, 0 (the default) or 1, FP8 and SPARSE not both. XVLA_SPIN_LIMIT traps after so many polls of a barrier instead of hanging.
 //
 // With TILE_ROWS = GROUP_ROWS·ROW_GROUPS and KEPT = ⌈GROUP_ROWS / 8 / SPLIT⌉:
 //   grid (SPLIT, out_width / 64, ⌈rows / TILE_ROWS⌉), cluster (SPLIT, 1, 1), block 128·ROW_GROUPS + 32,
-//   dynamic shared memory STAGES·(64 + TILE_ROWS)·128 + (SPLIT - 1)·KEPT·ROW_GROUPS·2048 + 16·STAGES + 8 bytes.
+//   dynamic shared memory STAGES·stage + (SPLIT - 1)·KEPT·ROW_GROUPS·2048 + 16·STAGES + 8 bytes, where a stage has
+//   (64 + TILE_ROWS)·128 bytes, with SPARSE (64 + 2·TILE_ROWS)·128 + 1024.
 //
-// Tensor maps (cuTensorMapEncodeTiled): rank 2, 16-bit elements or bytes, dimensions {in_width, out_width or rows},
-// stride {bytes of in_width}, box {TILE_IN, 64} for weight_map and {TILE_IN, TILE_ROWS} for input_map, element strides
-// {1, 1}, no interleave, 128-byte swizzle, out-of-bounds fill with zeros (NONE).
+// Tensor maps (cuTensorMapEncodeTiled): rank 2, 16-bit elements or bytes, dimensions {width, out_width or rows}, stride
+// {bytes of width}, box {elements of 128 bytes, 64 for weight_map or TILE_ROWS for input_map}, element strides {1, 1}, no
+// interleave, 128-byte swizzle, out-of-bounds fill with zeros (NONE).
 
 #ifndef FP8
 #define FP8 0
+#endif
+#ifndef SPARSE
+#define SPARSE 0
 #endif
 
 #include "hopper.cuh"
@@ -43,10 +53,13 @@
 constexpr int TILE_OUT = 64;  // the features that a warpgroup multiplies
 constexpr int TILE_ROWS = GROUP_ROWS * ROW_GROUPS;
 constexpr int ROW_BYTES = 128;  // one row of a tile, and of the 128-byte swizzle
-constexpr int TILE_IN = FP8 ? ROW_BYTES : ROW_BYTES / 2;
+constexpr int BOX_IN = FP8 ? ROW_BYTES : ROW_BYTES / 2;  // elements
+constexpr int INPUT_BOXES = SPARSE ? 2 : 1;              // that one box of weights is multiplied with
+constexpr int TILE_IN = INPUT_BOXES * BOX_IN;
 constexpr int WEIGHT_BYTES = TILE_OUT * ROW_BYTES;
-constexpr int INPUT_BYTES = TILE_ROWS * ROW_BYTES;
-constexpr int STAGE_BYTES = WEIGHT_BYTES + INPUT_BYTES;
+constexpr int BOX_BYTES = TILE_ROWS * ROW_BYTES;
+constexpr int METADATA_BYTES = SPARSE ? 128 * 8 : 0;
+constexpr int STAGE_BYTES = WEIGHT_BYTES + INPUT_BOXES * BOX_BYTES + METADATA_BYTES;
 
 constexpr int WORKERS = 128 * ROW_GROUPS;  // threads that multiply; one more warp loads
 
@@ -58,6 +71,7 @@ constexpr int STAGED_BYTES = KEPT * STAGED_CHUNK * 4;
 
 static_assert(TILE_ROWS <= 256, "a box holds 256 rows");
 static_assert(SPLIT <= 8, "larger clusters are not portable");
+static_assert(!FP8 || !SPARSE, "2:4 has 16 bits");
 static_assert(STAGED_BYTES <= STAGES * STAGE_BYTES, "the result is staged where the tiles were");
 
 // What one block works on.
@@ -82,6 +96,7 @@ struct Shared {
 
     __device__ unsigned int weight(int stage) const { return base + stage * STAGE_BYTES; }
     __device__ unsigned int input(int stage) const { return weight(stage) + WEIGHT_BYTES; }
+    __device__ unsigned int metadata(int stage) const { return weight(stage + 1) - METADATA_BYTES; }
     __device__ unsigned int received(int source) const { return weight(STAGES) + source * RECEIVED_BYTES; }
     __device__ unsigned int full(int stage) const { return received(SPLIT - 1) + 8 * stage; }
     __device__ unsigned int empty(int stage) const { return full(STAGES + stage); }
@@ -119,35 +134,55 @@ __device__ __forceinline__ void init_barriers(Shared shared, const Task& task) {
     }
 }
 
-// The announcement covers both tiles of the stage.
-__device__ __forceinline__ void load_weight(Shared shared, const TensorMap& map, const Task& task, int stage,
-                                            int step) {
-    arrive_expecting(shared.full(stage), STAGE_BYTES);
-    copy_box(shared.weight(stage), map, (task.first_step + step) * TILE_IN, task.first_feature, shared.full(stage));
+// Where the weights of a block are in device memory.
+struct Weights {
+    const TensorMap& map;
+    const unsigned char* metadata;  // of the block's first step
+
+    __device__ void prefetch(const Task& task, int step) const {
+        prefetch_box(map, (task.first_step + step) * BOX_IN, task.first_feature);
+        if constexpr (SPARSE) prefetch_bytes<METADATA_BYTES>(metadata + step * METADATA_BYTES);
+    }
+    // The announcement covers all tiles of the stage.
+    __device__ void load(Shared shared, const Task& task, int stage, int step) const {
+        const unsigned int full = shared.full(stage);
+        arrive_expecting(full, STAGE_BYTES);
+        copy_box(shared.weight(stage), map, (task.first_step + step) * BOX_IN, task.first_feature, full);
+        if constexpr (SPARSE) {
+            copy_bytes<METADATA_BYTES>(shared.metadata(stage), metadata + step * METADATA_BYTES, full);
+        }
+    }
+};
+
+__device__ __forceinline__ const unsigned char* metadata_of(const unsigned char* metadata, const Task& task,
+                                                            int in_width) {
+    const int first = task.first_feature / TILE_OUT * (in_width / TILE_IN) + task.first_step;
+    return metadata + static_cast<size_t>(first) * METADATA_BYTES;
 }
 
 __device__ __forceinline__ void load_input(Shared shared, const TensorMap& map, const Task& task, int stage, int step) {
     const int column = (task.first_step + step) * TILE_IN;
-    copy_box(shared.input(stage), map, column, task.first_row, shared.full(stage));
-}
-
-// Everything that can be loaded before the kernels before have ended.
-__device__ __forceinline__ void load_ahead(Shared shared, const TensorMap& weight_map, const Task& task) {
-    for (int step = 0; step < STAGES && step < task.steps; ++step) load_weight(shared, weight_map, task, step, step);
-#pragma unroll 1
-    for (int step = STAGES; step < task.steps; ++step) {
-        prefetch_box(weight_map, (task.first_step + step) * TILE_IN, task.first_feature);
+#pragma unroll
+    for (int box = 0; box < INPUT_BOXES; ++box) {
+        copy_box(shared.input(stage) + box * BOX_BYTES, map, column + box * BOX_IN, task.first_row, shared.full(stage));
     }
 }
 
-__device__ __forceinline__ void load_tiles_of(Shared shared, const TensorMap& weight_map, const TensorMap& input_map,
+// Everything that can be loaded before the kernels before have ended.
+__device__ __forceinline__ void load_ahead(Shared shared, const Weights& weights, const Task& task) {
+    for (int step = 0; step < STAGES && step < task.steps; ++step) weights.load(shared, task, step, step);
+#pragma unroll 1
+    for (int step = STAGES; step < task.steps; ++step) weights.prefetch(task, step);
+}
+
+__device__ __forceinline__ void load_tiles_of(Shared shared, const Weights& weights, const TensorMap& input_map,
                                               const Task& task) {
     wait_for_kernels_before();
     for (int step = 0; step < STAGES && step < task.steps; ++step) load_input(shared, input_map, task, step, step);
     Place place;
     for (int step = STAGES; step < task.steps; ++step) {
         wait(shared.empty(place.stage), place.parity);
-        load_weight(shared, weight_map, task, place.stage, step);
+        weights.load(shared, task, place.stage, step);
         load_input(shared, input_map, task, place.stage, step);
         place.advance();
     }
@@ -159,28 +194,55 @@ __device__ __forceinline__ void release(Shared shared, const Task& task, int sta
     if (threadIdx.x % 32 == 0) arrive_remote(remote_address(shared.empty(stage), task.split_rank));
 }
 
-__device__ __forceinline__ void multiply_tiles(Shared shared, const Task& task, float (&sums)[4 * CHUNKS]) {
+// Starts the products of one stage. `metadata` must not change until they are done.
+__device__ __forceinline__ void multiply_stage(Shared shared, int stage, int step, float (&sums)[4 * CHUNKS],
+                                               uint2& metadata) {
     const int group = threadIdx.x / 128;
-    const int input_offset = group * GROUP_ROWS * ROW_BYTES;
+    const unsigned long long weight = tile_descriptor(shared.weight(stage));
+    const unsigned long long input = tile_descriptor(shared.input(stage) + group * GROUP_ROWS * ROW_BYTES);
+#if SPARSE
+    constexpr int NEXT_BOX = BOX_BYTES / 16;
+    metadata = load_two(shared.metadata(stage) + threadIdx.x % 128 * 8);
+    begin_products();
+    multiply<0>(sums, weight, input, metadata.x, step);
+    multiply<1>(sums, weight + 2, input + 4, metadata.x, 1);
+    multiply<0>(sums, weight + 4, input + NEXT_BOX, metadata.y, 1);
+    multiply<1>(sums, weight + 6, input + NEXT_BOX + 4, metadata.y, 1);
+#else
+    begin_products();
+#pragma unroll
+    for (int part = 0; part < ROW_BYTES / 32; ++part) {
+        multiply(sums, weight + 2 * part, input + 2 * part, step + part);
+    }
+#endif
+    commit_products();
+}
+
+__device__ __forceinline__ void multiply_tiles(Shared shared, const Task& task, float (&sums)[4 * CHUNKS]) {
+    // While the products of a stage run, those of the next are issued: they take turns with two sets of registers.
+    constexpr int TURNS = SPARSE ? 2 : 1;
+    uint2 metadata[TURNS] = {};
     Place place;
     int stage_before = 0;
-    for (int step = 0; step < task.steps; ++step) {
-        wait(shared.full(place.stage), place.parity);
-        const unsigned long long weight = tile_descriptor(shared.weight(place.stage));
-        const unsigned long long input = tile_descriptor(shared.input(place.stage) + input_offset);
-        begin_products();
+    for (int first = 0; first < task.steps; first += TURNS) {
 #pragma unroll
-        for (int part = 0; part < ROW_BYTES / 32; ++part) {
-            multiply(sums, weight + 2 * part, input + 2 * part, step + part);
+        for (int turn = 0; turn < TURNS; ++turn) {
+            const int step = first + turn;
+            if (step >= task.steps) break;
+            wait(shared.full(place.stage), place.parity);
+            multiply_stage(shared, place.stage, step, sums, metadata[turn]);
+            await_products<1>(sums);
+            if constexpr (SPARSE) keep(shared.full(0), metadata[TURNS - 1 - turn]);
+            // A release that no load waits for could reach a block that has ended.
+            if (step > 0 && step - 1 + STAGES < task.steps) release(shared, task, stage_before);
+            stage_before = place.stage;
+            place.advance();
         }
-        commit_products();
-        await_products<1>(sums);
-        // A release that no load waits for could reach a block that has ended.
-        if (step > 0 && step - 1 + STAGES < task.steps) release(shared, task, stage_before);
-        stage_before = place.stage;
-        place.advance();
     }
     await_products<0>(sums);
+    if constexpr (SPARSE) {
+        for (const uint2 words : metadata) keep(shared.full(0), words);
+    }
 }
 
 // Sends the chunks that other blocks of the split finish to them, and keeps the others: kept[4·i ...] is this block's
@@ -307,20 +369,21 @@ __device__ __forceinline__ void store_pairs(stored* to, Four values) {
 extern "C" __global__ void __launch_bounds__(WORKERS + 32)
     matmul(const __grid_constant__ TensorMap weight_map, const __grid_constant__ TensorMap input_map,
            const scalar* __restrict__ bias, const scalar* residual, stored* output, int rows, int in_width,
-           int out_width, float scale, float inverse_output_scale) {
+           int out_width, float scale, float inverse_output_scale, const unsigned char* __restrict__ metadata) {
     extern __shared__ __align__(1024) unsigned char memory[];
     const Shared shared{shared_address(memory)};
     const Task task = task_of(in_width);
+    const Weights weights = {weight_map, metadata_of(metadata, task, in_width)};
     const bool loads = threadIdx.x == WORKERS;
     if (loads) {
         init_barriers(shared, task);
-        load_ahead(shared, weight_map, task);
+        load_ahead(shared, weights, task);
     }
     __syncwarp();
     synchronize_cluster();
     let_next_kernel_start();
     if (threadIdx.x >= WORKERS) {
-        if (loads) load_tiles_of(shared, weight_map, input_map, task);
+        if (loads) load_tiles_of(shared, weights, input_map, task);
         return;
     }
 

@@ -1,7 +1,7 @@
 // Products of a warpgroup on Hopper's tensor cores (wgmma): 64 features by GROUP_ROWS rows, summed in registers.
 // Compute capability 9.0 alone.
 //
-// Macros: GROUP_ROWS, a multiple of 8 up to 256; FP8, 0 or 1.
+// Macros: GROUP_ROWS, a multiple of 8 up to 256; FP8 and SPARSE, 0 or 1.
 
 constexpr int CHUNKS = GROUP_ROWS / 8;  // of eight rows
 
@@ -18,6 +18,16 @@ __device__ __forceinline__ void await_products(float (&sums)[4 * CHUNKS]) {
 #pragma unroll
         for (int i = 0; i < 4 * CHUNKS; ++i) asm volatile("" : "+f"(sums[i])::"memory");
     }
+}
+
+// Keeps `words` in its registers up to this point. The tensor cores read metadata while a product runs, but the compiler
+// gives its registers to something else once the product has been issued. So they are an operand of a store that never
+// happens: `address` is one in shared memory and not 0.
+__device__ __forceinline__ void keep(unsigned int address, uint2 words) {
+    asm volatile("{\n\t.reg .pred never;\n\tsetp.eq.b32 never, %0, 0;\n\t@never st.shared.v2.b32 [%0], {%1, %2};\n\t}" ::"r"(
+                     address),
+                 "r"(words.x), "r"(words.y)
+                 : "memory");
 }
 
 // Describes a tile to wgmma: its rows are 128 bytes in the 128-byte swizzle (1 in the top bits), groups
@@ -73,16 +83,50 @@ __device__ __forceinline__ unsigned long long tile_descriptor(unsigned int addre
 #define AS_THEY_ARE ", 1, 1"  // neither operand negated
 #else
 #ifdef XVLA_BF16
-#define PRODUCT_TYPES "k16.f32.bf16.bf16"
+#define PRODUCT_TYPES PRODUCT_COLUMNS ".f32.bf16.bf16"
 #else
-#define PRODUCT_TYPES "k16.f32.f16.f16"
+#define PRODUCT_TYPES PRODUCT_COLUMNS ".f32.f16.f16"
+#endif
+#if SPARSE
+#define PRODUCT_COLUMNS "k32"
+#else
+#define PRODUCT_COLUMNS "k16"
 #endif
 #define AS_THEY_ARE ", 1, 1, 0, 0"  // nor transposed, which FP8 cannot be
 #endif
 
-// sums = weight·inputᵀ over 32 bytes of columns, 16 elements or, in FP8, 32; plus the sums before if `add` is not 0. With lane = 4·group + member, the sums
-// 4·chunk + i of a thread belong to row 8·chunk + 2·member + i % 2 and feature 16·warp + group + 8·(i / 2). The inputs
-// are called outputs so that they come first and the numbers of the sums do not depend on GROUP_ROWS.
+// sums = weight·inputᵀ over 32 bytes of a row of the weight, 16 elements or, in FP8, 32; plus the sums before if `add` is
+// not 0. With lane = 4·group + member, the sums 4·chunk + i of a thread belong to row 8·chunk + 2·member + i % 2 and
+// feature 16·warp + group + 8·(i / 2). The inputs are called outputs so that they come first and the numbers of the sums
+// do not depend on GROUP_ROWS.
+//
+// With SPARSE those elements are the kept ones of 32 columns, so that 64 bytes of the input belong to them. Each thread
+// has a word of metadata for 16 columns of two features, in the low half for feature 16·warp + group, in the high half
+// for the one eight after it. SELECTOR 0 takes the first 16 columns from the members 0 and the next from 1; SELECTOR 1
+// from 2 and 3.
+#if SPARSE
+template <int SELECTOR>
+__device__ __forceinline__ void multiply(float (&sums)[4 * CHUNKS], unsigned long long weight,
+                                         unsigned long long input, unsigned int metadata, int add) {
+    // Two words as one operand, so that the numbers of the sums stay.
+    unsigned long long words = static_cast<unsigned long long>(metadata) << 32 | static_cast<unsigned int>(add);
+#define SPARSE_PRODUCT(selector)                                                                                    \
+    asm volatile("{\n\t.reg .pred add;\n\t.reg .b32 last, metadata;\n\tmov.b64 {last, metadata}, %2;\n\t"             \
+                 "setp.ne.b32 add, last, 0;\n\t"                                                                    \
+                 "wgmma.mma_async.sp.sync.aligned.m64n" QUOTED(GROUP_ROWS) PRODUCT_TYPES                            \
+                 " {" REGISTERS(GROUP_ROWS)(FIRST_NAMES, NEXT_NAMES) "}, %0, %1, metadata, " selector ", add"       \
+                 AS_THEY_ARE ";\n\t}"                                                                               \
+                 : "+l"(weight), "+l"(input), "+l"(words) REGISTERS(GROUP_ROWS)(OPERANDS, OPERANDS)                 \
+                 :                                                                                                  \
+                 : "memory")
+    if constexpr (SELECTOR == 0) {
+        SPARSE_PRODUCT("0");
+    } else {
+        SPARSE_PRODUCT("1");
+    }
+#undef SPARSE_PRODUCT
+}
+#else
 __device__ __forceinline__ void multiply(float (&sums)[4 * CHUNKS], unsigned long long weight,
                                          unsigned long long input, int add) {
     asm volatile("{\n\t.reg .pred add;\n\tsetp.ne.b32 add, %2, 0;\n\t"
@@ -92,3 +136,4 @@ __device__ __forceinline__ void multiply(float (&sums)[4 * CHUNKS], unsigned lon
                  :
                  : "memory");
 }
+#endif
