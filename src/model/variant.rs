@@ -111,6 +111,12 @@ pub struct Variant {
     pub gate: Option<GateLimits>,
 }
 
+impl std::fmt::Display for Variant {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} ({})", self.method.name(), self.scope.name())
+    }
+}
+
 /// The file beside the weights with the batches that every backend answers at start-up, and dense f32's answers to them.
 pub const GATE_FILE: &str = "gate.safetensors";
 

@@ -87,6 +87,7 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, DeploymentE
         steps: pipeline.steps(),
         checkpoint_sha256: pipeline.checkpoint_sha256().map_err(PipelineError::from)?,
         adapter_sha256: pipeline.adapter_sha256().map_err(PipelineError::from)?,
+        variant: pipeline.config().variant.as_ref().map(|variant| variant.to_string()),
     })
 }
 

@@ -13,6 +13,8 @@ pub struct ModelFacts {
     pub checkpoint_sha256: String,
     /// SHA-256 of the adapter that is merged into them, in hex; `None` without one.
     pub adapter_sha256: Option<String>,
+    /// How its matrices were pruned or quantised, such as `fp8 (transformer)`; `None` for a checkpoint as it was trained.
+    pub variant: Option<String>,
 }
 
 impl ModelFacts {

@@ -3,8 +3,9 @@
 
 #![allow(unsafe_code, reason = "calls cuBLASLt")]
 
+use super::matrix::Element;
 use super::memory::buffer;
-use super::product::{Activation, Element, Product, Shape};
+use super::product::{Activation, Product, Shape};
 use crate::backend::BackendError;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::CudaStream;
@@ -84,7 +85,12 @@ impl CublasLt {
         let algorithm = plan.algorithms.get(algorithm).ok_or_else(unsupported)?;
         let (one, zero, factor) = (1.0f32, 0.0f32, product.factors.product);
         let residual = product.residual != 0;
-        let addend = if residual { product.residual } else { product.output };
+        // Without a residual nothing is read. A result in FP8 must not be named as one, since that has 16 bits.
+        let addend = match (residual, product.factors.output_address) {
+            (true, _) => product.residual,
+            (false, 0) => product.output,
+            (false, _) => 0,
+        };
         let beta = if residual { &one } else { &zero };
         if product.bias != 0 {
             plan.matmul.set(sys::cublasLtMatmulDescAttributes_t::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &product.bias)?;

@@ -8,9 +8,11 @@
 use super::cublaslt::{CublasLt, CublasLtPlan};
 use super::kernels::Kernels;
 use super::matmul::{self, MatMul, Tiling};
+use super::matrix::Element;
+pub use super::matrix::Formats;
 use super::memory::Span;
-pub use super::product::{Activation, Formats, Linear};
-use super::product::{Alignment, Element, Product, Shape};
+pub use super::product::{Activation, Linear};
+use super::product::{Alignment, Product, Shape};
 use super::session::Session;
 use super::stored::Target;
 use crate::backend::BackendError;

@@ -5,7 +5,8 @@
 
 use super::kernels::Argument::{Address, Float, Int, Tensor};
 use super::kernels::{Kernel, Kernels, Launch, Source, TensorMap, source};
-use super::product::{Activation, Alignment, Element, Product, Shape};
+use super::matrix::Element;
+use super::product::{Activation, Alignment, Product, Shape};
 use crate::backend::BackendError;
 use cudarc::driver::{CudaStream, sys};
 use std::mem::MaybeUninit;
@@ -29,8 +30,8 @@ const MOST_ROWS: usize = 320;
 const MOST_FP8_ROWS: usize = 640;
 /// Tilings that are tried for a shape, at most.
 const CANDIDATES: usize = 5;
-/// The same for FP8, where it also matters how many blocks a multiprocessor runs at a time.
-const FP8_CANDIDATES: usize = 8;
+/// The same for FP8, whose times the estimate predicts less well.
+const FP8_CANDIDATES: usize = 12;
 
 /// How a product is divided among blocks and warpgroups; `kernels/matmul.cu` explains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,13 +85,20 @@ impl Tiling {
 
     /// An estimate of the work of the busiest multiprocessor, with the padding of the rows; less is better.
     fn cost(self, shape: &Shape) -> usize {
-        let rounds = self.blocks(shape).div_ceil(MULTIPROCESSORS);
-        let steps = (shape.inputs / step(shape)).div_ceil(self.split);
-        // Each block also pays for its start and for the exchange of its part of a split sum. In FP8, where that is most
-        // of its time, two on a multiprocessor count as one.
-        let two = shape.operands == Element::Fp8 && self.shared_bytes() <= SHARED_BYTES / 2;
-        let paid = if two { rounds.div_ceil(2) } else { rounds };
-        rounds * steps * (FEATURES + self.tile_rows()) + paid * (600 + 100 * self.split)
+        let (blocks, steps) = (self.blocks(shape), (shape.inputs / step(shape)).div_ceil(self.split));
+        let work = steps * (FEATURES + self.tile_rows());
+        // Each block also pays for its start and for the exchange of its part of a split sum. In FP8 that is most of its
+        // time: splits cost more than they save, and two blocks on a multiprocessor hinder each other little.
+        match (shape.operands, self.shares_multiprocessor(shape)) {
+            (Element::Half, _) => blocks.div_ceil(MULTIPROCESSORS) * (work + 600 + 100 * self.split),
+            (Element::Fp8, false) => blocks.div_ceil(MULTIPROCESSORS) * (work + 600 * self.split),
+            (Element::Fp8, true) => blocks.div_ceil(2 * MULTIPROCESSORS) * (7 * work / 5 + 600 * self.split),
+        }
+    }
+
+    /// Whether two blocks run on a multiprocessor at a time: in FP8, where there are more blocks than multiprocessors.
+    fn shares_multiprocessor(self, shape: &Shape) -> bool {
+        shape.operands == Element::Fp8 && self.blocks(shape) > MULTIPROCESSORS
     }
 
     fn source(self, shape: &Shape) -> Source {
@@ -138,7 +146,8 @@ pub fn candidates(shape: &Shape, capability: (i32, i32), only_choice: bool) -> V
         for row_groups in [1, 2] {
             for split in [1, 2, 3, 5] {
                 let group_rows = shape.rows.div_ceil(tiles * row_groups).next_multiple_of(8);
-                tilings.extend(rings(Tiling { group_rows, row_groups, split, stages: 8 }, shape));
+                let tiling = with_stages(Tiling { group_rows, row_groups, split, stages: 8 }, shape);
+                tilings.extend(tiling.filter(|tiling| !tilings.contains(tiling)));
             }
         }
     }
@@ -147,16 +156,11 @@ pub fn candidates(shape: &Shape, capability: (i32, i32), only_choice: bool) -> V
     tilings
 }
 
-/// `most` with as many stages as fit and, for FP8, with as many as let two blocks share a multiprocessor.
-fn rings(most: Tiling, shape: &Shape) -> Vec<Tiling> {
-    let shared = |limit: usize| {
-        let stages = (2..=most.stages).rev().map(|stages| Tiling { stages, ..most });
-        stages.into_iter().find(|tiling| tiling.is_possible(shape) && tiling.shared_bytes() <= limit)
-    };
-    let of_two = (shape.operands == Element::Fp8).then(|| shared(SHARED_BYTES / 2)).flatten();
-    let mut tilings: Vec<Tiling> = shared(SHARED_BYTES).into_iter().chain(of_two).collect();
-    tilings.dedup();
-    tilings
+/// `most` with as many stages as fit.
+fn with_stages(most: Tiling, shape: &Shape) -> Option<Tiling> {
+    let limit = if most.shares_multiprocessor(shape) { SHARED_BYTES / 2 } else { SHARED_BYTES };
+    let stages = (2..=most.stages).rev().map(|stages| Tiling { stages, ..most });
+    stages.into_iter().find(|tiling| tiling.is_possible(shape) && tiling.shared_bytes() <= limit)
 }
 
 /// The kernel for one shape and tiling.

@@ -7,7 +7,7 @@
 //! | [`stream`] | pinned uploads and downloads, timing by events |
 //! | [`resize`] | camera images to the network's input, on the GPU |
 //! | [`compiler`], [`kernels`], [`operators`] | this project's kernels: compiled at run time, launched, as operators |
-//! | [`product`] | a matrix product: layer, sizes, addresses |
+//! | [`product`], [`matrix`] | a matrix product: layer, sizes, addresses; the format of its matrix |
 //! | [`stored`] | the formats in which kernels store what a product reads |
 //! | [`cublaslt`], [`matmul`], [`gemm`] | products by cuBLASLt, by this project's kernel on Hopper, by the faster for
 //! each shape |
@@ -26,6 +26,7 @@ pub mod gemm;
 pub mod kernels;
 pub mod layers;
 pub mod matmul;
+pub mod matrix;
 pub mod memory;
 pub mod operators;
 pub mod product;

@@ -420,6 +420,7 @@ mod tests {
             steps: 1,
             checkpoint_sha256: "abc".to_owned(),
             adapter_sha256: None,
+            variant: None,
         });
         let mut config = Config::defaults();
         (config.calibration.folder, config.calibration.count) = (folder.map(Path::to_owned), count);

@@ -299,6 +299,7 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
         values.push(pair("steps", facts.steps));
         values.push(pair("checkpoint_sha256", &facts.checkpoint_sha256));
         values.push(pair("adapter_sha256", facts.adapter_sha256.as_deref().unwrap_or_default()));
+        values.push(pair("variant", facts.variant.as_deref().unwrap_or("none")));
     }
     let e2e_ms: Vec<f64> = record.e2e_ms.iter().copied().collect();
     if let Some(summary) = Summary::of(&e2e_ms) {

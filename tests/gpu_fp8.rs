@@ -1,0 +1,239 @@
+//! Matrices in FP8 on a real GPU, against exact arithmetic and against libtorch. Skipped, with a message, where there is
+//! no GPU.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a panic is how a test fails"
+)]
+
+mod gpu_common;
+
+use gpu_common::{Base, answers, ask, captured, gpu, say, worst_channel};
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+use xvla_ros::backend::cuda::gemm::{Activation, Gemm, Linear};
+use xvla_ros::backend::cuda::memory::Span;
+use xvla_ros::backend::cuda::session::{PipelineStage, Session};
+use xvla_ros::backend::cuda::stored::{Stored, Target};
+use xvla_ros::backend::select;
+use xvla_ros::config::{Device as Place, Dtype};
+use xvla_ros::data::batch::{Batch, Limits, calibration_files, read_batch};
+use xvla_ros::model::variant::Part;
+use xvla_ros::model::weight::Weight;
+use xvla_ros::model::weight::fp8::quantise;
+use xvla_ros::offline::synthetic_batches::{Batches, write_calibration};
+use xvla_ros::offline::variant::{self, Keep, Order, Plan, Recipe};
+use xvla_ros::pipeline::{Options, Pipeline, noise};
+
+const GPU: Device = Device::Cuda(0);
+/// The range of random inputs that a matrix in FP8 is made for.
+const RANGE: f32 = 4.0;
+/// Relative error of a result in f16.
+const HALF: f64 = 3e-3;
+/// Relative error of a result in FP8, whose mantissa has three bits.
+const FP8: f64 = 3e-2;
+/// Relative error of a network's answers to the same matrices: rounding in f16 moves some activations to the next E4M3.
+const NETWORK: f64 = 5e-2;
+const DOMAIN: i64 = 3;
+
+/// One product to try.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    rows: i64,
+    inputs: i64,
+    outputs: i64,
+    fp8: bool,
+    residual: bool,
+    gelu: bool,
+    to_fp8: bool,
+}
+
+const fn case(rows: i64, inputs: i64, outputs: i64) -> Case {
+    Case { rows, inputs, outputs, fp8: true, residual: false, gelu: false, to_fp8: false }
+}
+
+/// Stages of the vision tower, a block of the policy, its last rows, sizes that only the library has, and a product in 16
+/// bits that stores FP8.
+fn cases() -> Vec<Case> {
+    let mut cases = vec![case(9408, 256, 768), case(37, 192, 160), case(37, 192, 160).with_residual()];
+    for rows in [30, 276, 588, 2352] {
+        cases.push(case(rows, 1024, 3072));
+        cases.push(case(rows, 1024, 1024).with_residual());
+        cases.push(Case { gelu: true, to_fp8: true, ..case(rows, 1024, 4096) });
+        cases.push(Case { gelu: true, to_fp8: true, fp8: false, ..case(rows, 1024, 4096) });
+        cases.push(Case { gelu: true, ..case(rows, 1024, 4096) });
+        cases.push(case(rows, 4096, 1024).with_residual());
+    }
+    cases
+}
+
+impl Case {
+    const fn with_residual(self) -> Self {
+        Self { residual: true, ..self }
+    }
+}
+
+fn random(shape: [i64; 2], scale: f64) -> Tensor {
+    (Tensor::randn(shape, (Kind::Float, GPU)) * scale).to_kind(Kind::Half)
+}
+
+/// A random matrix [outputs, inputs], in FP8 or dense.
+fn weight(outputs: i64, inputs: i64, fp8: bool) -> Weight {
+    let matrix = random([outputs, inputs], (inputs as f64).sqrt().recip());
+    if fp8 { Weight::Fp8(quantise(&[matrix], RANGE).unwrap().remove(0)) } else { Weight::Dense(matrix) }
+}
+
+fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
+    ((found.to_kind(Kind::Double) - expected).norm() / expected.norm()).double_value(&[])
+}
+
+/// What a case's product gives before and after the search for its implementation, and how far both may be from it.
+fn errors(gemm: &mut Gemm, case: &Case) -> [f64; 2] {
+    let &Case { rows, inputs, outputs, .. } = case;
+    let formats = gemm.formats().unwrap();
+    let matrix = weight(outputs, inputs, case.fp8);
+    let bias = random([1, outputs], 1.0).view([outputs]);
+    let layer = Linear::new(&matrix, Some(&bias), formats).unwrap();
+    let next = Linear::new(&weight(64, outputs, case.to_fp8), None, formats).unwrap();
+    let x = random([rows, inputs], 1.0);
+    let (input, seen) = match &matrix {
+        Weight::Fp8(matrix) => {
+            let quantised = matrix.quantise_input(&x).unwrap();
+            let seen = quantised.to_kind(Kind::Double) * f64::from(matrix.input_scale);
+            (quantised, seen)
+        }
+        _ => (x.shallow_clone(), x.to_kind(Kind::Double)),
+    };
+    let residual = case.residual.then(|| random([rows, outputs], 1.0));
+    let mut expected = seen.matmul(&exact(&matrix).tr()) + bias.to_kind(Kind::Double);
+    if case.gelu {
+        expected = expected.gelu("tanh");
+    }
+    if let Some(residual) = &residual {
+        expected += residual.to_kind(Kind::Double);
+    }
+
+    let result = if case.to_fp8 { Kind::Float8e4m3fn } else { Kind::Half };
+    let output = Tensor::zeros([rows, outputs], (Kind::Half, GPU)).to_kind(result);
+    let target: Target = next.reads(Span::of(&output));
+    assert_eq!(target.stored != Stored::Half, case.to_fp8, "{case:?}");
+    let activation = if case.gelu { Activation::Gelu } else { Activation::None };
+    let error = |gemm: &mut Gemm| {
+        let residual = residual.as_ref().map(Span::of);
+        gemm.linear(&layer, Span::of(&input), target, rows as usize, activation, residual).unwrap();
+        let found = output.to_kind(Kind::Double);
+        let scale = match target.stored {
+            Stored::Half => 1.0,
+            Stored::Fp8 { inverse_scale, .. } => f64::from(inverse_scale).recip(),
+        };
+        relative_error(&(found * scale), &expected)
+    };
+    let before = error(gemm);
+    gemm.tune().unwrap();
+    [before, error(gemm)]
+}
+
+/// What the elements of a matrix stand for, without rounding to 16 bits.
+fn exact(weight: &Weight) -> Tensor {
+    match weight {
+        Weight::Fp8(matrix) => matrix.values.to_kind(Kind::Double) * f64::from(matrix.weight_scale),
+        other => other.to_dense().unwrap().to_kind(Kind::Double),
+    }
+}
+
+#[test]
+fn products_in_every_mix_of_formats_equal_exact_arithmetic() {
+    let Some(_gpu) = gpu("products in FP8") else { return };
+    let session = Session::open(0, false).unwrap();
+    session.enter(PipelineStage::Vlm).unwrap();
+    let mut gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Vlm).clone(), Kind::Half).unwrap();
+    if !gemm.formats().unwrap().half_to_fp8 {
+        say("products in FP8: skipped: needs a GPU of compute capability 9.0");
+        return;
+    }
+    tch::manual_seed(0);
+    for case in cases() {
+        let [before, after] = errors(&mut gemm, &case);
+        say(&format!("{before:.1e} {after:.1e} {case:?}"));
+        let tolerance = if case.to_fp8 { FP8 } else { HALF };
+        assert!(before <= tolerance && after <= tolerance, "{case:?}: {before:e}, {after:e}");
+    }
+}
+
+/// A variant of the full-size checkpoint in FP8, whose matrices of these names are not, and its batches.
+fn quantised(name: &str, keep: &[&str]) -> (PathBuf, Vec<Batch>) {
+    let checkpoint = Base::get().checkpoint();
+    let folder = checkpoint.parent().unwrap();
+    let (calibration, out) = (folder.join("fp8-calib"), folder.join(name));
+    std::fs::create_dir_all(&out).unwrap();
+    if !calibration.exists() {
+        std::fs::create_dir_all(&calibration).unwrap();
+        write_calibration(&checkpoint, &calibration, Batches { count: 4, size: 1, domain: Some(DOMAIN), seed: 2 })
+            .unwrap();
+    }
+    let order = Order {
+        recipe: Recipe::Fp8 { percentile: 99.9 },
+        domain: DOMAIN,
+        part: Part::All,
+        keep: Keep::Named(keep.iter().map(|name| (*name).to_owned()).collect()),
+        steps: vec![1],
+        least_cosine: 0.0,
+        least_mean_cosine: 0.0,
+    };
+    let calib = Some(calibration.clone());
+    let plan = Plan {
+        checkpoint,
+        adapter: None,
+        calibration: calib,
+        order,
+        device: Place::Cuda(0),
+        seed: 0,
+        out: out.clone(),
+    };
+    let outcome = variant::write(&plan, &mut |_| ()).unwrap();
+    say(&format!("{name}: {} matrices, {:?}", outcome.variant.matrices, outcome.sizes));
+    let files = calibration_files(&calibration).unwrap();
+    (out, files.iter().map(|file| read_batch(file, Limits::default()).unwrap()).collect())
+}
+
+fn by_libtorch(checkpoint: &Path) -> Options {
+    Options { backend: select::DEFAULT.to_owned(), ..captured(checkpoint, Dtype::F32, 1) }
+}
+
+/// The shortest of some inferences, ms.
+fn shortest_ms(checkpoint: &Path, steps: usize, batch: &Batch) -> f64 {
+    let pipeline = Pipeline::load(&captured(checkpoint, Dtype::F16, steps)).unwrap();
+    let noise = noise::draw(0, &pipeline.noise_shape(1));
+    (0..30).map(|_| ask(&pipeline, &batch.inputs, &noise).times.e2e_ms).fold(f64::INFINITY, f64::min)
+}
+
+#[test]
+fn quantised_networks_answer_as_libtorch_does_with_the_same_matrices() {
+    let Some(_gpu) = gpu("quantised networks") else { return };
+    let mixed = [
+        "transformer.blocks.0.mlp.fc1",
+        "transformer.blocks.1.mlp.fc2",
+        "transformer.blocks.2.attn",
+        "vlm.language_model.model.encoder.layers.0.fc1",
+        "vlm.language_model.model.encoder.layers.1.self_attn",
+        "vlm.vision_tower.blocks.2.0",
+    ];
+    for (name, keep) in [("fp8", [].as_slice()), ("mixed", mixed.as_slice())] {
+        let (checkpoint, batches) = quantised(name, keep);
+        let expected = answers(&by_libtorch(&checkpoint), &batches);
+        for dtype in [Dtype::F16, Dtype::Bf16] {
+            let found = answers(&captured(&checkpoint, dtype, 1), &batches);
+            assert!(worst_channel(&format!("{name} {}", dtype.name()), &found, &expected) <= NETWORK);
+        }
+        if keep.is_empty() {
+            for steps in [1, 10] {
+                let times =
+                    [&Base::get().checkpoint(), &checkpoint].map(|folder| shortest_ms(folder, steps, &batches[0]));
+                say(&format!("{steps} step(s): dense {:.2} ms, FP8 {:.2} ms", times[0], times[1]));
+            }
+        }
+    }
+}
