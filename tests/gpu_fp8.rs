@@ -11,7 +11,7 @@
 
 mod gpu_common;
 
-use gpu_common::{Base, answers, ask, captured, gpu, say, worst_channel};
+use gpu_common::{Base, answers, ask, captured, channel_errors, gpu, say};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 use xvla_ros::backend::cuda::gemm::{Activation, Gemm, Linear};
@@ -27,6 +27,7 @@ use xvla_ros::model::weight::fp8::quantise;
 use xvla_ros::offline::synthetic_batches::{Batches, write_calibration};
 use xvla_ros::offline::variant::{self, Keep, Order, Plan, Recipe};
 use xvla_ros::pipeline::{Options, Pipeline, noise};
+use xvla_ros::types::HostArray;
 
 const GPU: Device = Device::Cuda(0);
 /// The range of random inputs that a matrix in FP8 is made for.
@@ -35,8 +36,10 @@ const RANGE: f32 = 4.0;
 const HALF: f64 = 3e-3;
 /// Relative error of a result in FP8, whose mantissa has three bits.
 const FP8: f64 = 3e-2;
-/// Relative error of a network's answers to the same matrices: rounding in f16 moves some activations to the next E4M3.
-const NETWORK: f64 = 5e-2;
+/// How much further than libtorch in single precision a network with the same matrices may be from the dense one. The
+/// two cannot be held to each other: whatever rounds differently moves some activations to the next E4M3, so that after
+/// some layers the errors of both are nearly independent.
+const NETWORK: f64 = 1.25;
 const DOMAIN: i64 = 3;
 
 /// One product to try.
@@ -114,6 +117,10 @@ fn errors(gemm: &mut Gemm, case: &Case) -> [f64; 2] {
     }
     if let Some(residual) = &residual {
         expected += residual.to_kind(Kind::Double);
+    }
+    if case.to_fp8 {
+        // What lies beyond the range of the next matrix's input saturates.
+        expected = expected.clamp(-f64::from(RANGE), f64::from(RANGE));
     }
 
     let result = if case.to_fp8 { Kind::Float8e4m3fn } else { Kind::Half };
@@ -199,8 +206,15 @@ fn quantised(name: &str, keep: &[&str]) -> (PathBuf, Vec<Batch>) {
     (out, files.iter().map(|file| read_batch(file, Limits::default()).unwrap()).collect())
 }
 
-fn by_libtorch(checkpoint: &Path) -> Options {
-    Options { backend: select::DEFAULT.to_owned(), ..captured(checkpoint, Dtype::F32, 1) }
+/// The answers of libtorch on the GPU in single precision.
+fn by_libtorch(checkpoint: &Path, batches: &[Batch]) -> Vec<HostArray> {
+    answers(&Options { backend: select::DEFAULT.to_owned(), ..captured(checkpoint, Dtype::F32, 1) }, batches)
+}
+
+/// The relative error, as its mean over the channels.
+fn mean_error(found: &[HostArray], expected: &[HostArray]) -> f64 {
+    let errors = channel_errors(found, expected);
+    errors.iter().sum::<f64>() / errors.len() as f64
 }
 
 /// The shortest of some inferences, ms.
@@ -211,7 +225,7 @@ fn shortest_ms(checkpoint: &Path, steps: usize, batch: &Batch) -> f64 {
 }
 
 #[test]
-fn quantised_networks_answer_as_libtorch_does_with_the_same_matrices() {
+fn quantised_networks_are_as_near_to_the_dense_one_as_libtorch_is_with_the_same_matrices() {
     let Some(_gpu) = gpu("quantised networks") else { return };
     let mixed = [
         "transformer.blocks.0.mlp.fc1",
@@ -223,10 +237,17 @@ fn quantised_networks_answer_as_libtorch_does_with_the_same_matrices() {
     ];
     for (name, keep) in [("fp8", [].as_slice()), ("mixed", mixed.as_slice())] {
         let (checkpoint, batches) = quantised(name, keep);
-        let expected = answers(&by_libtorch(&checkpoint), &batches);
+        let dense = by_libtorch(&Base::get().checkpoint(), &batches);
+        let same_matrices = by_libtorch(&checkpoint, &batches);
+        let unavoidable = mean_error(&same_matrices, &dense);
         for dtype in [Dtype::F16, Dtype::Bf16] {
             let found = answers(&captured(&checkpoint, dtype, 1), &batches);
-            assert!(worst_channel(&format!("{name} {}", dtype.name()), &found, &expected) <= NETWORK);
+            let (error, apart) = (mean_error(&found, &dense), mean_error(&found, &same_matrices));
+            say(&format!(
+                "{name} {}: {error:.2e} from dense, libtorch {unavoidable:.2e}, {apart:.2e} apart",
+                dtype.name()
+            ));
+            assert!(error <= NETWORK * unavoidable, "{error:e} for {unavoidable:e}");
         }
         if keep.is_empty() {
             for steps in [1, 10] {

@@ -64,6 +64,12 @@ impl CublasLt {
     /// # Errors
     /// An operation that the library refuses.
     pub fn plan(&self, shape: &Shape) -> Result<CublasLtPlan, BackendError> {
+        if shape.sparse {
+            return Err(BackendError::Kernel {
+                kernel: "matmul".to_owned(),
+                reason: format!("no kernel multiplies a 2:4 matrix in {shape:?}"),
+            });
+        }
         let mut plan = CublasLtPlan::without_algorithms(self.element, shape)?;
         plan.algorithms = plan.suggestions(&self.handle, shape)?;
         let splits: Vec<_> = plan.algorithms.iter().flat_map(|one| plan.splits(&self.handle, one)).collect();

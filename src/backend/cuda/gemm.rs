@@ -78,7 +78,7 @@ impl Gemm {
         &self.stream
     }
 
-    /// The formats in which this GPU multiplies: FP8 on Hopper by this project's kernel, on others if the library has all
+    /// The formats in which this GPU multiplies: 2:4 on Hopper by this project's kernel, FP8 on Hopper by this project's kernel, on others if the library has all
     /// the products that a network needs.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl Gemm {
         let capability = self.session.context().compute_capability()?;
         let own = capability == (9, 0);
         let library = || capability >= (8, 9) && fp8_shapes().all(|shape| self.library.plan(&shape).is_ok());
-        Ok(Formats { fp8: own || library(), half_to_fp8: own })
+        Ok(Formats { fp8: own || library(), half_to_fp8: own, sparse24: own })
     }
 
     /// `output` [rows, out] = activation(`input` [rows, in]·Wᵀ + b) + `residual` [rows, out], the input as
@@ -264,6 +264,7 @@ fn fp8_shapes() -> impl Iterator<Item = Shape> {
         activation: Activation::None,
         operands: Element::Fp8,
         result: Element::Half,
+        sparse: false,
         alignment,
     };
     let gelu = Activation::Gelu;

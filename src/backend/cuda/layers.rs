@@ -9,7 +9,7 @@ use super::operators::transformer::LayerNorm;
 use crate::backend::BackendError;
 use crate::model::layers;
 use crate::model::variant::LinearGroup;
-use crate::model::weight::{Fp8, Weight};
+use crate::model::weight::{Fp8, Sparse24, Weight};
 use tch::{Kind, Tensor};
 
 /// A size of the configuration as a `usize`; 0 if it is negative.
@@ -39,7 +39,8 @@ pub fn formats(groups: &[LinearGroup<'_>], gemm: &Gemm) -> Result<Formats, Backe
             "{dense} of {all} compressed matrices are made dense: this GPU does not multiply them as they are"
         );
     }
-    Ok(formats)
+    let fp8 = formats.fp8 && compressed.iter().any(|weight| matches!(weight, Weight::Fp8(_)));
+    Ok(Formats { fp8, ..formats })
 }
 
 /// A layer for matrix products.
@@ -78,6 +79,9 @@ pub fn joined(layers: &[layers::Linear], formats: Formats) -> Result<Linear, Bac
     if let Some(matrix) = joined_fp8(layers)? {
         return Linear::new(&Weight::Fp8(matrix), Some(&bias), formats);
     }
+    if let Some(matrix) = joined_sparse24(layers)? {
+        return Linear::new(&Weight::Sparse24(matrix), Some(&bias), formats);
+    }
     let weights: Vec<Tensor> = layers.iter().map(|layer| layer.weight.to_dense()).collect::<Result<_, _>>()?;
     Linear::dense(&Tensor::f_cat(&weights, 0)?, Some(&bias))
 }
@@ -101,6 +105,19 @@ fn joined_fp8(layers: &[layers::Linear]) -> Result<Option<Fp8>, BackendError> {
         matrices.iter().map(|matrix| matrix.values.f_view_dtype(Kind::Uint8)).collect::<Result<_, _>>()?;
     let values = Tensor::f_cat(&bytes, 0)?.f_view_dtype(first.values.kind())?;
     Ok(Some(Fp8 { values, ..*first }))
+}
+
+/// The matrices of layers in 2:4 as one matrix; `None` for others.
+fn joined_sparse24(layers: &[layers::Linear]) -> Result<Option<Sparse24>, BackendError> {
+    let matrices = layers.iter().map(|layer| match &layer.weight {
+        Weight::Sparse24(matrix) => Some((&matrix.values, &matrix.metadata)),
+        _ => None,
+    });
+    let Some(matrices) = matrices.collect::<Option<Vec<_>>>().filter(|all| !all.is_empty()) else {
+        return Ok(None);
+    };
+    let (values, metadata): (Vec<&Tensor>, Vec<&Tensor>) = matrices.into_iter().unzip();
+    Ok(Some(Sparse24::new(Tensor::f_cat(&values, 0)?, Tensor::f_cat(&metadata, 0)?)))
 }
 
 /// The bias [out] of a layer, zeros if it has none.
@@ -131,6 +148,7 @@ pub fn layer_norm(norm: &layers::LayerNorm, kernels: &Kernels) -> Result<LayerNo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::weight::sparse24::pack;
     use tch::Device;
 
     fn fp8(value: f64, weight_scale: f32) -> layers::Linear {
@@ -154,5 +172,21 @@ mod tests {
         let dense = layers::Linear::from_matrix(Tensor::ones([16, 32], (Kind::Float, Device::Cpu)));
         assert!(joined_fp8(&[fp8(1.0, 0.5), dense]).unwrap().is_none());
         assert!(joined_fp8(&[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn layers_in_2_4_are_joined_in_order_and_others_dense() {
+        let pruned = |value: f64| {
+            let mask = Tensor::from_slice(&[true, false, false, true]).repeat([16, 8]);
+            let masked = Tensor::full([16, 32], value, (Kind::Float, Device::Cpu)).where_scalarother(&mask, 0.0);
+            layers::Linear { weight: Weight::Sparse24(pack(&masked, &mask).unwrap()), bias: None, watch: None }
+        };
+        let joined = joined_sparse24(&[pruned(1.0), pruned(2.0)]).unwrap().unwrap();
+        let dense = Weight::Sparse24(joined).to_dense().unwrap();
+        assert_eq!(dense.size(), [32, 32]);
+        let corners = [(0, 0), (15, 3), (16, 28), (31, 31), (31, 30)];
+        assert_eq!(corners.map(|(row, column)| dense.double_value(&[row, column])), [1.0, 1.0, 2.0, 2.0, 0.0]);
+        assert!(joined_sparse24(&[pruned(1.0), fp8(1.0, 0.5)]).unwrap().is_none());
+        assert!(joined_sparse24(&[]).unwrap().is_none());
     }
 }

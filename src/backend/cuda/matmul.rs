@@ -14,8 +14,10 @@ use tch::Kind;
 
 /// Shared memory that a block may have, bytes.
 const SHARED_BYTES: usize = 227 << 10;
-/// Bytes of a step over `in`: one row of the 128-byte swizzle.
+/// Bytes of a row of a tile: one of the 128-byte swizzle.
 const STEP_BYTES: usize = 128;
+/// Bytes that tell the places of a tile of 2:4 weights.
+const METADATA_BYTES: usize = 1024;
 /// Output features that a warpgroup computes.
 const FEATURES: usize = 64;
 /// The tensor copy engine requires addresses that are multiples of this, bytes.
@@ -32,6 +34,8 @@ const MOST_FP8_ROWS: usize = 640;
 const CANDIDATES: usize = 5;
 /// The same for FP8, whose times the estimate predicts less well.
 const FP8_CANDIDATES: usize = 12;
+/// The same for 2:4.
+const SPARSE_CANDIDATES: usize = 8;
 
 /// How a product is divided among blocks and warpgroups; `kernels/matmul.cu` explains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,8 +55,9 @@ impl Tiling {
         self.group_rows * self.row_groups
     }
 
-    fn stage_bytes(self) -> usize {
-        (FEATURES + self.tile_rows()) * STEP_BYTES
+    fn stage_bytes(self, shape: &Shape) -> usize {
+        let metadata = if shape.sparse { METADATA_BYTES } else { 0 };
+        (FEATURES + input_boxes(shape) * self.tile_rows()) * STEP_BYTES + metadata
     }
 
     /// Chunks of eight rows that one block of a split finishes.
@@ -60,9 +65,9 @@ impl Tiling {
         (self.group_rows / 8).div_ceil(self.split)
     }
 
-    fn shared_bytes(self) -> usize {
+    fn shared_bytes(self, shape: &Shape) -> usize {
         let received = (self.split - 1) * self.kept() * self.row_groups * 2048;
-        self.stages * self.stage_bytes() + received + 16 * self.stages + 8
+        self.stages * self.stage_bytes(shape) + received + 16 * self.stages + 8
     }
 
     fn is_possible(self, shape: &Shape) -> bool {
@@ -75,8 +80,8 @@ impl Tiling {
             && shape.inputs >= step(shape) * self.split
             && self.group_rows / 2 + 24 <= registers
             && self.stages >= 2
-            && staged <= self.stages * self.stage_bytes()
-            && self.shared_bytes() <= SHARED_BYTES
+            && staged <= self.stages * self.stage_bytes(shape)
+            && self.shared_bytes(shape) <= SHARED_BYTES
     }
 
     fn blocks(self, shape: &Shape) -> usize {
@@ -85,8 +90,8 @@ impl Tiling {
 
     /// An estimate of the work of the busiest multiprocessor, with the padding of the rows; less is better.
     fn cost(self, shape: &Shape) -> usize {
-        let (blocks, steps) = (self.blocks(shape), (shape.inputs / step(shape)).div_ceil(self.split));
-        let work = steps * (FEATURES + self.tile_rows());
+        let blocks = self.blocks(shape);
+        let work = self.steps(shape) * (FEATURES + self.tile_rows());
         // Each block also pays for its start and for the exchange of its part of a split sum. In FP8 that is most of its
         // time: splits cost more than they save, and two blocks on a multiprocessor hinder each other little.
         match (shape.operands, self.shares_multiprocessor(shape)) {
@@ -96,9 +101,15 @@ impl Tiling {
         }
     }
 
-    /// Whether two blocks run on a multiprocessor at a time: in FP8, where there are more blocks than multiprocessors.
+    /// Whether two blocks should run on a multiprocessor at a time: in FP8 and in 2:4, where there are more blocks than
+    /// multiprocessors.
     fn shares_multiprocessor(self, shape: &Shape) -> bool {
-        shape.operands == Element::Fp8 && self.blocks(shape) > MULTIPROCESSORS
+        (shape.operands == Element::Fp8 || shape.sparse) && self.blocks(shape) > MULTIPROCESSORS
+    }
+
+    /// Steps over `in` of one block.
+    fn steps(self, shape: &Shape) -> usize {
+        (shape.inputs / step(shape)).div_ceil(self.split)
     }
 
     fn source(self, shape: &Shape) -> Source {
@@ -113,20 +124,27 @@ impl Tiling {
             BIAS = flag(shape.bias),
             RESIDUAL = flag(shape.residual),
             FP8 = flag(shape.operands == Element::Fp8),
-            OUTPUT_FP8 = flag(shape.result == Element::Fp8)
+            OUTPUT_FP8 = flag(shape.result == Element::Fp8),
+            SPARSE = flag(shape.sparse)
         )
     }
 }
 
 /// Elements of a step over `in`.
 fn step(shape: &Shape) -> usize {
-    STEP_BYTES / shape.operands.bytes()
+    input_boxes(shape) * STEP_BYTES / shape.operands.bytes()
+}
+
+/// Rows of [`STEP_BYTES`] of inputs that are multiplied with one of weights.
+fn input_boxes(shape: &Shape) -> usize {
+    if shape.sparse { 2 } else { 1 }
 }
 
 /// Tilings worth trying for `shape` on a GPU of this compute capability, the most promising first; none where the kernel
 /// does not fit or, unless it is the `only_choice`, where the library is faster.
 pub fn candidates(shape: &Shape, capability: (i32, i32), only_choice: bool) -> Vec<Tiling> {
     let (most_rows, most_tiles, count) = match shape.operands {
+        Element::Half if shape.sparse => (usize::MAX, 4, SPARSE_CANDIDATES),
         Element::Half => (MOST_ROWS, 4, CANDIDATES),
         Element::Fp8 => (MOST_FP8_ROWS, 8, FP8_CANDIDATES),
     };
@@ -158,9 +176,17 @@ pub fn candidates(shape: &Shape, capability: (i32, i32), only_choice: bool) -> V
 
 /// `most` with as many stages as fit.
 fn with_stages(most: Tiling, shape: &Shape) -> Option<Tiling> {
-    let limit = if most.shares_multiprocessor(shape) { SHARED_BYTES / 2 } else { SHARED_BYTES };
-    let stages = (2..=most.stages).rev().map(|stages| Tiling { stages, ..most });
-    stages.into_iter().find(|tiling| tiling.is_possible(shape) && tiling.shared_bytes() <= limit)
+    // The stages of 2:4 are large. Those that a short sum does not use would keep the next kernel from starting early.
+    let stages = if shape.sparse { most.steps(shape).clamp(2, most.stages) } else { most.stages };
+    let within = |limit: usize| {
+        let tilings = (2..=stages).rev().map(|stages| Tiling { stages, ..most });
+        tilings.into_iter().find(|tiling| tiling.is_possible(shape) && tiling.shared_bytes(shape) <= limit)
+    };
+    if !most.shares_multiprocessor(shape) {
+        return within(SHARED_BYTES);
+    }
+    let of_two = within(SHARED_BYTES / 2);
+    if shape.sparse { of_two.or_else(|| within(SHARED_BYTES)) } else { of_two }
 }
 
 /// The kernel for one shape and tiling.
@@ -181,7 +207,7 @@ impl MatMul {
     /// A source that was not compiled; shared memory that the GPU does not have.
     pub fn new(kernels: &Kernels, shape: &Shape, tiling: Tiling) -> Result<Self, BackendError> {
         let kernel = kernels.get(&tiling.source(shape), "matmul")?;
-        kernel.allow_shared_bytes(tiling.shared_bytes())?;
+        kernel.allow_shared_bytes(tiling.shared_bytes(shape))?;
         Ok(Self { kernel, tiling })
     }
 
@@ -197,7 +223,8 @@ impl MatMul {
     pub fn run(&self, stream: &CudaStream, shape: &Shape, kind: Kind, product: &Product) -> Result<(), BackendError> {
         let Tiling { row_groups, split, .. } = self.tiling;
         let element = map_element(shape.operands, kind);
-        let weight = tensor_map(product.weight, [shape.outputs, shape.inputs], FEATURES, element)?;
+        let stored = shape.inputs / input_boxes(shape);
+        let weight = tensor_map(product.weight, [shape.outputs, stored], FEATURES, element)?;
         let input = tensor_map(product.input, [shape.rows, shape.inputs], self.tiling.tile_rows(), element)?;
         let int = |value: usize| Int(i32::try_from(value).unwrap_or(i32::MAX));
         let arguments = [
@@ -211,11 +238,12 @@ impl MatMul {
             int(shape.outputs),
             Float(product.factors.product),
             Float(product.factors.output),
+            Address(product.metadata),
         ];
         let launch = Launch {
             grid: [split, shape.outputs / FEATURES, shape.rows.div_ceil(self.tiling.tile_rows())],
             block: [128 * row_groups + 32, 1],
-            shared_bytes: self.tiling.shared_bytes(),
+            shared_bytes: self.tiling.shared_bytes(shape),
             cluster: Some([split, 1, 1]),
         };
         // SAFETY: `Linear::product` has checked the buffers, `candidates` their alignment.
@@ -262,5 +290,60 @@ fn tensor_map(
         )
         .result()?;
         Ok(TensorMap(map.assume_init()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A product with a residual of 2:4 weights or of dense ones.
+    fn shape(rows: usize, inputs: usize, outputs: usize, sparse: bool) -> Shape {
+        let most = Alignment::MOST;
+        Shape {
+            rows,
+            inputs,
+            outputs,
+            bias: true,
+            residual: true,
+            activation: Activation::None,
+            operands: Element::Half,
+            result: Element::Half,
+            sparse,
+            alignment: Alignment { input: most, weight: most, bias: most, residual: most, output: most },
+        }
+    }
+
+    #[test]
+    fn a_2_4_product_has_tilings_for_any_number_of_rows() {
+        for rows in [1, 30, 276, 588, 9408, 100_000] {
+            let tilings = candidates(&shape(rows, 1024, 1024, true), (9, 0), true);
+            assert!(!tilings.is_empty(), "{rows}");
+            assert!(tilings.iter().all(|tiling| tiling.shared_bytes(&shape(rows, 1024, 1024, true)) <= SHARED_BYTES));
+        }
+    }
+
+    #[test]
+    fn a_2_4_product_of_other_sizes_or_on_another_gpu_has_none() {
+        assert!(candidates(&shape(30, 1024, 64, true), (8, 9), true).is_empty());
+        assert!(candidates(&shape(30, 192, 64, true), (9, 0), true).is_empty());
+        assert!(!candidates(&shape(30, 192, 64, false), (9, 0), true).is_empty());
+    }
+
+    #[test]
+    fn the_tilings_that_were_measured_to_be_fastest_for_2_4_are_tried() {
+        let measured = [
+            (276, 1024, 3072, [72, 2, 1, 5]),
+            (276, 1024, 1024, [48, 2, 2, 4]),
+            (276, 4096, 1024, [72, 2, 3, 4]),
+            (30, 1024, 3072, [32, 1, 2, 4]),
+            (588, 1024, 4096, [152, 1, 1, 2]),
+            (147, 2048, 6144, [152, 1, 1, 4]),
+            (114, 4096, 1024, [120, 1, 5, 5]),
+        ];
+        for (rows, inputs, outputs, [group_rows, row_groups, split, stages]) in measured {
+            let fastest = Tiling { group_rows, row_groups, split, stages };
+            assert!(candidates(&shape(rows, inputs, outputs, true), (9, 0), true).contains(&fastest), "{fastest:?}");
+        }
     }
 }

@@ -4,11 +4,13 @@
 use super::memory::buffer;
 use super::stored::Stored;
 use crate::backend::BackendError;
-use crate::model::weight::{Fp8, Weight};
+use crate::model::weight::{Fp8, Sparse24, Weight};
 use tch::{Device, Kind, Tensor};
 
 /// Sizes of matrices in FP8 are multiples of this, because rows begin at multiples of sixteen bytes.
 const FP8_MULTIPLE: i64 = 16;
+/// Rows and columns of a tile of a 2:4 matrix; its sizes are multiples of them.
+const SPARSE_TILE: (i64, i64) = (64, 128);
 
 /// W in the format in which it is multiplied, [out, in].
 #[derive(Debug)]
@@ -26,6 +28,13 @@ pub enum Matrix {
         /// The same on the device, [1].
         inverse_on_device: Tensor,
     },
+    /// Two of every four in 16 bits, as x is.
+    Sparse24 {
+        /// The kept elements, [out, in / 2].
+        values: Tensor,
+        /// Their places, in the order in which `kernels/matmul.cu` reads them.
+        metadata: Tensor,
+    },
 }
 
 /// The formats besides 16 bits in which matrices are multiplied. The others are made dense when they are loaded.
@@ -35,6 +44,8 @@ pub struct Formats {
     pub fp8: bool,
     /// Whether a product in 16 bits can store its result in FP8, which the library cannot.
     pub half_to_fp8: bool,
+    /// 2:4 in 16 bits, for matrices of the sizes that this project's kernel has.
+    pub sparse24: bool,
 }
 
 /// The format of the elements of a product's matrices.
@@ -67,8 +78,14 @@ impl Formats {
         Ok(match weight {
             Weight::Dense(_) => true,
             Weight::Fp8(_) => self.fp8 && outputs % FP8_MULTIPLE == 0 && inputs % FP8_MULTIPLE == 0,
-            Weight::Sparse24(_) => false,
+            Weight::Sparse24(_) => self.sparse24 && outputs % SPARSE_TILE.0 == 0 && inputs % SPARSE_TILE.1 == 0,
+            Weight::Int8(_) => false,
         })
+    }
+
+    /// Those of them whose products read 16 bits.
+    pub fn reading_half(self) -> Self {
+        Self { fp8: false, half_to_fp8: false, ..self }
     }
 }
 
@@ -90,6 +107,7 @@ impl Matrix {
     pub fn new(weight: &Weight, formats: Formats) -> Result<Self, BackendError> {
         match weight {
             Weight::Fp8(matrix) if formats.have(weight)? => Self::fp8(matrix),
+            Weight::Sparse24(matrix) if formats.have(weight)? => Self::sparse24(matrix),
             _ => Ok(Self::Half(weight.to_dense()?.f_contiguous()?)),
         }
     }
@@ -111,10 +129,17 @@ impl Matrix {
         })
     }
 
+    fn sparse24(matrix: &Sparse24) -> Result<Self, BackendError> {
+        Ok(Self::Sparse24 { values: matrix.values.f_contiguous()?, metadata: in_reading_order(&matrix.metadata)? })
+    }
+
     /// This matrix again, in the same memory.
     pub fn share(&self) -> Self {
         match self {
             Self::Half(values) => Self::Half(values.shallow_clone()),
+            Self::Sparse24 { values, metadata } => {
+                Self::Sparse24 { values: values.shallow_clone(), metadata: metadata.shallow_clone() }
+            }
             Self::Fp8 { values, scale, inverse_input_scale, inverse_on_device } => Self::Fp8 {
                 values: values.shallow_clone(),
                 scale: *scale,
@@ -124,17 +149,25 @@ impl Matrix {
         }
     }
 
-    /// The elements, [out, in].
+    /// The elements that are stored, [out, in] or, in 2:4, [out, in / 2].
     pub fn values(&self) -> &Tensor {
         match self {
-            Self::Half(values) | Self::Fp8 { values, .. } => values,
+            Self::Half(values) | Self::Fp8 { values, .. } | Self::Sparse24 { values, .. } => values,
+        }
+    }
+
+    /// The places of the elements of a 2:4 matrix.
+    pub fn metadata(&self) -> Option<&Tensor> {
+        match self {
+            Self::Half(_) | Self::Fp8 { .. } => None,
+            Self::Sparse24 { metadata, .. } => Some(metadata),
         }
     }
 
     /// The format of the elements.
     pub fn element(&self) -> Element {
         match self {
-            Self::Half(_) => Element::Half,
+            Self::Half(_) | Self::Sparse24 { .. } => Element::Half,
             Self::Fp8 { .. } => Element::Fp8,
         }
     }
@@ -142,7 +175,7 @@ impl Matrix {
     /// The format in which x has to be stored.
     pub fn reads(&self) -> Stored {
         match self {
-            Self::Half(_) => Stored::Half,
+            Self::Half(_) | Self::Sparse24 { .. } => Stored::Half,
             Self::Fp8 { inverse_input_scale, inverse_on_device, .. } => {
                 Stored::Fp8 { inverse_scale: *inverse_input_scale, on_device: inverse_on_device.data_ptr() as u64 }
             }
@@ -152,7 +185,7 @@ impl Matrix {
     /// The factors of a product whose result is stored as `output`.
     pub fn factors(&self, output: Stored) -> Factors {
         let product = match self {
-            Self::Half(_) => 1.0,
+            Self::Half(_) | Self::Sparse24 { .. } => 1.0,
             Self::Fp8 { scale, .. } => *scale,
         };
         match output {
@@ -164,9 +197,19 @@ impl Matrix {
     }
 }
 
+/// Metadata [out, in / 8] u8 in the order in which the threads of `kernels/matmul.cu` read it, which describes it.
+fn in_reading_order(metadata: &Tensor) -> Result<Tensor, BackendError> {
+    let of_16_columns = metadata.f_contiguous()?.f_view_dtype(Kind::Int16)?;
+    let tiles = metadata.size2()?.0 / SPARSE_TILE.0;
+    // [tile, warp, half of a word, row of eight, step, word, thread of four]
+    let axes = of_16_columns.f_view([tiles, 4, 2, 8, -1, 2, 4].as_slice())?;
+    Ok(axes.f_permute([0, 4, 1, 3, 6, 5, 2])?.f_contiguous()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::weight::sparse24::pack;
 
     fn fp8(outputs: i64, inputs: i64) -> Weight {
         let values = Tensor::ones([outputs, inputs], (Kind::Float, Device::Cpu)).to_kind(Kind::Float8e4m3fn);
@@ -175,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_matrix_in_fp8_of_odd_sizes_or_without_hardware_becomes_one_in_16_bits() {
-        let formats = Formats { fp8: true, half_to_fp8: true };
+        let formats = Formats { fp8: true, half_to_fp8: true, sparse24: false };
         assert!(formats.have(&fp8(16, 32)).unwrap());
         assert!(!Formats::default().have(&fp8(16, 32)).unwrap());
         for weight in [fp8(8, 16), fp8(16, 24)] {
@@ -183,6 +226,57 @@ mod tests {
             let matrix = Matrix::new(&weight, formats).unwrap();
             assert_eq!(matrix.element(), Element::Half);
             assert_eq!(matrix.values().double_value(&[0, 0]), 0.5);
+        }
+    }
+
+    const SPARSE: Formats = Formats { fp8: false, half_to_fp8: true, sparse24: true };
+
+    /// A matrix whose row r keeps the places r % 3 and 3 of every group.
+    fn sparse24(outputs: i64, inputs: i64) -> Weight {
+        let rows = Tensor::arange(outputs, (Kind::Int64, Device::Cpu)).view([outputs, 1]);
+        let places = Tensor::arange(inputs, (Kind::Int64, Device::Cpu)).remainder(4);
+        let mask = places.eq_tensor(&rows.remainder(3)).logical_or(&places.eq(3));
+        Weight::Sparse24(pack(&Tensor::ones([outputs, inputs], (Kind::Half, Device::Cpu)), &mask).unwrap())
+    }
+
+    #[test]
+    fn a_2_4_matrix_of_odd_sizes_or_without_hardware_becomes_a_dense_one() {
+        assert!(SPARSE.have(&sparse24(64, 128)).unwrap());
+        assert!(!Formats::default().have(&sparse24(64, 128)).unwrap());
+        for (outputs, inputs) in [(64, 64), (96, 128)] {
+            let matrix = Matrix::new(&sparse24(outputs, inputs), SPARSE).unwrap();
+            assert!(matrix.metadata().is_none());
+            assert_eq!(matrix.values().size(), [outputs, inputs]);
+        }
+    }
+
+    #[test]
+    fn a_thread_of_the_kernel_finds_the_metadata_of_a_step_in_eight_bytes() {
+        let matrix = Matrix::new(&sparse24(128, 256), SPARSE).unwrap();
+        let metadata = matrix.metadata().unwrap().view([-1]).to_kind(Kind::Int64);
+        let halves: Vec<i64> = Vec::try_from(metadata.bitwise_and(0xffff)).unwrap();
+        assert_eq!(halves.len(), 128 * 256 / 16);
+        for (index, half) in (0..).zip(halves) {
+            // [tile of rows, step, warp, row of eight, thread of four, word, half]
+            let (tile, warp, row, second) = (index / 1024, index / 128 % 4, index / 16 % 8, index % 2);
+            let kept = (64 * tile + 16 * warp + 8 * second + row) % 3;
+            assert_eq!(half, 0x1111 * (kept | 3 << 2), "{index}");
+        }
+    }
+
+    #[test]
+    fn the_columns_of_a_thread_follow_those_of_the_thread_before() {
+        // The first group of 16 columns keeps other places than the second, and so on.
+        let columns = Tensor::arange(128, (Kind::Int64, Device::Cpu));
+        let first = columns.divide_scalar_mode(16, "floor").remainder(3);
+        let mask = columns.remainder(4).eq_tensor(&first).logical_or(&columns.remainder(4).eq(3)).repeat([64, 1]);
+        let weight = Weight::Sparse24(pack(&Tensor::ones([64, 128], (Kind::Half, Device::Cpu)), &mask).unwrap());
+        let matrix = Matrix::new(&weight, SPARSE).unwrap();
+        let of_first_threads = matrix.metadata().unwrap().view([-1, 4, 2, 2]).select(0, 0).to_kind(Kind::Int64);
+        for (thread, word) in (0..4).flat_map(|thread| [(thread, 0), (thread, 1)]) {
+            let kept = (4 * word + thread) % 3;
+            let half = of_first_threads.int64_value(&[thread, word, 0]) & 0xffff;
+            assert_eq!(half, 0x1111 * (kept | 3 << 2), "{thread}, {word}");
         }
     }
 }

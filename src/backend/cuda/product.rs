@@ -48,6 +48,8 @@ pub struct Shape {
     pub operands: Element,
     /// Elements of the output.
     pub result: Element,
+    /// Whether the weight has two of every four elements, which cuBLASLt does not multiply.
+    pub sparse: bool,
     /// The alignment of the addresses, which an algorithm may rely on.
     pub alignment: Alignment,
 }
@@ -57,8 +59,10 @@ pub struct Shape {
 pub struct Product {
     /// [rows, inputs]
     pub input: u64,
-    /// [outputs, inputs]
+    /// [outputs, inputs], or [outputs, inputs / 2] in 2:4
     pub weight: u64,
+    /// The places of a 2:4 weight's elements.
+    pub metadata: u64,
     /// [outputs]
     pub bias: u64,
     /// [rows, outputs]
@@ -103,7 +107,8 @@ impl Linear {
     }
 
     fn with(matrix: Matrix, bias: Option<&Tensor>) -> Result<Self, BackendError> {
-        let (outputs, inputs) = matrix.values().size2()?;
+        let (outputs, stored) = matrix.values().size2()?;
+        let inputs = if matrix.metadata().is_some() { 2 * stored } else { stored };
         Ok(Self {
             matrix,
             bias: bias.map(Tensor::f_contiguous).transpose()?,
@@ -122,7 +127,7 @@ impl Linear {
     pub fn formats_after(&self, formats: Formats) -> Formats {
         let own = self.inputs.is_multiple_of(OWN_MULTIPLE) && self.outputs.is_multiple_of(OWN_MULTIPLE);
         match self.matrix.element() {
-            Element::Half if !(formats.half_to_fp8 && own) => Formats::default(),
+            Element::Half if !(formats.half_to_fp8 && own) => formats.reading_half(),
             _ => formats,
         }
     }
@@ -159,9 +164,12 @@ impl Linear {
         residual: Option<Span>,
     ) -> Result<Product, BackendError> {
         let (read, written) = (rows * self.inputs, rows * self.outputs);
+        let (elements, metadata) = (self.inputs * self.outputs, self.matrix.metadata());
+        let stored = if metadata.is_some() { elements / 2 } else { elements };
         Ok(Product {
             input: input.holding(read, "linear: input")?,
-            weight: Span::of(self.matrix.values()).holding(self.inputs * self.outputs, "linear: weight")?,
+            weight: Span::of(self.matrix.values()).holding(stored, "linear: weight")?,
+            metadata: metadata.map_or(Ok(0), |words| Span::of(words).holding(elements / 16, "linear: metadata"))?,
             bias: self.bias.as_ref().map_or(Ok(0), |bias| Span::of(bias).holding(self.outputs, "linear: bias"))?,
             residual: residual.map_or(Ok(0), |span| span.holding(written, "linear: residual"))?,
             output: output.span.holding(written, "linear: output")?,
@@ -179,6 +187,7 @@ impl Linear {
             residual: product.residual != 0,
             activation,
             operands: self.matrix.element(),
+            sparse: product.metadata != 0,
             result: if product.factors.output_address == 0 { Element::Half } else { Element::Fp8 },
             alignment: product.alignment(),
         }
@@ -209,8 +218,15 @@ mod tests {
     use super::*;
 
     const FACTORS: Factors = Factors { product: 1.0, output: 1.0, output_address: 0 };
-    const ALIGNED: Product =
-        Product { input: 0x100, weight: 0x1000, bias: 0, residual: 0, output: 0x7000_0300, factors: FACTORS };
+    const ALIGNED: Product = Product {
+        input: 0x100,
+        weight: 0x1000,
+        metadata: 0,
+        bias: 0,
+        residual: 0,
+        output: 0x7000_0300,
+        factors: FACTORS,
+    };
 
     #[test]
     fn no_more_than_256_bytes_are_promised() {

@@ -11,8 +11,13 @@ use crate::backend::BackendError;
 use crate::model::config::{ModelConfig, StageConfig, VisionConfig};
 use crate::model::layers;
 use crate::model::vision;
+use crate::model::weight::Weight;
 use cudarc::driver::CudaStream;
 use tch::{Kind, Tensor};
+
+/// Where maps have more pixels, so many rows are multiplied that the library's dense product is faster than that with a
+/// 2:4 matrix; and the matrices are small. Between 14×14 and 28×28, where it was measured with three views.
+const MOST_SPARSE_PIXELS: usize = 400;
 
 /// DaViT's weights and kernels.
 pub struct VisionTower {
@@ -125,6 +130,16 @@ pub fn sources(config: &ModelConfig) -> Vec<Source> {
     sources
 }
 
+/// The formats of `formats` for a stage whose maps have [h, w] pixels. The log says if 2:4 is not used for its size.
+fn formats_for(blocks: &[vision::Block], [height, width]: [usize; 2], formats: Formats) -> Formats {
+    let large = height * width > MOST_SPARSE_PIXELS;
+    let sparse = |block: &vision::Block| matches!(block.mlp.fc1.weight, Weight::Sparse24(_));
+    if large && formats.sparse24 && blocks.iter().any(sparse) {
+        tracing::info!("2:4 matrices for maps of {height}×{width} pixels are made dense, which is faster");
+    }
+    Formats { sparse24: formats.sparse24 && !large, ..formats }
+}
+
 impl VisionTower {
     /// The tower with the weights of `model`, block by block, so that the original of each copy is freed before the
     /// next copy.
@@ -141,6 +156,7 @@ impl VisionTower {
         let mut stages = Vec::with_capacity(sizes.len());
         for ((stage, config), sizes) in model.stages.into_iter().zip(&config.vision.stages).zip(&sizes) {
             let embed = Embed::new(stage.embed, kernels)?;
+            let formats = formats_for(&stage.blocks, sizes.output, formats);
             let blocks = stage.blocks.into_iter().map(|block| Block::new(block, sizes.output[1], kernels, formats));
             stages.push(Stage { config: *config, embed, blocks: blocks.collect::<Result<_, _>>()? });
         }
