@@ -48,15 +48,14 @@ backend() {
   done
 }
 
-# An engine, built before it is measured unless an earlier run did: DTYPE PRECISION [ARGUMENT...]. On a GPU that TensorRT
-# does not support, the table says so.
+# An engine, built before it is measured unless an earlier run did: DTYPE. On a GPU that TensorRT does not support, the
+# table says so.
 engine() {
-  local dtype="$1" precision="$2" steps
-  shift 2
+  local steps
   for steps in 1 10; do
-    measure "xvla_tensorrt_${precision}_$steps" "xvla tensorrt, $precision" "$xvla" bench \
-      --checkpoint "$work/base_$dtype" --calib "$work/calib_$dtype" --backend tensorrt --device cuda --dtype "$dtype" \
-      --steps "$steps" --iters "$iters" --warmup "$warmup" --engine-cache "$work/engines" --rebuild-engine "$@"
+    measure "xvla_tensorrt_$1_$steps" "xvla tensorrt, $1" "$xvla" bench --checkpoint "$work/base_$1" \
+      --calib "$work/calib_$1" --backend tensorrt --device cuda --dtype "$1" --steps "$steps" --iters "$iters" \
+      --warmup "$warmup" --engine-cache "$work/engines" --rebuild-engine
   done
 }
 
@@ -72,7 +71,6 @@ fi
 backend libtorch f16
 backend cuda_graph f16
 backend cuda_graph bf16
-engine f16 f16
-engine bf16 bf16
-engine f16 fp8 --fp8
+engine f16
+engine bf16
 "$python" tools/gpu_table.py "$results" --out "$out"

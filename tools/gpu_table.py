@@ -23,7 +23,7 @@ REFERENCES = {"eager": "PyTorch eager", "compile": "torch.compile"}
 BASELINES = ("compile", "eager")
 """Names of rows, the preferred one first."""
 ROW_ORDER = ("eager", "compile", "libtorch", "cuda_graph", "tensorrt")
-DTYPE_ORDER = ("f32", "f16", "bf16", "fp8")
+DTYPE_ORDER = ("f32", "f16", "bf16")
 
 
 @dataclass
@@ -130,7 +130,7 @@ def bench_rows(benches: Iterable[dict[str, Any]]) -> list[Row]:
     backends = [(bench["configuration"], backend) for bench in benches for backend in bench["backends"]]
     for configuration, backend in sorted(backends, key=lambda pair: pair[1]["steps"]):
         name = backend["backend"]
-        dtype = "fp8" if configuration.get("fp8") else configuration["dtype"]
+        dtype = configuration["dtype"]
         row = rows.setdefault((name, dtype), Row(name, dtype))
         row.stages[backend["steps"]] = backend["stages"]
         host_bytes = backend["memory"]["run"]["peak_bytes"]
