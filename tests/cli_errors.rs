@@ -359,6 +359,23 @@ fn a_flag_with_a_value_it_cannot_have_is_bad_usage_and_named() {
 }
 
 #[test]
+fn a_flag_that_is_gone_is_bad_usage_that_says_what_takes_its_place() {
+    let quantise = "`xvla quantize --format fp8";
+    for (arguments, instead) in [
+        (&["infer", "--fp8"][..], quantise),
+        (&["engine", "build", "--fp8"], quantise),
+        (&["export", "onnx", "--prune-2to4"], "`xvla checkpoint prune --2to4`"),
+        (&["bench", "--prune-2to4"], "`xvla checkpoint prune --2to4`"),
+    ] {
+        let ran = xvla(arguments);
+        assert_eq!((ran.code, ran.stdout.as_str()), (Some(2), ""), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(instead), "{arguments:?}: {ran:?}");
+    }
+    let ran = xvla(["export", "onnx", "--dtype", "fp8"]);
+    assert!(ran.code == Some(2) && ran.stderr.contains(quantise), "{ran:?}");
+}
+
+#[test]
 fn a_command_that_is_unknown_or_incomplete_is_bad_usage() {
     for arguments in [vec![], vec!["infer"], vec!["dance"], vec!["checkpoint", "synth", "--preset", "tiny"]] {
         assert_eq!(xvla(&arguments).code, Some(2), "{arguments:?}");

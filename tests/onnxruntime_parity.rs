@@ -14,6 +14,7 @@ mod common;
 mod exported;
 
 use common::{Golden, ask, goldens, max_difference};
+use exported::variants::variant;
 use exported::{Exported, deep_checkpoint, spec, spec_for};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -26,12 +27,13 @@ use xvla_ros::backend::libtorch::LibtorchPolicy;
 use xvla_ros::backend::onnxruntime::library;
 use xvla_ros::backend::onnxruntime::session::OnnxRuntime;
 use xvla_ros::backend::select;
-use xvla_ros::config::{BuildOptions, Dtype, EngineConfig, Fallback};
+use xvla_ros::config::{Dtype, EngineConfig, Fallback};
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
 use xvla_ros::model::flow;
 use xvla_ros::model::ignore;
 use xvla_ros::model::onnx::transformer::tensors;
+use xvla_ros::model::variant::Method;
 use xvla_ros::model::vlm::VlmTokens;
 use xvla_ros::offline::engines::{EngineRequest, export_onnx};
 use xvla_ros::pipeline::PipelineError;
@@ -49,11 +51,16 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 /// Runs ten denoising steps in libtorch, and the exported graph on the same x_t at each of them. Returns the largest
 /// difference.
 fn largest_difference_of_ten_steps(checkpoint: &Path, spec: &BuildSpec) -> f32 {
+    differences_of_ten_steps(checkpoint, spec).into_iter().fold(0.0, f32::max)
+}
+
+/// The largest difference at each of ten denoising steps.
+fn differences_of_ten_steps(checkpoint: &Path, spec: &BuildSpec) -> Vec<f32> {
     let _no_grad = tch::no_grad_guard();
     let graph = Exported::new(checkpoint, spec);
     let (checkpoint, config) = (Checkpoint::open(checkpoint).unwrap(), ModelConfig::from_folder(checkpoint).unwrap());
     let policy = LibtorchPolicy::new(&checkpoint.root(Kind::Float, Device::Cpu), &config).unwrap();
-    let policy = policy.specialise(spec.sizes.domain, spec.build.prune_2to4).unwrap();
+    let policy = policy.specialise(spec.sizes.domain).unwrap();
     let network = policy.network();
 
     tch::manual_seed(7);
@@ -75,7 +82,7 @@ fn largest_difference_of_ten_steps(checkpoint: &Path, spec: &BuildSpec) -> f32 {
     let times = flow::times(10);
     let embeddings = network.time_embeddings(&times).unwrap();
     let context = network.context(&tokens, &domain).unwrap();
-    let mut worst = 0.0f32;
+    let mut differences = Vec::new();
     flow::denoise(&noise, &times, |x_t, step| {
         engine.run(&StepTensors {
             vlm_tokens: &vlm_tokens,
@@ -87,12 +94,17 @@ fn largest_difference_of_ten_steps(checkpoint: &Path, spec: &BuildSpec) -> f32 {
         })?;
         let masked = (x_t * visible(sizes.action_dim), &proprio * visible(sizes.proprio_dim));
         let expected = network.step(&context, &masked.0, &masked.1, &embeddings.get(step as i64), &mut ignore)?;
-        worst = worst.max(max_difference(&values(&action), &values(&expected)));
+        differences.push(max_difference(&values(&action), &values(&expected)));
+        eprintln!(
+            "{:e} of {:e}",
+            differences.last().unwrap(),
+            expected.square().mean(Kind::Float).sqrt().double_value(&[])
+        );
         Ok::<_, BackendError>(expected)
     })
     .map(drop)
     .unwrap();
-    worst
+    differences
 }
 
 /// The graphs of every kind of checkpoint agree with libtorch at every step.
@@ -121,15 +133,33 @@ fn the_graph_agrees_with_libtorch_at_every_step_at_the_released_depth() {
     assert!(worst <= STEP, "{worst:e}");
 }
 
+/// The largest difference at each of ten steps of a variant of `checkpoint`, in single precision.
+fn differences_of(method: Method, checkpoint: &Path, sizes: InputSpec, opset: i64) -> Vec<f32> {
+    let made = variant(checkpoint, sizes.domain, method);
+    differences_of_ten_steps(made.path(), &spec_for(sizes, Precision::F32, opset))
+}
+
 #[test]
-fn a_pruned_graph_agrees_with_libtorchs_pruned_policy_at_every_step() {
-    let checkpoint = deep_checkpoint();
-    let dense = spec_for(own_sizes(checkpoint.path(), 0), Precision::F32, 20);
-    let worst = largest_difference_of_ten_steps(
-        checkpoint.path(),
-        &BuildSpec { build: BuildOptions { prune_2to4: true, ..BuildOptions::default() }, ..dense },
-    );
-    assert!(worst <= STEP, "{worst:e}");
+fn a_2_4_graph_agrees_with_libtorchs_2_4_policy_at_every_step_at_the_released_depth() {
+    for method in [Method::Sparse24, Method::Masked24] {
+        let checkpoint = deep_checkpoint();
+        let found = differences_of(method, checkpoint.path(), own_sizes(checkpoint.path(), 1), 20);
+        assert!(found.iter().all(|difference| *difference <= STEP), "{method:?}: {found:?}");
+    }
+}
+
+#[test]
+fn an_fp8_graph_agrees_with_libtorchs_fp8_policy_but_where_an_input_is_rounded_to_the_other_neighbour() {
+    /// What one input may change that a last bit rounds to the other neighbour: 6e-4 was seen, once in a hundred steps.
+    const OTHER_NEIGHBOUR: f32 = 0.05;
+    for golden in exported::one_golden_per_checkpoint() {
+        for opset in [19, 20] {
+            let found = differences_of(Method::Fp8, &golden.checkpoint, InputSpec::of(&golden.batch.inputs), opset);
+            let equal = found.iter().filter(|difference| **difference <= STEP).count();
+            assert!(equal >= 8, "{}: {found:?}", golden.name);
+            assert!(found.iter().all(|difference| *difference <= OTHER_NEIGHBOUR), "{}: {found:?}", golden.name);
+        }
+    }
 }
 
 fn own_sizes(checkpoint: &Path, domain: i64) -> InputSpec {
@@ -145,11 +175,16 @@ fn own_sizes(checkpoint: &Path, domain: i64) -> InputSpec {
 
 /// The policy in ONNX Runtime, for the inputs of a golden.
 fn options(golden: &Golden, engine: EngineConfig) -> Options {
+    options_of(&golden.checkpoint, golden, engine)
+}
+
+/// The policy of `checkpoint` in ONNX Runtime, for the inputs of a golden.
+fn options_of(checkpoint: &Path, golden: &Golden, engine: EngineConfig) -> Options {
     let options = Options {
         backend: select::ONNXRUNTIME.to_owned(),
         steps: Some(golden.steps),
         engine,
-        ..Options::new(&golden.checkpoint)
+        ..Options::new(checkpoint)
     };
     options.for_inputs(&golden.batch.inputs)
 }
@@ -177,7 +212,7 @@ fn actions_equal_the_oracles_with_the_graph_inside_generate_actions() {
 
 /// The first single-sample golden, with its graph in a folder of its own.
 fn exported_golden() -> (Golden, tempfile::TempDir, PathBuf) {
-    let golden = goldens().into_iter().find(|golden| golden.batch.inputs.batch == 1).unwrap();
+    let golden = golden_of_one_sample();
     let folder = tempfile::tempdir().unwrap();
     let path = export(&golden, folder.path(), &golden.checkpoint);
     (golden, folder, path)
@@ -202,25 +237,71 @@ fn engine(path: &Path) -> EngineConfig {
     EngineConfig { path: Some(path.to_owned()), ..EngineConfig::default() }
 }
 
-/// The graph in half precision, with FP8 or without, passes the check at start and answers.
-fn half_precision_passes_the_check(fp8: bool) {
+/// The graph of `checkpoint` in `dtype` passes the check at start and answers the inputs of `golden`.
+fn passes_the_check(checkpoint: &Path, golden: &Golden, dtype: Dtype) {
     let cache = tempfile::tempdir().unwrap();
-    let golden = goldens().into_iter().find(|golden| golden.batch.inputs.batch == 1).unwrap();
-    let engine = EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, fp8, ..EngineConfig::default() };
-    let half = Options { dtype: Dtype::F16, ..options(&golden, engine) };
-    let pipeline = Pipeline::load(&half).unwrap();
+    let engine = EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, ..EngineConfig::default() };
+    let options = Options { dtype, ..options_of(checkpoint, golden, engine) };
+    let pipeline = Pipeline::load(&options).unwrap();
     let inference = ask(&pipeline, &golden.batch.inputs, golden.noise());
     assert_eq!(inference.provenance.runtime.backend, select::ONNXRUNTIME);
 }
 
-#[test]
-fn a_graph_in_half_precision_passes_the_check_that_a_wrong_matrix_does_not() {
-    half_precision_passes_the_check(false);
+fn golden_of_one_sample() -> Golden {
+    goldens().into_iter().find(|golden| golden.batch.inputs.batch == 1).unwrap()
 }
 
 #[test]
-fn a_graph_in_fp8_passes_the_check_that_a_wrong_matrix_does_not() {
-    half_precision_passes_the_check(true);
+fn a_graph_in_half_precision_passes_the_check_that_a_wrong_matrix_does_not() {
+    let golden = golden_of_one_sample();
+    passes_the_check(&golden.checkpoint, &golden, Dtype::F16);
+}
+
+/// The variant of a golden's checkpoint for the golden's own domain.
+fn variant_of(golden: &Golden, method: Method) -> tempfile::TempDir {
+    variant(&golden.checkpoint, golden.batch.inputs.domain_id[0], method)
+}
+
+#[test]
+fn graphs_of_every_variant_pass_the_check_in_single_and_in_half_precision() {
+    for golden in exported::one_golden_per_checkpoint().iter().filter(|golden| golden.batch.inputs.batch == 1) {
+        for dtype in [Dtype::F32, Dtype::F16] {
+            passes_the_check(variant_of(golden, Method::Fp8).path(), golden, dtype);
+        }
+    }
+    let golden = golden_of_one_sample();
+    for method in [Method::Sparse24, Method::Masked24] {
+        passes_the_check(variant_of(&golden, method).path(), &golden, Dtype::F16);
+    }
+}
+
+#[test]
+fn an_fp8_graph_of_the_released_depth_passes_the_check_in_single_and_in_half_precision() {
+    let checkpoint = deep_checkpoint();
+    let made = variant(checkpoint.path(), 1, Method::Fp8);
+    for dtype in [Dtype::F32, Dtype::F16] {
+        let cache = tempfile::tempdir().unwrap();
+        let engine = EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, ..EngineConfig::default() };
+        let backend = select::ONNXRUNTIME.to_owned();
+        let inputs = Some(own_sizes(made.path(), 1));
+        Pipeline::load(&Options { dtype, backend, engine, inputs, ..Options::new(made.path()) }).unwrap();
+    }
+}
+
+#[test]
+fn an_fp8_graph_with_one_matrix_of_another_checkpoint_is_refused() {
+    let golden = golden_of_one_sample();
+    let (made, other) = (variant_of(&golden, Method::Fp8), variant_of(&golden, Method::Fp8));
+    let weights = other.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let (start, end) = exported::place_of(&bytes, "transformer.blocks.0.attn.qkv.weight");
+    bytes[start..end].reverse();
+    std::fs::write(&weights, bytes).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = export(&golden, folder.path(), made.path());
+    put_in_place(&path, &export(&golden, folder.path(), other.path()));
+    let error = Pipeline::load(&options_of(made.path(), &golden, engine(&path))).unwrap_err();
+    assert!(matches!(error, PipelineError::Backend(BackendError::Parity { .. })), "{error}");
 }
 
 #[test]
@@ -250,9 +331,21 @@ fn an_engine_for_another_length_of_text_is_refused_by_the_shape_of_its_tokens() 
 }
 
 #[test]
-fn an_engine_that_is_not_pruned_as_requested_is_refused_by_that_flag() {
-    let refusal = refusal(|options| options.engine.build.prune_2to4 = true);
-    assert!(refusal.contains("`flags.prune_2to4` is false, expected true"), "{refusal}");
+fn an_engine_of_the_dense_checkpoint_is_refused_for_its_fp8_variant_by_the_hash_of_the_weights() {
+    let (golden, _folder, path) = exported_golden();
+    let made = variant_of(&golden, Method::Fp8);
+    let refusal = Pipeline::load(&options_of(made.path(), &golden, engine(&path))).unwrap_err().to_string();
+    assert!(refusal.contains("`checkpoint_sha256`"), "{refusal}");
+}
+
+#[test]
+fn a_graph_of_another_revision_is_refused_by_that_number() {
+    let (golden, _folder, path) = exported_golden();
+    let mut sidecar = Sidecar::read(&path).unwrap();
+    sidecar.identity.graph_revision -= 1;
+    sidecar.write(&path).unwrap();
+    let refusal = Pipeline::load(&options(&golden, engine(&path))).unwrap_err().to_string();
+    assert!(refusal.contains("`graph_revision` is 1, expected 2"), "{refusal}");
 }
 
 /// A graph with one bit changed after its export.
@@ -299,12 +392,17 @@ fn broken_engine() -> (Golden, tempfile::TempDir, PathBuf) {
         word.reverse();
     }
     std::fs::write(&weights, bytes).unwrap();
-    let strange = export(&golden, folder.path(), other.path());
-    std::fs::copy(strange, &path).unwrap();
-    let mut sidecar = Sidecar::read(&path).unwrap();
-    sidecar.engine_sha256 = sha256_of_file(&path).unwrap();
-    sidecar.write(&path).unwrap();
+    put_in_place(&path, &export(&golden, folder.path(), other.path()));
     (golden, folder, path)
+}
+
+/// Replaces the graph at `path` by that at `strange`, and gives the sidecar the new hash.
+fn put_in_place(path: &Path, strange: &Path) {
+    std::fs::copy(strange, path).unwrap();
+    let mut sidecar = Sidecar::read(path).unwrap();
+    sidecar.engine_sha256 = sha256_of_file(path).unwrap();
+    sidecar.engine_bytes = std::fs::metadata(path).unwrap().len();
+    sidecar.write(path).unwrap();
 }
 
 #[test]

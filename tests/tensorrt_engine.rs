@@ -16,12 +16,14 @@ mod exported;
 use cli::scratch::folder;
 use cli::{Bench, fails, succeeds, text, xvla};
 use exported::base_policy_checkpoint;
+use exported::variants::variant;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use xvla_ros::backend::engine::sidecar::Sidecar;
 use xvla_ros::backend::engine::{Flavour, Precision};
+use xvla_ros::model::variant::Method;
 use xvla_ros::offline::engines::{EngineMade, EngineRequest, build_engine};
 
 /// Arguments that build an engine of `bench`'s checkpoint at `out`, with `extra`.
@@ -40,27 +42,35 @@ fn build(bench: &Bench, out: &Path, extra: &[&str]) -> String {
 struct Built {
     arguments: &'static [&'static str],
     precision: Precision,
+    method: Option<Method>,
     path: PathBuf,
     /// The program's output.
     said: String,
     sidecar: Sidecar,
 }
 
-/// One engine of each precision, and one with all other options.
-static BUILT: LazyLock<[Built; 5]> = LazyLock::new(|| {
-    let bench = Bench::tiny();
-    let kinds: [(&[&str], Precision); 5] = [
-        (&[], Precision::F32),
-        (&["--fp16"], Precision::F16),
-        (&["--bf16"], Precision::Bf16),
-        (&["--fp8", "--workspace-mb", "256"], Precision::Fp8),
-        (&["--fp16", "--prune-2to4", "--sparse"], Precision::F16),
+/// One engine of each precision, one with all other options, and of each kind of variant one.
+static BUILT: LazyLock<[Built; 8]> = LazyLock::new(|| {
+    let dense = Bench::tiny().checkpoint();
+    let kinds: [(&[&str], Precision, Option<Method>); 8] = [
+        (&[], Precision::F32, None),
+        (&["--fp16"], Precision::F16, None),
+        (&["--bf16"], Precision::Bf16, None),
+        (&["--fp16", "--sparse", "--workspace-mb", "256"], Precision::F16, None),
+        (&["--fp16"], Precision::F16, Some(Method::Fp8)),
+        (&["--bf16"], Precision::Bf16, Some(Method::Fp8)),
+        (&["--fp16"], Precision::F16, Some(Method::Sparse24)),
+        (&["--fp16"], Precision::F16, Some(Method::Masked24)),
     ];
-    kinds.map(|(arguments, precision)| {
-        let path = folder().join(format!("tiny{}.engine", arguments.concat()));
-        let said = build(&bench, &path, arguments);
+    kinds.map(|(arguments, precision, method)| {
+        let kind = method.map_or("", Method::name);
+        let made = method.map(|method| variant(&dense, 3, method));
+        let checkpoint = made.as_ref().map_or(dense.as_path(), |made| made.path());
+        let path = folder().join(format!("tiny{}{kind}.engine", arguments.concat()));
+        let fixed = ["engine", "build", "--domain", "3", "--checkpoint", text(checkpoint), "--out", text(&path)];
+        let said = succeeds(fixed.iter().chain(arguments));
         let sidecar = Sidecar::read(&path).unwrap();
-        Built { arguments, precision, path, said, sidecar }
+        Built { arguments, precision, method, path, said, sidecar }
     })
 });
 
@@ -94,20 +104,26 @@ fn a_sidecar_names_the_library_the_domain_and_the_precision() {
 
 #[test]
 fn a_sidecar_names_the_options_that_were_requested_and_no_others() {
-    for Built { sidecar, arguments, .. } in &*BUILT {
+    for Built { sidecar, arguments, .. } in BUILT.iter().filter(|built| built.method.is_none()) {
         let flags = &sidecar.identity.flags;
-        assert_eq!(flags.prune_2to4, arguments.contains(&"--prune-2to4"), "{arguments:?}");
         assert_eq!(flags.sparse, arguments.contains(&"--sparse"), "{arguments:?}");
         assert_eq!(flags.workspace_mb.is_some(), arguments.contains(&"--workspace-mb"), "{arguments:?}");
     }
 }
 
 #[test]
-fn a_sidecar_lists_the_gpus_that_have_the_precision() {
-    for Built { sidecar, precision, .. } in &*BUILT {
+fn kernels_for_sparse_weights_are_allowed_for_a_2_4_checkpoint_without_being_asked_for() {
+    for Built { sidecar, method, .. } in BUILT.iter().filter(|built| built.method.is_some()) {
+        assert_eq!(sidecar.identity.flags.sparse, *method != Some(Method::Fp8), "{method:?}");
+    }
+}
+
+#[test]
+fn a_sidecar_lists_the_gpus_that_have_the_formats_of_the_matrices() {
+    for Built { sidecar, method, .. } in &*BUILT {
         // Ada is the first architecture with FP8.
         let capabilities = &sidecar.compute_capabilities;
-        assert_eq!(capabilities.contains(&"8.6".to_owned()), *precision != Precision::Fp8, "{capabilities:?}");
+        assert_eq!(capabilities.contains(&"8.6".to_owned()), *method != Some(Method::Fp8), "{capabilities:?}");
         assert!(capabilities.contains(&"12.0".to_owned()), "{capabilities:?}");
     }
 }
@@ -151,6 +167,20 @@ fn a_policy_of_the_released_size_is_built_for_as_many_tokens_as_the_released_one
 fn the_engine_of_a_policy_of_the_released_size_holds_its_weights() {
     let made = &RELEASED_SIZE.1;
     assert!(made.sidecar.engine_bytes > 500_000_000, "{} bytes", made.sidecar.engine_bytes);
+}
+
+#[test]
+fn the_engine_of_an_fp8_policy_of_the_released_size_holds_its_matrices_in_fp8() {
+    let (checkpoint, dense) = &*RELEASED_SIZE;
+    let made = variant(checkpoint, 3, Method::Fp8);
+    let request = EngineRequest {
+        out: Some(made.path().join("fp8.engine")),
+        precision: Precision::F16,
+        text_tokens: Some(185),
+        ..EngineRequest::new(made.path(), 3)
+    };
+    let bytes = build_engine(&request).unwrap().sidecar.engine_bytes;
+    assert!(bytes < dense.sidecar.engine_bytes * 6 / 10, "{bytes} bytes, dense {}", dense.sidecar.engine_bytes);
 }
 
 #[test]

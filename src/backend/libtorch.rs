@@ -10,8 +10,6 @@ use crate::model::config::ModelConfig;
 use crate::model::flow;
 use crate::model::policy::Policy;
 use crate::model::vlm::{Views, Vlm, VlmTokens};
-use crate::model::weight::Weight;
-use crate::model::weight::sparse24::{Criterion, two_to_four};
 use crate::model::{Hook, ignore};
 use tch::{TchError, Tensor};
 
@@ -98,22 +96,12 @@ impl LibtorchPolicy {
         })
     }
 
-    /// This policy for one domain only, with plain matrices, which are pruned to 2:4 if `prune`.
+    /// This policy for one domain only.
     ///
     /// # Errors
     /// An operation that libtorch refuses.
-    pub fn specialise(self, domain: i64, prune: bool) -> Result<Self, BackendError> {
-        let mut policy = self.policy.specialise(domain)?;
-        if prune {
-            for group in policy.linears_mut() {
-                for (_, layer) in group.layers {
-                    let dense = layer.weight.to_dense()?;
-                    let mask = two_to_four(&dense, &Criterion::Magnitude)?;
-                    layer.weight = Weight::Dense(dense.f_mul(&mask.f_to_kind(dense.kind())?)?);
-                }
-            }
-        }
-        Ok(Self { policy, ..self })
+    pub fn specialise(self, domain: i64) -> Result<Self, BackendError> {
+        Ok(Self { policy: self.policy.specialise(domain)?, ..self })
     }
 
     /// The network with its weights.
@@ -236,7 +224,7 @@ mod tests {
             let (mut whole, config) = policy(checkpoint);
             let domain = config.policy.domains - 1;
             let expected = answer(&mut whole, &config, domain).unwrap();
-            let mut specialised = whole.specialise(domain, false).unwrap();
+            let mut specialised = whole.specialise(domain).unwrap();
             let found = answer(&mut specialised, &config, domain).unwrap();
             let difference = (found - expected).abs().max().double_value(&[]);
             assert!(difference < 1e-5, "{checkpoint}: {difference:e}");
@@ -246,7 +234,7 @@ mod tests {
     #[test]
     fn a_specialised_policy_answers_for_no_other_domain() {
         let (whole, config) = policy(CHECKPOINTS[0]);
-        let error = answer(&mut whole.specialise(1, true).unwrap(), &config, 0).unwrap_err().to_string();
+        let error = answer(&mut whole.specialise(1).unwrap(), &config, 0).unwrap_err().to_string();
         assert!(error.contains("a policy for domain 0") && error.contains("specialised to domain 1"), "{error}");
     }
 }

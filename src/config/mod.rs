@@ -56,7 +56,7 @@ pub use error::ConfigError;
 pub use facts::{Fact, Origin};
 pub use group::Named;
 pub use overrides::{Given, Overrides};
-pub use parameter::{Domain, Parameter};
+pub use parameter::{Domain, Parameter, retired};
 pub use schema::Audience;
 pub use table::{
     ActionConfig, ActionGripperConfig, BuildOptions, CalibrationConfig, CameraConfig, Config, EngineConfig,
@@ -256,6 +256,14 @@ mod tests {
         let deadline = with("policy.deadline_ms", Value::Integer(250)).unwrap().policy.deadline;
         assert_eq!(deadline, Some(Duration::from_millis(250)));
         assert!(refusal("policy.deadline", Value::Integer(250)).contains("does not exist"));
+    }
+
+    #[test]
+    fn a_parameter_that_is_gone_is_refused_with_what_takes_its_place() {
+        let refused = refusal("engine.fp8", Value::Bool(true));
+        assert!(refused.starts_with("parameter `engine.fp8` does not exist any more: "), "{refused}");
+        assert!(refused.contains("`xvla quantize"), "{refused}");
+        assert!(refusal("engine.prune_2to4", Value::Bool(true)).contains("`xvla checkpoint prune --2to4`"));
     }
 
     #[test]

@@ -73,9 +73,30 @@ impl Parameter {
 /// How much of two names must agree for one to be suggested for the other, 0 to 1.
 const SIMILAR: f64 = 0.75;
 
+/// Parameters that are gone, each with what takes its place.
+const RETIRED: [(&str, &str); 2] = [
+    (
+        "engine.fp8",
+        "leave it out: FP8 is a property of the checkpoint now, with ranges from real inputs; make one with `xvla quantize \
+         --format fp8 --calib DIR`",
+    ),
+    (
+        "engine.prune_2to4",
+        "leave it out: 2:4 sparsity is a property of the checkpoint now; make one with `xvla checkpoint prune --2to4`",
+    ),
+];
+
+/// What takes the place of the parameter `name`, if there was one of that name once.
+pub fn retired(name: &str) -> Option<&'static str> {
+    RETIRED.into_iter().find_map(|(gone, instead)| (gone == name).then_some(instead))
+}
+
 /// The error for a `name` that no row has. It suggests a row that shares the last part of the name, contains all of it,
 /// or differs by little, if there is one.
 pub(super) fn unknown(name: &str, rows: &[Parameter]) -> ConfigError {
+    if let Some(instead) = retired(name) {
+        return ConfigError::Unknown { name: name.to_owned(), hint: format!(" any more: {instead}") };
+    }
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let similarity = |row: &&Parameter| strsim::normalized_damerau_levenshtein(&row.name, name);
     let closest = || {

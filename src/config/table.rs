@@ -291,8 +291,6 @@ parameters! {
         cache: Option<PathBuf> = path(),
         /// Whether an engine that is missing or does not fit is built at start-up, which takes up to minutes.
         rebuild: bool = flag(false),
-        /// Whether the engine computes its matrix products in FP8; needs dtype f16.
-        fp8: bool = flag(false),
         /// How it is built, beyond its precision.
         build: BuildOptions = flattened(),
         /// Folder or file of ONNX Runtime's or TensorRT's library; empty to search for it.
@@ -305,9 +303,7 @@ parameters! {
     /// takes this struct, so a new option is one field here and one argument on the command line.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct BuildOptions {
-        /// Whether the engine's matrices are pruned to 2:4.
-        prune_2to4: bool = flag(false),
-        /// Whether TensorRT may choose kernels for sparse weights.
+        /// Whether TensorRT may choose kernels for sparse weights of a checkpoint that is not pruned to 2:4; of one that is, it always may.
         sparse: bool = flag(false),
         /// TensorRT's limit for its workspace while building, MiB; 0 for its own choice.
         workspace_mb: Option<u64> = integer(0).within(0..=1_048_576).unless(0),

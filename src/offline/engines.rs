@@ -39,9 +39,9 @@ pub struct EngineRequest {
     pub image_size: Option<(usize, usize)>,
     /// The precision that it computes in.
     pub precision: Precision,
-    /// ONNX opset; `None` for the default of the flavour and precision.
+    /// ONNX opset; `None` for the default of the flavour and of the checkpoint's matrices.
     pub opset: Option<i64>,
-    /// Pruning, sparsity and the builder's workspace.
+    /// Sparsity and the builder's workspace.
     pub build: BuildOptions,
     /// The file in which TensorRT keeps timings or kernels from one build to the next; `None` to keep none.
     pub timing_cache: Option<PathBuf>,
@@ -50,7 +50,7 @@ pub struct EngineRequest {
 }
 
 impl EngineRequest {
-    /// A request for the dense policy of `domain` in single precision, for the checkpoint's own input sizes, in the
+    /// A request for the policy of `domain` in single precision, for the checkpoint's own input sizes, in the
     /// cache.
     pub fn new(checkpoint: impl Into<PathBuf>, domain: i64) -> Self {
         Self {
@@ -197,16 +197,13 @@ fn produce(
 fn spec(request: &EngineRequest, flavour: Flavour, config: &ModelConfig, processors: &Processors) -> BuildSpec {
     let own = own_input_spec(config, processors, request.domain);
     let (image_height, image_width) = request.image_size.unwrap_or((own.image_height, own.image_width));
-    BuildSpec {
-        sizes: InputSpec {
-            views: request.views.unwrap_or(own.views),
-            text_tokens: request.text_tokens.unwrap_or(own.text_tokens),
-            image_height,
-            image_width,
-            ..own
-        },
-        precision: request.precision,
-        opset: request.opset.unwrap_or(flavour.opset(request.precision)),
-        build: request.build,
-    }
+    let sizes = InputSpec {
+        views: request.views.unwrap_or(own.views),
+        text_tokens: request.text_tokens.unwrap_or(own.text_tokens),
+        image_height,
+        image_width,
+        ..own
+    };
+    let spec = BuildSpec::new(config, flavour, sizes, request.precision, request.build);
+    BuildSpec { opset: request.opset.unwrap_or(spec.opset), ..spec }
 }

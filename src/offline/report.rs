@@ -38,8 +38,6 @@ pub struct Configuration {
     pub device: String,
     /// The precision it computed in.
     pub dtype: &'static str,
-    /// Whether engines computed their matrix products in FP8.
-    pub fp8: bool,
     /// Denoising steps asked for; `None` for the checkpoint's own number.
     pub steps: Option<usize>,
     /// Inferences that counted, per backend.
@@ -165,7 +163,6 @@ impl Report {
                 batches: plan.batches.len(),
                 device: plan.options.device.to_string(),
                 dtype: plan.options.dtype.name(),
-                fp8: plan.options.engine.fp8,
                 steps: plan.options.steps,
                 iterations: plan.iterations,
                 warmup: plan.warmup,

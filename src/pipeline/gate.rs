@@ -147,8 +147,7 @@ fn libtorch_golden(
             actions
         }
     };
-    let channels = config.policy.action_dim.unsigned_abs() as usize;
-    Ok(golden::expect(golden::SEED, steps, actions, channels, precision_of(target.dtype)))
+    Ok(golden::expect(golden::SEED, steps, actions, config, precision_of(target.dtype)))
 }
 
 /// Loads libtorch at `target`, runs the golden's inputs and frees what libtorch took of the device.

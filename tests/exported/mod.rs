@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
+pub mod variants;
+
 use crate::common::{Golden, goldens};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -34,7 +36,7 @@ pub fn spec(golden: &Golden, precision: Precision, opset: i64) -> BuildSpec {
     spec_for(InputSpec::of(&golden.batch.inputs), precision, opset)
 }
 
-/// The build spec of a dense engine for inputs of these sizes.
+/// The build spec of an engine for inputs of these sizes.
 pub fn spec_for(sizes: InputSpec, precision: Precision, opset: i64) -> BuildSpec {
     BuildSpec { sizes, precision, opset, build: BuildOptions::default() }
 }

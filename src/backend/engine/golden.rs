@@ -10,6 +10,7 @@ use crate::backend::BackendError;
 use crate::backend::stream::{HostBatch, HostImages, Stream};
 use crate::backend::{PolicyBackend, VlmBackend, queue};
 use crate::model::config::ModelConfig;
+use crate::model::variant::Method;
 use crate::types::{HostArray, ModelInputs};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -24,6 +25,15 @@ pub const STEPS: usize = 4;
 /// A channel's tolerance is relative to at least this part of the root mean square of all channels, so that a small
 /// channel is not held to its own tiny values.
 const SMALL_CHANNEL: f32 = 0.25;
+
+/// The part of the root mean square of all channels that answers of a network whose inputs of matrices are quantised may
+/// differ by, whatever they are computed in.
+///
+/// A last bit decides now and then which of two neighbours an input is rounded to. They are 6 % or more apart in FP8, and
+/// later layers spread the difference, so that two right answers end up as far apart as FP8 is from dense. This is noise
+/// of the hidden state, about as large in every channel. Between libtorch and ONNX Runtime it was up to 0.28 for tiny FP8
+/// checkpoints of random weights in f16; for one of the full size, 0.12 in f32 and 0.10 in f16.
+const QUANTISED_INPUTS: f32 = 0.4;
 
 /// The inputs that a backend runs for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,26 +137,31 @@ impl GoldenInputs {
 }
 
 /// The golden with libtorch's `actions` and the tolerances for a backend that computes in `precision`.
-pub fn expect(seed: u64, steps: usize, actions: Vec<f32>, channels: usize, precision: Precision) -> Golden {
-    let tolerance = tolerance(&actions, channels, precision);
+pub fn expect(seed: u64, steps: usize, actions: Vec<f32>, config: &ModelConfig, precision: Precision) -> Golden {
+    let channels = config.policy.action_dim.unsigned_abs() as usize;
+    let method = config.variant.as_ref().map(|variant| variant.method);
+    let tolerance = if matches!(method, Some(Method::Fp8 | Method::Int8)) {
+        tolerance(&actions, channels, allowance(precision).max(QUANTISED_INPUTS), 1.0)
+    } else {
+        tolerance(&actions, channels, allowance(precision), SMALL_CHANNEL)
+    };
     Golden { seed, steps, actions, tolerance }
 }
 
-/// The deviation that each channel of `actions` [T·A] may have in any value: a part of the channel's root mean square
-/// over the chunk.
+/// The deviation that each channel of `actions` [T·A] may have in any value: this `part` of the channel's root mean square
+/// over the chunk, or of `least` of that of all channels if that is more.
 ///
 /// Deviations of single values, measured with full-size checkpoints of random weights: 0.5 % for f16 in ONNX Runtime
-/// against single precision; 3 % for f16 and 20 % for bf16 between libtorch and `cuda_graph` on an H200; 36 % for FP8.
-/// One of the policy's 96 matrices transposed gives 110 %. Single precision on a GPU includes convolutions in TF32.
-fn tolerance(actions: &[f32], channels: usize, precision: Precision) -> Vec<f32> {
-    let part = allowance(precision);
+/// against single precision; 3 % for f16 and 20 % for bf16 between libtorch and `cuda_graph` on an H200. One of the
+/// policy's 96 matrices transposed gives 110 %. Single precision on a GPU includes convolutions in TF32.
+fn tolerance(actions: &[f32], channels: usize, part: f32, least: f32) -> Vec<f32> {
     let root_mean_square = |values: &mut dyn Iterator<Item = f32>| {
         let (sum, count) = values.fold((0.0, 0.0f32), |(sum, count), value| (sum + value * value, count + 1.0));
         (sum / count.max(1.0)).sqrt()
     };
     let all = root_mean_square(&mut actions.iter().copied());
     let own = |channel| root_mean_square(&mut actions.iter().copied().skip(channel).step_by(channels.max(1)));
-    (0..channels).map(|channel| part * own(channel).max(SMALL_CHANNEL * all).max(f32::MIN_POSITIVE)).collect()
+    (0..channels).map(|channel| part * own(channel).max(least * all).max(f32::MIN_POSITIVE)).collect()
 }
 
 /// The part of a channel's root mean square that a backend which computes in `precision` may be off.
@@ -155,7 +170,6 @@ pub fn allowance(precision: Precision) -> f32 {
         Precision::F32 => 0.02,
         Precision::F16 => 0.2,
         Precision::Bf16 => 0.6,
-        Precision::Fp8 => 0.8,
     }
 }
 
@@ -191,14 +205,16 @@ mod tests {
 
     fn golden(precision: Precision) -> Golden {
         // Two channels: one of about a metre, and one a hundred times smaller.
-        expect(SEED, STEPS, vec![1.0, 0.01, -1.0, -0.01], 2, precision)
+        let actions = vec![1.0, 0.01, -1.0, -0.01];
+        let tolerance = tolerance(&actions, 2, allowance(precision), SMALL_CHANNEL);
+        Golden { seed: SEED, steps: STEPS, actions, tolerance }
     }
 
     #[test]
     fn a_coarser_precision_may_be_further_off_but_never_by_the_size_of_the_actions() {
-        let precisions = [Precision::F32, Precision::F16, Precision::Bf16, Precision::Fp8];
+        let precisions = [Precision::F32, Precision::F16, Precision::Bf16];
         let tolerances = precisions.map(|precision| golden(precision).tolerance[0]);
-        assert!(tolerances.is_sorted() && tolerances[3] < 1.0, "{tolerances:?}");
+        assert!(tolerances.is_sorted() && tolerances[2] < 1.0, "{tolerances:?}");
     }
 
     #[test]

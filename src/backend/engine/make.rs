@@ -3,20 +3,17 @@
 
 use super::golden::{self, GoldenInputs};
 use super::sidecar::{Golden, Identity, Sidecar, sha256_of_file};
-use super::{BuildSpec, Flavour, Precision, Source};
+use super::{BuildSpec, Flavour, Source};
 use crate::backend::BackendError;
 use crate::backend::host_stream::HostStream;
 use crate::backend::libtorch::{LibtorchPolicy, LibtorchVlm};
-use crate::backend::{PolicyBackend, PolicyInputs};
 use crate::model::config::ModelConfig;
 use crate::model::onnx;
 use crate::model::onnx::ExportError;
 use crate::model::onnx::file::INLINE_LIMIT_BYTES;
 use crate::model::onnx::transformer::Plan;
-use crate::model::policy::LINEAR_INPUTS;
-use crate::model::vlm::VlmTokens;
 use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind};
 
 /// What a builder reports about an engine besides the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,8 +22,8 @@ pub struct Built {
     pub compute_capabilities: Vec<String>,
 }
 
-/// Exports the policy to a graph at `onnx` and computes its golden with libtorch, in single precision on the CPU.
-/// Returns the golden and the weights file, if the weights lie beside the graph.
+/// Exports the policy to a graph at `onnx` and computes its golden with libtorch, with the same matrices, in single
+/// precision on the CPU. Returns the golden and the weights file, if the weights lie beside the graph.
 ///
 /// # Errors
 /// A checkpoint that lacks tensors, sizes or options that the export does not support, or a file that cannot be
@@ -50,28 +47,20 @@ pub fn export_with_limit(
     check_sizes(spec, config)?;
     let root = source.checkpoint.root(Kind::Float, Device::Cpu);
     let mut vlm = LibtorchVlm::new(&root, config)?;
-    let policy = LibtorchPolicy::new(&root, config)?.specialise(spec.sizes.domain, spec.build.prune_2to4)?;
+    let mut policy = LibtorchPolicy::new(&root, config)?.specialise(spec.sizes.domain)?;
     source.checkpoint.check_all_taken()?;
 
-    let mut observer = RangeObserver { policy, ranges: Vec::new(), enabled: spec.precision == Precision::Fp8 };
     let mut stream = HostStream::new(Device::Cpu);
     let inputs = GoldenInputs::draw(golden::SEED, config, spec.sizes);
-    let actions = inputs.answer((&mut vlm, &mut observer, &mut stream), golden::STEPS)?;
-    let channels = config.policy.action_dim.unsigned_abs() as usize;
-    let golden = golden::expect(golden::SEED, golden::STEPS, actions, channels, spec.precision);
+    let actions = inputs.answer((&mut vlm, &mut policy, &mut stream), golden::STEPS)?;
+    let golden = golden::expect(golden::SEED, golden::STEPS, actions, config, spec.precision);
 
-    let plan = Plan {
-        tokens: spec.sizes.tokens(config),
-        precision: spec.precision,
-        opset: spec.opset,
-        ranges: &observer.ranges,
-    };
-    let graph =
-        onnx::transformer::graph(observer.policy.network(), &config.action_space, &plan).map_err(BackendError::from)?;
+    let plan = Plan { tokens: spec.sizes.tokens(config), precision: spec.precision, opset: spec.opset };
+    let graph = onnx::transformer::graph(policy.network(), &config.action_space, &plan).map_err(BackendError::from)?;
     let notes = [
         ("domain", spec.sizes.domain.to_string()),
         ("precision", spec.precision.name().to_owned()),
-        ("prune_2to4", spec.build.prune_2to4.to_string()),
+        ("matrices", config.variant.as_ref().map_or("dense", |variant| variant.method.name()).to_owned()),
     ];
     let data = onnx::file::write(&graph, onnx, &notes, inline_limit_bytes).map_err(BackendError::from)?;
     Ok((golden, data))
@@ -85,6 +74,12 @@ fn check_sizes(spec: &BuildSpec, config: &ModelConfig) -> Result<(), BackendErro
     if !(0..domains).contains(&domain) {
         return unsupported(format!("domain {domain}: the checkpoint has domains 0 to {}", domains - 1));
     }
+    if let Some(only) = config.policy.only_domain.filter(|only| *only != domain) {
+        return unsupported(format!(
+            "domain {domain}: this checkpoint was pruned or quantised for domain {only} alone: ask for that one, or make \
+             one for domain {domain} from the checkpoint that it was made from (`xvla quantize`, `xvla checkpoint prune`)"
+        ));
+    }
     let [first, others] = spec.sizes.tokens(config);
     let (text, policy) = (config.text.max_positions, config.policy.max_len_seq);
     if first > text {
@@ -95,37 +90,6 @@ fn check_sizes(spec: &BuildSpec, config: &ModelConfig) -> Result<(), BackendErro
         return unsupported(format!("a sequence of {length} tokens: the policy takes {policy}"));
     }
     Ok(())
-}
-
-/// The reference policy. It notes the largest magnitude that enters each matrix product, which FP8 is scaled by.
-struct RangeObserver {
-    policy: LibtorchPolicy,
-    ranges: Vec<f32>,
-    enabled: bool,
-}
-
-impl PolicyBackend for RangeObserver {
-    fn name(&self) -> &'static str {
-        self.policy.name()
-    }
-
-    fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
-        if !self.enabled {
-            return self.policy.generate(tokens, inputs);
-        }
-        let mut seen = Vec::new();
-        let actions = self.policy.generate_with_hook(tokens, inputs, &mut |name, tensor| {
-            if LINEAR_INPUTS.contains(&name) {
-                seen.push(tensor.f_abs().and_then(|tensor| tensor.f_max()?.f_double_value(&[])));
-            }
-        })?;
-        let seen: Vec<f64> = seen.into_iter().collect::<Result<_, _>>()?;
-        // Every step visits the same matrices in the same order.
-        let places = seen.len() / inputs.steps.max(1);
-        let largest = |place| seen.iter().skip(place).step_by(places.max(1)).fold(0.0f32, |max, &x| max.max(x as f32));
-        self.ranges = (0..places).map(largest).collect();
-        Ok(actions)
-    }
 }
 
 /// Makes the engine that `identity` describes at `path`. For ONNX Runtime that is the graph itself. For TensorRT,

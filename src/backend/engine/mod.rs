@@ -28,6 +28,7 @@ use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::onnx;
+use crate::model::variant::Method;
 use golden::InputSpec;
 use serde::{Deserialize, Serialize};
 use sidecar::{Flags, Identity, Sidecar};
@@ -58,11 +59,12 @@ impl Flavour {
         }
     }
 
-    /// The opset that its graphs of `precision` are exported with by default.
-    pub fn opset(self, precision: Precision) -> i64 {
-        match (self, precision) {
+    /// The opset that graphs of the checkpoint's policy are exported with by default.
+    pub fn opset(self, config: &ModelConfig) -> i64 {
+        let policy = config.variant.as_ref().filter(|variant| variant.scope.has_policy());
+        match (self, policy.map(|variant| variant.method)) {
             (Self::TensorrtRtx | Self::Tensorrt, _) => ENGINE_OPSET,
-            (Self::Onnx, Precision::Fp8) => onnx::FP8_OPSET,
+            (Self::Onnx, Some(Method::Fp8)) => onnx::FP8_OPSET,
             (Self::Onnx, _) => onnx::DEFAULT_OPSET,
         }
     }
@@ -82,27 +84,24 @@ pub struct BuildSpec {
 }
 
 impl BuildSpec {
-    /// The build spec that a pipeline of `dtype` for inputs of `sizes` needs.
-    ///
-    /// # Errors
-    /// [`BackendError::Unavailable`] for FP8 with a dtype other than f16.
-    pub fn of(config: &EngineConfig, dtype: Dtype, sizes: InputSpec, flavour: Flavour) -> Result<Self, BackendError> {
-        let precision = match (dtype, config.fp8) {
-            (dtype, false) => precision_of(dtype),
-            (Dtype::F16, true) => Precision::Fp8,
-            (_, true) => {
-                return Err(BackendError::Unavailable {
-                    backend: "an FP8 engine".to_owned(),
-                    reason: format!("around its FP8 products it computes in f16, and the pipeline in {}", dtype.name()),
-                    remedy: "set dtype to f16".to_owned(),
-                });
-            }
-        };
-        Ok(Self { sizes, precision, opset: flavour.opset(precision), build: config.build })
+    /// The spec of an engine of the checkpoint's policy, with the opset and the kernels that its matrices need.
+    pub fn new(
+        config: &ModelConfig,
+        flavour: Flavour,
+        sizes: InputSpec,
+        precision: Precision,
+        build: BuildOptions,
+    ) -> Self {
+        let is_sparse = config.variant.as_ref().is_some_and(|variant| {
+            variant.scope.has_policy() && matches!(variant.method, Method::Sparse24 | Method::Masked24)
+        });
+        // A graph has no kernels that could be sparse.
+        let sparse = flavour != Flavour::Onnx && (build.sparse || is_sparse);
+        Self { sizes, precision, opset: flavour.opset(config), build: BuildOptions { sparse, ..build } }
     }
 }
 
-/// The precision of an engine without FP8, for a pipeline of `dtype`.
+/// The precision of an engine for a pipeline of `dtype`.
 pub fn precision_of(dtype: Dtype) -> Precision {
     match dtype {
         Dtype::F32 => Precision::F32,
@@ -133,17 +132,18 @@ impl Source<'_> {
         library_version: &str,
     ) -> Result<Identity, CheckpointError> {
         let tokens = spec.sizes.tokens(self.config);
-        let BuildOptions { prune_2to4, sparse, workspace_mb } = spec.build;
+        let BuildOptions { sparse, workspace_mb } = spec.build;
         Ok(Identity {
             flavour,
             library_version: library_version.to_owned(),
+            graph_revision: onnx::REVISION,
             checkpoint_sha256: self.checkpoint.sha256()?,
             adapter_sha256: self.checkpoint.adapter_sha256()?,
             config_sha256: self.checkpoint.config_sha256()?,
             domain: spec.sizes.domain,
             precision: spec.precision,
             tensors: onnx::transformer::tensors(&self.config.policy, tokens, spec.precision),
-            flags: Flags { opset: spec.opset, prune_2to4, sparse, workspace_mb },
+            flags: Flags { opset: spec.opset, sparse, workspace_mb },
         })
     }
 }

@@ -14,7 +14,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 /// Of the sidecars written here; others are refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// What every mismatch can be mended with.
 const REBUILD: &str = "build it again (`xvla engine build`, `xvla export onnx`), or set engine.rebuild to true";
@@ -25,8 +25,6 @@ const REBUILD: &str = "build it again (`xvla engine build`, `xvla export onnx`),
 pub struct Flags {
     /// ONNX opset of the graph.
     pub opset: i64,
-    /// Whether the matrices are pruned to 2:4.
-    pub prune_2to4: bool,
     /// Whether kernels for sparse weights were allowed.
     pub sparse: bool,
     /// Limit of the workspace while building, MiB.
@@ -41,6 +39,8 @@ pub struct Identity {
     pub flavour: Flavour,
     /// Version of the library that built it; empty for graphs.
     pub library_version: String,
+    /// [`REVISION`](crate::model::onnx::REVISION) of the graph that it was built from.
+    pub graph_revision: u32,
     /// Of the checkpoint's weight files, one after the other.
     pub checkpoint_sha256: String,
     /// Of the adapter that is merged into them: its weights, then its adapter_config.json; absent without one.
@@ -291,13 +291,14 @@ pub(super) mod tests {
             identity: Identity {
                 flavour: Flavour::TensorrtRtx,
                 library_version: "1.7.1".to_owned(),
+                graph_revision: 2,
                 checkpoint_sha256: "c".repeat(64),
                 adapter_sha256: None,
                 config_sha256: "d".repeat(64),
                 domain: 3,
                 precision: Precision::F16,
                 tensors: vec![tensor("t", Direction::Input, &[1]), tensor("action", Direction::Output, &[1, 30, 20])],
-                flags: Flags { opset: 20, prune_2to4: false, sparse: false, workspace_mb: Some(512) },
+                flags: Flags { opset: 20, sparse: false, workspace_mb: Some(512) },
             },
             compute_capabilities: vec!["8.9".to_owned()],
             engine_sha256: format!("{:x}", Sha256::digest(b"engine")),
@@ -423,7 +424,7 @@ pub(super) mod tests {
             Sidecar::read(&engine).unwrap_err().to_string()
         };
         assert!(refusal(&text[..text.len() / 2]).contains("EOF"));
-        assert!(refusal(&text.replace("\"format\": 1", "\"format\": 2")).contains("format 2 is not 1"));
+        assert!(refusal(&text.replace("\"format\": 2", "\"format\": 1")).contains("format 1 is not 2"));
         assert!(refusal(&text.replace("\"domain\"", "\"embodiment\"")).contains("embodiment"));
         assert!(refusal(&text.replace("0.01", "1e60")).contains("golden"));
         std::fs::remove_file(&path).unwrap();

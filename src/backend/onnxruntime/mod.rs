@@ -12,7 +12,7 @@ pub mod session;
 use super::device;
 use super::engine::make::{self, Built};
 use super::engine::work::{EngineNetwork, EnginePolicy, projections};
-use super::engine::{self, BuildSpec, Flavour, Source};
+use super::engine::{self, BuildSpec, Flavour, Source, precision_of};
 use super::host_stream::HostStream;
 use super::libtorch::LibtorchVlm;
 use super::loaded::{Backends, Target};
@@ -31,7 +31,7 @@ pub const NAME: &str = super::names::ONNXRUNTIME;
 pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> Result<Backends, BackendError> {
     let library = library::open(target.engine.library.as_deref())?;
     let source = Source { checkpoint, config };
-    let spec = BuildSpec::of(&target.engine, target.dtype, target.sizes, Flavour::Onnx)?;
+    let spec = BuildSpec::new(config, Flavour::Onnx, target.sizes, precision_of(target.dtype), target.engine.build);
     let wanted = source.identity(&spec, Flavour::Onnx, "")?;
     let (path, sidecar) = engine::locate(&target.engine, &wanted, |path| {
         make::make(&source, &spec, &wanted, path, |_, _| Ok(Built::default()))

@@ -12,7 +12,7 @@ use crate::backend::cuda::recorder::StreamRecorder;
 use crate::backend::cuda::session::{PipelineStage, Session};
 use crate::backend::cuda::stream::GpuStream;
 use crate::backend::engine::work::{EngineNetwork, EnginePolicy, EngineWork, projections};
-use crate::backend::engine::{self, BuildSpec, Source};
+use crate::backend::engine::{self, BuildSpec, Source, precision_of};
 use crate::backend::libtorch::LibtorchVlm;
 use crate::backend::loaded::{Backends, Target};
 use crate::backend::{PolicyBackend, PolicyInputs, VlmBackend, device};
@@ -47,7 +47,7 @@ fn load_onto(
     // An unsupported GPU is reported before anything is hashed or built.
     library.check_gpu(capability)?;
     let source = Source { checkpoint, config };
-    let spec = BuildSpec::of(&target.engine, target.dtype, target.sizes, library.flavour())?;
+    let spec = BuildSpec::new(config, library.flavour(), target.sizes, precision_of(target.dtype), target.engine.build);
     let wanted = source.identity(&spec, library.flavour(), &library.version())?;
     let (path, sidecar) =
         engine::locate(&target.engine, &wanted, |path| super::build(&library, &source, &spec, &wanted, None, path))?;

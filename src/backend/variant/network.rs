@@ -31,7 +31,7 @@ impl Network {
     ) -> Result<Self, BackendError> {
         let root = checkpoint.root(Kind::Float, device);
         let vlm = LibtorchVlm::new(&root, config)?;
-        let policy = LibtorchPolicy::new(&root, config)?.specialise(domain, false)?;
+        let policy = LibtorchPolicy::new(&root, config)?.specialise(domain)?;
         checkpoint.check_all_taken()?;
         let channels = config.policy.action_dim.unsigned_abs() as usize;
         Ok(Self { vlm, policy, stream: HostStream::new(device), channels })

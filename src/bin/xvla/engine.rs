@@ -30,9 +30,6 @@ pub struct BuildArgs {
     /// Compute in bf16.
     #[arg(long, group = "precision")]
     bf16: bool,
-    /// Compute the blocks' matrix products in FP8, the rest in f16; for GPUs from compute capability 8.9 on.
-    #[arg(long, group = "precision")]
-    fp8: bool,
     #[command(flatten)]
     build: BuildFlags,
     /// Limit of TensorRT's workspace, MiB.
@@ -67,10 +64,9 @@ pub struct InspectArgs {
 /// Builds the engine and prints one line about it.
 pub fn build(args: &BuildArgs) -> anyhow::Result<()> {
     let start = Instant::now();
-    let precision = match (args.fp16, args.bf16, args.fp8) {
-        (true, ..) => Precision::F16,
-        (_, true, _) => Precision::Bf16,
-        (.., true) => Precision::Fp8,
+    let precision = match (args.fp16, args.bf16) {
+        (true, _) => Precision::F16,
+        (_, true) => Precision::Bf16,
         _ => Precision::F32,
     };
     let options = BuildOptions { workspace_mb: args.workspace_mb, ..args.build.over(BuildOptions::default()) };
@@ -94,9 +90,6 @@ pub fn described(made: &EngineMade, took: Duration) -> String {
         identity.domain,
         identity.precision.name()
     );
-    if identity.flags.prune_2to4 {
-        line.push_str(", pruned to 2:4");
-    }
     if !sidecar.compute_capabilities.is_empty() {
         line.push_str(&format!(", for compute capabilities {}", sidecar.compute_capabilities.join(", ")));
     }
@@ -139,13 +132,7 @@ fn text(report: &Report) -> anyhow::Result<String> {
     row("precision", identity.precision.name())?;
     let flags = &identity.flags;
     let workspace = flags.workspace_mb.map_or("its own".to_owned(), |limit| format!("{limit} MiB"));
-    row(
-        "flags",
-        &format!(
-            "opset {}, prune 2:4 {}, sparse {}, workspace {workspace}",
-            flags.opset, flags.prune_2to4, flags.sparse
-        ),
-    )?;
+    row("flags", &format!("opset {}, sparse {}, workspace {workspace}", flags.opset, flags.sparse))?;
     if !report.sidecar.compute_capabilities.is_empty() {
         row("compute capabilities", &report.sidecar.compute_capabilities.join(", "))?;
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use xvla_ros::backend::engine::Precision;
-use xvla_ros::config::{BuildOptions, EngineConfig};
+use xvla_ros::config::{BuildOptions, EngineConfig, retired};
 use xvla_ros::offline::engines::EngineRequest;
 
 /// Arguments for a file of one domain's policy: what goes into it, and its path.
@@ -47,27 +47,27 @@ impl PolicyFileArgs {
     }
 }
 
-/// Flags for exported graphs and engines alike.
+/// Flags that chose a precision or pruned while an engine was built. Whoever gives one is told what takes its place.
 #[derive(Clone, Copy, Debug, clap::Args)]
-pub struct GraphFlags {
-    /// Prune the transformer's matrices to 2:4.
-    #[arg(long = "prune-2to4")]
-    prune_2to4: bool,
+pub struct RetiredFlags {
+    #[arg(long, hide = true, num_args = 0, default_missing_value = "", value_parser = |_: &str| gone("engine.fp8"))]
+    fp8: Option<bool>,
+    #[arg(long = "prune-2to4", hide = true, num_args = 0, default_missing_value = "",
+        value_parser = |_: &str| gone("engine.prune_2to4"))]
+    prune_2to4: Option<bool>,
 }
 
-impl GraphFlags {
-    /// Adds these flags to `options`.
-    pub fn over(self, options: BuildOptions) -> BuildOptions {
-        BuildOptions { prune_2to4: self.prune_2to4 || options.prune_2to4, ..options }
-    }
+/// Refuses a flag for the reason that the parameter of the same meaning is refused for.
+fn gone(parameter: &str) -> Result<bool, String> {
+    Err(retired(parameter).unwrap_or_default().to_owned())
 }
 
 /// Flags for engines.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct BuildFlags {
     #[command(flatten)]
-    graph: GraphFlags,
-    /// Allow kernels for sparse weights, where TensorRT chooses them.
+    retired: RetiredFlags,
+    /// Allow kernels for sparse weights, where TensorRT chooses them, even if the checkpoint is not pruned to 2:4.
     #[arg(long)]
     sparse: bool,
 }
@@ -75,7 +75,7 @@ pub struct BuildFlags {
 impl BuildFlags {
     /// Adds these flags to `options`.
     pub fn over(self, options: BuildOptions) -> BuildOptions {
-        BuildOptions { sparse: self.sparse || options.sparse, ..self.graph.over(options) }
+        BuildOptions { sparse: self.sparse || options.sparse, ..options }
     }
 }
 
@@ -92,9 +92,6 @@ pub struct EngineArgs {
     /// Build an engine that is missing or does not fit.
     #[arg(long)]
     rebuild_engine: bool,
-    /// Use an engine that computes its matrix products in FP8; needs --dtype f16.
-    #[arg(long)]
-    fp8: bool,
     #[command(flatten)]
     build: BuildFlags,
     /// Folder or file of ONNX Runtime's or TensorRT's library [default: searched for].
@@ -112,7 +109,6 @@ impl EngineArgs {
             path: self.engine.clone().or(config.path),
             cache: self.engine_cache.clone().or(config.cache),
             rebuild: self.rebuild_engine || config.rebuild,
-            fp8: self.fp8 || config.fp8,
             build: self.build.over(config.build),
             library: self.engine_library.clone().or(config.library),
             cuda_graph: config.cuda_graph && !self.no_cuda_graph,

@@ -1,7 +1,7 @@
 //! `xvla export`: writes the policy in other formats.
 
 use crate::engine::described;
-use crate::engine_args::{GraphFlags, PolicyFileArgs};
+use crate::engine_args::{PolicyFileArgs, RetiredFlags};
 use crate::output;
 use clap::Parser;
 use std::time::Instant;
@@ -21,12 +21,12 @@ use xvla_ros::offline::engines::{EngineRequest, export_onnx};
 pub struct Args {
     #[command(flatten)]
     file: PolicyFileArgs,
-    /// What the graph computes in: f32, f16, bf16 or fp8 (f16 with FP8 matrix products).
+    /// What the graph computes in: f32, f16 or bf16. Matrices that the checkpoint stores in FP8 stay so.
     #[arg(long, default_value = "f32")]
     dtype: Precision,
     #[command(flatten)]
-    graph: GraphFlags,
-    /// ONNX opset, 18 to 22 [default: 18; 19 for fp8].
+    retired: RetiredFlags,
+    /// ONNX opset, 18 to 22 [default: 18; 19 for a checkpoint in FP8].
     #[arg(long, value_name = "N")]
     opset: Option<i64>,
 }
@@ -34,7 +34,7 @@ pub struct Args {
 /// Writes the graph and prints one line about it.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let start = Instant::now();
-    let build = args.graph.over(BuildOptions::default());
-    let made = export_onnx(&EngineRequest { opset: args.opset, ..args.file.request(args.dtype, build) })?;
+    let request = args.file.request(args.dtype, BuildOptions::default());
+    let made = export_onnx(&EngineRequest { opset: args.opset, ..request })?;
     output::print(&described(&made, start.elapsed()))
 }

@@ -7,27 +7,22 @@ use crate::model::action_space::ActionSpace;
 use crate::model::config::PolicyConfig;
 use crate::model::layers::{LAYER_NORM_EPS, LayerNorm, Linear};
 use crate::model::onnx::ExportError;
-use crate::model::policy::{Block, LINEAR_INPUTS, Policy, frequencies};
+use crate::model::policy::{Block, Policy, frequencies};
+use crate::model::weight::{Fp8, Weight};
 use tch::{Device, Kind, TchError, Tensor};
-
-/// The largest finite FP8 E4M3 value.
-const FP8_MAX: f32 = 448.0;
 
 /// The earliest opset with Gelu as an operator.
 const GELU_OPSET: i64 = 20;
 
 /// How a policy is exported.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan<'a> {
+pub struct Plan {
     /// Numbers of tokens: of the first view with the instruction (N + L), and of the other views ((V − 1)·N).
     pub tokens: [i64; 2],
     /// The precision that the graph computes in.
     pub precision: Precision,
     /// ONNX opset, within [`OPSETS`].
     pub opset: i64,
-    /// For FP8: the largest magnitude that enters each matrix product, block after block in the order of
-    /// [`LINEAR_INPUTS`]. Empty otherwise.
-    pub ranges: &'a [f32],
 }
 
 /// The graph of `policy`, which must be specialised to one domain. `space` says which channels are hidden from the
@@ -68,24 +63,56 @@ pub fn tensors(config: &PolicyConfig, tokens: [i64; 2], precision: Precision) ->
 
 fn check(policy: &Policy, plan: &Plan) -> Result<(), ExportError> {
     let unsupported = |reason: String| Err(ExportError::Unsupported { reason });
-    let config = &policy.config;
     if !OPSETS.contains(&plan.opset) {
         return unsupported(format!("opset {}: choose one of {} to {}", plan.opset, OPSETS.start(), OPSETS.end()));
     }
-    if plan.precision == Precision::Fp8 && plan.opset < FP8_OPSET {
-        return unsupported(format!("FP8 with opset {}: it needs opset {FP8_OPSET} or later", plan.opset));
-    }
-    if plan.precision == Precision::Fp8 && plan.ranges.len() != config.depth * LINEAR_INPUTS.len() {
-        return unsupported(format!("FP8 with {} activation ranges for {} blocks", plan.ranges.len(), config.depth));
+    for (name, matrix) in fp8_matrices(policy) {
+        if plan.opset < FP8_OPSET {
+            return unsupported(format!("FP8 with opset {}: it needs opset {FP8_OPSET} or later", plan.opset));
+        }
+        let scale = operand_scales(matrix, plan.precision.element())[0];
+        let smallest = f64::from(half::f16::MIN_POSITIVE);
+        if plan.precision == Precision::F16 && scale < smallest {
+            return unsupported(format!(
+                "`{name}`: the scale {scale:.1e} of its operands is below {smallest:.1e}, the smallest normal number of \
+                 f16: take bf16 or f32, or make the checkpoint again with --keep {name}"
+            ));
+        }
     }
     Ok(())
+}
+
+/// The matrices in FP8, with the names of their layers as in the original release.
+fn fp8_matrices(policy: &Policy) -> impl Iterator<Item = (String, &Fp8)> {
+    let layers = policy.blocks.iter().enumerate().flat_map(|(index, block)| {
+        let Block { qkv, proj, mlp, .. } = block;
+        [("attn.qkv", qkv), ("attn.proj", proj), ("mlp.fc1", &mlp.fc1), ("mlp.fc2", &mlp.fc2)]
+            .map(|(part, layer)| (format!("transformer.blocks.{index}.{part}"), layer))
+    });
+    layers.filter_map(|(name, layer)| match &layer.weight {
+        Weight::Fp8(matrix) => Some((name, matrix)),
+        _ => None,
+    })
+}
+
+/// The scales that a quantised input and a matrix are dequantised with, in numbers that `element` holds. A product only
+/// depends on the product of both, which in 16 bits is shared out evenly: one of them alone may be too small for f16.
+fn operand_scales(matrix: &Fp8, element: Element) -> [f64; 2] {
+    let [input, weight] = [matrix.input_scale, matrix.weight_scale].map(f64::from);
+    let root = (input * weight).sqrt();
+    match element {
+        Element::F32 => [input, weight],
+        // The second makes up for the rounding of the first.
+        Element::F16 => [root, input * weight / half::f16::from_f64(root).to_f64()],
+        Element::Bf16 => [root, input * weight / half::bf16::from_f64(root).to_f64()],
+    }
 }
 
 /// Adds the nodes of a policy to a graph.
 struct Writer<'a> {
     graph: Graph,
     policy: &'a Policy,
-    plan: &'a Plan<'a>,
+    plan: &'a Plan,
     element: Element,
 }
 
@@ -97,7 +124,7 @@ impl Writer<'_> {
             hidden = self.block(index, block, &hidden, is_last)?;
         }
         let normed = self.layer_norm("norm", &self.policy.norm, &hidden)?;
-        let decoded = self.linear("action_decoder", &self.policy.action_decoder.of(0)?, &normed, None)?;
+        let decoded = self.linear("action_decoder", &self.policy.action_decoder.of(0)?, &normed)?;
         self.cast_to("action".to_owned(), &decoded, Kind::Float);
         Ok(())
     }
@@ -178,7 +205,7 @@ impl Writer<'_> {
     fn block(&mut self, index: usize, block: &Block, input: &Value, is_last: bool) -> Result<Value, TchError> {
         let name = |part: &str| format!("blocks.{index}.{part}");
         let normed = self.layer_norm(&name("norm1"), &block.norm1, input)?;
-        let qkv = self.linear(&name("attn.qkv"), &block.qkv, &normed, self.range(index, 0))?;
+        let qkv = self.linear(&name("attn.qkv"), &block.qkv, &normed)?;
         let [mut query, key, value] = self.thirds(&name("attn"), &qkv)?;
         let mut residual = input.clone();
         if is_last {
@@ -186,13 +213,13 @@ impl Writer<'_> {
             residual = self.actions_of(&name("actions"), input)?;
         }
         let mixed = self.attention(&name("attn"), [&query, &key, &value], block.heads())?;
-        let mixed = self.linear(&name("attn.proj"), &block.proj, &mixed, self.range(index, 1))?;
+        let mixed = self.linear(&name("attn.proj"), &block.proj, &mixed)?;
         let hidden = self.graph.node(name("attended"), "Add", &[&residual, &mixed], &[]);
 
         let normed = self.layer_norm(&name("norm2"), &block.norm2, &hidden)?;
-        let wide = self.linear(&name("mlp.fc1"), &block.mlp.fc1, &normed, self.range(index, 2))?;
+        let wide = self.linear(&name("mlp.fc1"), &block.mlp.fc1, &normed)?;
         let wide = self.gelu(&name("mlp.gelu"), &wide)?;
-        let narrow = self.linear(&name("mlp.fc2"), &block.mlp.fc2, &wide, self.range(index, 3))?;
+        let narrow = self.linear(&name("mlp.fc2"), &block.mlp.fc2, &wide)?;
         Ok(self.graph.node(name("output"), "Add", &[&hidden, &narrow], &[]))
     }
 
@@ -258,38 +285,58 @@ impl Writer<'_> {
         Ok(graph.node(name, "Mul", &[input, &gate], &[]))
     }
 
+    /// Mean and variance are computed in single precision: TensorRT accumulates in the type that it is given.
     fn layer_norm(&mut self, name: &str, norm: &LayerNorm, input: &Value) -> Result<Value, TchError> {
-        let weight = self.constant(&format!("{name}.weight"), &norm.weight)?;
-        let bias = self.constant(&format!("{name}.bias"), &norm.bias)?;
+        let weight = self.graph.constant(format!("{name}.weight"), &norm.weight.f_to_kind(Kind::Float)?)?;
+        let bias = self.graph.constant(format!("{name}.bias"), &norm.bias.f_to_kind(Kind::Float)?)?;
         let attributes = [("axis", Attribute::Int(-1)), ("epsilon", Attribute::Float(LAYER_NORM_EPS as f32))];
-        Ok(self.graph.node(name, "LayerNormalization", &[input, &weight, &bias], &attributes))
+        let wide = self.widened(&format!("{name}.wide_input"), input);
+        let inputs = [&wide, &weight, &bias];
+        let normed = self.graph.node(format!("{name}.normed"), "LayerNormalization", &inputs, &attributes);
+        Ok(self.cast(&normed))
     }
 
-    /// A Linear, quantised if the largest magnitude of its input is given.
-    fn linear(&mut self, name: &str, linear: &Linear, input: &Value, range: Option<f32>) -> Result<Value, TchError> {
-        let matrix = linear.weight.to_dense()?.f_tr()?; // [in, out]
-        let Some(range) = range else {
-            return self.affine(name, input, &matrix, linear.bias.as_ref());
-        };
-        let scale = self.scalar(&format!("{name}.input_scale"), f64::from(fp8_scale(range)))?;
-        let zero = Tensor::f_zeros([], (Kind::Float, Device::Cpu))?.f_to_kind(Kind::Float8e4m3fn)?;
+    fn linear(&mut self, name: &str, linear: &Linear, input: &Value) -> Result<Value, TchError> {
+        let bias = linear.bias.as_ref();
+        match &linear.weight {
+            Weight::Fp8(matrix) => self.fp8_affine(name, input, matrix, bias),
+            weight => self.affine(name, input, &weight.to_dense()?.f_tr()?, bias),
+        }
+    }
+
+    /// q(input / s)·s · (W·t) + bias, where QuantizeLinear saturates and rounds to the nearest even as [`Fp8`] does, in
+    /// single precision. A library with FP8 products finds one where both operands of a product are dequantised and
+    /// nothing lies between, so what is dequantised has the graph's type.
+    fn fp8_affine(
+        &mut self,
+        name: &str,
+        input: &Value,
+        matrix: &Fp8,
+        bias: Option<&Tensor>,
+    ) -> Result<Value, TchError> {
+        let single = (Kind::Float, Device::Cpu);
+        let scale = Tensor::f_full([], f64::from(matrix.input_scale), single)?;
+        let scale = self.graph.constant(format!("{name}.input_scale"), &scale)?;
+        let zero = Tensor::f_zeros([], single)?.f_to_kind(Kind::Float8e4m3fn)?;
         let zero = self.graph.constant(format!("{name}.input_zero"), &zero)?;
-        let quantised = self.graph.node(format!("{name}.input_fp8"), "QuantizeLinear", &[input, &scale, &zero], &[]);
-        let input = self.graph.node(format!("{name}.input"), "DequantizeLinear", &[&quantised, &scale], &[]);
-        let weight = self.quantised_weight(name, &matrix)?;
-        let product = self.graph.node(format!("{name}.product"), "MatMul", &[&input, &weight], &[]);
-        self.shifted(name, &product, linear.bias.as_ref())
-    }
+        let wide = self.widened(&format!("{name}.wide_input"), input);
+        let quantised = self.graph.node(format!("{name}.input_fp8"), "QuantizeLinear", &[&wide, &scale, &zero], &[]);
 
-    fn quantised_weight(&mut self, name: &str, matrix: &Tensor) -> Result<Value, TchError> {
-        let largest = matrix.f_abs()?.f_max()?.f_double_value(&[])? as f32;
-        // The scale is rounded to the graph's type first, so that quantising and dequantising use the same number.
-        let scale = Tensor::f_from_slice(&[fp8_scale(largest)])?.f_to_kind(self.element.kind())?;
-        let exact = scale.f_double_value(&[0])?;
-        let quantised = matrix.f_to_kind(Kind::Float)?.f_div_scalar(exact)?.f_to_kind(Kind::Float8e4m3fn)?;
-        let quantised = self.graph.constant(format!("{name}.weight_fp8"), &quantised)?;
-        let scale = self.scalar(&format!("{name}.weight_scale"), exact)?;
-        Ok(self.graph.node(format!("{name}.weight"), "DequantizeLinear", &[&quantised, &scale], &[]))
+        let values = self.graph.constant(format!("{name}.weight_fp8"), &matrix.values.f_tr()?)?; // [in, out]
+        let scales = operand_scales(matrix, self.element);
+        let [input, weight] =
+            [("input", &quantised, scales[0]), ("weight", &values, scales[1])].map(|(operand, quantised, scale)| {
+                let scale = self.scalar(&format!("{name}.{operand}_dequantising_scale"), scale)?;
+                Ok::<_, TchError>(self.graph.node(
+                    format!("{name}.{operand}"),
+                    "DequantizeLinear",
+                    &[quantised, &scale],
+                    &[],
+                ))
+            });
+        let (input, weight) = (input?, weight?);
+        let product = self.graph.node(format!("{name}.product"), "MatMul", &[&input, &weight], &[]);
+        self.shifted(name, &product, bias)
     }
 
     /// input·matrix + bias, for a matrix [in, out].
@@ -324,19 +371,16 @@ impl Writer<'_> {
         self.cast_to(format!("{value}.cast"), &value.to_owned(), self.element.kind())
     }
 
+    /// Casts a value of the graph's type to single precision.
+    fn widened(&mut self, name: &str, value: &Value) -> Value {
+        if self.element == Element::F32 {
+            return value.clone();
+        }
+        self.cast_to(name.to_owned(), value, Kind::Float)
+    }
+
     fn cast_to(&mut self, name: Value, value: &Value, kind: Kind) -> Value {
         let to = super::file::data_type(kind).map_or(0, |data_type| data_type as i64);
         self.graph.node(name, "Cast", &[value], &[("to", Attribute::Int(to))])
     }
-
-    /// The largest magnitude that enters matrix `place` of a block, if it is to be quantised.
-    fn range(&self, block: usize, place: usize) -> Option<f32> {
-        self.plan.ranges.get(block * LINEAR_INPUTS.len() + place).copied()
-    }
-}
-
-/// The scale that maps magnitudes up to `largest` onto FP8's range. It never falls below half precision's smallest
-/// normal number, so that a graph in half precision can hold it.
-fn fp8_scale(largest: f32) -> f32 {
-    (largest / FP8_MAX).max(f32::from(half::f16::MIN_POSITIVE))
 }
