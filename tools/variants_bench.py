@@ -27,12 +27,12 @@ from typing import Any
 DOMAIN = 3
 TEXT_TOKENS = 64
 STEPS = (1, 10)
-ANY_DISTANCE = ["--least-cosine", "-1", "--least-mean-cosine", "-1"]
-"""Random weights lose more by pruning than trained ones do; the table says how much."""
+ANY_DISTANCE = ["--least-cosine=-1", "--least-mean-cosine=-1"]
+"""Random weights lose more than trained ones do; the table says how much."""
 POLL_S = 0.01
 """Between two readings of the energy counter."""
-EDGE_S = 0.3
-"""At both ends of the throughput phase, which do not count for energy."""
+TEARDOWN_S = 2.0
+"""What a program takes at most to end after its last chunk."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,15 @@ class Variant:
 
 PRUNE = ["checkpoint", "prune", "--2to4", *ANY_DISTANCE]
 QUANTIZE = ["quantize", "--keep", "auto"]
+WHOLE = ["quantize", "--keep", "none", *ANY_DISTANCE, "--format", "fp8"]
 VARIANTS = [
     Variant("dense", []),
     Variant("pruned, zeros stored", [*PRUNE, "--dense-zeros"]),
     Variant("sparse24", PRUNE),
     Variant("fp8 transformer", [*QUANTIZE, "--format", "fp8", "--scope", "transformer"]),
     Variant("fp8 vlm + transformer", [*QUANTIZE, "--format", "fp8", "--scope", "all"]),
+    Variant("fp8 transformer, none kept", [*WHOLE, "--scope", "transformer"]),
+    Variant("fp8 vlm + transformer, none kept", [*WHOLE, "--scope", "all"]),
 ]
 ON_CPU = [
     VARIANTS[0],
@@ -246,13 +249,17 @@ class Readings:
         self.thread.join()
 
     def energy_of_chunk(self, chunks: int, chunks_per_s: float) -> float | None:
-        """Joules for one of the last `chunks` chunks."""
-        begin, end = self.ended - EDGE_S - chunks / chunks_per_s, self.ended - EDGE_S
-        inside = [reading for reading in self.read if begin + EDGE_S <= reading[0] <= end - EDGE_S]
-        if len(inside) < 2:
-            return None
-        (first_s, first_j), (last_s, last_j) = inside[0], inside[-1]
-        return (last_j - first_j) / (last_s - first_s) / chunks_per_s
+        """Joules for one of the last `chunks` chunks, which the program made without a pause before it ended."""
+        took_s = chunks / chunks_per_s
+        window_s = took_s / 2
+        late = [reading for reading in self.read if reading[0] >= self.ended - took_s - TEARDOWN_S]
+        powers = []
+        for first_s, first_j in late:
+            end = next((reading for reading in late if reading[0] >= first_s + window_s), None)
+            if end:
+                powers.append((end[1] - first_j) / (end[0] - first_s))
+        # Whatever the program does before and after takes less power.
+        return max(powers) / chunks_per_s if powers else None
 
 
 def page(arguments: argparse.Namespace, rows: list[Row], commands: list[str]) -> str:

@@ -33,10 +33,10 @@ pub struct VariantArgs {
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1000))]
     steps: Vec<u16>,
     /// The least cosine that every held-out sample's actions must have with those of dense f32.
-    #[arg(long, value_name = "X", default_value_t = 0.995, value_parser = cosine)]
+    #[arg(long, value_name = "X", default_value_t = 0.995, allow_negative_numbers = true, value_parser = cosine)]
     least_cosine: f64,
     /// The least mean of these cosines.
-    #[arg(long, value_name = "X", default_value_t = 0.999, value_parser = cosine)]
+    #[arg(long, value_name = "X", default_value_t = 0.999, allow_negative_numbers = true, value_parser = cosine)]
     least_mean_cosine: f64,
     /// Where the network runs meanwhile, in single precision: cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu")]
