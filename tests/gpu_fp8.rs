@@ -186,7 +186,7 @@ fn quantised(name: &str, keep: &[&str]) -> (PathBuf, Vec<Batch>) {
         domain: DOMAIN,
         part: Part::All,
         keep: Keep::Named(keep.iter().map(|name| (*name).to_owned()).collect()),
-        steps: vec![1],
+        steps: vec![1, 10],
         least_cosine: 0.0,
         least_mean_cosine: 0.0,
     };

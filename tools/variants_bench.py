@@ -265,11 +265,10 @@ class Readings:
 def page(arguments: argparse.Namespace, rows: list[Row], commands: list[str]) -> str:
     """The whole page."""
     steps = arguments.steps
+    named = [f"{count} step" + ("s" if count > 1 else "") for count in steps]
     header = ["", "weights, GB", "peak memory, GB"]
-    header += [
-        f"{stage}, {count} step{'s' if count > 1 else ''}, ms" for count in steps for stage in ("policy p50", "e2e p50")
-    ]
-    header += [f"{count} steps / dense" for count in steps] + [f"energy, {count} steps, J" for count in steps]
+    header += [f"{stage}, {name}, ms" for name in named for stage in ("policy p50", "e2e p50")]
+    header += [f"e2e / dense, {name}" for name in named] + [f"energy of a chunk, {name}, J" for name in named]
     header += ["error, %", "cosine worst / mean", "kept"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *(cells(row, rows[0], steps) for row in rows)]
     failures = [f"- {row.variant.name}: failed: {failure}" for row in rows for failure in row.failures]

@@ -8,6 +8,10 @@ const ROWS: i64 = 8;
 /// Of `out` and `in`, the library takes multiples.
 const MULTIPLE: i64 = 32;
 
+/// Whether the library stores its result transposed, which would save a copy: its search for an algorithm fails then on an
+/// H100 (cuSPARSELt 0.8.0).
+const TRANSPOSED: bool = false;
+
 /// A matrix in the library's own form.
 #[derive(Debug)]
 pub(super) struct LibraryForm {
@@ -32,7 +36,7 @@ impl LibraryForm {
         let compressed = matrix.f_internal_cslt_compress()?;
         let (rows, _) = padded(&input.f_reshape([-1, inputs])?)?;
         let columns = rows.f_tr()?;
-        let algorithm = Tensor::f_internal_cslt_sparse_mm_search(&compressed, &columns, bias, None, None, true)?;
+        let algorithm = Tensor::f_internal_cslt_sparse_mm_search(&compressed, &columns, bias, None, None, TRANSPOSED)?;
         Ok(Self { compressed, outputs, algorithm })
     }
 
@@ -45,14 +49,14 @@ impl LibraryForm {
         let inputs = shape.last().copied().unwrap_or(1);
         let (rows, count) = padded(&input.f_reshape([-1, inputs])?)?;
         let (alpha, kind) = (None::<&Tensor>, None::<Kind>);
-        // W is the left, sparse operand, so that the result is yᵀ; the library stores it transposed, as y.
+        // W is the left, sparse operand, so that the result is yᵀ.
         let product = Tensor::f_internal_cslt_sparse_mm(
             &self.compressed,
             &rows.f_tr()?,
             bias,
             alpha,
             kind,
-            true,
+            TRANSPOSED,
             self.algorithm,
             1,
             -1,
@@ -60,7 +64,7 @@ impl LibraryForm {
         if let Some(last) = shape.last_mut() {
             *last = self.outputs;
         }
-        product.f_narrow(0, 0, count)?.f_reshape(shape.as_slice())
+        product.f_tr()?.f_narrow(0, 0, count)?.f_reshape(shape.as_slice())
     }
 }
 
