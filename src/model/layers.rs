@@ -60,6 +60,31 @@ impl Linear {
     }
 }
 
+/// Layers with one common input, which share their scales where a format has any, and are joined into one product where
+/// a backend does so: q, k and v of the text encoder; any other layer alone.
+#[derive(Debug)]
+pub struct LinearGroup<'a> {
+    /// The layers with their names as in the original release, such as `transformer.blocks.0.attn.qkv`.
+    pub layers: Vec<(String, &'a mut Linear)>,
+}
+
+impl<'a> LinearGroup<'a> {
+    /// A layer by itself.
+    pub(super) fn single(name: String, layer: &'a mut Linear) -> Self {
+        Self { layers: vec![(name, layer)] }
+    }
+
+    /// Says that products of these layers are recorded in a graph and replayed, see [`Weight::record`].
+    pub fn record(self) {
+        self.layers.into_iter().for_each(|(_, layer)| layer.weight.record());
+    }
+
+    /// What the group is called: the name of its first layer.
+    pub fn name(&self) -> &str {
+        self.layers.first().map_or("", |(name, _)| name)
+    }
+}
+
 /// LayerNorm over the last dimension.
 #[derive(Debug)]
 pub struct LayerNorm {

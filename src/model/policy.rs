@@ -7,8 +7,7 @@
 use super::checkpoint::Scope;
 use super::config::PolicyConfig;
 use super::domain::{DomainLinear, SoftPrompts, TokenProjections};
-use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads, split_heads};
-use super::variant::LinearGroup;
+use super::layers::{Gelu, LayerNorm, Linear, LinearGroup, Mlp, attention, join_heads, split_heads};
 use super::vlm::VlmTokens;
 use super::{Hook, TensorResult};
 use crate::error::CheckpointError;

@@ -3,8 +3,7 @@
 use super::TensorResult;
 use super::checkpoint::Scope;
 use super::config::TextConfig;
-use super::layers::{Gelu, LayerNorm, Linear, Mlp, attention, join_heads};
-use super::variant::LinearGroup;
+use super::layers::{Gelu, LayerNorm, Linear, LinearGroup, Mlp, attention, join_heads};
 use crate::error::CheckpointError;
 use tch::{TchError, Tensor};
 

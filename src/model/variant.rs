@@ -1,12 +1,6 @@
 //! A checkpoint whose matrices are stored in another format than its source's: how it was made, and what it is held to.
 //! `config.json` says so under `quantization`, and its tensors are in the formats of [`super::weight`].
 
-use super::checkpoint::{Checkpoint, TensorEntry};
-use super::config::ModelConfig;
-use super::folders::CONFIG_FILE;
-use super::layers::Linear;
-use super::weight::sparse24;
-use crate::error::CheckpointError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -138,51 +132,4 @@ pub struct Limits {
     pub least_cosine: f64,
     /// The largest deviation that each channel of an action may have in any sample, in the network's own units.
     pub deviation: Vec<f32>,
-}
-
-/// Checks that `checkpoint` stores as many matrices in another format as its configuration says, and in no other one.
-///
-/// # Errors
-/// [`CheckpointError::Config`] with both numbers.
-pub fn check(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
-    let count =
-        |is: fn(&str, &TensorEntry) -> bool| checkpoint.entries().filter(|(name, entry)| is(name, entry)).count();
-    let stored = [
-        (Method::Fp8, count(|_, entry| entry.dtype == safetensors::Dtype::F8_E4M3)),
-        (Method::Int8, count(|_, entry| entry.dtype == safetensors::Dtype::I8)),
-        (Method::Sparse24, count(|name, _| name.ends_with(sparse24::METADATA))),
-    ];
-    for (method, found) in stored {
-        let expected =
-            config.variant.as_ref().filter(|variant| variant.method == method).map_or(0, |said| said.matrices);
-        if found != expected {
-            let reason = format!(
-                "{found} matrices are stored as {}, and it says {expected}: config.json and weights are not of one checkpoint",
-                method.name()
-            );
-            let path = checkpoint.folder().join(CONFIG_FILE);
-            return Err(CheckpointError::Config { path, field: KEY.to_owned(), reason });
-        }
-    }
-    Ok(())
-}
-
-/// Layers with one common input, which share their scales where a format has any, and are joined into one product where
-/// a backend does so: q, k and v of the text encoder; any other layer alone.
-#[derive(Debug)]
-pub struct LinearGroup<'a> {
-    /// The layers with their names as in the original release, such as `transformer.blocks.0.attn.qkv`.
-    pub layers: Vec<(String, &'a mut Linear)>,
-}
-
-impl<'a> LinearGroup<'a> {
-    /// A layer by itself.
-    pub(super) fn single(name: String, layer: &'a mut Linear) -> Self {
-        Self { layers: vec![(name, layer)] }
-    }
-
-    /// What the group is called: the name of its first layer.
-    pub fn name(&self) -> &str {
-        self.layers.first().map_or("", |(name, _)| name)
-    }
 }

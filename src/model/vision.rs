@@ -6,8 +6,7 @@
 
 use super::checkpoint::Scope;
 use super::config::{StageConfig, VisionConfig};
-use super::layers::{Conv2d, ConvSizes, Gelu, LayerNorm, Linear, Mlp, attention, join_heads, split_heads};
-use super::variant::LinearGroup;
+use super::layers::{Conv2d, ConvSizes, Gelu, LayerNorm, Linear, LinearGroup, Mlp, attention, join_heads, split_heads};
 use super::{Hook, TensorResult};
 use crate::error::CheckpointError;
 use tch::{TchError, Tensor};

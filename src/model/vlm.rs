@@ -3,9 +3,9 @@
 
 use super::checkpoint::Scope;
 use super::config::ModelConfig;
+use super::layers::LinearGroup;
 use super::projector::Projector;
 use super::text::TextEncoder;
-use super::variant::LinearGroup;
 use super::vision::VisionTower;
 use super::{Hook, TensorResult};
 use crate::error::CheckpointError;

@@ -4,6 +4,7 @@
 use super::fallback::{self, Place};
 use super::inference::{Postprocess, Queued};
 use super::latency::milliseconds;
+use super::noise;
 use super::preparation::Preparation;
 use super::prepare::{self, Preparer};
 use super::provenance::{Provenance, Runtime};
@@ -384,7 +385,7 @@ impl Core {
     ) -> Result<Queued, PipelineError> {
         validate::inputs(&self.config, &self.state, inputs, images)?;
         let steps = self.steps.load(Ordering::Relaxed);
-        let noise_shape = noise_shape(&self.config, inputs.batch);
+        let noise_shape = noise::shape(&self.config, inputs.batch);
         let noise = request.noise.values(&noise_shape);
         validate::noise(&noise_shape, &noise)?;
         let mut proprio = prepare::proprio(&self.config, &self.processors, inputs)?;
@@ -440,10 +441,4 @@ impl Core {
             generation: self.generation,
         })
     }
-}
-
-/// Shape of the noise for a batch: [B, T, A].
-pub(super) fn noise_shape(config: &ModelConfig, batch: usize) -> [usize; 3] {
-    let policy = &config.policy;
-    [batch, policy.chunk_length.unsigned_abs() as usize, policy.action_dim.unsigned_abs() as usize]
 }

@@ -214,7 +214,7 @@ impl Pipeline {
 
     /// Shape of the noise for a batch: [B, T, A].
     pub fn noise_shape(&self, batch: usize) -> [usize; 3] {
-        core::noise_shape(&self.config, batch)
+        noise::shape(&self.config, batch)
     }
 
     /// Names of the A' channels of an action as the robot executes it, whose rotations have `layout`.

@@ -1,5 +1,6 @@
 //! The noise that denoising starts from. It is always an input: drawn here from a seed, or read from a batch.
 
+use crate::model::config::ModelConfig;
 use crate::types::HostArray;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -44,6 +45,12 @@ impl From<HostArray> for Noise {
     fn from(noise: HostArray) -> Self {
         Self::Given(Arc::new(noise))
     }
+}
+
+/// Shape of the noise for a batch: [B, T, A].
+pub fn shape(config: &ModelConfig, batch: usize) -> [usize; 3] {
+    let policy = &config.policy;
+    [batch, policy.chunk_length.unsigned_abs() as usize, policy.action_dim.unsigned_abs() as usize]
 }
 
 /// Draws standard normal values of `shape`. The same `seed` gives the same values on every machine.

@@ -1,6 +1,6 @@
 //! What a checkpoint makes of observations before its network sees them, without its weights.
 
-use super::core::noise_shape;
+use super::noise;
 use super::prepare::{Preparer, tokenizer_folder};
 use super::validate::{self, check_processors};
 use super::{Options, PipelineError};
@@ -70,9 +70,9 @@ impl Preparation {
         let images = HostImages::Normalised(&batch.image_input);
         validate::inputs(&self.config, &self.state, batch, images)?;
         validate::images(images)?;
-        let shape = noise_shape(&self.config, 1);
+        let shape = noise::shape(&self.config, 1);
         if let Some(noise) = noise {
-            validate::noise(&noise_shape(&self.config, batch.batch), noise)?;
+            validate::noise(&noise::shape(&self.config, batch.batch), noise)?;
         }
         let wide = self.config.policy.proprio_dim.unsigned_abs() as usize;
         let mut proprio = super::prepare::proprio(&self.config, &self.processors, batch)?;
@@ -90,7 +90,7 @@ impl Preparation {
             },
             noise: match noise {
                 Some(noise) => HostArray { shape: shape.to_vec(), data: part_of(&noise.data, batch.batch, index) },
-                None => super::noise::draw(seed + index as u64, &shape),
+                None => noise::draw(seed + index as u64, &shape),
             },
         };
         Ok((0..batch.batch).map(sample).collect())

@@ -8,7 +8,7 @@ use super::operators::NormWeights;
 use super::operators::transformer::LayerNorm;
 use crate::backend::BackendError;
 use crate::model::layers;
-use crate::model::variant::LinearGroup;
+use crate::model::layers::LinearGroup;
 use crate::model::weight::{Fp8, Sparse24, Weight};
 use tch::{Kind, Tensor};
 

@@ -48,6 +48,7 @@ use crate::config::{Device, Dtype};
 use crate::model::action_space::ActionSpace;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
+use crate::model::layers::LinearGroup;
 use crate::model::policy::Policy;
 use crate::model::vlm::{Vlm, VlmTokens};
 use fused_policy::{FusedPolicy, FusedPolicyWork};
@@ -169,10 +170,11 @@ struct CapturedVlm {
 }
 
 impl CapturedVlm {
-    fn new(vlm: Vlm, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, BackendError> {
+    fn new(mut vlm: Vlm, config: &ModelConfig, session: Arc<Session>, fused: bool) -> Result<Self, BackendError> {
         let network = if fused {
             VlmNetwork::Fused(Arc::new(Mutex::new(FusedVlm::new(vlm, config, session.clone())?)))
         } else {
+            vlm.linears_mut().into_iter().for_each(LinearGroup::record);
             VlmNetwork::Libtorch(Arc::new(Mutex::new(LibtorchVlm::of(vlm))))
         };
         let recorder = StreamRecorder::new(session.clone(), PipelineStage::Vlm);
@@ -240,10 +242,11 @@ struct CapturedPolicy {
 }
 
 impl CapturedPolicy {
-    fn new(policy: Policy, space: &ActionSpace, session: Arc<Session>, fused: bool) -> Result<Self, BackendError> {
+    fn new(mut policy: Policy, space: &ActionSpace, session: Arc<Session>, fused: bool) -> Result<Self, BackendError> {
         let network = if fused {
             PolicyNetwork::Fused(Arc::new(Mutex::new(FusedPolicy::new(policy, space, session.clone())?)))
         } else {
+            policy.linears_mut().into_iter().for_each(LinearGroup::record);
             PolicyNetwork::Libtorch(Arc::new(Mutex::new(LibtorchPolicy::of(policy, space)?)))
         };
         let recorder = StreamRecorder::new(session.clone(), PipelineStage::Policy);

@@ -148,10 +148,10 @@ mod tests {
     #[test]
     fn the_worst_sample_and_each_channels_largest_deviation_are_named() {
         let references = [vec![1.0, 0.0, 1.0, 0.0], vec![0.0, 2.0, 0.0, 2.0]];
-        let answers = [vec![1.0, 0.0, 1.0, 0.5], vec![0.0, 2.0, -1.0, 2.0]];
+        let answers = [vec![1.0, 0.0, 1.0, 0.5], vec![0.0, 2.0, -2.0, 2.0]];
         let found = Comparison::of(&references, &answers, 2);
-        assert_eq!((found.worst_sample, found.deviation), (1, vec![1.0, 0.5]));
-        assert!((found.worst_cosine - 8.0 / (8.0f64 * 9.0).sqrt()).abs() < 1e-9);
+        assert_eq!((found.worst_sample, found.deviation), (1, vec![2.0, 0.5]));
+        assert!((found.worst_cosine - 8.0 / (8.0f64 * 12.0).sqrt()).abs() < 1e-9);
         assert_eq!(found.root_mean_square, [0.5f32.sqrt(), 2.0f32.sqrt()]);
     }
 

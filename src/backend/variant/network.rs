@@ -6,7 +6,8 @@ use crate::backend::host_stream::HostStream;
 use crate::backend::libtorch::{LibtorchPolicy, LibtorchVlm};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::variant::{LinearGroup, Part};
+use crate::model::layers::LinearGroup;
+use crate::model::variant::Part;
 use crate::model::weight::Weight;
 use tch::{Device, Kind};
 

@@ -101,6 +101,13 @@ impl Weight {
         }
     }
 
+    /// Says that products are recorded in a graph and replayed, so that what a product costs the host counts once.
+    pub fn record(&mut self) {
+        if let Self::Sparse24(matrix) = self {
+            matrix.record();
+        }
+    }
+
     /// x·Wᵀ + b: `input` [.., in] and `bias` [out] → [.., out].
     ///
     /// # Errors

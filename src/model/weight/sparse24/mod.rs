@@ -31,14 +31,18 @@ pub struct Sparse24 {
     /// [out, in/8] u8. The low nibble is that of the even group, the high one of the odd: `first | second << 2`, the
     /// places of the kept weights within the group, first < second.
     pub metadata: Tensor,
-    /// The same for cuSPARSELt, made when it is first needed; `None` inside if the library does not take it.
+    /// Whether products are recorded in a graph and replayed.
+    recorded: bool,
+    /// The decompressed matrix, made when it is first multiplied.
+    dense: OnceCell<Tensor>,
+    /// The same for cuSPARSELt; `None` inside if the library does not take it.
     library: OnceCell<Option<LibraryForm>>,
 }
 
 impl Sparse24 {
     /// A matrix of these values and places.
     pub fn new(values: Tensor, metadata: Tensor) -> Self {
-        Self { values, metadata, library: OnceCell::new() }
+        Self { values, metadata, recorded: false, dense: OnceCell::new(), library: OnceCell::new() }
     }
 
     /// Reads `weight_values` [outputs, inputs/2] and `weight_metadata` [outputs, inputs/8] U8.
@@ -74,22 +78,35 @@ impl Sparse24 {
     }
 
     pub(super) fn share(&self) -> Self {
-        Self::new(self.values.shallow_clone(), self.metadata.shallow_clone())
+        Self { recorded: self.recorded, ..Self::new(self.values.shallow_clone(), self.metadata.shallow_clone()) }
     }
 
-    /// By cuSPARSELt where it takes the matrix, elsewhere with the decompressed one.
+    /// Multiplies by cuSPARSELt from now on, where the library takes the matrix. libtorch plans each of its products anew,
+    /// which takes a millisecond: only products that are recorded once and replayed are worth that.
+    pub(super) fn record(&mut self) {
+        self.recorded = true;
+    }
+
+    /// By cuSPARSELt where products are recorded, elsewhere with the decompressed matrix, which is kept.
     pub(super) fn multiply(&self, input: &Tensor, bias: Option<&Tensor>) -> TensorResult {
-        if !input.device().is_cuda() || !library::takes(self.values.kind(), self.shape()?) {
-            return input.f_linear(&self.to_dense()?, bias);
+        let by_library = self.recorded && input.device().is_cuda() && library::takes(self.values.kind(), self.shape()?);
+        if by_library && let Some(form) = self.library_form(input, bias)? {
+            return form.multiply(input, bias);
         }
+        if self.dense.get().is_none() {
+            let _ = self.dense.set(self.to_dense()?);
+        }
+        match self.dense.get() {
+            Some(dense) => input.f_linear(dense, bias),
+            None => input.f_linear(&self.to_dense()?, bias),
+        }
+    }
+
+    /// The matrix for cuSPARSELt; `None` with a libtorch that was built without it, or on a GPU without sparse tensor cores.
+    fn library_form(&self, input: &Tensor, bias: Option<&Tensor>) -> Result<Option<&LibraryForm>, TchError> {
         if self.library.get().is_none() {
-            // A libtorch without the library, or a GPU without sparse tensor cores, multiplies the dense matrix.
-            let form = self.to_dense().and_then(|dense| LibraryForm::new(&dense, input, bias)).ok();
-            let _ = self.library.set(form);
+            let _ = self.library.set(LibraryForm::new(&self.to_dense()?, input, bias).ok());
         }
-        match self.library.get() {
-            Some(Some(form)) => form.multiply(input, bias),
-            _ => input.f_linear(&self.to_dense()?, bias),
-        }
+        Ok(self.library.get().and_then(Option::as_ref))
     }
 }
