@@ -21,6 +21,7 @@ mod parameters;
 mod qos;
 mod slow_model;
 mod state;
+mod variant;
 
 use ros::{JOINTS, checkpoint, folder};
 
