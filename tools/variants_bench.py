@@ -86,15 +86,15 @@ def main() -> int:
     variants = ON_CPU if arguments.device == "cpu" else VARIANTS
     rows = [Row(variant, *make(arguments, variant, dense, calibration)) for variant in variants]
     counter = None if arguments.device == "cpu" else EnergyCounter()
-    commands = []
+    commands: list[str] = []
     for round_number in range(arguments.rounds):
         for row in rows:
             for steps in arguments.steps:
                 say(f"round {round_number + 1}: {row.variant.name}, {steps} steps")
                 commands.append(measure(arguments, row, steps, dense, calibration, counter))
-    text = page(arguments, rows, commands[: len(rows) * len(arguments.steps)])
-    arguments.out.write_text(text)
-    print(text, end="")
+        # What interrupts a later round takes no earlier one away.
+        arguments.out.write_text(page(arguments, rows, round_number + 1, commands))
+    print(arguments.out.read_text(), end="")
     return 1 if any(row.failures for row in rows) else 0
 
 
@@ -262,7 +262,7 @@ class Readings:
         return max(powers) / chunks_per_s if powers else None
 
 
-def page(arguments: argparse.Namespace, rows: list[Row], commands: list[str]) -> str:
+def page(arguments: argparse.Namespace, rows: list[Row], rounds: int, commands: list[str]) -> str:
     """The whole page."""
     steps = arguments.steps
     named = [f"{count} step" + ("s" if count > 1 else "") for count in steps]
@@ -272,8 +272,9 @@ def page(arguments: argparse.Namespace, rows: list[Row], commands: list[str]) ->
     header += ["error, %", "cosine worst / mean", "kept"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *(cells(row, rows[0], steps) for row in rows)]
     failures = [f"- {row.variant.name}: failed: {failure}" for row in rows for failure in row.failures]
+    commands = commands[: len(rows) * len(steps)]  # those of one round
     parts = [
-        "\n".join(f"- {fact}" for fact in facts(arguments)),
+        "\n".join(f"- {fact}" for fact in facts(arguments, rounds)),
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
         "\n".join(failures),
         "Times are medians over the rounds of each run's median; energy is that of the whole GPU while frame follows "
@@ -284,14 +285,14 @@ def page(arguments: argparse.Namespace, rows: list[Row], commands: list[str]) ->
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def facts(arguments: argparse.Namespace) -> Iterator[str]:
+def facts(arguments: argparse.Namespace, rounds: int) -> Iterator[str]:
     """When, where, with what."""
     yield f"date: {datetime.now(UTC):%Y-%m-%d %H:%M UTC}"
     if arguments.device != "cpu":
         query = run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]).stdout.strip()
         yield f"GPU, driver: {query.splitlines()[0] if query else 'unknown'}"
     yield f"network: preset {arguments.preset}, random weights, batch 1, {arguments.backend}, {arguments.dtype}"
-    yield f"{arguments.rounds} rounds, interleaved, of {arguments.iters} frames each after {arguments.warmup}"
+    yield f"rounds: {rounds}, interleaved, of {arguments.iters} frames each after {arguments.warmup}"
 
 
 def cells(row: Row, dense: Row, steps: list[int]) -> list[str]:
