@@ -124,6 +124,17 @@ fn a_folder_that_is_not_empty_is_left_alone() {
 }
 
 #[test]
+fn a_folder_within_the_checkpoint_is_refused_and_nothing_is_written_there() {
+    let bench = bench();
+    let (checkpoint, calibration) = (bench.checkpoint(), bench.calibration());
+    let out = checkpoint.join("fp8");
+    let given =
+        ["--checkpoint", text(&checkpoint), "--calib", text(&calibration), "--domain", "3", "--out", text(&out)];
+    fails(QUANTIZE.iter().chain(&given), &["--out", "which it is made from: choose a folder beside it"]);
+    assert!(std::fs::read_dir(&checkpoint).unwrap().all(|entry| entry.unwrap().path().is_file()));
+}
+
+#[test]
 fn a_percentile_beyond_a_hundred_is_bad_usage() {
     let (_, arguments) = arguments(&bench(), QUANTIZE, "fp8", &["--percentile", "101"]);
     let ran = xvla(arguments);

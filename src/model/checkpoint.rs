@@ -240,13 +240,6 @@ impl Checkpoint {
             None => self.weights.kind_of(name, entry).map(drop)?,
             Some(kind) => self.weights.check_kind(name, entry, kind)?,
         }
-        if let Some(adapter) = self.adapter.as_ref().filter(|adapter| kind.is_some() && adapter.changes(name)) {
-            let reason = format!(
-                "it changes `{name}`, which is quantised: give the adapter to `xvla quantize`, with the checkpoint that \
-                 is not quantised"
-            );
-            return Err(malformed(adapter.folder(), reason));
-        }
         if let Some(adapter) = &self.adapter
             && let Some(other) = names.iter().find(|other| adapter.changes(other) && !adapter.changes(name))
         {

@@ -3,7 +3,7 @@
 use super::OfflineError;
 use super::infer::with_path;
 use crate::backend::device;
-pub use crate::backend::variant::store::Sizes;
+pub use crate::backend::variant::store::{REPORT_FILE, Sizes};
 use crate::backend::variant::{Calibration, VariantError, make, store};
 pub use crate::backend::variant::{Event, Keep, Order, Recipe, Report};
 use crate::config::Device;

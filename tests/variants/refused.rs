@@ -5,6 +5,7 @@ use std::path::Path;
 use xvla_ros::data::batch::{Batch, Limits, read_batch, write_batch};
 use xvla_ros::model::variant::Part;
 use xvla_ros::offline::variant::Keep;
+use xvla_ros::pipeline::{Options, Pipeline};
 
 /// Why no FP8 variant is made of a plan that is changed first.
 fn refusal(change: impl FnOnce(&mut Plan)) -> String {
@@ -105,11 +106,36 @@ fn a_layer_to_keep_that_does_not_exist_is_refused_with_one_that_does() {
 }
 
 #[test]
+fn a_variant_of_which_every_matrix_is_kept_by_name_is_none() {
+    let error = refusal(|plan| plan.order.keep = Keep::Named(vec!["vlm".to_owned(), "transformer".to_owned()]));
+    assert_eq!(error, "every matrix of this part would stay as it is: --keep names all of them");
+}
+
+#[test]
+fn a_variant_of_which_no_matrix_can_be_changed_is_none() {
+    let error = refusal(|plan| (plan.order.keep, plan.order.least_cosine) = (Keep::Auto, 1.0));
+    assert!(error.contains("not even one can be changed within --least-cosine"), "{error}");
+}
+
+#[test]
 fn calibration_that_overflows_names_layer_and_sample() {
     // The state of the fifth sample is finite, and its products are not.
     let folder = batches(5, |batch| batch.inputs.proprio.fill(3e38));
     let error = refusal_of_batches(folder.path());
     assert!(error.contains("its input is not finite in calibration sample 3"), "{error}");
+}
+
+#[test]
+fn an_adapter_is_not_merged_into_a_variant_and_the_way_out_is_named() {
+    let made = try_make(MAGNITUDE, Part::Transformer, |plan| {
+        plan.checkpoint = super::fixtures().join("checkpoints/vendored_joint_hetero");
+        plan.calibration = None;
+    });
+    let made = made.unwrap();
+    let adapter = Some(super::fixtures().join("adapters/native_names"));
+    let error = Pipeline::load(&Options { adapter, ..Options::new(made.folder.path()) }).unwrap_err().to_string();
+    assert!(error.contains("`quantization`: its matrices are pruned or quantised"), "{error}");
+    assert!(error.contains("to `xvla quantize` or `xvla checkpoint prune`"), "{error}");
 }
 
 #[test]

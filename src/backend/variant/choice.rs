@@ -99,6 +99,11 @@ impl<'a> Choice<'a> {
         Ok(())
     }
 
+    /// Whether every matrix stays as it is.
+    pub fn changes_nothing(&self) -> bool {
+        self.kept.iter().all(|kept| *kept)
+    }
+
     /// Names of the layers that stay as they are.
     pub fn kept(&self) -> Vec<String> {
         let groups = self.candidates.groups.iter().zip(&self.kept);

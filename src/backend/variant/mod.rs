@@ -94,6 +94,15 @@ pub enum VariantError {
         /// What can be done about it.
         remedy: &'static str,
     },
+    /// Every matrix stays as it is.
+    #[error(
+        "every matrix of this part would stay as it is: {}",
+        if *.named { "--keep names all of them" } else { "not even one can be changed within --least-cosine and --least-mean-cosine" }
+    )]
+    Nothing {
+        /// Whether that is what was asked for.
+        named: bool,
+    },
     /// A matrix that was pruned has a group with more than two weights.
     #[error("`{layer}`: its pattern is not 2:4 after pruning")]
     Pattern {
@@ -283,6 +292,9 @@ pub fn make(
         (Keep::Auto, false) => choice.decide(&calibrating, order, chosen_by, observer)?,
         (Keep::Auto, true) => choice.keep_named(&[])?,
         (Keep::Named(names), _) => choice.keep_named(names)?,
+    }
+    if choice.changes_nothing() {
+        return Err(VariantError::Nothing { named: order.keep != Keep::Auto });
     }
     let (kept, layers, actions) = (choice.kept(), choice.layer_errors(chosen_by)?, choice.compare()?);
     if let Some(found) = actions.get(&chosen_by) {

@@ -2,16 +2,20 @@
 
 use crate::new_folder::NewFolder;
 use crate::output;
+use anyhow::bail;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use xvla_ros::backend::device;
 use xvla_ros::config::Device;
 use xvla_ros::model::variant::Part;
-use xvla_ros::offline::variant::{self, Event, Keep, Order, Outcome, Plan, Recipe};
+use xvla_ros::offline::variant::{self, Event, Keep, Order, Outcome, Plan, REPORT_FILE, Recipe};
 
 /// Layers that the report names, those furthest from dense first.
 const LAYERS_SHOWN: usize = 3;
+
+/// Layers that stay as they are which the report names; the file has all.
+const KEPT_SHOWN: usize = 8;
 
 /// Arguments of both commands.
 #[derive(Clone, Debug, clap::Args)]
@@ -72,11 +76,29 @@ pub fn keep(text: &str) -> Result<Keep, String> {
     })
 }
 
+/// Checks that the result is not written into what it is made from, whose files are copied.
+fn check_apart(out: &Path, source: &Path) -> anyhow::Result<()> {
+    let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (parent, source) = (whole(parent)?, whole(source)?);
+    if parent.starts_with(&source) {
+        bail!(
+            "--out {}: lies in {}, which it is made from: choose a folder beside it",
+            out.display(),
+            source.display()
+        );
+    }
+    Ok(())
+}
+
 /// Makes the variant and prints how far it is from its source.
 pub fn run(args: &VariantArgs, recipe: Recipe, keep: Keep, calibration: Option<PathBuf>) -> anyhow::Result<()> {
     let start = Instant::now();
     if let Some(threads) = args.threads {
         device::limit_threads(usize::from(threads));
+    }
+    for source in [Some(&args.checkpoint), args.adapter.as_ref(), calibration.as_ref()].into_iter().flatten() {
+        check_apart(&args.out, source)?;
     }
     let folder = NewFolder::beside(&args.out)?;
     let plan = Plan {
@@ -152,9 +174,11 @@ fn text(args: &VariantArgs, made: &Outcome, took_s: f64) -> anyhow::Result<Strin
     let furthest = report.layers.iter().take(LAYERS_SHOWN);
     let furthest = furthest.map(|error| format!("{} {:.1} %", error.layer, 100.0 * error.relative_error));
     write!(text, "\n  products furthest from dense: {}", furthest.collect::<Vec<_>>().join(", "))?;
-    match report.kept.as_slice() {
-        [] => text += "\n  kept as they are: none",
-        kept => write!(text, "\n  kept as they are: {}", kept.join(", "))?,
+    let shown = report.kept.get(..KEPT_SHOWN).unwrap_or(&report.kept).join(", ");
+    match report.kept.len() {
+        0 => text += "\n  kept as they are: none",
+        count if count <= KEPT_SHOWN => write!(text, "\n  kept as they are: {shown}")?,
+        count => write!(text, "\n  kept as they are: {count}, {shown} and others ({REPORT_FILE} names all)")?,
     }
     Ok(text)
 }

@@ -39,6 +39,7 @@ impl ModelConfig {
     /// # Errors
     /// An unreadable file, or the first key whose value is missing, of the wrong type or out of range.
     pub fn of(folders: Folders) -> Result<Self, CheckpointError> {
+        check_base(folders)?;
         let folder = folders.holding(CONFIG_FILE);
         let path = folder.join(CONFIG_FILE);
         if !path.exists() {
@@ -55,6 +56,20 @@ impl ModelConfig {
         let image_processor = preprocessor.exists().then(|| read_json::<Value>(&preprocessor)).transpose()?;
         Checker { path }.model(&raw, image_processor.as_ref())
     }
+}
+
+/// Checks that an adapter is not to be merged into matrices that are pruned or quantised.
+fn check_base(folders: Folders) -> Result<(), CheckpointError> {
+    let (Some(adapter), path) = (folders.adapter, folders.base.join(CONFIG_FILE)) else { return Ok(()) };
+    if !path.exists() || !read_json::<Value>(&path)?.get(variant::KEY).is_some_and(Value::is_object) {
+        return Ok(());
+    }
+    let reason = format!(
+        "its matrices are pruned or quantised, so that {} cannot be merged into them: give both the checkpoint that it was \
+         made from and the adapter to `xvla quantize` or `xvla checkpoint prune`",
+        adapter.display()
+    );
+    Err(CheckpointError::Config { path, field: variant::KEY.to_owned(), reason })
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
