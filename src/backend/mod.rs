@@ -104,7 +104,7 @@ impl PolicyInputs<'_> {
 }
 
 /// The values of sample `index`, out of the values of `batch` samples.
-fn part<T>(values: &[T], batch: i64, index: i64) -> &[T] {
+pub fn part<T>(values: &[T], batch: i64, index: i64) -> &[T] {
     let [batch, index] = [batch, index].map(|value| usize::try_from(value).unwrap_or(0));
     let width = values.len() / batch.max(1);
     values.get(index * width..(index + 1) * width).unwrap_or_default()

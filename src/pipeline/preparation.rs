@@ -5,6 +5,7 @@ use super::prepare::{Preparer, tokenizer_folder};
 use super::validate::{self, check_processors};
 use super::{Options, PipelineError};
 use crate::backend::engine::golden::GoldenInputs;
+use crate::backend::part;
 use crate::backend::stream::HostImages;
 use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
@@ -70,6 +71,11 @@ impl Preparation {
         let images = HostImages::Normalised(&batch.image_input);
         validate::inputs(&self.config, &self.state, batch, images)?;
         validate::images(images)?;
+        if self.preparer.normalises_all()
+            && let Some(notice) = validate::normalised(&batch.image_input)?
+        {
+            tracing::warn!("{notice}");
+        }
         let shape = noise::shape(&self.config, 1);
         if let Some(noise) = noise {
             validate::noise(&noise::shape(&self.config, batch.batch), noise)?;
@@ -77,23 +83,24 @@ impl Preparation {
         let wide = self.config.policy.proprio_dim.unsigned_abs() as usize;
         let mut proprio = super::prepare::proprio(&self.config, &self.processors, batch)?;
         self.config.action_space.mask_state(&mut proprio, wide);
-        let sample = |index: usize| GoldenInputs {
+        let count = batch.batch as i64;
+        let sample = |index: i64| GoldenInputs {
             inputs: ModelInputs {
                 batch: 1,
-                input_ids: part_of(&batch.input_ids, batch.batch, index),
-                image_input: part_of(&batch.image_input, batch.batch, index),
-                image_mask: part_of(&batch.image_mask, batch.batch, index),
-                domain_id: part_of(&batch.domain_id, batch.batch, index),
-                proprio: part_of(&proprio, batch.batch, index),
+                input_ids: part(&batch.input_ids, count, index).to_vec(),
+                image_input: part(&batch.image_input, count, index).to_vec(),
+                image_mask: part(&batch.image_mask, count, index).to_vec(),
+                domain_id: part(&batch.domain_id, count, index).to_vec(),
+                proprio: part(&proprio, count, index).to_vec(),
                 proprio_dim: wide,
                 ..*batch
             },
             noise: match noise {
-                Some(noise) => HostArray { shape: shape.to_vec(), data: part_of(&noise.data, batch.batch, index) },
-                None => noise::draw(seed + index as u64, &shape),
+                Some(noise) => HostArray { shape: shape.to_vec(), data: part(&noise.data, count, index).to_vec() },
+                None => noise::draw(seed.wrapping_add(index.unsigned_abs()), &shape),
             },
         };
-        Ok((0..batch.batch).map(sample).collect())
+        Ok((0..count).map(sample).collect())
     }
 
     /// The checkpoint's configuration: the sizes of the network and of its inputs.
@@ -125,12 +132,6 @@ impl Preparation {
         let checkpoint = Checkpoint::open_in(self.options.folders())?;
         Ok((checkpoint.sha256()?, checkpoint.adapter_sha256()?))
     }
-}
-
-/// The values of sample `index` out of those of `batch` samples.
-fn part_of<T: Clone>(values: &[T], batch: usize, index: usize) -> Vec<T> {
-    let width = values.len() / batch.max(1);
-    values.get(index * width..(index + 1) * width).unwrap_or_default().to_vec()
 }
 
 #[cfg(test)]

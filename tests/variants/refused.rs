@@ -67,6 +67,13 @@ fn batches_with_values_that_are_not_finite_are_refused_by_file_and_key() {
 }
 
 #[test]
+fn batches_of_pixels_that_are_not_normalised_are_refused_by_file() {
+    let folder = batches(5, |batch| batch.inputs.image_input.iter_mut().for_each(|pixel| *pixel = 40.0 * pixel.abs()));
+    let error = refusal_of_batches(folder.path());
+    assert!(error.contains("calib_00004.npz") && error.contains("these look like pixels of 0 to 255"), "{error}");
+}
+
+#[test]
 fn batches_of_other_sizes_are_refused_by_file() {
     let folder = batches(5, |batch| {
         batch.inputs.tokens -= 1;

@@ -78,8 +78,8 @@ impl Gemm {
         &self.stream
     }
 
-    /// The formats in which this GPU multiplies: 2:4 on Hopper by this project's kernel, FP8 on Hopper by this project's kernel, on others if the library has all
-    /// the products that a network needs.
+    /// The formats in which this GPU multiplies: 2:4 and FP8 on Hopper, by this project's kernel; FP8 on others if the
+    /// library has all the products that a network needs.
     ///
     /// # Errors
     /// An error that the driver reports.

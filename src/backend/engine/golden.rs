@@ -24,7 +24,7 @@ pub const STEPS: usize = 4;
 
 /// A channel's tolerance is relative to at least this part of the root mean square of all channels, so that a small
 /// channel is not held to its own tiny values.
-const SMALL_CHANNEL: f32 = 0.25;
+pub const SMALL_CHANNEL: f32 = 0.25;
 
 /// The part of the root mean square of all channels that answers of a network whose inputs of matrices are quantised may
 /// differ by, whatever they are computed in.

@@ -6,8 +6,8 @@
 //! number N of denoising steps.
 
 use super::choice::Answers;
-use super::comparison::cosine;
-use crate::backend::engine::golden::GoldenInputs;
+use super::comparison::{Comparison, cosine};
+use crate::backend::engine::golden::{GoldenInputs, SMALL_CHANNEL};
 use crate::error::CheckpointError;
 use crate::model::variant::{GATE_FILE, GateLimits, Limits};
 use crate::types::{HostArray, ModelInputs};
@@ -165,7 +165,7 @@ fn of_samples<T, const N: usize>(
 /// was recorded for f32, a channel may deviate by `allowance` times its root mean square, for the dtype that flows.
 pub fn fault(references: &[Vec<f32>], answers: &[Vec<f32>], limits: &Limits, allowance: f32) -> Option<String> {
     let channels = limits.deviation.len().max(1);
-    let found = super::comparison::Comparison::of(references, answers, channels);
+    let found = Comparison::of(references, answers, channels);
     for (sample, (reference, answer)) in references.iter().zip(answers).enumerate() {
         let cosine = cosine(reference, answer);
         if answer.len() != reference.len() || cosine.is_nan() || cosine < limits.least_cosine {
@@ -188,8 +188,6 @@ pub fn fault(references: &[Vec<f32>], answers: &[Vec<f32>], limits: &Limits, all
 
 /// The recorded deviations are those of f32 on one machine. Roundings elsewhere fall on other sides.
 const RECORDED_MARGIN: f32 = 1.5;
-/// As for goldens: a small channel is not held to its own tiny values.
-const SMALL_CHANNEL: f32 = 0.25;
 
 fn rms(channels: &[f32]) -> f32 {
     let sum: f32 = channels.iter().map(|channel| channel * channel).sum();

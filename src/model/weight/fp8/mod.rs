@@ -93,8 +93,11 @@ impl Fp8 {
     /// On a GPU with FP8 tensor cores by the library's product, elsewhere with the same operands in the dtype that flows.
     pub(super) fn multiply(&self, input: &Tensor, bias: Option<&Tensor>) -> TensorResult {
         let quantised = self.quantise_input(input)?;
-        if self.has_library_product(input) {
-            return self.multiply_by_library(&quantised, bias);
+        // GPUs before Ada have no such product, and the library says so at once.
+        if self.has_library_product(input)
+            && let Ok(product) = self.multiply_by_library(&quantised, bias)
+        {
+            return Ok(product);
         }
         // The operands are exact in f16 and in bf16. The scales are applied to the product, so that nothing else is
         // rounded than the library's product rounds.
