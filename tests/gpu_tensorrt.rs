@@ -18,7 +18,7 @@ use gpu_common::{Base, ask, gpu, say};
 use std::path::Path;
 use tch::{Kind, Tensor};
 use xvla_ros::backend::BackendError;
-use xvla_ros::backend::cuda::session::{PipelineStage, Session};
+use xvla_ros::backend::cuda::device::session::{PipelineStage, Session};
 use xvla_ros::backend::engine::Precision;
 use xvla_ros::backend::engine::golden::InputSpec;
 use xvla_ros::backend::engine::step::{StepEngine, StepTensors};

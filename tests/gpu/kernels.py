@@ -1,4 +1,4 @@
-"""Compiles, launches and times the CUDA kernels of src/backend/cuda/kernels from Python."""
+"""Compiles, launches and times the CUDA kernels of src/backend/cuda from Python."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ try:
 except ImportError:
     torch = None
 
-KERNELS = Path(__file__).resolve().parents[2] / "src/backend/cuda/kernels"
+KERNELS = Path(__file__).resolve().parents[2] / "src/backend/cuda"
+HEADERS = KERNELS / "device/headers"
 DEFAULT_SHARED_BYTES = 48 * 1024  # dynamic shared memory that every kernel may use; more has to be allowed
 WARM_REPLAYS = 3
 REPLAYS = 30
@@ -45,11 +46,12 @@ def requires_gpu(test_class: type[unittest.TestCase]) -> type[unittest.TestCase]
 
 @functools.cache
 def module(name: str, dtype: torch.dtype, **macros: int) -> cupy.RawModule:
-    """Compiles kernels/<name>.cu behind the prelude, as the program itself does."""
-    code = "".join((KERNELS / file).read_text(encoding="utf-8") for file in ("prelude.cuh", f"{name}.cu"))
+    """Compiles <name>.cu behind the prelude, as the program itself does."""
+    files = (HEADERS / "prelude.cuh", next(KERNELS.rglob(f"{name}.cu")))
+    code = "".join(file.read_text(encoding="utf-8") for file in files)
     precision = ["-DXVLA_BF16"] if dtype == torch.bfloat16 else []
     sizes = [f"-D{macro}={value}" for macro, value in macros.items()]
-    return cupy.RawModule(code=code, backend="nvrtc", options=("--std=c++17", f"-I{KERNELS}", *precision, *sizes))
+    return cupy.RawModule(code=code, backend="nvrtc", options=("--std=c++17", f"-I{HEADERS}", *precision, *sizes))
 
 
 def launch(

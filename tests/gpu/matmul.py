@@ -1,4 +1,4 @@
-"""Compiles and launches kernels/matmul.cu, and describes its matrices to the tensor copy engine."""
+"""Compiles and launches matmul.cu, and describes its matrices to the tensor copy engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from kernels import KERNELS, dequantised
+from kernels import HEADERS, KERNELS, dequantised
 
 try:
     from cuda.bindings import driver, nvrtc
@@ -148,9 +148,9 @@ def checked(result: tuple) -> object:
 
 def compiled(bfloat16: bool, macros: dict[str, int]) -> bytes:
     """The machine code of the kernel behind the prelude; needs no GPU."""
-    code = "".join((KERNELS / file).read_text(encoding="utf-8") for file in ("prelude.cuh", "matmul.cu"))
+    code = "".join((KERNELS / file).read_text(encoding="utf-8") for file in ("device/headers/prelude.cuh", "product/matmul.cu"))
     program = checked(nvrtc.nvrtcCreateProgram(code.encode(), b"matmul.cu", 0, [], []))
-    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", f"-I{KERNELS}".encode()]
+    options = [b"--gpu-architecture=sm_90a", b"--std=c++17", f"-I{HEADERS}".encode()]
     options += [b"-DXVLA_BF16"] if bfloat16 else []
     options += [f"-D{macro}={value}".encode() for macro, value in macros.items()]
     (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)

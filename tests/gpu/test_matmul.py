@@ -1,4 +1,4 @@
-"""The Hopper matrix product of kernels/matmul.cu against the same maths in PyTorch, in double precision.
+"""The Hopper matrix product of matmul.cu against the same maths in PyTorch, in double precision.
 
 `python tests/gpu/test_matmul.py --time` times the candidates for each size of the network beside the library instead,
 `--time-fp8` the same products in 16 bits and in FP8, `--time-sparse` those with all weights and with 2:4.

@@ -1,10 +1,10 @@
 //! The action encoder, from noisy actions to tokens, and the action decoder, from tokens to actions.
 
-use super::super::kernels::Argument::{Address, Float};
-use super::super::kernels::{Kernel, Kernels, Source, source};
-use super::super::memory::Span;
 use super::{NormWeights, int, parameter};
 use crate::backend::BackendError;
+use crate::backend::cuda::device::kernels::Argument::{Address, Float};
+use crate::backend::cuda::device::kernels::{Kernel, Kernels, Source, source};
+use crate::backend::cuda::device::memory::Span;
 use cudarc::driver::CudaStream;
 use tch::Tensor;
 

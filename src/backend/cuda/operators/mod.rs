@@ -4,12 +4,17 @@
 #![allow(unsafe_code, reason = "starts kernels whose buffers have been checked")]
 
 pub mod actions;
-pub mod transformer;
-pub mod vision;
+pub mod attention;
+pub mod channel_attention;
+pub mod depthwise;
+pub mod image_tokens;
+pub mod layer_norm;
+pub mod patches;
+pub mod window_attention;
 
-use super::kernels::Argument;
-use super::memory::Span;
 use crate::backend::BackendError;
+use crate::backend::cuda::device::kernels::Argument;
+use crate::backend::cuda::device::memory::Span;
 use tch::Tensor;
 
 /// A size as a kernel's `int` argument.

@@ -1,13 +1,13 @@
 //! BART's encoder from cuBLASLt's products and this project's kernels: seven launches a layer. The maths is that of
 //! [`crate::model::text`].
 
-use super::gemm::{Activation, Formats, Gemm, Linear};
-use super::kernels::{Kernels, Source};
 use super::layers::{joined, layer_norm, length, linear, mlp};
-use super::memory::Span;
-use super::operators::transformer::{Attention, LayerNorm};
 use super::vision::Activations;
 use crate::backend::BackendError;
+use crate::backend::cuda::device::kernels::{Kernels, Source};
+use crate::backend::cuda::device::memory::Span;
+use crate::backend::cuda::operators::{attention::Attention, layer_norm::LayerNorm};
+use crate::backend::cuda::product::gemm::{Activation, Formats, Gemm, Linear};
 use crate::model::config::TextConfig;
 use crate::model::text;
 use tch::Tensor;

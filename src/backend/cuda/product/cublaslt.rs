@@ -3,10 +3,10 @@
 
 #![allow(unsafe_code, reason = "calls cuBLASLt")]
 
+use super::linear::{Activation, Product, Shape};
 use super::matrix::Element;
-use super::memory::buffer;
-use super::product::{Activation, Product, Shape};
 use crate::backend::BackendError;
+use crate::backend::cuda::device::memory::buffer;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::CudaStream;
 use std::ffi::c_void;

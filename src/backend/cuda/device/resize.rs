@@ -1,4 +1,4 @@
-//! Camera images resized and normalised on the GPU (`kernels/resize.cu`): 8-bit pixels are uploaded instead of floats,
+//! Camera images resized and normalised on the GPU (`resize.cu`): 8-bit pixels are uploaded instead of floats,
 //! and the host only copies them.
 
 #![allow(unsafe_code, reason = "copies pinned memory and starts kernels whose buffers have been checked")]

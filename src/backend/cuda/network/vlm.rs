@@ -1,18 +1,18 @@
 //! The vision-language part on this project's kernels, for one sample.
 
-use super::gemm::{Activation, Gemm, Linear};
-use super::kernels::{Kernels, Source};
 use super::layers::{formats, layer_norm, length, linear_of_half};
-use super::memory::{Span, buffer};
-use super::operators::transformer::LayerNorm;
-use super::operators::vision::ImageTokens;
-use super::session::{PipelineStage, Session};
-use super::stored;
 use super::text::{self, TextEncoder};
 use super::vision::{self, Activations, VisionTower};
 use crate::backend::BackendError;
 use crate::backend::VlmInputs;
 use crate::backend::capture::{VlmWork, Work, lock};
+use crate::backend::cuda::device::kernels::{Kernels, Source};
+use crate::backend::cuda::device::memory::{Span, buffer};
+use crate::backend::cuda::device::session::{PipelineStage, Session};
+use crate::backend::cuda::operators::image_tokens::ImageTokens;
+use crate::backend::cuda::operators::layer_norm::LayerNorm;
+use crate::backend::cuda::product::gemm::{Activation, Gemm, Linear};
+use crate::backend::cuda::product::stored;
 use crate::model::config::ModelConfig;
 use crate::model::projector::{GridPositions, Projector};
 use crate::model::vlm::{Vlm, VlmTokens};

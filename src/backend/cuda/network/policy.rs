@@ -1,17 +1,17 @@
 //! The policy part on this project's kernels, for one sample of one domain. The domain's matrices become plain ones.
 //! What depends only on the step is computed when the work is made, what depends only on the frame once per frame.
 
-use super::gemm::{Activation, Formats, Gemm, Linear};
-use super::kernels::Kernels;
 use super::layers::{bias, formats, layer_norm, length, linear, linear_of_half, mlp, norm_weights};
-use super::memory::{Span, buffer};
-use super::operators::actions::{ActionWeights, Actions, NoisyActions};
-use super::operators::transformer::{Attention, LayerNorm};
-use super::session::{PipelineStage, Session};
-use super::stored;
 use crate::backend::BackendError;
 use crate::backend::PolicyInputs;
 use crate::backend::capture::{PolicyWork, Work, lock};
+use crate::backend::cuda::device::kernels::Kernels;
+use crate::backend::cuda::device::memory::{Span, buffer};
+use crate::backend::cuda::device::session::{PipelineStage, Session};
+use crate::backend::cuda::operators::actions::{ActionWeights, Actions, NoisyActions};
+use crate::backend::cuda::operators::{attention::Attention, layer_norm::LayerNorm};
+use crate::backend::cuda::product::gemm::{Activation, Formats, Gemm, Linear};
+use crate::backend::cuda::product::stored;
 use crate::backend::libtorch::check_domain;
 use crate::model::action_space::ActionSpace;
 use crate::model::config::{ModelConfig, PolicyConfig};

@@ -1,13 +1,18 @@
 //! DaViT from cuBLASLt's products and this project's kernels: seven launches a block, token-major throughout, no
 //! window partition, no padding, no layout copies. The maths is that of [`crate::model::vision`].
 
-use super::gemm::{Activation, Formats, Gemm, Linear};
-use super::kernels::{Kernels, Source};
 use super::layers::{bias, layer_norm, length, linear, mlp, norm_weights};
-use super::memory::{Span, buffer};
-use super::operators::transformer::LayerNorm;
-use super::operators::vision::{ChannelAttention, DepthwiseNorm, PatchSizes, Patches, WindowAttention};
 use crate::backend::BackendError;
+use crate::backend::cuda::device::kernels::{Kernels, Source};
+use crate::backend::cuda::device::memory::{Span, buffer};
+use crate::backend::cuda::operators::layer_norm::LayerNorm;
+use crate::backend::cuda::operators::{
+    channel_attention::ChannelAttention,
+    depthwise::DepthwiseNorm,
+    patches::{PatchSizes, Patches},
+    window_attention::WindowAttention,
+};
+use crate::backend::cuda::product::gemm::{Activation, Formats, Gemm, Linear};
 use crate::model::config::{ModelConfig, StageConfig, VisionConfig};
 use crate::model::layers;
 use crate::model::vision;

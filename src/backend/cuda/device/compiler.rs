@@ -1,4 +1,4 @@
-//! Compiles this project's kernels (`kernels/*.cu`) to machine code with NVRTC, for the GPU and for the sizes of the
+//! Compiles this project's kernels (`*.cu`) to machine code with NVRTC, for the GPU and for the sizes of the
 //! checkpoint in use.
 
 #![allow(unsafe_code, reason = "calls NVRTC")]
@@ -13,12 +13,12 @@ use std::sync::{Mutex, PoisonError};
 use tch::Kind;
 
 /// Text that is put before every source.
-const PRELUDE: &str = include_str!("kernels/prelude.cuh");
+const PRELUDE: &str = include_str!("headers/prelude.cuh");
 /// Name and text of each header that sources include.
 const HEADERS: [(&str, &str); 3] = [
-    ("hopper.cuh", include_str!("kernels/hopper.cuh")),
-    ("softmax.cuh", include_str!("kernels/softmax.cuh")),
-    ("wgmma.cuh", include_str!("kernels/wgmma.cuh")),
+    ("hopper.cuh", include_str!("headers/hopper.cuh")),
+    ("softmax.cuh", include_str!("headers/softmax.cuh")),
+    ("wgmma.cuh", include_str!("headers/wgmma.cuh")),
 ];
 
 /// A source file with the macros that fix its sizes.
@@ -41,17 +41,17 @@ impl Source {
     }
 }
 
-/// Names a file in `kernels/`, with macros.
+/// Names the `.cu` file beside the calling one, with macros.
 macro_rules! source {
     ($name:literal $(, $macro:ident = $value:expr)*) => {
-        $crate::backend::cuda::compiler::Source {
+        $crate::backend::cuda::device::compiler::Source {
             name: $name,
-            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/src/backend/cuda/kernels/", $name, ".cu")),
+            text: include_str!(concat!($name, ".cu")),
             macros: vec![$((stringify!($macro), $value)),*],
         }
     };
 }
-pub(super) use source;
+pub(in crate::backend::cuda) use source;
 
 /// Machine code of each distinct source in `sources` for `kind` (f16 or bf16) on GPUs of this compute capability.
 ///

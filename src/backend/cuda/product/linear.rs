@@ -1,9 +1,9 @@
 //! A matrix product of the network: its layer, its sizes and its addresses.
 
 use super::matrix::{Element, Factors, Formats, Matrix};
-use super::memory::Span;
 use super::stored::{Stored, Target};
 use crate::backend::BackendError;
+use crate::backend::cuda::device::memory::Span;
 use crate::model::weight::Weight;
 use tch::Tensor;
 

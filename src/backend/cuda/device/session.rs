@@ -126,7 +126,7 @@ impl Drop for Session {
 /// cudarc opens its libraries at their first use and panics without them.
 fn check_libraries() -> Result<(), BackendError> {
     let missing = |library: &str, remedy: &str| BackendError::Unavailable {
-        backend: super::NAME.to_owned(),
+        backend: crate::backend::names::CUDA_GRAPH.to_owned(),
         reason: format!("{library} cannot be opened"),
         remedy: remedy.to_owned(),
     };

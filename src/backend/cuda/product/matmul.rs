@@ -1,13 +1,13 @@
-//! This project's matrix product on Hopper (`kernels/matmul.cu`), for a few hundred rows: which tilings are worth
+//! This project's matrix product on Hopper (`matmul.cu`), for a few hundred rows: which tilings are worth
 //! trying for a shape, and how the kernel is launched.
 
 #![allow(unsafe_code, reason = "describes tensors to the driver and starts a kernel whose buffers have been checked")]
 
-use super::kernels::Argument::{Address, Float, Int, Tensor};
-use super::kernels::{Kernel, Kernels, Launch, Source, TensorMap, source};
+use super::linear::{Activation, Alignment, Product, Shape};
 use super::matrix::Element;
-use super::product::{Activation, Alignment, Product, Shape};
 use crate::backend::BackendError;
+use crate::backend::cuda::device::kernels::Argument::{Address, Float, Int, Tensor};
+use crate::backend::cuda::device::kernels::{Kernel, Kernels, Launch, Source, TensorMap, source};
 use cudarc::driver::{CudaStream, sys};
 use std::mem::MaybeUninit;
 use tch::Kind;
@@ -37,7 +37,7 @@ const FP8_CANDIDATES: usize = 12;
 /// The same for 2:4.
 const SPARSE_CANDIDATES: usize = 8;
 
-/// How a product is divided among blocks and warpgroups; `kernels/matmul.cu` explains it.
+/// How a product is divided among blocks and warpgroups; `matmul.cu` explains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tiling {
     /// Rows of a warpgroup.

@@ -1,9 +1,9 @@
 //! The formats in which kernels store what a product reads. A matrix in FP8 reads FP8: what computes its input stores
 //! the values so, and no pass of its own quantises them.
 
-use super::kernels::{Argument, Kernel, Kernels, Source};
-use super::memory::Span;
 use crate::backend::BackendError;
+use crate::backend::cuda::device::kernels::{Argument, Kernel, Kernels, Source};
+use crate::backend::cuda::device::memory::Span;
 
 /// The format of stored activations.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,7 +34,7 @@ const STORING: [&str; 5] = ["layer_norm", "attention", "depthwise", "window_atte
 
 impl Stored {
     /// The kernels' argument `inverse_scale`.
-    pub(super) fn argument(self) -> Argument {
+    pub(in crate::backend::cuda) fn argument(self) -> Argument {
         Argument::Float(match self {
             Self::Half => 1.0,
             Self::Fp8 { inverse_scale, .. } => inverse_scale,
@@ -94,9 +94,9 @@ impl StoringKernel {
 
 #[cfg(test)]
 mod tests {
-    use super::super::operators::actions::Actions;
-    use super::super::operators::transformer::LayerNorm;
     use super::variants;
+    use crate::backend::cuda::operators::actions::Actions;
+    use crate::backend::cuda::operators::layer_norm::LayerNorm;
 
     #[test]
     fn kernels_that_store_what_a_product_reads_get_a_variant_for_fp8() {

@@ -2,11 +2,11 @@
 //! that is contiguous already is shared. Any other is copied, and the original is freed with the layer that it came
 //! from.
 
-use super::gemm::{Formats, Gemm, Linear};
-use super::kernels::Kernels;
-use super::operators::NormWeights;
-use super::operators::transformer::LayerNorm;
 use crate::backend::BackendError;
+use crate::backend::cuda::device::kernels::Kernels;
+use crate::backend::cuda::operators::NormWeights;
+use crate::backend::cuda::operators::layer_norm::LayerNorm;
+use crate::backend::cuda::product::gemm::{Formats, Gemm, Linear};
 use crate::model::layers;
 use crate::model::layers::LinearGroup;
 use crate::model::weight::{Fp8, Sparse24, Weight};

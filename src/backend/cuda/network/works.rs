@@ -1,9 +1,9 @@
 //! Work to record for checkpoints whose sizes or dtype this project's kernels do not support: libtorch's operators, one
-//! by one. The work for all others is in [`super::fused_vlm`] and [`super::fused_policy`].
+//! by one. The work for all others is in [`super::vlm`] and [`super::policy`].
 
-use super::session::Session;
 use crate::backend::BackendError;
 use crate::backend::capture::{PolicyWork, VlmWork, Work, copy_of, lock};
+use crate::backend::cuda::device::session::Session;
 use crate::backend::libtorch::{LibtorchPolicy, LibtorchVlm};
 use crate::backend::{PolicyBackend, PolicyInputs, VlmInputs};
 use crate::model::vlm::{Views, VlmTokens};

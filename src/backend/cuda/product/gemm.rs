@@ -6,16 +6,16 @@
 //! come from device memory as they do in an inference.
 
 use super::cublaslt::{CublasLt, CublasLtPlan};
-use super::kernels::Kernels;
+pub use super::linear::{Activation, Linear};
+use super::linear::{Alignment, Product, Shape};
 use super::matmul::{self, MatMul, Tiling};
 use super::matrix::Element;
 pub use super::matrix::Formats;
-use super::memory::Span;
-pub use super::product::{Activation, Linear};
-use super::product::{Alignment, Product, Shape};
-use super::session::Session;
 use super::stored::Target;
 use crate::backend::BackendError;
+use crate::backend::cuda::device::kernels::Kernels;
+use crate::backend::cuda::device::memory::Span;
+use crate::backend::cuda::device::session::Session;
 use cudarc::driver::{CudaStream, sys as driver};
 use std::collections::HashMap;
 use std::sync::Arc;

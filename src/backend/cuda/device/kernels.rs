@@ -4,7 +4,7 @@
 
 use super::compiler;
 pub use super::compiler::Source;
-pub(super) use super::compiler::source;
+pub(in crate::backend::cuda) use super::compiler::source;
 use super::session::Session;
 use crate::backend::BackendError;
 use cudarc::driver::result::{function, module};

@@ -1,9 +1,9 @@
 //! The matrix of a product in the format in which it is multiplied, and what follows from the format for the input, the
 //! sums and the result.
 
-use super::memory::buffer;
 use super::stored::Stored;
 use crate::backend::BackendError;
+use crate::backend::cuda::device::memory::buffer;
 use crate::model::weight::{Fp8, Sparse24, Weight};
 use tch::{Device, Kind, Tensor};
 
@@ -32,7 +32,7 @@ pub enum Matrix {
     Sparse24 {
         /// The kept elements, [out, in / 2].
         values: Tensor,
-        /// Their places, in the order in which `kernels/matmul.cu` reads them.
+        /// Their places, in the order in which `matmul.cu` reads them.
         metadata: Tensor,
     },
 }
@@ -197,7 +197,7 @@ impl Matrix {
     }
 }
 
-/// Metadata [out, in / 8] u8 in the order in which the threads of `kernels/matmul.cu` read it, which describes it.
+/// Metadata [out, in / 8] u8 in the order in which the threads of `matmul.cu` read it, which describes it.
 fn in_reading_order(metadata: &Tensor) -> Result<Tensor, BackendError> {
     let of_16_columns = metadata.f_contiguous()?.f_view_dtype(Kind::Int16)?;
     let tiles = metadata.size2()?.0 / SPARSE_TILE.0;
