@@ -1,11 +1,13 @@
-// What tch lacks of libtorch's CUDA interface: the current stream, graph capture with its private memory pool, and the
+// What tch lacks of libtorch's CUDA interface: the current stream, recordings with a memory pool of their own, and the
 // caching allocator's counters. These are plain functions, and no C++ type crosses the boundary.
 //
 // Each function returns null on success, else a message that lives until the thread's next call. No exception escapes.
 
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
 #include <cstdint>
@@ -31,8 +33,84 @@ const char* guarded(Body&& body) noexcept {
   return last_error.c_str();
 }
 
-at::cuda::CUDAGraph* as_graph(void* graph) {
-  return static_cast<at::cuda::CUDAGraph*>(graph);
+// A recording of what a stream was given, and the pool that the recorded operators' memory came from.
+//
+// at::cuda::CUDAGraph does the same, but when the driver refuses a recording, its capture_end throws before it tells the
+// allocator that the recording is over. From then on the allocator of this process frees and reuses hardly anything.
+// Here the allocator is told first.
+class Recording {
+ public:
+  Recording() : device_(c10::cuda::current_device()), pool_(at::cuda::graph_pool_handle()) {}
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+
+  ~Recording() {
+    // The stream leaves its recording, and the allocator the pool, whatever either of them reports.
+    try {
+      end_capture();
+    } catch (...) {
+    }
+    if (executable_ != nullptr) {
+      (void)cudaGraphExecDestroy(executable_);
+    }
+    if (pool_in_use_) {
+      c10::cuda::CUDACachingAllocator::releasePool(device_, pool_);
+    }
+  }
+
+  void begin() {
+    stream_ = c10::cuda::getCurrentCUDAStream(device_).stream();
+    c10::cuda::CUDACachingAllocator::beginAllocateToPool(
+        device_, pool_, [stream = stream_](cudaStream_t other) { return other == stream; });
+    pool_in_use_ = recording_ = true;
+    // Other threads may keep using the device.
+    const auto begun = cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal);
+    if (begun != cudaSuccess) {
+      leave_pool();
+      C10_CUDA_CHECK(begun);
+    }
+  }
+
+  void end() {
+    const auto graph = end_capture();
+    TORCH_CHECK(graph != nullptr, "nothing was recorded");
+    const auto made = cudaGraphInstantiateWithFlags(&executable_, graph, cudaGraphInstantiateFlagAutoFreeOnLaunch);
+    (void)cudaGraphDestroy(graph);
+    C10_CUDA_CHECK(made);
+  }
+
+  void replay() const {
+    c10::cuda::CUDAGuard guard(device_);
+    C10_CUDA_CHECK(cudaGraphLaunch(executable_, c10::cuda::getCurrentCUDAStream(device_).stream()));
+  }
+
+ private:
+  cudaGraph_t end_capture() {
+    if (!recording_) {
+      return nullptr;
+    }
+    cudaGraph_t graph = nullptr;
+    const auto ended = cudaStreamEndCapture(stream_, &graph);
+    leave_pool();
+    C10_CUDA_CHECK(ended);
+    return graph;
+  }
+
+  void leave_pool() {
+    recording_ = false;
+    c10::cuda::CUDACachingAllocator::endAllocateToPool(device_, pool_);
+  }
+
+  c10::DeviceIndex device_;
+  c10::MempoolId_t pool_;
+  cudaStream_t stream_ = nullptr;
+  cudaGraphExec_t executable_ = nullptr;
+  bool recording_ = false;
+  bool pool_in_use_ = false;
+};
+
+Recording* as_recording(void* recording) {
+  return static_cast<Recording*>(recording);
 }
 
 }  // namespace
@@ -65,27 +143,28 @@ const char* xvla_use_default_stream(int device) {
   });
 }
 
-const char* xvla_graph_new(void** graph) {
-  return guarded([&] { *graph = new at::cuda::CUDAGraph(); });
+// A recording on the device that this thread uses at the moment.
+const char* xvla_recording_new(void** recording) {
+  return guarded([&] { *recording = new Recording(); });
 }
 
-void xvla_graph_free(void* graph) {
-  // Freeing a graph of a device that failed reports that failure again; there is nothing left to do about it.
-  guarded([&] { delete as_graph(graph); });
+void xvla_recording_free(void* recording) {
+  // Freeing a recording of a device that failed reports that failure again; there is nothing left to do about it.
+  guarded([&] { delete as_recording(recording); });
 }
 
-// Begins to record what this thread queues on its current stream; memory comes from a pool of the graph's own. Other
-// threads may keep using the device.
-const char* xvla_graph_begin(void* graph) {
-  return guarded([&] { as_graph(graph)->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal); });
+// Begins to record what this thread queues on its current stream, which must not be the default one.
+const char* xvla_recording_begin(void* recording) {
+  return guarded([&] { as_recording(recording)->begin(); });
 }
 
-const char* xvla_graph_end(void* graph) {
-  return guarded([&] { as_graph(graph)->capture_end(); });
+// Ends it, also after a failure. Stream and allocator are then as they were before, whatever this returns.
+const char* xvla_recording_end(void* recording) {
+  return guarded([&] { as_recording(recording)->end(); });
 }
 
-const char* xvla_graph_replay(void* graph) {
-  return guarded([&] { as_graph(graph)->replay(); });
+const char* xvla_recording_replay(void* recording) {
+  return guarded([&] { as_recording(recording)->replay(); });
 }
 
 const char* xvla_memory(int device, XvlaMemory* memory) {

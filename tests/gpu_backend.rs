@@ -15,7 +15,9 @@ mod gpu_common;
 use common::Golden;
 use gpu_common::{Base, answers, ask, captured, channel_errors, gpu, on_cpu, say, worst_channel};
 use std::sync::{Arc, OnceLock};
-use xvla_ros::backend::shim;
+use tch::{Kind, Tensor};
+use xvla_ros::backend::cuda::device::session::{PipelineStage, Session};
+use xvla_ros::backend::shim::{self, Graph};
 use xvla_ros::backend::stream::DeviceMemory;
 use xvla_ros::config::{Dtype, Preprocess};
 use xvla_ros::data::batch::Batch;
@@ -186,6 +188,40 @@ fn frames_resized_on_the_gpu_give_the_actions_of_frames_resized_on_the_host() {
     say(&format!("preprocess host {:.3} ms, device {:.3} ms", host.times.preprocess_ms, device.times.preprocess_ms));
     let errors = channel_errors(&[device.chunk.actions_raw], &[host.chunk.actions_raw]);
     assert!(errors.iter().all(|error| *error <= HALF), "{errors:?}");
+}
+
+/// Bytes that the allocator holds from the driver once it has given back what no tensor uses.
+fn held_bytes() -> i64 {
+    shim::release_unused_memory().unwrap();
+    shim::memory(0).unwrap().reserved_bytes
+}
+
+#[test]
+fn a_refused_recording_leaves_stream_and_allocator_as_they_were() {
+    let Some(_gpu) = gpu("refused recording") else { return };
+    let session = Session::open(0, false).unwrap();
+    session.enter(PipelineStage::Vlm).unwrap();
+    let input = Tensor::ones([1 << 20], (Kind::Float, tch::Device::Cuda(0)));
+    let before = held_bytes();
+    for _ in 0..20 {
+        let refused = Graph::record(&mut || {
+            let doubled = input.f_add(&input)?;
+            // The host must not wait within a recording: the driver refuses all of it.
+            let _ = doubled.f_double_value(&[0])?;
+            Ok(())
+        });
+        assert!(refused.is_err());
+    }
+    // The pools of refused recordings are given back, which they are not while the allocator believes in a recording.
+    assert_eq!(held_bytes(), before);
+    // libtorch works on the same stream, and the next recording is a good one.
+    assert_eq!(input.f_add(&input).unwrap().f_double_value(&[7]).unwrap(), 2.0);
+    let mut sum = input.f_zeros_like().unwrap();
+    let graph = Graph::record(&mut || Ok(sum.f_add_(&input).map(drop)?)).unwrap();
+    for _ in 0..3 {
+        graph.replay().unwrap();
+    }
+    assert_eq!(sum.f_double_value(&[7]).unwrap(), 3.0);
 }
 
 fn unstamped<T>(value: T) -> Stamped<T> {

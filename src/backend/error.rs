@@ -132,6 +132,9 @@ impl BackendError {
             "illegal memory access",
             "unspecified launch failure",
             "illegal instruction",
+            "invalid program counter",
+            "hardware stack error",
+            "not supported on global/shared address space",
             "device-side assert",
             "misaligned address",
             "uncorrectable ecc",
@@ -209,6 +212,7 @@ mod tests {
         assert!(exhausted.loses_device());
         assert!(matches!(sorted("CUDA error: an illegal memory access was encountered"), BackendError::DeviceLost(_)));
         assert!(matches!(sorted("CUDA_ERROR_LAUNCH_FAILED: unspecified"), BackendError::DeviceLost(_)));
+        assert!(matches!(sorted("CUDA error: an illegal instruction was encountered"), BackendError::DeviceLost(_)));
         assert!(!sorted("shape mismatch: [2] and [3]").loses_device());
     }
 

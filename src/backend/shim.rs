@@ -1,4 +1,4 @@
-//! The Rust side of `csrc/cuda_shim.cpp`: libtorch's current stream, its graph capture and its allocator's counters.
+//! The Rust side of `csrc/cuda_shim.cpp`: libtorch's current stream, recordings and the allocator's counters.
 
 #![allow(unsafe_code, reason = "calls into C++")]
 
@@ -13,11 +13,11 @@ mod ffi {
     unsafe extern "C" {
         pub fn xvla_use_stream(device: c_int, stream: *mut c_void) -> *const c_char;
         pub fn xvla_use_default_stream(device: c_int) -> *const c_char;
-        pub fn xvla_graph_new(graph: *mut *mut c_void) -> *const c_char;
-        pub fn xvla_graph_free(graph: *mut c_void);
-        pub fn xvla_graph_begin(graph: *mut c_void) -> *const c_char;
-        pub fn xvla_graph_end(graph: *mut c_void) -> *const c_char;
-        pub fn xvla_graph_replay(graph: *mut c_void) -> *const c_char;
+        pub fn xvla_recording_new(recording: *mut *mut c_void) -> *const c_char;
+        pub fn xvla_recording_free(recording: *mut c_void);
+        pub fn xvla_recording_begin(recording: *mut c_void) -> *const c_char;
+        pub fn xvla_recording_end(recording: *mut c_void) -> *const c_char;
+        pub fn xvla_recording_replay(recording: *mut c_void) -> *const c_char;
         pub fn xvla_memory(device: c_int, memory: *mut Memory) -> *const c_char;
         pub fn xvla_memory_reset_peak(device: c_int) -> *const c_char;
         pub fn xvla_memory_release() -> *const c_char;
@@ -91,7 +91,7 @@ pub fn release_unused_memory() -> Result<(), BackendError> {
     check(unsafe { ffi::xvla_memory_release() }).map_err(device_error)
 }
 
-/// A CUDA graph with its private memory pool.
+/// A CUDA graph with a memory pool of its own.
 #[derive(Debug)]
 pub struct Graph(NonNull<c_void>);
 
@@ -102,19 +102,23 @@ impl Graph {
     /// Records what `work` queues on this thread's current stream, which must not be the default one.
     ///
     /// # Errors
-    /// The error of `work`; [`BackendError::Capture`] when the recording is refused or becomes invalid.
+    /// The error of `work`; [`BackendError::Capture`] when the recording is refused or becomes invalid. Stream and
+    /// allocator are then as they were before.
     pub fn record(work: &mut dyn FnMut() -> Result<(), BackendError>) -> Result<Self, BackendError> {
-        let failed = |error: LibtorchError| BackendError::Capture(error.to_string());
+        let failed = |error: LibtorchError| match device_error(error) {
+            BackendError::Libtorch(refused) => BackendError::Capture(refused.to_string()),
+            lost => lost,
+        };
         let mut graph = std::ptr::null_mut();
         // SAFETY: the shim writes a new graph or reports an error.
-        check(unsafe { ffi::xvla_graph_new(&mut graph) }).map_err(failed)?;
+        check(unsafe { ffi::xvla_recording_new(&mut graph) }).map_err(failed)?;
         let graph = Self(NonNull::new(graph).ok_or_else(|| BackendError::Capture("no graph".to_owned()))?);
         // SAFETY: the graph is alive.
-        check(unsafe { ffi::xvla_graph_begin(graph.0.as_ptr()) }).map_err(failed)?;
+        check(unsafe { ffi::xvla_recording_begin(graph.0.as_ptr()) }).map_err(failed)?;
         let worked = work();
-        // The stream leaves capture mode whether or not the work succeeded.
-        // SAFETY: as above, and capture has begun.
-        let ended = check(unsafe { ffi::xvla_graph_end(graph.0.as_ptr()) }).map_err(failed);
+        // The recording ends whether or not the work succeeded.
+        // SAFETY: as above, and the recording has begun.
+        let ended = check(unsafe { ffi::xvla_recording_end(graph.0.as_ptr()) }).map_err(failed);
         worked?;
         ended?;
         Ok(graph)
@@ -126,13 +130,13 @@ impl Graph {
     /// An error that the driver reports, such as an earlier kernel's failure.
     pub fn replay(&self) -> Result<(), BackendError> {
         // SAFETY: the graph is alive and complete.
-        check(unsafe { ffi::xvla_graph_replay(self.0.as_ptr()) }).map_err(device_error)
+        check(unsafe { ffi::xvla_recording_replay(self.0.as_ptr()) }).map_err(device_error)
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        // SAFETY: made by `xvla_graph_new`, freed once.
-        unsafe { ffi::xvla_graph_free(self.0.as_ptr()) }
+        // SAFETY: made by `xvla_recording_new`, freed once.
+        unsafe { ffi::xvla_recording_free(self.0.as_ptr()) }
     }
 }
