@@ -25,7 +25,7 @@ use xvla_ros::backend::engine::step::{StepEngine, StepTensors};
 use xvla_ros::backend::engine::{BuildSpec, Precision};
 use xvla_ros::backend::libtorch::LibtorchPolicy;
 use xvla_ros::backend::onnxruntime::library;
-use xvla_ros::backend::onnxruntime::session::OnnxRuntime;
+use xvla_ros::backend::onnxruntime::session::{Graph, OnnxRuntime};
 use xvla_ros::backend::select;
 use xvla_ros::config::{Dtype, EngineConfig, Fallback};
 use xvla_ros::model::checkpoint::Checkpoint;
@@ -75,7 +75,9 @@ fn differences_of_ten_steps(checkpoint: &Path, spec: &BuildSpec) -> Vec<f32> {
 
     let boundary = tensors(sizes, [first, others], spec.precision);
     let library = library::open(None).unwrap();
-    let mut engine = OnnxRuntime::load(&library, &graph.path, &boundary, Device::Cpu).unwrap();
+    let weights = graph.data.as_ref().map(|data| std::fs::read(data).unwrap());
+    let read = Graph { path: &graph.path, bytes: std::fs::read(&graph.path).unwrap(), weights };
+    let mut engine = OnnxRuntime::load(&library, read, &boundary, Device::Cpu).unwrap();
     let [vlm_tokens, aux_tokens] = network.project(&tokens, &domain).unwrap();
     let action = noise.empty_like();
 

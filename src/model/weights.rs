@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use tch::{Device, Kind, Tensor};
 
 /// The format's own limit; a larger header means that the file is not a safetensors file.
@@ -59,6 +60,8 @@ pub struct Weights {
     path: PathBuf,
     files: Vec<Mapped>,
     entries: BTreeMap<String, TensorEntry>,
+    /// [`Weights::sha256`], once somebody has asked for it.
+    sha256: OnceLock<String>,
 }
 
 impl Weights {
@@ -74,7 +77,7 @@ impl Weights {
             read_header(&path, &opened, file, &mut entries)?;
             files.push(map_file(path, opened)?);
         }
-        Ok(Self { path, files, entries })
+        Ok(Self { path, files, entries, sha256: OnceLock::new() })
     }
 
     /// The file, or the folder of several.
@@ -97,7 +100,12 @@ impl Weights {
     /// # Errors
     /// A file that can no longer be read.
     pub fn sha256(&self) -> Result<String, CheckpointError> {
-        self.sha256_with(&[])
+        // Several who ask at start-up share one reading of gigabytes. The files are mapped, so they are still the same.
+        if let Some(known) = self.sha256.get() {
+            return Ok(known.clone());
+        }
+        let hash = self.sha256_with(&[])?;
+        Ok(self.sha256.get_or_init(|| hash).clone())
     }
 
     /// SHA-256 of the mapped files, one after the other, followed by `more`, in lowercase hex.

@@ -5,7 +5,7 @@ use crate::backend::BackendError;
 use crate::backend::engine::golden::InputSpec;
 use crate::backend::engine::make::{self, Built};
 use crate::backend::engine::sidecar::{Identity, Sidecar};
-use crate::backend::engine::{self, BuildSpec, Flavour, Precision, Source, cache};
+use crate::backend::engine::{self, BuildSpec, EngineBuilder, Flavour, Precision, Source, cache};
 #[cfg(feature = "tensorrt")]
 use crate::backend::tensorrt;
 use crate::config::BuildOptions;
@@ -87,7 +87,7 @@ pub struct EngineMade {
 /// # Errors
 /// A faulty checkpoint, a combination of options that no graph can have, or an existing file that is something else.
 pub fn export_onnx(request: &EngineRequest) -> Result<EngineMade, PipelineError> {
-    produce(request, Flavour::Onnx, "", |source, spec, identity, place| {
+    produce(request, &EngineBuilder::of_graphs(), |source, spec, identity, place| {
         make::make(source, spec, identity, place, |_, _| Ok(Built::default()))
     })
 }
@@ -99,7 +99,7 @@ pub fn export_onnx(request: &EngineRequest) -> Result<EngineMade, PipelineError>
 #[cfg(feature = "tensorrt")]
 pub fn build_engine(request: &EngineRequest) -> Result<EngineMade, PipelineError> {
     let library = tensorrt::library::open(request.library.as_deref())?;
-    produce(request, library.flavour(), &library.version(), |source, spec, identity, place| {
+    produce(request, &library.builder(0)?, |source, spec, identity, place| {
         tensorrt::build(&library, source, spec, identity, request.timing_cache.as_deref(), place)
     })
 }
@@ -159,17 +159,16 @@ fn no_tensorrt() -> BackendError {
 /// Makes the requested engine with `make`, or keeps an existing file that is the same engine.
 fn produce(
     request: &EngineRequest,
-    flavour: Flavour,
-    library_version: &str,
+    builder: &EngineBuilder,
     make: impl FnOnce(&Source, &BuildSpec, &Identity, &Path) -> Result<Sidecar, BackendError>,
 ) -> Result<EngineMade, PipelineError> {
     let folders = Folders::new(&request.checkpoint, request.adapter.as_deref());
     let config = ModelConfig::of(folders)?;
     let processors = Processors::load(folders.holding(PREPROCESSOR_FILE))?;
     let checkpoint = Checkpoint::open_in(folders)?;
-    let spec = spec(request, flavour, &config, &processors);
+    let spec = spec(request, builder.flavour, &config, &processors);
     let source = Source { checkpoint: &checkpoint, config: &config };
-    let wanted = source.identity(&spec, flavour, library_version)?;
+    let wanted = source.identity(&spec, builder)?;
     let path = match &request.out {
         Some(path) => path.clone(),
         None => cache::path_of(&cache::default_folder()?, &wanted),

@@ -19,6 +19,29 @@ pub(in crate::backend) fn replace(path: &Path, contents: &[u8]) -> io::Result<()
     partial.persist(path).map(drop).map_err(|error| error.error)
 }
 
+/// As [`replace`], with the contents' SHA-256 in a line before them, for files that are executed.
+///
+/// # Errors
+/// As [`replace`].
+pub(in crate::backend) fn replace_hashed(path: &Path, contents: &[u8]) -> io::Result<()> {
+    let mut whole = format!("{:x}\n", Sha256::digest(contents)).into_bytes();
+    whole.extend_from_slice(contents);
+    replace(path, &whole)
+}
+
+/// The contents that [`replace_hashed`] has put at `path`.
+///
+/// # Errors
+/// A file that cannot be read; `InvalidData` for one that was changed or damaged.
+pub(in crate::backend) fn read_hashed(path: &Path) -> io::Result<Vec<u8>> {
+    let mut whole = std::fs::read(path)?;
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it was changed or damaged");
+    let end = whole.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
+    let contents = whole.split_off(end + 1);
+    whole.truncate(end);
+    if whole == format!("{:x}", Sha256::digest(&contents)).as_bytes() { Ok(contents) } else { Err(damaged()) }
+}
+
 /// `path` with `suffix` at the end of its name.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -44,6 +67,25 @@ mod tests {
             assert_eq!(std::fs::read(&path).unwrap(), contents);
         }
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_with_its_hash_is_read_as_it_was_written_and_refused_once_a_byte_of_it_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("policy.engine.kernels");
+        replace_hashed(&path, b"machine\ncode").unwrap();
+        assert_eq!(read_hashed(&path).unwrap(), b"machine\ncode");
+        let whole = std::fs::read(&path).unwrap();
+        for place in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 1;
+            std::fs::write(&path, damaged).unwrap();
+            assert_eq!(read_hashed(&path).unwrap_err().kind(), io::ErrorKind::InvalidData, "byte {place}");
+        }
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        assert_eq!(read_hashed(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        std::fs::write(&path, b"").unwrap();
+        assert_eq!(read_hashed(&path).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

@@ -125,17 +125,13 @@ impl Source<'_> {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn identity(
-        &self,
-        spec: &BuildSpec,
-        flavour: Flavour,
-        library_version: &str,
-    ) -> Result<Identity, CheckpointError> {
+    pub fn identity(&self, spec: &BuildSpec, builder: &EngineBuilder) -> Result<Identity, CheckpointError> {
         let tokens = spec.sizes.tokens(self.config);
         let BuildOptions { sparse, workspace_mb } = spec.build;
         Ok(Identity {
-            flavour,
-            library_version: library_version.to_owned(),
+            flavour: builder.flavour,
+            library_version: builder.version.clone(),
+            gpu: builder.gpu.clone(),
             graph_revision: onnx::REVISION,
             checkpoint_sha256: self.checkpoint.sha256()?,
             adapter_sha256: self.checkpoint.adapter_sha256()?,
@@ -143,20 +139,72 @@ impl Source<'_> {
             domain: spec.sizes.domain,
             precision: spec.precision,
             tensors: onnx::transformer::tensors(&self.config.policy, tokens, spec.precision),
-            flags: Flags { opset: spec.opset, sparse, workspace_mb },
+            flags: Flags { opset: spec.opset, sparse, workspace_mb, capturable: builder.flavour != Flavour::Onnx },
         })
     }
 }
 
-/// Finds the engine that `config` and `wanted` name, or builds it with `make` if `config` allows that.
+/// Who turns a graph into an engine, as far as the engine depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineBuilder {
+    /// Which library.
+    pub flavour: Flavour,
+    /// Its version; empty for graphs, which no library has touched.
+    pub version: String,
+    /// The GPU that engines are built on and for; `None` where they run on others as well.
+    pub gpu: Option<String>,
+}
+
+impl EngineBuilder {
+    /// Of graphs, which are executed as they were exported.
+    pub fn of_graphs() -> Self {
+        Self { flavour: Flavour::Onnx, version: String::new(), gpu: None }
+    }
+}
+
+/// Finds the engine that `config` and `wanted` name and opens it with `open`. One that is not there, does not fit or does
+/// not open is built with `make` if `config` allows that, once.
 ///
 /// # Errors
-/// [`BackendError::Engine`] and [`BackendError::EngineMismatch`] with a remedy; the errors of `make`.
-pub fn locate(
+/// [`BackendError::Engine`] and [`BackendError::EngineMismatch`] with a remedy; the errors of `make` and `open`.
+pub fn open<T>(
+    config: &EngineConfig,
+    wanted: &Identity,
+    make: impl Fn(&Path) -> Result<Sidecar, BackendError>,
+    open: impl Fn(&Path, &Sidecar) -> Result<T, BackendError>,
+) -> Result<(Located, T), BackendError> {
+    let located = locate(config, wanted, &make)?;
+    let reason = match open(&located.path, &located.sidecar) {
+        Ok(opened) => return Ok((located, opened)),
+        Err(reason) => reason,
+    };
+    let is_the_files = matches!(reason, BackendError::Engine { .. } | BackendError::EngineMismatch { .. });
+    if located.built || !config.rebuild || !is_the_files {
+        return Err(reason);
+    }
+    tracing::info!("building an engine, which may take minutes: {reason}");
+    let path = located.path;
+    let sidecar = cache::single_flight(&path, || None, make)?.sidecar;
+    let opened = open(&path, &sidecar)?;
+    Ok((Located { path, sidecar, built: true }, opened))
+}
+
+/// An engine that fits what is wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Located {
+    /// The file.
+    pub path: PathBuf,
+    /// What lies beside it.
+    pub sidecar: Sidecar,
+    /// Whether it was built just now.
+    built: bool,
+}
+
+fn locate(
     config: &EngineConfig,
     wanted: &Identity,
     make: impl FnOnce(&Path) -> Result<Sidecar, BackendError>,
-) -> Result<(PathBuf, Sidecar), BackendError> {
+) -> Result<Located, BackendError> {
     let path = match (&config.path, &config.cache) {
         (Some(path), _) => path.clone(),
         (None, Some(folder)) => cache::path_of(folder, wanted),
@@ -171,11 +219,11 @@ pub fn locate(
         Ok::<_, BackendError>(sidecar)
     };
     match find() {
-        Ok(sidecar) => Ok((path, sidecar)),
+        Ok(sidecar) => Ok(Located { path, sidecar, built: false }),
         Err(reason) if config.rebuild => {
             tracing::info!("building an engine, which may take minutes: {reason}");
             let made = cache::single_flight(&path, || find().ok(), make)?;
-            Ok((path, made.sidecar))
+            Ok(Located { path, sidecar: made.sidecar, built: !made.reused })
         }
         Err(_) if config.path.is_none() && !path.exists() => Err(absent(path, wanted)),
         Err(error) => Err(error),
@@ -208,5 +256,93 @@ fn absent(path: PathBuf, wanted: &Identity) -> BackendError {
             wanted.precision.name()
         ),
         remedy: format!("build it with `{command}`, or set engine.rebuild to true"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sidecar::tests::sidecar;
+    use std::cell::Cell;
+
+    /// An engine cache with one engine, which `open` refuses as often as the fixture says.
+    struct Fixture {
+        folder: tempfile::TempDir,
+        refusals: Cell<usize>,
+        built: Cell<usize>,
+    }
+
+    impl Fixture {
+        fn with(refusals: usize) -> Self {
+            let fixture =
+                Self { folder: tempfile::tempdir().unwrap(), refusals: Cell::new(refusals), built: Cell::new(0) };
+            fixture.make(&fixture.folder.path().join("policy.engine")).unwrap().write(&fixture.path()).unwrap();
+            fixture.built.set(0);
+            fixture
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("policy.engine")
+        }
+
+        fn make(&self, path: &Path) -> Result<Sidecar, BackendError> {
+            self.built.set(self.built.get() + 1);
+            std::fs::write(path, b"engine").unwrap();
+            Ok(sidecar())
+        }
+
+        /// Opens the engine; the first refusals are `refusal`'s.
+        fn open(&self, rebuild: bool, refusal: impl Fn() -> BackendError) -> Result<Located, BackendError> {
+            let config = EngineConfig { path: Some(self.path()), rebuild, ..EngineConfig::default() };
+            let open_one = |_: &Path, _: &Sidecar| match self.refusals.get() {
+                0 => Ok(()),
+                left => {
+                    self.refusals.set(left - 1);
+                    Err(refusal())
+                }
+            };
+            open(&config, &sidecar().identity, |path| self.make(path), open_one).map(|(located, ())| located)
+        }
+    }
+
+    fn refused() -> BackendError {
+        let (reason, remedy) = ("TensorRT does not load it".to_owned(), "build it anew".to_owned());
+        BackendError::Engine { path: "policy.engine".into(), reason, remedy }
+    }
+
+    #[test]
+    fn an_engine_that_opens_is_not_built() {
+        let fixture = Fixture::with(0);
+        fixture.open(true, refused).unwrap();
+        assert_eq!(fixture.built.get(), 0);
+    }
+
+    #[test]
+    fn an_engine_that_the_library_refuses_is_built_anew_where_that_is_allowed() {
+        let fixture = Fixture::with(1);
+        assert!(fixture.open(true, refused).unwrap().built);
+        assert_eq!(fixture.built.get(), 1);
+    }
+
+    #[test]
+    fn where_building_is_not_allowed_the_refusal_is_the_error() {
+        let fixture = Fixture::with(1);
+        assert!(matches!(fixture.open(false, refused), Err(BackendError::Engine { .. })));
+        assert_eq!(fixture.built.get(), 0);
+    }
+
+    #[test]
+    fn an_engine_that_is_refused_right_after_it_was_built_is_not_built_again() {
+        let fixture = Fixture::with(2);
+        assert!(fixture.open(true, refused).is_err());
+        assert_eq!(fixture.built.get(), 1);
+    }
+
+    #[test]
+    fn a_device_that_fails_while_an_engine_is_opened_is_no_reason_to_build_another() {
+        let fixture = Fixture::with(1);
+        let lost = || BackendError::DeviceLost("an illegal memory access was encountered".to_owned());
+        assert!(matches!(fixture.open(true, lost), Err(BackendError::DeviceLost(_))));
+        assert_eq!(fixture.built.get(), 0);
     }
 }

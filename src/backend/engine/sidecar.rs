@@ -29,6 +29,9 @@ pub struct Flags {
     pub sparse: bool,
     /// Limit of the workspace while building, MiB.
     pub workspace_mb: Option<u64>,
+    /// Whether it was built to allocate nothing while it runs, so that a stream may record it.
+    #[serde(default)]
+    pub capturable: bool,
 }
 
 /// What an engine was built for.
@@ -39,6 +42,9 @@ pub struct Identity {
     pub flavour: Flavour,
     /// Version of the library that built it; empty for graphs.
     pub library_version: String,
+    /// The GPU that it was built on, where engines run on no other kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<String>,
     /// [`REVISION`](crate::model::onnx::REVISION) of the graph that it was built from.
     pub graph_revision: u32,
     /// Of the checkpoint's weight files, one after the other.
@@ -171,8 +177,19 @@ impl Sidecar {
         Ok(bytes)
     }
 
-    /// Whether the files, weights beside the engine included, are those that this sidecar was written for: for libraries
-    /// that open files by themselves.
+    /// The weights beside the engine, if they are those that this sidecar was written for; `None` if there are none.
+    ///
+    /// # Errors
+    /// As [`Sidecar::read_engine`].
+    pub fn read_data(&self, engine: &Path) -> Result<Option<Vec<u8>>, BackendError> {
+        let Some(expected) = &self.data_sha256 else { return Ok(None) };
+        let path = crate::model::onnx::file::data_path(engine);
+        let bytes = std::fs::read(&path).map_err(|error| fault(&path, error.to_string()))?;
+        self.compare(&path, "data", expected, &format!("{:x}", Sha256::digest(&bytes)))?;
+        Ok(Some(bytes))
+    }
+
+    /// Whether the files, weights beside the engine included, are those that this sidecar was written for.
     ///
     /// # Errors
     /// As [`Sidecar::read_engine`].
@@ -291,6 +308,7 @@ pub(super) mod tests {
             identity: Identity {
                 flavour: Flavour::TensorrtRtx,
                 library_version: "1.7.1".to_owned(),
+                gpu: None,
                 graph_revision: 2,
                 checkpoint_sha256: "c".repeat(64),
                 adapter_sha256: None,
@@ -298,7 +316,7 @@ pub(super) mod tests {
                 domain: 3,
                 precision: Precision::F16,
                 tensors: vec![tensor("t", Direction::Input, &[1]), tensor("action", Direction::Output, &[1, 30, 20])],
-                flags: Flags { opset: 20, sparse: false, workspace_mb: Some(512) },
+                flags: Flags { opset: 20, sparse: false, workspace_mb: Some(512), capturable: true },
             },
             compute_capabilities: vec!["8.9".to_owned()],
             engine_sha256: format!("{:x}", Sha256::digest(b"engine")),
@@ -316,6 +334,20 @@ pub(super) mod tests {
         std::fs::write(&engine, b"engine").unwrap();
         sidecar.write(&engine).unwrap();
         (folder, engine)
+    }
+
+    #[test]
+    fn an_engine_that_no_stream_can_record_and_one_of_another_gpu_are_told_by_name() {
+        let field = |changed: Identity| {
+            let (_folder, engine) = written(&Sidecar { identity: changed, ..sidecar() });
+            let error = Sidecar::read(&engine).unwrap().check(&engine, &sidecar().identity).unwrap_err();
+            let BackendError::EngineMismatch { field, .. } = error else { panic!("{error}") };
+            field
+        };
+        let of = sidecar().identity;
+        let flags = Flags { capturable: false, ..of.flags.clone() };
+        assert_eq!(field(Identity { flags, ..of.clone() }), "flags.capturable");
+        assert_eq!(field(Identity { gpu: Some("NVIDIA Thor (11.0, 20 multiprocessors)".to_owned()), ..of }), "gpu");
     }
 
     #[test]

@@ -12,14 +12,14 @@ pub mod session;
 use super::device;
 use super::engine::make::{self, Built};
 use super::engine::work::{EngineNetwork, EnginePolicy, projections};
-use super::engine::{self, BuildSpec, Flavour, Source, precision_of};
+use super::engine::{self, BuildSpec, EngineBuilder, Flavour, Source, precision_of};
 use super::host_stream::HostStream;
 use super::libtorch::LibtorchVlm;
 use super::loaded::{Backends, Target};
 use crate::backend::BackendError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use session::OnnxRuntime;
+use session::{Graph, OnnxRuntime};
 
 /// The name under which this backend is selected.
 pub const NAME: &str = super::names::ONNXRUNTIME;
@@ -32,18 +32,22 @@ pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> R
     let library = library::open(target.engine.library.as_deref())?;
     let source = Source { checkpoint, config };
     let spec = BuildSpec::new(config, Flavour::Onnx, target.sizes, precision_of(target.dtype), target.engine.build);
-    let wanted = source.identity(&spec, Flavour::Onnx, "")?;
-    let (path, sidecar) = engine::locate(&target.engine, &wanted, |path| {
-        make::make(&source, &spec, &wanted, path, |_, _| Ok(Built::default()))
-    })?;
-    sidecar.verify_files(&path)?;
-
+    let wanted = source.identity(&spec, &EngineBuilder::of_graphs())?;
     let device = device::resolve(target.device)?;
+    let (engine::Located { path, sidecar, .. }, session) = engine::open(
+        &target.engine,
+        &wanted,
+        |path| make::make(&source, &spec, &wanted, path, |_, _| Ok(Built::default())),
+        |path, sidecar| {
+            let graph = Graph { path, bytes: sidecar.read_engine(path)?, weights: sidecar.read_data(path)? };
+            OnnxRuntime::load(&library, graph, &wanted.tensors, device)
+        },
+    )?;
+
     let root = checkpoint.root(device::kind(target.dtype), device);
     let vlm = LibtorchVlm::new(&root, config)?;
     let domain = target.sizes.domain;
     let projections = projections(checkpoint, &root, config, domain)?;
-    let session = OnnxRuntime::load(&library, &path, &wanted.tensors, device)?;
     let network = EngineNetwork::new(Box::new(session), projections, wanted.tensors, domain, path);
     Ok(Backends {
         vlm: Box::new(vlm),

@@ -7,6 +7,7 @@ use crate::backend::BackendError;
 use crate::backend::device;
 use crate::backend::engine::step::{StepEngine, StepTensors};
 use crate::backend::engine::{Direction, Element, IoTensor};
+use crate::model::onnx::file::data_path;
 use half::{bf16, f16};
 use ort::ep;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
@@ -15,6 +16,18 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{Outlet, PrimitiveTensorElementType, Shape, TensorElementType, TensorRefMut, ValueType};
 use std::path::Path;
 use tch::{Device, Tensor};
+
+/// A graph as it was read. ONNX Runtime gets these bytes and opens no file, so that nothing else is executed than what was
+/// hashed.
+#[derive(Debug)]
+pub struct Graph<'a> {
+    /// Where it was read.
+    pub path: &'a Path,
+    /// The file.
+    pub bytes: Vec<u8>,
+    /// The weights beside it, if there are any.
+    pub weights: Option<Vec<u8>>,
+}
 
 /// A session of ONNX Runtime for tensors on one device.
 #[derive(Debug)]
@@ -26,14 +39,15 @@ pub struct OnnxRuntime {
 }
 
 impl OnnxRuntime {
-    /// Loads the graph at `model`, which must have the inputs and outputs `expected`, for tensors on `device`.
+    /// Loads `graph`, which must have the inputs and outputs `expected`, for tensors on `device`.
     ///
     /// # Errors
     /// [`BackendError::EngineMismatch`] for other inputs or outputs, [`BackendError::Engine`] for a graph that does not
     /// load; an option that ONNX Runtime refuses, such as a missing CUDA execution provider.
-    pub fn load(library: &Library, model: &Path, expected: &[IoTensor], device: Device) -> Result<Self, BackendError> {
-        let session = open(library, model, device)?;
-        compare(model, expected, &session)?;
+    pub fn load(library: &Library, graph: Graph, expected: &[IoTensor], device: Device) -> Result<Self, BackendError> {
+        let path = graph.path;
+        let session = open(library, graph, device)?;
+        compare(path, expected, &session)?;
         Ok(Self { library: library.clone(), session, tensors: expected.to_vec(), device })
     }
 
@@ -101,7 +115,8 @@ impl StepEngine for OnnxRuntime {
     }
 }
 
-fn open(library: &Library, model: &Path, device: Device) -> Result<Session, BackendError> {
+fn open(library: &Library, graph: Graph, device: Device) -> Result<Session, BackendError> {
+    let Graph { path, bytes, weights } = graph;
     let refused = |error: &dyn std::fmt::Display| library.refused(error);
     // ONNX Runtime gets as many threads as libtorch. They sleep between operators instead of spinning, because a
     // robot's computer has other work to do.
@@ -113,6 +128,13 @@ fn open(library: &Library, model: &Path, device: Device) -> Result<Session, Back
     // ONNX Runtime 1.32 rewrites FP8's pairs of Quantize and Dequantize into operators whose answer is 22 % off.
     // Executed as they are, the pairs are 2 % off.
     let builder = builder.with_quant_qdq(false).map_err(|error| refused(&error))?;
+    let builder = match (weights, data_path(path).file_name()) {
+        // The graph refers to them by the name of their file.
+        (Some(weights), Some(name)) => {
+            builder.with_external_initializer_file_in_memory(name, weights.into()).map_err(|error| refused(&error))?
+        }
+        _ => builder,
+    };
     let mut builder = match device {
         Device::Cuda(index) => {
             // TF32 would round the operands of single-precision products.
@@ -121,8 +143,8 @@ fn open(library: &Library, model: &Path, device: Device) -> Result<Session, Back
         }
         _ => builder,
     };
-    builder.commit_from_file(model).map_err(|error| BackendError::Engine {
-        path: model.to_owned(),
+    builder.commit_from_memory(&bytes).map_err(|error| BackendError::Engine {
+        path: path.to_owned(),
         reason: format!("ONNX Runtime {} does not load it: {error}", library.version()),
         // Its CPU provider, for example, has no matrix product in bf16.
         remedy: "export it anew, in another precision if it has no implementation of this one".to_owned(),

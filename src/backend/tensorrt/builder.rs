@@ -67,6 +67,9 @@ pub fn build(
 }
 
 fn configure(config: &mut BuilderConfig, options: &BuildOptions) -> Result<(), String> {
+    // The steps are recorded into a CUDA graph, in which the engine must not allocate. Full TensorRT has no such flag.
+    #[cfg(not(feature = "tensorrt-enterprise"))]
+    config.set_flag(BuilderFlag::kREQUIRE_USER_ALLOCATION);
     // TF32 is on by default, but an engine in f32 is compared with libtorch's answer in true single precision.
     config.clear_flag(BuilderFlag::kTF32);
     if options.sparse {

@@ -48,10 +48,13 @@ fn load_onto(
     library.check_gpu(capability)?;
     let source = Source { checkpoint, config };
     let spec = BuildSpec::new(config, library.flavour(), target.sizes, precision_of(target.dtype), target.engine.build);
-    let wanted = source.identity(&spec, library.flavour(), &library.version())?;
-    let (path, sidecar) =
-        engine::locate(&target.engine, &wanted, |path| super::build(&library, &source, &spec, &wanted, None, path))?;
-    let bytes = sidecar.read_engine(&path)?;
+    let wanted = source.identity(&spec, &library.builder(session.device())?)?;
+    let (engine::Located { path, sidecar, .. }, engine) = engine::open(
+        &target.engine,
+        &wanted,
+        |path| super::build(&library, &source, &spec, &wanted, None, path),
+        |path, sidecar| open(&library, path, &sidecar.read_engine(path)?, &wanted.tensors, session),
+    )?;
 
     let stream = GpuStream::new(session.clone())?;
     let _no_grad = tch::no_grad_guard();
@@ -64,7 +67,6 @@ fn load_onto(
     };
     let domain = target.sizes.domain;
     let projections = projections(checkpoint, &root, config, domain)?;
-    let engine = open(&library, &path, &bytes, &wanted.tensors, session)?;
     let network = EngineNetwork::new(Box::new(engine), projections, wanted.tensors, domain, path);
     let policy = TensorRtPolicy::new(sidecar.engine_sha256, network, session, target.engine.cuda_graph);
     let backends = Backends { vlm, policy: Box::new(policy), stream: Box::new(stream), golden: Some(sidecar.golden) };

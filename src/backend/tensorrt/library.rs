@@ -4,7 +4,7 @@
 
 use super::NAME;
 use crate::backend::BackendError;
-use crate::backend::engine::Flavour;
+use crate::backend::engine::{EngineBuilder, Flavour};
 use crate::backend::shared_library::Place;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -83,6 +83,14 @@ impl Library {
         if cfg!(feature = "tensorrt-enterprise") { Flavour::Tensorrt } else { Flavour::TensorrtRtx }
     }
 
+    /// What engines that it builds depend on, on a machine whose GPU `device` they are to run on.
+    ///
+    /// # Errors
+    /// No driver, or no such GPU, where engines are for one kind of GPU.
+    pub fn builder(&self, device: usize) -> Result<EngineBuilder, BackendError> {
+        Ok(EngineBuilder { flavour: self.flavour(), version: self.version(), gpu: gpu(device)? })
+    }
+
     /// Whether the library has code for a GPU of this compute capability. Full TensorRT is left to say so itself.
     ///
     /// # Errors
@@ -125,6 +133,22 @@ pub fn supported_compute_capabilities() -> &'static [(i32, i32)] {
     return SUPPORTED;
     #[cfg(feature = "tensorrt-enterprise")]
     return &[];
+}
+
+/// Engines of TensorRT for RTX run on every GPU that they were built for.
+#[cfg(not(feature = "tensorrt-enterprise"))]
+fn gpu(_: usize) -> Result<Option<String>, BackendError> {
+    Ok(None)
+}
+
+/// Full TensorRT builds for the GPU at hand: its name, compute capability and number of multiprocessors.
+#[cfg(feature = "tensorrt-enterprise")]
+fn gpu(device: usize) -> Result<Option<String>, BackendError> {
+    use cudarc::driver::{CudaContext, sys::CUdevice_attribute};
+    let context = CudaContext::new(device)?;
+    let multiprocessors = context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    let capability = dotted(context.compute_capability()?);
+    Ok(Some(format!("{} ({capability}, {multiprocessors} multiprocessors)", context.name()?)))
 }
 
 /// A compute capability as people write it.

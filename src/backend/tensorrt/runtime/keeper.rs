@@ -30,7 +30,7 @@ mod flavoured {
 
 #[cfg(not(feature = "tensorrt-enterprise"))]
 mod flavoured {
-    use crate::backend::engine::files::replace;
+    use crate::backend::engine::files::{read_hashed, replace_hashed};
     use crate::backend::tensorrt::log::quoted;
     use std::io::ErrorKind;
     use std::path::{Path, PathBuf};
@@ -80,7 +80,7 @@ mod flavoured {
     }
 
     fn read(path: &Path, cache: &RuntimeCache) {
-        let read = match std::fs::read(path) {
+        let read = match read_hashed(path) {
             Ok(kernels) => quoted(|| cache.deserialize(&kernels)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error.to_string()),
@@ -92,9 +92,9 @@ mod flavoured {
 
     /// Puts the kernels at `path`, unless they are there already.
     fn write(path: &Path, kernels: &[u8]) -> Result<(), String> {
-        if std::fs::read(path).is_ok_and(|present| present == kernels) {
+        if read_hashed(path).is_ok_and(|present| present == kernels) {
             return Ok(());
         }
-        replace(path, kernels).map_err(|error| error.to_string())
+        replace_hashed(path, kernels).map_err(|error| error.to_string())
     }
 }
