@@ -23,6 +23,7 @@ pub(in crate::backend) fn replace(path: &Path, contents: &[u8]) -> io::Result<()
 ///
 /// # Errors
 /// As [`replace`].
+#[cfg(any(test, all(feature = "tensorrt", feature = "cuda", not(feature = "tensorrt-enterprise"))))]
 pub(in crate::backend) fn replace_hashed(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut whole = format!("{:x}\n", Sha256::digest(contents)).into_bytes();
     whole.extend_from_slice(contents);
@@ -33,6 +34,7 @@ pub(in crate::backend) fn replace_hashed(path: &Path, contents: &[u8]) -> io::Re
 ///
 /// # Errors
 /// A file that cannot be read; `InvalidData` for one that was changed or damaged.
+#[cfg(any(test, all(feature = "tensorrt", feature = "cuda", not(feature = "tensorrt-enterprise"))))]
 pub(in crate::backend) fn read_hashed(path: &Path) -> io::Result<Vec<u8>> {
     let mut whole = std::fs::read(path)?;
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it was changed or damaged");
