@@ -63,7 +63,7 @@ fn bench_runs_an_fp8_checkpoint() {
         "--warmup",
         "0",
     ]);
-    assert!(said.contains("libtorch: 10 step(s), 2 inferences"), "{said}");
+    assert!(said.contains("libtorch (libtorch's operators): 10 step(s), 2 inferences"), "{said}");
 }
 
 #[test]

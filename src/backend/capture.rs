@@ -7,11 +7,17 @@
 use super::{PolicyInputs, VlmInputs};
 use crate::backend::BackendError;
 use crate::model::vlm::VlmTokens;
+use std::fmt::Debug;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tch::Tensor;
 
 /// Runs of a work before it is recorded, in which libraries choose algorithms and allocate workspaces.
 const WARM_UP_RUNS: usize = 2;
+
+/// Recordings that each part of the network keeps. They differ in the views that are present, the length of the instruction
+/// and the domain.
+pub const RECORDINGS: usize = 8;
 
 /// A stream whose work can be recorded.
 pub trait Recorder {
@@ -128,7 +134,7 @@ pub struct Recordings<K, W, R: Recorder> {
     capacity: usize,
 }
 
-impl<K: PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
+impl<K: Debug + PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
     /// Keeps at most `capacity` recordings (at least one).
     pub fn new(recorder: R, capacity: usize) -> Self {
         Self { recorder, entries: Vec::new(), capacity: capacity.max(1) }
@@ -176,6 +182,7 @@ impl<K: PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
             self.recorder.synchronize()?;
             self.entries.remove(0);
         }
+        let began = Instant::now();
         let mut work = prepare()?;
         for _ in 0..WARM_UP_RUNS {
             work.run()?;
@@ -183,6 +190,7 @@ impl<K: PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
         self.recorder.synchronize()?;
         work.settle()?;
         let graph = self.recorder.record(&mut || work.run())?;
+        tracing::info!(?key, seconds = began.elapsed().as_secs_f64(), "recorded what comes for the first time");
         Ok(Entry { key, graph, work })
     }
 }

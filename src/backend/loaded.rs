@@ -2,6 +2,7 @@
 
 use super::engine::golden::InputSpec;
 use super::engine::sidecar::Golden;
+use super::path::ExecutionPath;
 use super::stream::Stream;
 use super::{BackendError, PolicyBackend, VlmBackend};
 use crate::config::{Device, Dtype, EngineConfig};
@@ -31,6 +32,8 @@ pub struct Backends {
     pub stream: Box<dyn Stream>,
     /// The golden from the engine's sidecar, which the backend has to reproduce; `None` for backends without an engine.
     pub golden: Option<Golden>,
+    /// What executes both parts.
+    pub path: ExecutionPath,
 }
 
 impl Backends {

@@ -20,6 +20,7 @@ pub mod mock;
 pub mod names;
 #[cfg(feature = "onnxruntime")]
 pub mod onnxruntime;
+pub mod path;
 pub mod select;
 #[cfg(any(feature = "onnxruntime", feature = "tensorrt"))]
 mod shared_library;

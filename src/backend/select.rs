@@ -7,6 +7,7 @@ use super::host_stream::HostStream;
 use super::libtorch::{LibtorchPolicy, LibtorchVlm};
 #[cfg(feature = "onnxruntime")]
 use super::onnxruntime;
+use super::path::{ExecutionPath, Operators};
 #[cfg(all(feature = "tensorrt", feature = "cuda"))]
 use super::tensorrt;
 use super::{device, libtorch_gpu};
@@ -72,5 +73,6 @@ fn load_libtorch(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target)
         policy: Box::new(LibtorchPolicy::new(&root, config)?),
         stream: Box::new(HostStream::new(device)),
         golden: None,
+        path: ExecutionPath::of_both(Operators::Libtorch),
     })
 }

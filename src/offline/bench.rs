@@ -38,6 +38,8 @@ pub struct Plan {
 pub struct Run {
     /// The backend's name.
     pub backend: String,
+    /// What executes the operators of both parts, in words.
+    pub path: String,
     /// Time to load the pipeline from the checkpoint folder, ms.
     pub load_ms: f64,
     /// Time of the first inference, ms. It is on zeros and reads every weight from disk.
@@ -213,6 +215,7 @@ fn one(
     let gpu_memory = gpu_warm_up.zip(pipeline.take_device_memory()).map(|(before, run)| GpuMemory::of(before, run));
     let run = Run {
         backend: backend.to_owned(),
+        path: pipeline.runtime().path.to_string(),
         load_ms,
         first_inference_ms,
         steps: pipeline.steps(),

@@ -119,7 +119,7 @@ fn configuration(report: &Report) -> Markup {
                 dt { "backend" }
                 dd {
                     (backend.backend) ": "
-                    (format!("loaded in {:.1} ms, first inference {:.1} ms", backend.load_ms, backend.first_inference_ms))
+                    (format!("{}, loaded in {:.1} ms, first inference {:.1} ms", backend.path, backend.load_ms, backend.first_inference_ms))
                     @if let Some(delta) = backend.max_abs_delta { (format!(", max |Δ| {delta:.2e} against the first")) }
                 }
             }

@@ -57,6 +57,8 @@ pub struct Configuration {
 pub struct BackendReport {
     /// Its name.
     pub backend: String,
+    /// What executed the operators of both parts, in words.
+    pub path: String,
     /// Denoising steps per inference.
     pub steps: usize,
     /// From the checkpoint folder to a pipeline.
@@ -137,6 +139,7 @@ impl Report {
             Some(BackendReport {
                 stages: Stages::of(&run.samples)?,
                 backend: run.backend,
+                path: run.path,
                 steps: run.steps,
                 load_ms: run.load_ms,
                 first_inference_ms: run.first_inference_ms,

@@ -139,11 +139,18 @@ impl Loader<'_> {
         if let Some(degraded) = &degraded {
             tracing::warn!("{degraded}");
         }
+        if let Some(reason) = backends.path.slow_because() {
+            tracing::warn!(
+                "{backend} runs libtorch's operators, recorded, because its kernels are not for {reason}: several times \
+                 slower than what the GPU can do (dtype f16 or bf16 and sizes as published take the kernels)"
+            );
+        }
         let runtime = Runtime {
             backend,
             device: place.device,
             dtype: place.dtype,
             engine_sha256: backends.policy.engine_sha256().map(str::to_owned),
+            path: backends.path.clone(),
             degraded,
         };
         Loaded { backends, runtime: Arc::new(runtime), place }

@@ -57,12 +57,13 @@ pub fn pipeline(
         Place { backend: select::CUDA_GRAPH.to_owned(), device: Device::Cuda(0), dtype: options.dtype },
     );
     core.active = core.active.take().map(|mut active| {
-        let Backends { vlm, policy, stream, golden } = active.backends;
+        let Backends { vlm, policy, stream, golden, path } = active.backends;
         active.backends = Backends {
             vlm,
             policy: Box::new(MockPolicy { name: select::CUDA_GRAPH, inner: policy, behave: Box::new(behave) }),
             stream: Box::new(MockStream { inner: stream, at_wait: Box::new(at_wait) }),
             golden,
+            path,
         };
         active
     });

@@ -46,12 +46,15 @@ pub use preparation::Preparation;
 pub use provenance::{Degraded, Provenance, Runtime};
 pub use request::{Input, Request};
 
+/// What executes a network's operators; layers above the pipeline know it by this name.
+pub use crate::backend::path::{ExecutionPath, Operators};
 /// Where the files of a checkpoint and its adapter lie; layers above the pipeline know it by this name.
 pub use crate::model::folders::Folders;
 /// What a checkpoint expects as the robot's state; layers above the pipeline know it by this name.
 pub use crate::model::state_spec::{StateKind, StateSpec, StateWidth};
 
 use self::core::{Core, SharedRuntime, lock};
+use crate::backend::capture::RECORDINGS;
 use crate::backend::drill::Drill;
 use crate::backend::names;
 use crate::backend::stream::DeviceMemory;
@@ -160,6 +163,12 @@ impl Pipeline {
     /// [`Provenance`].
     pub fn runtime(&self) -> Arc<Runtime> {
         self.runtime.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How many sets of views the backend that runs keeps recorded. One that it has not met yet takes seconds. `None` if it
+    /// records none.
+    pub fn recorded_view_sets(&self) -> Option<usize> {
+        self.runtime().path.records_views().then_some(RECORDINGS)
     }
 
     /// Whether a request may begin while the previous one is still being answered; a fallback never overlaps.

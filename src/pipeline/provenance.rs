@@ -1,6 +1,7 @@
 //! The provenance of an answer. It is recorded for every inference, because a fallback may replace the backend between
 //! two.
 
+use crate::backend::path::ExecutionPath;
 use crate::config::{Device, Dtype};
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ pub struct Runtime {
     pub dtype: Dtype,
     /// SHA-256 of the engine file, in hex; `None` for backends that execute none.
     pub engine_sha256: Option<String>,
+    /// What executes its operators.
+    pub path: ExecutionPath,
     /// Set if this is a fallback that runs instead of the configured backend.
     pub degraded: Option<Degraded>,
 }

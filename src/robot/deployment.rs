@@ -98,7 +98,8 @@ fn facts(config: &Config, pipeline: &Pipeline) -> Result<ModelFacts, DeploymentE
 const REHEARSED_FRAME: (usize, usize) = (640, 480);
 
 /// Runs one inference on a black observation of this deployment's shape. It warms everything up, and it shows before
-/// the robot moves whether cameras, state and embodiment fit the checkpoint.
+/// the robot moves whether cameras, state and embodiment fit the checkpoint. Where each set of views is recorded apart, there
+/// is one inference for every set that the deployment's cameras can make, so that none is recorded while the robot moves.
 ///
 /// # Errors
 /// [`DeploymentError::Misfit`] if they do not; a failed inference.
@@ -106,9 +107,36 @@ pub fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), DeploymentEr
     let (width, height) = pipeline.declared_frame_size().unwrap_or(REHEARSED_FRAME);
     let black = RgbImage::new(width, height, vec![0; width * height * 3]).map(Arc::new);
     let black = black.map(|value| Stamped { value, stamp: Stamp::default() });
+    let required: Vec<bool> = config.cameras.iter().map(|camera| camera.settings.required).collect();
+    let sets = match pipeline.recorded_view_sets() {
+        None => view_sets(&required, 1),
+        Some(most) => {
+            if number_of_view_sets(&required) > most as u64 {
+                tracing::warn!(
+                    "{} sets of cameras can make an observation, but only {most} are recorded ahead: each other one takes \
+                     seconds when it is first met; set camera.<name>.required where a camera is always there",
+                    number_of_view_sets(&required)
+                );
+            }
+            view_sets(&required, most)
+        }
+    };
     let channels = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
+    for set in sets {
+        let views = set.into_iter().map(|is_there| black.clone().filter(|_| is_there)).collect();
+        rehearse_one(config, pipeline, channels, views)?;
+    }
+    Ok(())
+}
+
+fn rehearse_one(
+    config: &Config,
+    pipeline: &Pipeline,
+    channels: usize,
+    views: Vec<Option<Stamped<Arc<RgbImage>>>>,
+) -> Result<(), DeploymentError> {
     let observation = Observation {
-        views: vec![black; config.cameras.len()],
+        views,
         state: vec![Stamped { value: vec![0.0; channels], stamp: Stamp::default() }],
         instruction: config.instruction.clone().unwrap_or_else(|| "warm up".to_owned()),
         domain_id: config.domain_id.unwrap_or_default(),
@@ -120,4 +148,77 @@ pub fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), DeploymentEr
         }
         other => other.into(),
     })
+}
+
+/// In how many ways cameras can be there or not: any that is not required may be missing, but never all.
+fn number_of_view_sets(required: &[bool]) -> u64 {
+    let optional = required.iter().filter(|required| !**required).count();
+    let ways = 1u64.checked_shl(optional as u32).unwrap_or(u64::MAX);
+    if optional == required.len() && optional > 0 { ways - 1 } else { ways }
+}
+
+/// Which cameras are there, in at most `most` of those ways: first all of them, then those with the fewest missing.
+fn view_sets(required: &[bool], most: usize) -> Vec<Vec<bool>> {
+    let optional: Vec<usize> = (0..required.len()).filter(|index| required.get(*index) == Some(&false)).collect();
+    let mut sets = vec![vec![true; required.len()]];
+    let mut begin = 0;
+    while sets.len() < most && begin < sets.len() {
+        let end = sets.len();
+        for index in begin..end {
+            let Some(set) = sets.get(index).cloned() else { break };
+            // Each set comes from the one that lacks its last missing camera, and so only once.
+            let after = set.iter().rposition(|is_there| !is_there).map_or(0, |last| last + 1);
+            for &camera in optional.iter().filter(|camera| **camera >= after) {
+                let mut smaller = set.clone();
+                smaller.iter_mut().skip(camera).take(1).for_each(|is_there| *is_there = false);
+                if smaller.contains(&true) {
+                    sets.push(smaller);
+                }
+            }
+        }
+        begin = end;
+    }
+    sets.truncate(most.max(1));
+    sets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    /// A set as text: one letter for each camera, a dot for one that is missing.
+    fn texts(required: &[bool], most: usize) -> Vec<String> {
+        let letter = |(index, is_there): (usize, &bool)| if *is_there { ["a", "b", "c", "d"][index] } else { "." };
+        view_sets(required, most).iter().map(|set| set.iter().enumerate().map(letter).collect()).collect()
+    }
+
+    #[test]
+    fn cameras_that_are_required_are_in_every_set() {
+        assert_eq!(texts(&[true, true], 8), ["ab"]);
+        assert_eq!(texts(&[true, false], 8), ["ab", "a."]);
+        assert_eq!(texts(&[false, true, false], 8), ["abc", ".bc", "ab.", ".b."]);
+    }
+
+    #[test]
+    fn one_camera_is_always_there() {
+        assert_eq!(texts(&[false, false], 8), ["ab", ".b", "a."]);
+        assert_eq!(texts(&[false], 8), ["a"]);
+    }
+
+    #[test]
+    fn where_not_all_sets_can_be_kept_those_with_the_fewest_missing_come_first() {
+        let sets = texts(&[false; 4], 8);
+        assert_eq!(sets, ["abcd", ".bcd", "a.cd", "ab.d", "abc.", "..cd", ".b.d", ".bc."]);
+        assert_eq!(texts(&[false; 4], 1), ["abcd"]);
+    }
+
+    #[test]
+    fn every_set_comes_once_and_there_are_as_many_as_are_said() {
+        for required in [vec![], vec![true], vec![false], vec![false; 4], vec![true, false, false, true, false]] {
+            let sets = view_sets(&required, usize::MAX);
+            let different: HashSet<_> = sets.iter().cloned().collect();
+            assert_eq!((sets.len(), different.len() as u64), (different.len(), number_of_view_sets(&required)));
+        }
+    }
 }

@@ -17,6 +17,7 @@ pub mod product;
 
 use super::device::{kind, resolve};
 use super::loaded::{Backends, Target};
+use super::path::{ExecutionPath, Operators};
 use crate::backend::BackendError;
 #[cfg(feature = "tensorrt")]
 use crate::backend::VlmBackend;
@@ -60,14 +61,21 @@ fn load_onto(
     let stream = GpuStream::new(session.clone())?;
     let _no_grad = tch::no_grad_guard();
     let root = checkpoint.root(kind(target.dtype), resolve(target.device)?);
-    let fused = fused(config, target.dtype);
+    let operators = operators(config, target.dtype);
+    let fused = operators == Operators::OwnKernels;
     // The vision-language part is loaded completely first, so that the policy's weights can use the memory that it
     // frees.
     let vlm = CapturedVlm::new(Vlm::new(&root, config)?, config, session.clone(), fused)?;
     let policy = Policy::new(&root, &config.policy, config.projection_dim)?;
     let policy = CapturedPolicy::new(policy, &config.action_space, session.clone(), fused)?;
     // Weights were converted and joined on one part's stream. After this wait both parts may use them.
-    let backends = Backends { vlm: Box::new(vlm), policy: Box::new(policy), stream: Box::new(stream), golden: None };
+    let backends = Backends {
+        vlm: Box::new(vlm),
+        policy: Box::new(policy),
+        stream: Box::new(stream),
+        golden: None,
+        path: ExecutionPath::of_both(operators),
+    };
     backends.once_loaded()
 }
 
@@ -100,18 +108,15 @@ pub(super) fn captured_vlm(
     session: &Arc<Session>,
     dtype: Dtype,
 ) -> Result<Box<dyn VlmBackend>, BackendError> {
-    Ok(Box::new(CapturedVlm::new(vlm, config, session.clone(), fused(config, dtype))?))
+    let fused = operators(config, dtype) == Operators::OwnKernels;
+    Ok(Box::new(CapturedVlm::new(vlm, config, session.clone(), fused)?))
 }
 
-/// Whether the network runs on this project's kernels; if not, the log says why.
-fn fused(config: &ModelConfig, dtype: Dtype) -> bool {
+/// What executes the network: this project's kernels, or libtorch's operators for a dtype or a size that they are not for.
+pub(super) fn operators(config: &ModelConfig, dtype: Dtype) -> Operators {
     let unsupported = match dtype {
         Dtype::F32 => Some("single precision".to_owned()),
         Dtype::F16 | Dtype::Bf16 => vlm::unsupported(config).or_else(|| policy::unsupported(config)),
     };
-    match unsupported {
-        Some(reason) => tracing::info!("recording libtorch's operators, since the kernels are not for {reason}"),
-        None => return true,
-    }
-    false
+    unsupported.map_or(Operators::OwnKernels, |reason| Operators::RecordedLibtorch { reason })
 }

@@ -16,6 +16,7 @@ use super::engine::{self, BuildSpec, EngineBuilder, Flavour, Source, precision_o
 use super::host_stream::HostStream;
 use super::libtorch::LibtorchVlm;
 use super::loaded::{Backends, Target};
+use super::path::{ExecutionPath, Operators};
 use crate::backend::BackendError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
@@ -54,5 +55,6 @@ pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> R
         policy: Box::new(EnginePolicy::new(NAME, sidecar.engine_sha256, network)),
         stream: Box::new(HostStream::new(device)),
         golden: Some(sidecar.golden),
+        path: ExecutionPath { vlm: Operators::Libtorch, policy: Operators::Engine },
     })
 }

@@ -15,6 +15,7 @@ use crate::backend::engine::work::{EngineNetwork, EnginePolicy, EngineWork, proj
 use crate::backend::engine::{self, BuildSpec, Source, precision_of};
 use crate::backend::libtorch::LibtorchVlm;
 use crate::backend::loaded::{Backends, Target};
+use crate::backend::path::{ExecutionPath, Operators};
 use crate::backend::{PolicyBackend, PolicyInputs, VlmBackend, device};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
@@ -60,16 +61,22 @@ fn load_onto(
     let _no_grad = tch::no_grad_guard();
     let root = checkpoint.root(device::kind(target.dtype), device::resolve(target.device)?);
     let vlm = Vlm::new(&root, config)?;
-    let vlm: Box<dyn VlmBackend> = if target.engine.cuda_graph {
-        cuda::captured_vlm(vlm, config, session, target.dtype)?
+    let (vlm, operators): (Box<dyn VlmBackend>, _) = if target.engine.cuda_graph {
+        (cuda::captured_vlm(vlm, config, session, target.dtype)?, cuda::operators(config, target.dtype))
     } else {
-        Box::new(LibtorchVlm::of(vlm))
+        (Box::new(LibtorchVlm::of(vlm)), Operators::Libtorch)
     };
     let domain = target.sizes.domain;
     let projections = projections(checkpoint, &root, config, domain)?;
     let network = EngineNetwork::new(Box::new(engine), projections, wanted.tensors, domain, path);
     let policy = TensorRtPolicy::new(sidecar.engine_sha256, network, session, target.engine.cuda_graph);
-    let backends = Backends { vlm, policy: Box::new(policy), stream: Box::new(stream), golden: Some(sidecar.golden) };
+    let backends = Backends {
+        vlm,
+        policy: Box::new(policy),
+        stream: Box::new(stream),
+        golden: Some(sidecar.golden),
+        path: ExecutionPath { vlm: operators, policy: Operators::Engine },
+    };
     backends.once_loaded()
 }
 

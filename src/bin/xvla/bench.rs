@@ -196,8 +196,9 @@ fn notes(backend: &BackendReport) -> String {
         format!("; without a pause {chunks_per_s:.1} chunks/s, {depth} frame(s) under way, e2e p50 {p50:.3} ms")
     });
     format!(
-        "{}: {} step(s), {} inferences; load {:.1} ms, first inference {:.1} ms{first}; peak memory: {}{gpu}{throughput}{delta}",
+        "{} ({}): {} step(s), {} inferences; load {:.1} ms, first inference {:.1} ms{first}; peak memory: {}{gpu}{throughput}{delta}",
         backend.backend,
+        backend.path,
         backend.steps,
         backend.samples.len(),
         backend.load_ms,

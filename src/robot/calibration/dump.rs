@@ -354,7 +354,7 @@ mod tests {
     use crate::config::{Device, Dtype};
     use crate::data::batch::calibration_files;
     use crate::data::batch_folder::{RECORD_FILE, batch_path};
-    use crate::pipeline::{Runtime, mock};
+    use crate::pipeline::{ExecutionPath, Operators, Runtime, mock};
     use crate::robot::model_facts::ModelFacts;
 
     /// Much longer than a batch takes.
@@ -362,7 +362,8 @@ mod tests {
 
     fn offer(tap: &Tap, ms: i64) {
         let (device, dtype) = (Device::Cpu, Dtype::F32);
-        let runtime = Runtime { backend: "libtorch", device, dtype, engine_sha256: None, degraded: None };
+        let path = ExecutionPath::of_both(Operators::Libtorch);
+        let runtime = Runtime { backend: "libtorch", device, dtype, engine_sha256: None, path, degraded: None };
         let sequence = ms.unsigned_abs();
         let provenance = Provenance { runtime: Arc::new(runtime), seed: Some(7), steps: 1, sequence };
         tap.offer(&Arc::new(mock::observation(ms)), &provenance);

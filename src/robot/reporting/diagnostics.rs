@@ -287,6 +287,7 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
         values.push(pair("backend", runtime.backend));
         values.push(pair("device", runtime.device));
         values.push(pair("dtype", runtime.dtype.name()));
+        values.push(pair("path", &runtime.path));
         values.push(pair("engine_sha256", runtime.engine_sha256.as_deref().unwrap_or_default()));
     }
     values.push(pair("chunks_published", record.chunks_published));
@@ -327,13 +328,19 @@ fn pair(key: &str, value: impl ToString) -> KeyValue {
 mod tests {
     use super::*;
     use crate::config::{Device, Dtype, Parameters, Value};
-    use crate::pipeline::{Degraded, Runtime};
+    use crate::pipeline::{Degraded, ExecutionPath, Operators, Runtime};
     use crate::robot::topic::Fault;
     use std::sync::Arc;
 
     fn running(degraded: Option<Degraded>) -> Record {
-        let runtime =
-            Runtime { backend: "libtorch", device: Device::Cpu, dtype: Dtype::F32, engine_sha256: None, degraded };
+        let runtime = Runtime {
+            backend: "libtorch",
+            device: Device::Cpu,
+            dtype: Dtype::F32,
+            engine_sha256: None,
+            path: ExecutionPath::of_both(Operators::Libtorch),
+            degraded,
+        };
         Record { runtime: Some(Arc::new(runtime)), ..Record::default() }
     }
 
@@ -460,7 +467,7 @@ mod tests {
     #[test]
     fn the_values_name_the_backend_that_runs() {
         let values = inference_values(&running(Some(fallback())));
-        let named = ["backend", "device", "dtype"].map(|key| value(&values, key));
-        assert_eq!(named, [Some("libtorch"), Some("cpu"), Some("f32")]);
+        let named = ["backend", "device", "dtype", "path"].map(|key| value(&values, key));
+        assert_eq!(named, [Some("libtorch"), Some("cpu"), Some("f32"), Some("libtorch's operators")]);
     }
 }

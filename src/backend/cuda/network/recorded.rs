@@ -4,7 +4,7 @@ use super::policy::{FusedPolicy, FusedPolicyWork};
 use super::vlm::{FusedVlm, FusedVlmWork};
 use super::works::{LibtorchPolicyWork, LibtorchVlmWork};
 use crate::backend::BackendError;
-use crate::backend::capture::{PolicyWork, Recordings, VlmWork, copy_of};
+use crate::backend::capture::{PolicyWork, RECORDINGS, Recordings, VlmWork, copy_of};
 use crate::backend::cuda::device::recorder::StreamRecorder;
 use crate::backend::cuda::device::session::{PipelineStage, Session};
 use crate::backend::libtorch::{LibtorchPolicy, LibtorchVlm};
@@ -16,10 +16,6 @@ use crate::model::policy::Policy;
 use crate::model::vlm::{Vlm, VlmTokens};
 use std::sync::{Arc, Mutex};
 use tch::Tensor;
-
-/// Recordings that each part keeps. They differ in the views that are present, the length of the instruction and the
-/// domain.
-const RECORDINGS: usize = 8;
 
 enum VlmNetwork {
     Fused(Arc<Mutex<FusedVlm>>),
