@@ -69,8 +69,16 @@ pub struct Made {
 /// # Errors
 /// A file that cannot be written.
 pub fn write(recipe: &Recipe, folder: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Made, CheckpointError> {
-    dialect::write_config(recipe, folder)?;
+    write_config(recipe, folder)?;
     write_weights(recipe, folder, progress)
+}
+
+/// Writes the configuration alone, for whoever needs sizes and no weights.
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_config(recipe: &Recipe, folder: &Path) -> Result<(), CheckpointError> {
+    dialect::write_config(recipe, folder)
 }
 
 /// Writes weights into `folder` for the configuration in it, whatever its sizes. Of `recipe`, only dialect, dtype,

@@ -4,7 +4,7 @@
 #![allow(unsafe_code, reason = "copies pinned memory and starts kernels whose buffers have been checked")]
 
 use super::kernels::Argument::{Address, Int};
-use super::kernels::{Kernel, Kernels, source};
+use super::kernels::{Kernel, Kernels, Source, source};
 use super::memory::{Span, buffer};
 use super::session::{PipelineStage, Session};
 use crate::backend::BackendError;
@@ -84,12 +84,17 @@ struct Run<'a> {
 }
 
 impl Resizer {
+    /// The source that has to be compiled.
+    pub fn source() -> Source {
+        source!("resize")
+    }
+
     /// Compiles the kernels.
     ///
     /// # Errors
     /// An error that the compiler or the driver reports.
     pub fn new(session: Arc<Session>) -> Result<Self, BackendError> {
-        let source = source!("resize");
+        let source = Self::source();
         let kernels = Kernels::compile(&session, Kind::Half, vec![source.clone()])?.one_after_the_other();
         Ok(Self {
             rows_to_bytes: kernels.get(&source, "resample_rows_to_bytes")?,

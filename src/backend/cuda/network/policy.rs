@@ -5,7 +5,7 @@ use super::layers::{bias, formats, layer_norm, length, linear, linear_of_half, m
 use crate::backend::BackendError;
 use crate::backend::PolicyInputs;
 use crate::backend::capture::{PolicyWork, Work, lock};
-use crate::backend::cuda::device::kernels::Kernels;
+use crate::backend::cuda::device::kernels::{Kernels, Source};
 use crate::backend::cuda::device::memory::{Span, buffer};
 use crate::backend::cuda::device::session::{PipelineStage, Session};
 use crate::backend::cuda::operators::actions::{ActionWeights, Actions, NoisyActions};
@@ -33,6 +33,14 @@ pub fn unsupported(config: &ModelConfig) -> Option<String> {
         || policy.mlp_width() % 8 != 0
         || config.projection_dim % 8 != 0)
         .then(|| format!("policy: heads of {head_dim}, width {}", policy.hidden))
+}
+
+/// Everything that has to be compiled for this part, besides matrix products.
+pub fn sources(config: &PolicyConfig) -> Vec<Source> {
+    let (hidden, heads) = (length(config.hidden), length(config.heads));
+    let mut sources = vec![LayerNorm::source(hidden), Actions::source()];
+    sources.extend(Attention::sources(hidden / heads.max(1)));
+    sources
 }
 
 /// The transformer with its weights in the layout that the kernels need.
@@ -96,9 +104,7 @@ impl FusedPolicy {
         let config = policy.config;
         let (hidden, heads) = (length(config.hidden), length(config.heads));
         let head_dim = hidden / heads.max(1);
-        let mut sources = vec![LayerNorm::source(hidden), Actions::source()];
-        sources.extend(Attention::sources(head_dim));
-        let kernels = Kernels::compile(&session, kind, stored::variants(sources, formats.fp8))?;
+        let kernels = Kernels::compile(&session, kind, stored::variants(sources(&config), formats.fp8))?;
 
         let blocks = policy.blocks.into_iter().map(|block| Block::new(block, &kernels, formats));
         let network = Network {

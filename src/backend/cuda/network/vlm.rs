@@ -19,6 +19,14 @@ use crate::model::vlm::{Vlm, VlmTokens};
 use std::sync::{Arc, Mutex};
 use tch::{Kind, Tensor};
 
+/// Everything that has to be compiled for this part, besides matrix products.
+pub fn sources(config: &ModelConfig) -> Vec<Source> {
+    let mut sources = vision::sources(config);
+    sources.extend(text::sources(&config.text));
+    sources.extend([ImageTokens::source(), LayerNorm::source(length(config.projection_dim))]);
+    sources
+}
+
 /// Why this part cannot run on the kernels; `None` if it can.
 pub fn unsupported(config: &ModelConfig) -> Option<String> {
     let width = config.projection_dim;
@@ -55,10 +63,7 @@ impl FusedVlm {
         let kind = vlm.kind();
         let gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Vlm).clone(), kind)?;
         let formats = formats(&vlm.linears_mut(), &gemm)?;
-        let mut sources: Vec<Source> = vision::sources(config);
-        sources.extend(text::sources(&config.text));
-        sources.extend([ImageTokens::source(), LayerNorm::source(length(config.projection_dim))]);
-        let kernels = Kernels::compile(&session, kind, stored::variants(sources, formats.fp8))?;
+        let kernels = Kernels::compile(&session, kind, stored::variants(sources(config), formats.fp8))?;
 
         let Projector { positions, projection, norm } = vlm.projector;
         let network = Network {

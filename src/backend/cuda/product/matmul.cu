@@ -29,8 +29,7 @@
 //
 // Macros: GROUP_ROWS, a multiple of 8 up to 256; ROW_GROUPS, how many warpgroups share the rows of a tile; STAGES;
 // SPLIT, up to 8; ACTIVATION, 0 none, 1 GELU by tanh; BIAS and RESIDUAL, 0 or 1; FP8, OUTPUT_FP8 and
-// SPARSE, 0 (the default) or 1, FP8 and SPARSE not both. XVLA_SPIN_LIMIT traps after so many polls of a barrier instead
-// of hanging.
+// SPARSE, 0 (the default) or 1, FP8 and SPARSE not both.
 //
 // With TILE_ROWS = GROUP_ROWS·ROW_GROUPS and KEPT = ⌈GROUP_ROWS / 8 / SPLIT⌉:
 //   grid (SPLIT, out_width / 64, ⌈rows / TILE_ROWS⌉), cluster (SPLIT, 1, 1), block 128·ROW_GROUPS + 32,

@@ -1,7 +1,12 @@
 // What Hopper has for blocks that work in clusters and for copies that run by themselves: barriers in shared memory,
 // another block's shared memory, dependent launches, the tensor copy engine. Compute capability 9.0 and later.
 //
-// Macro: XVLA_SPIN_LIMIT, if defined, makes `wait` trap after so many polls instead of hanging.
+// Macro: XVLA_SPIN_LIMIT, the polls of a barrier after which `wait` traps. What it waits for comes within microseconds; a
+// poll sleeps for up to some microseconds by itself. So a fault ends the kernel after seconds, and the host is told of a
+// lost device instead of waiting for ever.
+#ifndef XVLA_SPIN_LIMIT
+#define XVLA_SPIN_LIMIT (1 << 24)
+#endif
 
 // Barriers in shared memory (mbarrier). A phase is over when all have arrived and all announced bytes have.
 
@@ -37,14 +42,11 @@ __device__ __forceinline__ bool is_over(unsigned int barrier, unsigned int parit
 }
 
 __device__ __forceinline__ void wait(unsigned int barrier, unsigned int parity) {
-#ifdef XVLA_SPIN_LIMIT
+    // Unrolled, the loop would fill a good part of the instruction cache, since every product waits in several places.
+#pragma unroll 1
     for (int polls = 0; !is_over(barrier, parity); ++polls) {
         if (polls > XVLA_SPIN_LIMIT) __trap();
     }
-#else
-    while (!is_over(barrier, parity)) {
-    }
-#endif
 }
 
 // Where the block `rank` of the cluster has what is at `address` here.

@@ -1,0 +1,212 @@
+//! The CUDA kernels compiled for every chip that robots and their servers carry, without a GPU: what each takes of the
+//! chip's registers and shared memory. Skipped, with a message, where there is no compiler.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic is how a test fails"
+)]
+
+#[path = "gpu_common/cubin.rs"]
+mod cubin;
+
+use cubin::{Usage, usages};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use tch::Kind;
+use xvla_ros::backend::cuda::device::compiler::{Source, compile};
+use xvla_ros::backend::cuda::device::resize::Resizer;
+use xvla_ros::backend::cuda::network::{policy, vlm};
+use xvla_ros::backend::cuda::product::linear::{Activation, Alignment, Shape};
+use xvla_ros::backend::cuda::product::matrix::Element;
+use xvla_ros::backend::cuda::product::{matmul, stored};
+use xvla_ros::model::action_space::ActionMode;
+use xvla_ros::model::config::ModelConfig;
+use xvla_ros::model::synth::dialect::Dialect;
+use xvla_ros::model::synth::presets::Preset;
+use xvla_ros::model::synth::{Recipe, StoredDtype, write_config};
+
+/// A100, RTX 30, Orin, RTX 40, H100 and H200, B200, Thor, RTX 50: compute capability.
+const CHIPS: [(i32, i32); 8] = [(8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (11, 0), (12, 0)];
+/// The only chip that has the instructions of this project's matrix product.
+const HOPPER: (i32, i32) = (9, 0);
+/// Chips before this one have no FP8.
+const FIRST_WITH_FP8: (i32, i32) = (8, 9);
+/// Registers of a multiprocessor, which all threads of a block share.
+const REGISTERS: u32 = 65_536;
+/// Shared memory that a kernel may declare, bytes, on every chip.
+const STATIC_SHARED_BYTES: u32 = 48 << 10;
+
+/// Whether NVRTC can be opened; if not, a line says so.
+fn has_compiler() -> bool {
+    // SAFETY: it only tries to open the library.
+    #[allow(unsafe_code, reason = "asks whether a library can be opened")]
+    let found = unsafe { cudarc::nvrtc::sys::is_culib_present() };
+    if !found {
+        eprintln!("skipped: libnvrtc.so cannot be opened");
+    }
+    found
+}
+
+/// The configuration of the released size.
+fn base() -> ModelConfig {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = Recipe {
+        preset: Preset::Base,
+        dialect: Dialect::Original,
+        dtype: StoredDtype::F16,
+        action_mode: ActionMode::Ee6d,
+        shards: 1,
+        views: 3,
+        image_side: None,
+        vocabulary: Preset::Base.vocabulary(),
+        seed: 0,
+    };
+    write_config(&recipe, folder.path()).unwrap();
+    ModelConfig::from_folder(folder.path()).unwrap()
+}
+
+/// The kernels between matrix products; those that store FP8 for chips that have it.
+fn between_products(config: &ModelConfig, chip: (i32, i32)) -> Vec<Source> {
+    let mut sources = vlm::sources(config);
+    sources.extend(policy::sources(&config.policy));
+    sources.push(Resizer::source());
+    stored::variants(sources, chip >= FIRST_WITH_FP8)
+}
+
+/// The matrix products of a policy step, in every format, as they are tried on Hopper.
+fn products() -> Vec<Source> {
+    let most = Alignment::MOST;
+    let alignment = Alignment { input: most, weight: most, bias: most, residual: most, output: most };
+    let shape = |operands, sparse, (inputs, outputs), (residual, activation)| Shape {
+        rows: 276,
+        inputs,
+        outputs,
+        bias: true,
+        residual,
+        activation,
+        operands,
+        result: Element::Half,
+        sparse,
+        alignment,
+    };
+    let formats = [(Element::Half, false), (Element::Half, true), (Element::Fp8, false)];
+    let sizes = [
+        ((1024, 3072), (false, Activation::None)),
+        ((1024, 1024), (true, Activation::None)),
+        ((1024, 4096), (false, Activation::Gelu)),
+        ((4096, 1024), (true, Activation::None)),
+    ];
+    let shapes = formats
+        .into_iter()
+        .flat_map(|(operands, sparse)| sizes.map(|(size, tail)| shape(operands, sparse, size, tail)));
+    shapes.flat_map(|shape| matmul::sources(&shape, &matmul::candidates(&shape, HOPPER, true))).collect()
+}
+
+/// What every kernel takes, by chip; empty where there is no compiler.
+static BUILT: LazyLock<BTreeMap<(i32, i32), Vec<Usage>>> = LazyLock::new(|| {
+    if !has_compiler() {
+        return BTreeMap::new();
+    }
+    let config = base();
+    let build = |chip: (i32, i32)| {
+        let mut sources = between_products(&config, chip);
+        if chip == HOPPER {
+            sources.extend(products());
+        }
+        let kinds = [Kind::Half, Kind::BFloat16];
+        let built = kinds.map(|kind| {
+            let built = compile(sources.clone(), kind, chip).unwrap_or_else(|error| panic!("{chip:?}: {error}"));
+            built.iter().flat_map(|(source, cubin)| usages(source, kind, cubin)).collect::<Vec<_>>()
+        });
+        (chip, built.concat())
+    };
+    let built: BTreeMap<_, _> = CHIPS.into_iter().map(build).collect();
+    print(&built);
+    built
+});
+
+/// One line for each kernel: registers of a thread on each chip, then what it declares of shared memory.
+fn print(built: &BTreeMap<(i32, i32), Vec<Usage>>) {
+    let mut rows: BTreeMap<&str, BTreeMap<(i32, i32), &Usage>> = BTreeMap::new();
+    for (chip, usages) in built {
+        for usage in usages {
+            rows.entry(&usage.name).or_default().insert(*chip, usage);
+        }
+    }
+    let heads: Vec<String> = built.keys().map(|(major, minor)| format!("{major}.{minor}")).collect();
+    eprintln!("{:<86} {:>7}  registers on {}", "kernel", "threads", heads.join("  "));
+    for (name, of) in rows {
+        let cell = |chip: &(i32, i32)| {
+            of.get(chip).map_or("   -".to_owned(), |usage| {
+                let spilt = if usage.stack_bytes > 0 { "*" } else { "" };
+                format!("{:>3}{spilt}", usage.registers)
+            })
+        };
+        let cells: Vec<String> = built.keys().map(cell).collect();
+        let any = of.values().next().unwrap();
+        eprintln!("{name:<86} {:>7}  {}  shared {}", any.threads, cells.join("  "), any.shared_bytes);
+    }
+}
+
+/// Panics with all of `faults`, if there are any.
+fn none(faults: Vec<String>) {
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+fn each() -> impl Iterator<Item = ((i32, i32), &'static Usage)> {
+    BUILT.iter().flat_map(|(chip, usages)| usages.iter().map(|usage| (*chip, usage)))
+}
+
+#[test]
+fn every_kernel_compiles_for_every_chip() {
+    for (chip, usages) in BUILT.iter() {
+        assert!(usages.len() > 20, "{chip:?}: {} kernels", usages.len());
+    }
+}
+
+#[test]
+fn the_registers_of_a_block_are_those_that_a_multiprocessor_has() {
+    let too_many = each().filter(|(_, usage)| usage.registers.next_multiple_of(8) * usage.threads > REGISTERS);
+    none(too_many.map(|(chip, usage)| format!("{chip:?}: {usage:?}")).collect());
+}
+
+#[test]
+fn no_kernel_keeps_values_in_local_memory() {
+    let spilt = each().filter(|(_, usage)| usage.stack_bytes > 0);
+    none(spilt.map(|(chip, usage)| format!("{chip:?}: {usage:?}")).collect());
+}
+
+#[test]
+fn declared_shared_memory_fits_every_chip() {
+    let too_much = each().filter(|(_, usage)| usage.shared_bytes > STATIC_SHARED_BYTES);
+    none(too_much.map(|(chip, usage)| format!("{chip:?}: {usage:?}")).collect());
+}
+
+#[test]
+fn what_a_kernel_takes_is_read_as_it_was_written() {
+    if !has_compiler() {
+        return;
+    }
+    let text = r#"
+extern "C" __global__ void __launch_bounds__(64) greedy(int* out, int step) {
+    __shared__ int shared[16];
+    int indexed[64] = {0};
+    for (int i = 0; i < step; ++i) indexed[out[i] % 64] += i;
+    shared[threadIdx.x % 16] = step;
+    __syncthreads();
+    out[threadIdx.x] = indexed[step % 64] + shared[step % 16];
+}"#;
+    let source = Source { name: "greedy", text, macros: Vec::new() };
+    for chip in CHIPS {
+        let built = compile(vec![source.clone()], Kind::Half, chip).unwrap();
+        let found = usages(&source, Kind::Half, &built[0].1);
+        let [usage] = found.as_slice() else { panic!("{found:?}") };
+        // From Hopper on, a kilobyte of each block's shared memory is the system's own.
+        let reserved = if chip >= HOPPER { 1024 } else { 0 };
+        assert_eq!((usage.threads, usage.shared_bytes), (64, 64 + reserved), "{chip:?}");
+        assert!(usage.stack_bytes >= 256 && usage.registers > 0, "{chip:?}: {usage:?}");
+    }
+}
