@@ -186,6 +186,11 @@ __device__ __forceinline__ void load_tiles_of(Shared shared, const Weights& weig
         load_input(shared, input_map, task, place.stage, step);
         place.advance();
     }
+    // The warps that multiply wait without a limit, so this one sees to it that the last tiles come as well.
+    for (int step = max(task.steps - STAGES, 0); step < task.steps; ++step) {
+        wait(shared.full(place.stage), place.parity);
+        place.advance();
+    }
 }
 
 // Tells the loading warp that one more warp has done with this stage: the tensor cores have read it when await_products
@@ -229,7 +234,7 @@ __device__ __forceinline__ void multiply_tiles(Shared shared, const Task& task, 
         for (int turn = 0; turn < TURNS; ++turn) {
             const int step = first + turn;
             if (step >= task.steps) break;
-            wait(shared.full(place.stage), place.parity);
+            wait_watched(shared.full(place.stage), place.parity);
             multiply_stage(shared, place.stage, step, sums, metadata[turn]);
             await_products<1>(sums);
             if constexpr (SPARSE) keep(shared.full(0), metadata[TURNS - 1 - turn]);
