@@ -303,12 +303,16 @@ fn a_stop_is_final_until_it_is_released_and_everybody_hears_of_it() {
 fn a_stop_that_comes_with_a_release_is_not_undone_by_it() {
     let mut arm = streaming(&[]);
     arm.take(COMMAND, 10);
-    for _ in 0..5 {
+    // Often, because the order in which two services' requests arrive is left to chance.
+    for _ in 0..10 {
         arm.robot.ask(json!({"do": "trigger", "name": "stop"}));
+        // Long enough ago for its release to be taken.
+        arm.seen(COMMAND, 0.4);
         let answers = arm.robot.ask(json!({"do": "trigger_at_once", "names": ["release_stop", "stop"]}));
-        assert_eq!(answers, json!([true, true]));
+        // Whether the release came first, and was done, or was refused, is up to the middleware.
+        assert_eq!(answers[1], true);
         arm.robot.ask(json!({"do": "forget", "kinds": [COMMAND]}));
-        assert_eq!(arm.seen(COMMAND, 0.2), Vec::<Value>::new());
+        assert_eq!(arm.seen(COMMAND, 0.1), Vec::<Value>::new());
     }
 }
 

@@ -8,6 +8,11 @@ use r2r::std_srvs::srv::{SetBool, Trigger};
 use r2r::{Node, Publisher, QosProfile};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a release may be on its way. Requests of two services arrive in any order, so that one which arrives this soon
+/// after a stop may have been sent before it, and nobody has seen the robot stopped in that time.
+const RELEASE_ON_ITS_WAY: Duration = Duration::from_millis(300);
 
 /// What a person has asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub struct HaltServices {
     pause: Requests<SetBool::Service>,
     stop: Requests<Trigger::Service>,
     release: Requests<Trigger::Service>,
+    /// When a stop was last asked for.
+    stop_asked: Option<Instant>,
 }
 
 impl HaltServices {
@@ -39,25 +46,38 @@ impl HaltServices {
             pause: offer(node, "~/pause")?,
             stop: offer(node, "~/stop")?,
             release: offer(node, "~/release_stop")?,
+            stop_asked: None,
         })
     }
 
-    /// Has every wish fulfilled by `fulfil`, which says what it has done, and answers that. Of what arrives in one turn it is not
-    /// known what came first: a stop comes last, so that no other wish undoes it.
+    /// Has every wish fulfilled by `fulfil`, which says what it has done, and answers that. A release that arrives together with
+    /// a stop or [soon after it](RELEASE_ON_ITS_WAY) is refused: what was sent first is not known.
     pub fn serve(&mut self, mut fulfil: impl FnMut(Wish) -> String) {
         while let Some(request) = next(&mut self.pause) {
             let message = fulfil(if request.message.data { Wish::Pause } else { Wish::Resume });
             respond(request, SetBool::Response { success: true, message });
         }
-        while let Some(request) = next(&mut self.release) {
-            let message = fulfil(Wish::Release);
-            respond(request, Trigger::Response { success: true, message });
-        }
         while let Some(request) = next(&mut self.stop) {
+            self.stop_asked = Some(Instant::now());
             let message = fulfil(Wish::Stop);
             respond(request, Trigger::Response { success: true, message });
         }
+        while let Some(request) = next(&mut self.release) {
+            let response = match refusal(self.stop_asked, Instant::now()) {
+                Some(message) => Trigger::Response { success: false, message },
+                None => Trigger::Response { success: true, message: fulfil(Wish::Release) },
+            };
+            respond(request, response);
+        }
     }
+}
+
+/// Why a release that arrives at `now` is refused; `None` if it is not.
+fn refusal(stop_asked: Option<Instant>, now: Instant) -> Option<String> {
+    let since = now.saturating_duration_since(stop_asked?);
+    (since < RELEASE_ON_ITS_WAY).then(|| {
+        format!("still stopped: a stop was asked for {} ms ago; release it once it is seen", since.as_millis())
+    })
 }
 
 /// Does what a person wishes, and says what that was.
@@ -124,5 +144,26 @@ impl StoppedTopic {
             None if before != NOTHING => tracing::warn!("the stop is released"),
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_that_may_have_been_sent_before_a_stop_does_not_undo_it() {
+        let asked = Instant::now();
+        let after = |ms| refusal(Some(asked), asked + Duration::from_millis(ms));
+        let refused = after(12).unwrap();
+        assert_eq!(refused, "still stopped: a stop was asked for 12 ms ago; release it once it is seen");
+        assert!(after(0).is_some() && after(299).is_some());
+    }
+
+    #[test]
+    fn a_release_of_a_stop_that_has_been_seen_is_done() {
+        let asked = Instant::now();
+        assert_eq!(refusal(Some(asked), asked + RELEASE_ON_ITS_WAY), None);
+        assert_eq!(refusal(None, asked), None, "a node may stop by itself");
     }
 }
