@@ -51,8 +51,17 @@ impl Inspection {
         }
         let layers = self.layers.as_ref().and_then(|layers| layers.get("Layers")).and_then(|layers| layers.as_array());
         lines.extend(layers.map(|layers| format!("{} layers (listed with --json)", layers.len())));
-        lines.extend(self.unopened.iter().map(|reason| format!("layers cannot be listed here: {reason}")));
+        lines.extend(self.unopened.iter().map(|reason| format!("layers cannot be listed here: {}", in_short(reason))));
         lines
+    }
+}
+
+/// What CUDA said, out of a refusal that also tells where in TensorRT's sources that was; else the whole refusal.
+fn in_short(refusal: &str) -> String {
+    let of_cuda = refusal.split_once("(cudaError ").and_then(|(_, rest)| rest.split_once(": "));
+    match of_cuda.and_then(|(_, rest)| rest.split_once(')')) {
+        Some((reason, _)) => format!("{reason}; listing them takes an NVIDIA GPU and its driver"),
+        None => refusal.to_owned(),
     }
 }
 
@@ -208,6 +217,16 @@ mod tests {
         bytes.push(gpus);
         bytes.resize(64, 0);
         bytes
+    }
+
+    #[test]
+    fn a_refusal_of_cuda_is_one_sentence_without_places_in_sources() {
+        let refusal = "IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime (In ScopedCudaStream at \
+                       /_src/common/dispatch/cudaResources.cpp:25 (cudaError 35: CUDA driver version is insufficient for \
+                       CUDA runtime version)); [checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime";
+        let short = "CUDA driver version is insufficient for CUDA runtime version; listing them takes an NVIDIA GPU and its driver";
+        assert_eq!(in_short(refusal), short);
+        assert_eq!(in_short("the engine is damaged"), "the engine is damaged");
     }
 
     #[test]
