@@ -45,16 +45,13 @@ class Recording {
   Recording& operator=(const Recording&) = delete;
 
   ~Recording() {
-    // The stream leaves its recording, and the allocator the pool, whatever either of them reports.
-    try {
-      end_capture();
-    } catch (...) {
-    }
+    // Neither a stream that reports a failure nor the allocator may end the process from here.
+    guarded([&] { end_capture(); });
     if (executable_ != nullptr) {
       (void)cudaGraphExecDestroy(executable_);
     }
     if (pool_in_use_) {
-      c10::cuda::CUDACachingAllocator::releasePool(device_, pool_);
+      guarded([&] { c10::cuda::CUDACachingAllocator::releasePool(device_, pool_); });
     }
   }
 

@@ -102,6 +102,9 @@ fn products() -> Vec<Source> {
     let shapes = formats
         .into_iter()
         .flat_map(|(operands, sparse)| sizes.map(|(size, tail)| shape(operands, sparse, size, tail)));
+    // What the second product of an MLP reads in FP8, the first one stores so.
+    let storing = Shape { result: Element::Fp8, ..shape(Element::Fp8, false, (1024, 4096), (false, Activation::Gelu)) };
+    let shapes = shapes.chain([storing]);
     shapes.flat_map(|shape| matmul::sources(&shape, &matmul::candidates(&shape, HOPPER, true))).collect()
 }
 
@@ -171,6 +174,12 @@ fn every_kernel_compiles_for_every_chip() {
 fn the_registers_of_a_block_are_those_that_a_multiprocessor_has() {
     let too_many = each().filter(|(_, usage)| usage.registers.next_multiple_of(8) * usage.threads > REGISTERS);
     none(too_many.map(|(chip, usage)| format!("{chip:?}: {usage:?}")).collect());
+}
+
+#[test]
+fn every_kernel_says_how_many_threads_a_block_may_have() {
+    let unbound = each().filter(|(_, usage)| usage.threads == 0);
+    none(unbound.map(|(chip, usage)| format!("{chip:?}: {usage:?}")).collect());
 }
 
 #[test]

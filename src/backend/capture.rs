@@ -190,7 +190,7 @@ impl<K: Debug + PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
         self.recorder.synchronize()?;
         work.settle()?;
         let graph = self.recorder.record(&mut || work.run())?;
-        tracing::info!(?key, seconds = began.elapsed().as_secs_f64(), "recorded what comes for the first time");
+        tracing::info!(?key, seconds = began.elapsed().as_secs_f64(), "recorded a new set of inputs");
         Ok(Entry { key, graph, work })
     }
 }

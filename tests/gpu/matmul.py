@@ -148,7 +148,8 @@ def checked(result: tuple) -> object:
 
 def compiled(bfloat16: bool, macros: dict[str, int]) -> bytes:
     """The machine code of the kernel behind the prelude; needs no GPU."""
-    code = "".join((KERNELS / file).read_text(encoding="utf-8") for file in ("device/headers/prelude.cuh", "product/matmul.cu"))
+    files = (HEADERS / "prelude.cuh", KERNELS / "product/matmul.cu")
+    code = "".join(file.read_text(encoding="utf-8") for file in files)
     program = checked(nvrtc.nvrtcCreateProgram(code.encode(), b"matmul.cu", 0, [], []))
     options = [b"--gpu-architecture=sm_90a", b"--std=c++17", f"-I{HEADERS}".encode()]
     options += [b"-DXVLA_BF16"] if bfloat16 else []

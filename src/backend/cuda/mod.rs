@@ -97,7 +97,7 @@ pub(super) fn open(name: &str, target: &Target) -> Result<Arc<Session>, BackendE
     Ok(session)
 }
 
-/// The vision-language part as recordings, for backends that have a policy part of their own.
+/// The vision-language part as recordings, for backends that have a policy part of their own, and what executes it.
 ///
 /// # Errors
 /// A kernel that does not compile or load, or not enough memory.
@@ -107,13 +107,14 @@ pub(super) fn captured_vlm(
     config: &ModelConfig,
     session: &Arc<Session>,
     dtype: Dtype,
-) -> Result<Box<dyn VlmBackend>, BackendError> {
-    let fused = operators(config, dtype) == Operators::OwnKernels;
-    Ok(Box::new(CapturedVlm::new(vlm, config, session.clone(), fused)?))
+) -> Result<(Box<dyn VlmBackend>, Operators), BackendError> {
+    let operators = operators(config, dtype);
+    let fused = operators == Operators::OwnKernels;
+    Ok((Box::new(CapturedVlm::new(vlm, config, session.clone(), fused)?), operators))
 }
 
 /// What executes the network: this project's kernels, or libtorch's operators for a dtype or a size that they are not for.
-pub(super) fn operators(config: &ModelConfig, dtype: Dtype) -> Operators {
+fn operators(config: &ModelConfig, dtype: Dtype) -> Operators {
     let unsupported = match dtype {
         Dtype::F32 => Some("single precision".to_owned()),
         Dtype::F16 | Dtype::Bf16 => vlm::unsupported(config).or_else(|| policy::unsupported(config)),

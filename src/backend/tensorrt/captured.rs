@@ -62,7 +62,7 @@ fn load_onto(
     let root = checkpoint.root(device::kind(target.dtype), device::resolve(target.device)?);
     let vlm = Vlm::new(&root, config)?;
     let (vlm, operators): (Box<dyn VlmBackend>, _) = if target.engine.cuda_graph {
-        (cuda::captured_vlm(vlm, config, session, target.dtype)?, cuda::operators(config, target.dtype))
+        cuda::captured_vlm(vlm, config, session, target.dtype)?
     } else {
         (Box::new(LibtorchVlm::of(vlm)), Operators::Libtorch)
     };

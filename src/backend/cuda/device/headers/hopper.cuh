@@ -1,9 +1,9 @@
 // What Hopper has for blocks that work in clusters and for copies that run by themselves: barriers in shared memory,
 // another block's shared memory, dependent launches, the tensor copy engine. Compute capability 9.0 and later.
 //
-// Macro: XVLA_SPIN_LIMIT, the polls of a barrier after which `wait` traps. What it waits for comes within microseconds; a
-// poll sleeps for up to some microseconds by itself. So a fault ends the kernel after seconds, and the host is told of a
-// lost device instead of waiting for ever.
+// Macro: XVLA_SPIN_LIMIT, the polls of a barrier after which `wait` traps, so that the host is told of a lost device instead
+// of waiting for ever. What it waits for comes within microseconds. A poll may sleep for a time of the chip's own choosing:
+// this bounds polls, not seconds.
 #ifndef XVLA_SPIN_LIMIT
 #define XVLA_SPIN_LIMIT (1 << 24)
 #endif
@@ -48,7 +48,7 @@ __device__ __forceinline__ void wait(unsigned int barrier, unsigned int parity) 
     }
 }
 
-// As `wait`, without the limit, which costs warps that multiply 2 % of a product's time: for barriers that another warp of
+// As `wait`, without the limit, which made ten policy steps 2 % longer where the multiplying warps had it: for barriers that another warp of
 // the block watches with `wait`.
 __device__ __forceinline__ void wait_watched(unsigned int barrier, unsigned int parity) {
     while (!is_over(barrier, parity)) {
