@@ -61,6 +61,13 @@ pub fn gpus() -> usize {
     if Cuda::is_available() { usize::try_from(Cuda::device_count()).unwrap_or(0) } else { 0 }
 }
 
+/// Version of the NVIDIA driver, such as `580.65.06`; `None` without one.
+pub fn gpu_driver() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let words = text.lines().next()?.split_whitespace();
+    words.map(str::to_owned).find(|word| word.contains('.') && word.starts_with(|first: char| first.is_ascii_digit()))
+}
+
 /// Multiplies two small matrices on `device`, to see whether libtorch works there.
 ///
 /// # Errors

@@ -1,11 +1,13 @@
 //! The target that a backend is loaded for, and the parts that loading returns.
 
+use super::engine::cache;
 use super::engine::golden::InputSpec;
 use super::engine::sidecar::Golden;
 use super::path::ExecutionPath;
 use super::stream::Stream;
 use super::{BackendError, PolicyBackend, VlmBackend};
 use crate::config::{Device, Dtype, EngineConfig};
+use std::path::PathBuf;
 
 /// Where and how a network runs.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +22,13 @@ pub struct Target {
     pub engine: EngineConfig,
     /// The inputs that it runs for; an engine is fixed to their sizes.
     pub sizes: InputSpec,
+}
+
+impl Target {
+    /// The folder for what one start leaves to the next; `None` if there is no place for it.
+    pub fn cache(&self) -> Option<PathBuf> {
+        self.engine.cache.clone().or_else(|| cache::default_folder().ok())
+    }
 }
 
 /// Both parts of a network and the stream that they are queued on.

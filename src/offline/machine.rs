@@ -1,5 +1,6 @@
 //! The machine and the libraries a measurement was made with, as far as the system tells.
 
+use crate::backend::device;
 use procfs::{CpuInfo, Current, Meminfo};
 use serde::Serialize;
 use std::fs;
@@ -51,7 +52,7 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease"),
             os: read("/etc/os-release").and_then(|text| quoted_value(&text, "PRETTY_NAME=")),
             gpus: gpu_names(),
-            gpu_driver: gpu_driver(),
+            gpu_driver: device::gpu_driver(),
         }
     }
 }
@@ -77,13 +78,6 @@ pub fn loaded_library(name: &str) -> Option<PathBuf> {
     path.map(Path::new)
         .find(|path| path.file_name().is_some_and(|file| file.to_string_lossy().contains(name)))
         .map(Path::to_owned)
-}
-
-/// Version of the NVIDIA driver, such as `580.65.06`.
-pub fn gpu_driver() -> Option<String> {
-    let text = read("/proc/driver/nvidia/version")?;
-    let words = text.lines().next()?.split_whitespace();
-    words.map(str::to_owned).find(|word| word.contains('.') && word.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 fn libtorch_version(library: &Path) -> Option<String> {

@@ -6,8 +6,8 @@ use super::PipelineError;
 use crate::backend::BackendError;
 use crate::backend::engine::golden::{self, GoldenInputs, InputSpec};
 use crate::backend::engine::golden_cache::GoldenKey;
+use crate::backend::engine::precision_of;
 use crate::backend::engine::sidecar::Golden;
-use crate::backend::engine::{cache, precision_of};
 use crate::backend::select::{self, Backends, Target};
 use crate::backend::variant::evidence::{self, Evidence};
 use crate::backend::{device, libtorch_gpu};
@@ -137,7 +137,7 @@ fn libtorch_golden(
     steps: usize,
 ) -> Result<Golden, BackendError> {
     let key = GoldenKey::new(checkpoint, target.dtype, target.sizes, steps)?;
-    let cache = target.engine.cache.clone().or_else(|| cache::default_folder().ok());
+    let cache = target.cache();
     let count = (config.policy.chunk_length * config.policy.action_dim).unsigned_abs() as usize;
     let cached = cache.as_deref().and_then(|cache| key.recall(cache));
     let actions = match cached.filter(|actions| actions.len() == count) {

@@ -8,6 +8,12 @@ use xvla_ros::backend::cuda::device::compiler::Source;
 pub struct Usage {
     /// File, macros, dtype and kernel.
     pub name: String,
+    /// Name of the file, without its ending.
+    pub file: &'static str,
+    /// Macros and their values.
+    pub macros: Vec<(&'static str, usize)>,
+    /// Name of the kernel in the file.
+    pub kernel: String,
     /// Of a thread.
     pub registers: u32,
     /// Of a thread, in local memory: spilt registers and arrays that are indexed.
@@ -102,6 +108,9 @@ pub fn usages(source: &Source, kind: Kind, cubin: &[u8]) -> Vec<Usage> {
         let threads = own.iter().find(|(tag, value)| *tag == MAX_THREADS && value.len() >= 12);
         Usage {
             name: format!("{label} {kind:?} {kernel}"),
+            file: source.name,
+            macros: source.macros.clone(),
+            kernel: kernel.to_owned(),
             registers: per_kernel(REGISTER_COUNT, kernel).unwrap_or_else(|| panic!("{kernel}: no register count")),
             stack_bytes: per_kernel(FRAME_SIZE, kernel).unwrap_or(0),
             shared_bytes: of(&format!(".nv.shared.{kernel}")).map_or(0, |section| section.size as u32),

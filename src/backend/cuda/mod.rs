@@ -26,6 +26,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::policy::Policy;
 use crate::model::vlm::Vlm;
+use device::kernel_cache::KernelCache;
 use device::session::{PipelineStage, Session};
 use device::stream::GpuStream;
 use network::recorded::{CapturedPolicy, CapturedVlm};
@@ -59,6 +60,7 @@ fn load_onto(
     target: &Target,
 ) -> Result<Backends, BackendError> {
     let stream = GpuStream::new(session.clone())?;
+    tracing::debug!("opened the GPU");
     let _no_grad = tch::no_grad_guard();
     let root = checkpoint.root(kind(target.dtype), resolve(target.device)?);
     let operators = operators(config, target.dtype);
@@ -66,6 +68,7 @@ fn load_onto(
     // The vision-language part is loaded completely first, so that the policy's weights can use the memory that it
     // frees.
     let vlm = CapturedVlm::new(Vlm::new(&root, config)?, config, session.clone(), fused)?;
+    tracing::debug!("queued the vision-language part's weights");
     let policy = Policy::new(&root, &config.policy, config.projection_dim)?;
     let policy = CapturedPolicy::new(policy, &config.action_space, session.clone(), fused)?;
     // Weights were converted and joined on one part's stream. After this wait both parts may use them.
@@ -76,7 +79,9 @@ fn load_onto(
         golden: None,
         path: ExecutionPath::of_both(operators),
     };
-    backends.once_loaded()
+    let backends = backends.once_loaded()?;
+    tracing::debug!("the weights are on the GPU");
+    Ok(backends)
 }
 
 /// Opens the target's GPU for the backend called `name`. From then on, this thread's work goes to its stream.
@@ -92,7 +97,14 @@ pub(super) fn open(name: &str, target: &Target) -> Result<Arc<Session>, BackendE
         });
     };
     resolve(target.device)?;
-    let session = Session::open(index, target.overlap)?;
+    let cache = target.cache().map_or_else(
+        || {
+            tracing::warn!("there is no cache folder: every start will compile kernels and time algorithms");
+            KernelCache::none()
+        },
+        |cache| KernelCache::within(&cache),
+    );
+    let session = Session::with_cache(index, target.overlap, cache)?;
     session.enter(PipelineStage::Vlm)?;
     Ok(session)
 }

@@ -2,7 +2,7 @@
 //! and never seen half written.
 
 use super::Flavour;
-use super::files::short_hash;
+use super::files::{lock_file, short_hash};
 use super::sidecar::{Flags, Identity, Sidecar};
 use crate::backend::BackendError;
 use crate::model::onnx::file::data_path;
@@ -75,11 +75,9 @@ pub fn single_flight(
     Ok(Made { sidecar, reused: false })
 }
 
-/// Waits until nobody else builds the engine at `path`. The system ends a lock with the process that holds it, so that
-/// one that was killed stands in nobody's way.
+/// Waits until nobody else builds the engine at `path`.
 fn lock(path: &Path) -> io::Result<File> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let file = File::create(path.with_file_name(format!(".{name}.lock")))?;
+    let file = lock_file(path)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

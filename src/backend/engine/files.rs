@@ -23,7 +23,7 @@ pub(in crate::backend) fn replace(path: &Path, contents: &[u8]) -> io::Result<()
 ///
 /// # Errors
 /// As [`replace`].
-#[cfg(any(test, all(feature = "tensorrt", feature = "cuda", not(feature = "tensorrt-enterprise"))))]
+#[cfg(any(test, feature = "cuda"))]
 pub(in crate::backend) fn replace_hashed(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut whole = format!("{:x}\n", Sha256::digest(contents)).into_bytes();
     whole.extend_from_slice(contents);
@@ -34,7 +34,7 @@ pub(in crate::backend) fn replace_hashed(path: &Path, contents: &[u8]) -> io::Re
 ///
 /// # Errors
 /// A file that cannot be read; `InvalidData` for one that was changed or damaged.
-#[cfg(any(test, all(feature = "tensorrt", feature = "cuda", not(feature = "tensorrt-enterprise"))))]
+#[cfg(any(test, feature = "cuda"))]
 pub(in crate::backend) fn read_hashed(path: &Path) -> io::Result<Vec<u8>> {
     let mut whole = std::fs::read(path)?;
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it was changed or damaged");
@@ -42,6 +42,16 @@ pub(in crate::backend) fn read_hashed(path: &Path) -> io::Result<Vec<u8>> {
     let contents = whole.split_off(end + 1);
     whole.truncate(end);
     if whole == format!("{:x}", Sha256::digest(&contents)).as_bytes() { Ok(contents) } else { Err(damaged()) }
+}
+
+/// The file beside `path` whose lock stands for the right to make `path`. The system ends a lock with the process that
+/// holds it, so that one that was killed stands in nobody's way.
+///
+/// # Errors
+/// The folder cannot be written.
+pub(in crate::backend) fn lock_file(path: &Path) -> io::Result<File> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    File::create(path.with_file_name(format!(".{name}.lock")))
 }
 
 /// `path` with `suffix` at the end of its name.
@@ -52,7 +62,7 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// The beginning of the SHA-256 of `text`, 16 hex digits, for names of files that are found by what they are for.
-pub(super) fn short_hash(text: &str) -> String {
+pub(in crate::backend) fn short_hash(text: &str) -> String {
     format!("{:x}", Sha256::digest(text)).chars().take(16).collect()
 }
 

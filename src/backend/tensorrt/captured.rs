@@ -44,7 +44,7 @@ fn load_onto(
     target: &Target,
 ) -> Result<Backends, BackendError> {
     let library = library::open(target.engine.library.as_deref())?;
-    let capability = session.compute_capability()?;
+    let capability = session.chip().capability;
     // An unsupported GPU is reported before anything is hashed or built.
     library.check_gpu(capability)?;
     let source = Source { checkpoint, config };
@@ -90,7 +90,7 @@ fn open(
     let mut cache = path.as_os_str().to_owned();
     cache.push(".kernels");
     let stream = session.stream(PipelineStage::Policy).cu_stream().cast();
-    let capability = session.compute_capability()?;
+    let capability = session.chip().capability;
     // SAFETY: the stream is one of the session's own on the current GPU; the policy keeps the session beside its engine.
     unsafe { TensorRt::load(library, path, bytes, tensors, stream, capability, Some(cache.into())) }
 }

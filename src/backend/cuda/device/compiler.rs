@@ -1,9 +1,11 @@
 //! Compiles this project's kernels (`*.cu`) to machine code with NVRTC, for the GPU and for the sizes of the
-//! checkpoint in use.
+//! checkpoint in use, unless an earlier start has.
 
 #![allow(unsafe_code, reason = "calls NVRTC")]
 
+use super::kernel_cache::KernelCache;
 use crate::backend::BackendError;
+use crate::backend::engine::files::short_hash;
 use cudarc::nvrtc::result::{self, NvrtcError};
 use cudarc::nvrtc::sys;
 use std::collections::HashSet;
@@ -53,7 +55,17 @@ macro_rules! source {
 }
 pub(in crate::backend::cuda) use source;
 
-/// Machine code of each distinct source in `sources` for `kind` (f16 or bf16) on GPUs of this compute capability.
+/// What a source is compiled for.
+#[derive(Clone, Debug)]
+struct Build<'a> {
+    source: &'a Source,
+    /// Of the GPU, such as `sm_90a`.
+    architecture: &'a str,
+    options: Vec<String>,
+}
+
+/// Machine code of each distinct source in `sources` for `kind` (f16 or bf16) on GPUs of this compute capability, read
+/// from `cache` or compiled and kept there.
 ///
 /// # Errors
 /// [`BackendError::Kernel`] with the compiler's first error.
@@ -61,14 +73,38 @@ pub fn compile(
     sources: Vec<Source>,
     kind: Kind,
     (major, minor): (i32, i32),
+    cache: &KernelCache,
 ) -> Result<Vec<(Source, Vec<u8>)>, BackendError> {
     // The suffix `a` enables instructions that only Hopper has.
     let variant = if (major, minor) == (9, 0) { "a" } else { "" };
-    let architecture = format!("--gpu-architecture=sm_{major}{minor}{variant}");
+    let architecture = format!("sm_{major}{minor}{variant}");
+    let version = version()?;
     let mut seen = HashSet::new();
     let different = sources.into_iter().filter(|source| seen.insert(source.clone())).collect();
-    let compiled = in_parallel(different, |source| compile_one(source, kind, &architecture));
+    let compiled = in_parallel(different, |source| {
+        let build = Build::new(source, kind, &architecture);
+        cache.machine_code(&build.file_name(version), || build.compile())
+    });
     compiled.into_iter().map(|(source, binary)| Ok((source, binary?))).collect()
+}
+
+/// NVRTC's version, major and minor.
+///
+/// # Errors
+/// [`BackendError::Kernel`] if it does not tell.
+pub fn version() -> Result<(i32, i32), BackendError> {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: it writes two numbers.
+    unsafe { sys::nvrtcVersion(&mut major, &mut minor) }
+        .result()
+        .map_err(|error| BackendError::Kernel { kernel: "NVRTC".to_owned(), reason: format!("{:?}", error.0) })?;
+    Ok((major, minor))
+}
+
+/// Everything that is compiled for a source: prelude, text and headers.
+pub fn whole_text(text: &str) -> String {
+    let headers = HEADERS.iter().flat_map(|(name, text)| [*name, *text]);
+    [PRELUDE, text].into_iter().chain(headers).collect::<Vec<_>>().join("\0")
 }
 
 /// Every item with its result of `work`, in any order, computed on as many threads as the machine runs at a time.
@@ -89,22 +125,35 @@ fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(&T) -> R + Sync) -
     })
 }
 
-fn compile_one(source: &Source, kind: Kind, architecture: &str) -> Result<Vec<u8>, BackendError> {
-    let fault = |reason: String| BackendError::Kernel { kernel: source.name.to_owned(), reason };
-    let refused = |error: NvrtcError| fault(format!("{:?}", error.0));
-    let texts = Texts::of(source).map_err(|error| fault(error.to_string()))?;
-    let mut options: Vec<String> = vec![architecture.to_owned(), "--std=c++17".to_owned()];
-    options.extend(source.macros.iter().map(|(name, value)| format!("-D{name}={value}")));
-    if kind == Kind::BFloat16 {
-        options.push("-DXVLA_BF16".to_owned());
+impl<'a> Build<'a> {
+    fn new(source: &'a Source, kind: Kind, architecture: &'a str) -> Self {
+        let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
+        options.extend(source.macros.iter().map(|(name, value)| format!("-D{name}={value}")));
+        if kind == Kind::BFloat16 {
+            options.push("-DXVLA_BF16".to_owned());
+        }
+        Self { source, architecture, options }
     }
-    let program = Program::new(&texts).map_err(refused)?;
-    if let Err(error) = program.compile(&options) {
-        let log = program.log();
-        let first = log.iter().flat_map(|log| log.lines()).find(|line| line.contains("error"));
-        return Err(fault(format!("{:?}: {}", error.0, first.unwrap_or("no log"))));
+
+    /// The file that keeps the machine code, named after everything that it depends on.
+    fn file_name(&self, version: (i32, i32)) -> String {
+        let (options, text) = (self.options.join("\0"), whole_text(self.source.text));
+        let hash = short_hash(&format!("{version:?}\0{options}\0{text}"));
+        format!("{}-{}-{hash}.cubin", self.source.name, self.architecture)
     }
-    program.machine_code().map_err(refused)
+
+    fn compile(&self) -> Result<Vec<u8>, BackendError> {
+        let fault = |reason: String| BackendError::Kernel { kernel: self.source.name.to_owned(), reason };
+        let refused = |error: NvrtcError| fault(format!("{:?}", error.0));
+        let texts = Texts::of(self.source).map_err(|error| fault(error.to_string()))?;
+        let program = Program::new(&texts).map_err(refused)?;
+        if let Err(error) = program.compile(&self.options) {
+            let log = program.log();
+            let first = log.iter().flat_map(|log| log.lines()).find(|line| line.contains("error"));
+            return Err(fault(format!("{:?}: {}", error.0, first.unwrap_or("no log"))));
+        }
+        program.machine_code().map_err(refused)
+    }
 }
 
 /// A source and the headers as C strings for NVRTC.
@@ -181,9 +230,31 @@ impl Drop for Program<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::in_parallel;
+    use super::{Build, Source, in_parallel};
     use std::collections::HashSet;
     use std::sync::Mutex;
+    use tch::Kind;
+
+    #[test]
+    fn machine_code_for_anything_else_has_another_name() {
+        let source = Source { name: "resize", text: "void f() {}", macros: vec![("SIZE", 1)] };
+        let name =
+            |source: &Source, kind, architecture, version| Build::new(source, kind, architecture).file_name(version);
+        let this = name(&source, Kind::Half, "sm_90a", (13, 0));
+        assert!(this.starts_with("resize-sm_90a-") && this.ends_with(".cubin"), "{this}");
+        assert_eq!(name(&source.clone(), Kind::Half, "sm_90a", (13, 0)), this);
+        let edited = Source { text: "void f() { }", ..source.clone() };
+        let others = [
+            name(&edited, Kind::Half, "sm_90a", (13, 0)),
+            name(&source.storing_fp8(), Kind::Half, "sm_90a", (13, 0)),
+            name(&Source { macros: vec![("SIZE", 11)], ..source.clone() }, Kind::Half, "sm_90a", (13, 0)),
+            name(&source, Kind::BFloat16, "sm_90a", (13, 0)),
+            name(&source, Kind::Half, "sm_89", (13, 0)),
+            name(&source, Kind::Half, "sm_90a", (13, 1)),
+        ];
+        let different: HashSet<&String> = others.iter().chain([&this]).collect();
+        assert_eq!(different.len(), 1 + others.len(), "{others:?}");
+    }
 
     #[test]
     fn every_item_is_worked_on_once() {

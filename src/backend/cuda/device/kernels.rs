@@ -5,13 +5,14 @@
 use super::compiler;
 pub use super::compiler::Source;
 pub(in crate::backend::cuda) use super::compiler::source;
-use super::session::Session;
+use super::session::{Chip, Session};
 use crate::backend::BackendError;
 use cudarc::driver::result::{function, module};
 use cudarc::driver::{CudaStream, sys as driver};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
+use std::time::Instant;
 use tch::Kind;
 
 /// Which views are valid (`Views` in patches.cu): each image's index among the views.
@@ -196,6 +197,7 @@ impl Drop for Module {
 /// Compiled sources.
 pub struct Kernels {
     modules: HashMap<Source, Arc<Module>>,
+    chip: Chip,
     overlaps: bool,
 }
 
@@ -205,20 +207,29 @@ impl Kernels {
         Self { overlaps: false, ..self }
     }
 
-    /// Compiles `sources` for `kind` (f16 or bf16) and the session's GPU, and loads them.
+    /// Loads `sources` for `kind` (f16 or bf16) and the session's GPU, from the session's cache or compiled now.
     ///
     /// # Errors
     /// [`BackendError::Kernel`] with the compiler's first error.
     pub fn compile(session: &Session, kind: Kind, sources: Vec<Source>) -> Result<Self, BackendError> {
-        let capability = session.context().compute_capability()?;
+        let (chip, begun, before) = (session.chip(), Instant::now(), session.cache().tally());
         let mut modules = HashMap::new();
-        for (source, binary) in compiler::compile(sources, kind, capability)? {
-            // SAFETY: the image is the compiler's complete output.
+        for (source, binary) in compiler::compile(sources, kind, chip.capability, session.cache())? {
+            // SAFETY: the image is the compiler's complete output, whose hash was right if it comes from a file.
             let module = unsafe { module::load_data(binary.as_ptr().cast()) }?;
             modules.insert(source, Arc::new(Module(module)));
         }
+        let now = session.cache().tally();
+        let (read, compiled) = (now.kernels_read - before.kernels_read, now.kernels_compiled - before.kernels_compiled);
+        let seconds = begun.elapsed().as_secs_f64();
+        tracing::debug!(read, compiled, seconds, "kernels");
         // From Hopper on, the kernels themselves wait for the previous one (`wait_for_predecessor`).
-        Ok(Self { modules, overlaps: capability.0 >= 9 })
+        Ok(Self { modules, chip, overlaps: chip.capability.0 >= 9 })
+    }
+
+    /// Multiprocessors of the GPU that these are for.
+    pub fn multiprocessors(&self) -> usize {
+        self.chip.multiprocessors
     }
 
     /// Whether `source` was compiled.

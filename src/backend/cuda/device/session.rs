@@ -5,6 +5,7 @@
 
 #![allow(unsafe_code, reason = "hands a raw stream to libtorch")]
 
+use super::kernel_cache::KernelCache;
 use crate::backend::BackendError;
 use crate::backend::shim;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, sys};
@@ -19,10 +20,21 @@ pub enum PipelineStage {
     Policy,
 }
 
+/// What kernels are compiled and divided for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chip {
+    /// Compute capability, major and minor.
+    pub capability: (i32, i32),
+    /// Multiprocessors that it has.
+    pub multiprocessors: usize,
+}
+
 /// A GPU with its streams.
 #[derive(Debug)]
 pub struct Session {
     context: Arc<CudaContext>,
+    chip: Chip,
+    cache: KernelCache,
     device: usize,
     vlm_stream: Arc<CudaStream>,
     policy_stream: Arc<CudaStream>,
@@ -37,17 +49,30 @@ impl From<DriverError> for BackendError {
 }
 
 impl Session {
-    /// Opens GPU `device`.
+    /// Opens GPU `device`, without a cache.
+    ///
+    /// # Errors
+    /// As [`Session::with_cache`].
+    pub fn open(device: usize, overlap: bool) -> Result<Arc<Self>, BackendError> {
+        Self::with_cache(device, overlap, KernelCache::none())
+    }
+
+    /// Opens GPU `device`; what is found out about it is kept in `cache`.
     ///
     /// # Errors
     /// [`BackendError::Unavailable`] without a driver or a library; otherwise an error that the driver reports.
-    pub fn open(device: usize, overlap: bool) -> Result<Arc<Self>, BackendError> {
+    pub fn with_cache(device: usize, overlap: bool, cache: KernelCache) -> Result<Arc<Self>, BackendError> {
         check_libraries()?;
         let context = CudaContext::new(device)?;
+        let multiprocessors = context.attribute(sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let chip = Chip {
+            capability: context.compute_capability()?,
+            multiprocessors: usize::try_from(multiprocessors).unwrap_or(1).max(1),
+        };
         let vlm_stream = context.new_stream()?;
         let policy_stream = if overlap { context.new_stream()? } else { vlm_stream.clone() };
         let inputs_taken = context.new_event(None)?;
-        Ok(Arc::new(Self { context, device, vlm_stream, policy_stream, inputs_taken }))
+        Ok(Arc::new(Self { context, chip, cache, device, vlm_stream, policy_stream, inputs_taken }))
     }
 
     /// The driver's context.
@@ -55,13 +80,14 @@ impl Session {
         &self.context
     }
 
-    /// Compute capability of the GPU, major and minor.
-    ///
-    /// # Errors
-    /// An error that the driver reports.
-    #[cfg(feature = "tensorrt")]
-    pub fn compute_capability(&self) -> Result<(i32, i32), BackendError> {
-        Ok(self.context.compute_capability()?)
+    /// What kernels are compiled and divided for.
+    pub fn chip(&self) -> Chip {
+        self.chip
+    }
+
+    /// What earlier starts have found out about this GPU.
+    pub fn cache(&self) -> &KernelCache {
+        &self.cache
     }
 
     /// Index of the GPU.

@@ -83,7 +83,7 @@ fn stage_patches(stage: &StageConfig, input: [usize; 2]) -> PatchSizes {
 }
 
 /// The patches of every stage, for images of one size.
-fn patch_sizes(config: &VisionConfig, height: usize, width: usize) -> Vec<PatchSizes> {
+pub fn patch_sizes(config: &VisionConfig, height: usize, width: usize) -> Vec<PatchSizes> {
     let next = |input: &mut [usize; 2], stage: &StageConfig| {
         let sizes = stage_patches(stage, *input);
         *input = sizes.output;

@@ -15,11 +15,10 @@ pub struct Attention {
     kernels: [StoringKernel; 3],
     heads: usize,
     head_dim: usize,
+    multiprocessors: usize,
 }
 
 impl Attention {
-    /// Blocks that run at a time on the GPUs this is tuned for.
-    const MULTIPROCESSORS: usize = 132;
     /// Shared memory that a block may have on every GPU since Ampere, bytes.
     const SHARED_BYTES: usize = 99 << 10;
 
@@ -38,26 +37,35 @@ impl Attention {
     /// # Errors
     /// A source that was not compiled.
     pub fn new(kernels: &Kernels, heads: usize, head_dim: usize) -> Result<Self, BackendError> {
+        let multiprocessors = kernels.multiprocessors();
         let [one, two, three] = Self::sources(head_dim).map(|source| StoringKernel::new(kernels, &source, "attention"));
-        Ok(Self { kernels: [one?, two?, three?], heads, head_dim })
+        Ok(Self { kernels: [one?, two?, three?], heads, head_dim, multiprocessors })
     }
 
     /// Shared memory of a block of `row_warps`, bytes.
-    fn shared_bytes(&self, row_warps: usize, tokens: usize) -> usize {
-        let keys = if self.head_dim > 64 {
-            tokens.next_multiple_of(16).min(128)
-        } else {
-            tokens.next_multiple_of(32).min(384)
-        };
-        let tiles = 4 * self.head_dim * keys + 32 * self.head_dim * row_warps;
-        tiles.max(256 * (self.head_dim + 8) * row_warps)
+    fn shared_bytes(head_dim: usize, row_warps: usize, tokens: usize) -> usize {
+        let keys =
+            if head_dim > 64 { tokens.next_multiple_of(16).min(128) } else { tokens.next_multiple_of(32).min(384) };
+        let tiles = 4 * head_dim * keys + 32 * head_dim * row_warps;
+        tiles.max(256 * (head_dim + 8) * row_warps)
+    }
+
+    /// Whether a block of `row_warps` may be launched for so many tokens. One warp has no smaller block to fall back to.
+    fn may_launch(head_dim: usize, row_warps: usize, tokens: usize) -> bool {
+        row_warps == 1 || Self::shared_bytes(head_dim, row_warps, tokens) <= Self::SHARED_BYTES
+    }
+
+    /// The most shared memory that a launch with `row_warps` asks for, over all numbers of tokens up to `most_tokens`, bytes.
+    pub fn most_shared_bytes(head_dim: usize, row_warps: usize, most_tokens: usize) -> usize {
+        let launched = (1..=most_tokens).filter(|tokens| Self::may_launch(head_dim, row_warps, *tokens));
+        launched.map(|tokens| Self::shared_bytes(head_dim, row_warps, tokens)).max().unwrap_or(0)
     }
 
     /// The smallest number that gives no multiprocessor two blocks, as far as shared memory allows.
     fn row_warps(&self, tokens: usize, queries: usize) -> usize {
-        let at_once = |row_warps: &usize| queries.div_ceil(16 * row_warps) * self.heads <= Self::MULTIPROCESSORS;
+        let at_once = |row_warps: &usize| queries.div_ceil(16 * row_warps) * self.heads <= self.multiprocessors;
         let row_warps = (1..=3).find(at_once).unwrap_or(3);
-        if self.shared_bytes(row_warps, tokens) > Self::SHARED_BYTES { 1 } else { row_warps }
+        if Self::may_launch(self.head_dim, row_warps, tokens) { row_warps } else { 1 }
     }
 
     /// `qkv` [tokens, 3·width] → `output` [queries, width], for the first `queries` tokens.
@@ -89,7 +97,7 @@ impl Attention {
             _ => three,
         };
         let kernel = kernel.storing(output.stored)?;
-        let shared_bytes = self.shared_bytes(row_warps, tokens);
+        let shared_bytes = Self::shared_bytes(self.head_dim, row_warps, tokens);
         kernel.allow_shared_bytes(shared_bytes)?;
         let grid = [queries.div_ceil(16 * row_warps), self.heads, 1];
         // SAFETY: `holding` has checked the length of every buffer above.

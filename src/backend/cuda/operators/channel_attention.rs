@@ -16,12 +16,11 @@ pub struct ChannelAttention {
     mix: StoringKernel,
     groups: usize,
     group_dim: usize,
+    /// Blocks that mix the channels of a large map: two for each multiprocessor.
+    mix_blocks: usize,
 }
 
 impl ChannelAttention {
-    /// Blocks that mix the channels of a large map.
-    const MIX_BLOCKS: usize = 264;
-
     /// Whether the kernel exists for groups of this many channels.
     pub fn supports(group_dim: usize) -> bool {
         matches!(group_dim, 16 | 32 | 64)
@@ -44,6 +43,7 @@ impl ChannelAttention {
             mix: StoringKernel::new(kernels, &source, "channel_mix")?,
             groups,
             group_dim,
+            mix_blocks: 2 * kernels.multiprocessors(),
         })
     }
 
@@ -86,7 +86,7 @@ impl ChannelAttention {
         }
         let needed = Self::scratch(images, tokens, self.groups, self.group_dim);
         let partial = Address(scratch.holding(needed, "channel_attention: scratch")?);
-        let blocks = (Self::MIX_BLOCKS / (self.groups * images).max(1)).clamp(1, tokens.div_ceil(128));
+        let blocks = (self.mix_blocks / (self.groups * images).max(1)).clamp(1, tokens.div_ceil(128));
         // SAFETY: `holding` has checked the length of every buffer of both kernels above.
         unsafe {
             let (grid, arguments) = ([slices, self.groups, images], [qkv, partial, tokens_int, groups_int]);

@@ -10,6 +10,7 @@ use crate::backend::cuda::device::memory::buffer;
 use cudarc::cublaslt::{result, sys};
 use cudarc::driver::CudaStream;
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use tch::{Kind, Tensor};
 
@@ -44,6 +45,14 @@ pub struct CublasLtPlan {
 }
 
 type Algorithm = sys::cublasLtMatmulHeuristicResult_t;
+/// What the library calls an algorithm with its configuration. It means the same to every start of the same version.
+pub type AlgorithmWords = [u64; 8];
+
+/// The library's version.
+pub fn version() -> usize {
+    // SAFETY: it reads nothing of ours.
+    unsafe { sys::cublasLtGetVersion() }
+}
 
 impl CublasLt {
     /// Products of `kind` (f16 or bf16) on `device`.
@@ -74,6 +83,17 @@ impl CublasLt {
         plan.algorithms = plan.suggestions(&self.handle, shape)?;
         let splits: Vec<_> = plan.algorithms.iter().flat_map(|one| plan.splits(&self.handle, one)).collect();
         plan.algorithms.extend(splits);
+        Ok(plan)
+    }
+
+    /// Describes `shape` to the library with a single algorithm, which an earlier start has chosen.
+    ///
+    /// # Errors
+    /// An algorithm that the library does not have for this shape.
+    pub fn plan_with(&self, shape: &Shape, algorithm: AlgorithmWords) -> Result<CublasLtPlan, BackendError> {
+        let mut plan = CublasLtPlan::without_algorithms(self.element, shape)?;
+        let algorithm = sys::cublasLtMatmulAlgo_t { data: algorithm };
+        plan.algorithms.push(plan.checked(&self.handle, algorithm).ok_or_else(unsupported)?);
         Ok(plan)
     }
 
@@ -141,6 +161,11 @@ impl CublasLtPlan {
     /// Number of parts into which the algorithm at `algorithm` splits its sum; `None` if there is no such algorithm.
     pub fn parts(&self, algorithm: usize) -> Option<i32> {
         self.algorithms.get(algorithm).map(parts_of)
+    }
+
+    /// The algorithm at `algorithm` for [`CublasLt::plan_with`]; `None` if there is no such algorithm.
+    pub fn words(&self, algorithm: usize) -> Option<AlgorithmWords> {
+        self.algorithms.get(algorithm).map(|algorithm| algorithm.algo.data)
     }
 
     /// The library's matrices are column-major, so a row-major [rows, width] is width × rows to it. The product is
@@ -214,25 +239,31 @@ impl CublasLtPlan {
             // Parts are summed in single precision, so that a split costs no accuracy.
             let scheme = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
             set_config(&mut algorithm, Attribute::CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, scheme)?;
-            let mut checked = *suggestion;
-            // SAFETY: descriptors are alive; the library writes one result.
-            let status = unsafe {
-                sys::cublasLtMatmulAlgoCheck(
-                    handle.0,
-                    self.matmul.0,
-                    self.weight.0,
-                    self.input.0,
-                    self.addend.0,
-                    self.output.0,
-                    &algorithm,
-                    &mut checked,
-                )
-            };
-            status.result().ok()?;
-            checked.algo = algorithm;
-            (checked.workspaceSize <= WORKSPACE_BYTES).then_some(checked)
+            self.checked(handle, algorithm)
         };
         SPLITS.into_iter().filter_map(split).collect()
+    }
+
+    /// `algorithm` with what the library says of it; `None` if it does not have it for this shape and workspace.
+    fn checked(&self, handle: &Handle, algorithm: sys::cublasLtMatmulAlgo_t) -> Option<Algorithm> {
+        let mut found = MaybeUninit::<Algorithm>::zeroed();
+        // SAFETY: descriptors are alive; the library writes one result, for which zeros are valid values too.
+        let (status, mut found) = unsafe {
+            let status = sys::cublasLtMatmulAlgoCheck(
+                handle.0,
+                self.matmul.0,
+                self.weight.0,
+                self.input.0,
+                self.addend.0,
+                self.output.0,
+                &algorithm,
+                found.as_mut_ptr(),
+            );
+            (status, found.assume_init())
+        };
+        status.result().ok()?;
+        found.algo = algorithm;
+        (found.workspaceSize <= WORKSPACE_BYTES).then_some(found)
     }
 }
 

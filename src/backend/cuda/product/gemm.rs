@@ -1,10 +1,12 @@
 //! Matrix products on one stream, by cuBLASLt or by this project's kernel, whichever is measured to be faster for a
 //! shape.
 //!
-//! The network first runs with the library's first suggestions, and every product is noted. [`Gemm::tune`] then times
-//! all candidates on those products and keeps the fastest. It cycles through all layers of a shape, so that weights
-//! come from device memory as they do in an inference.
+//! What an earlier start has chosen is used again ([`super::choices`]). Otherwise the network first runs with the
+//! library's first suggestions, and every product is noted. [`Gemm::tune`] then times all candidates on those products
+//! and keeps the fastest. It cycles through all layers of a shape, so that weights come from device memory as they do in
+//! an inference.
 
+use super::choices::{Choices, Implementation, MadeFor};
 use super::cublaslt::{CublasLt, CublasLtPlan};
 pub use super::linear::{Activation, Linear};
 use super::linear::{Alignment, Product, Shape};
@@ -19,6 +21,7 @@ use crate::backend::cuda::device::session::Session;
 use cudarc::driver::{CudaStream, sys as driver};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 use tch::Kind;
 
 /// Products that are timed together.
@@ -53,6 +56,7 @@ pub struct Gemm {
     stream: Arc<CudaStream>,
     library: CublasLt,
     kind: Kind,
+    choices: Choices,
     plans: HashMap<Shape, Plan>,
     /// Every product made so far of shapes that are not tuned yet.
     products: HashMap<Shape, Vec<Product>>,
@@ -65,7 +69,8 @@ impl Gemm {
     /// An operation that the library refuses, or not enough memory for its workspace.
     pub fn new(session: Arc<Session>, stream: Arc<CudaStream>, kind: Kind) -> Result<Self, BackendError> {
         let library = CublasLt::new(session.device(), kind)?;
-        Ok(Self { session, stream, library, kind, plans: HashMap::new(), products: HashMap::new() })
+        let choices = Choices::read(MadeFor::this(&session)?, kind, session.cache());
+        Ok(Self { session, stream, library, kind, choices, plans: HashMap::new(), products: HashMap::new() })
     }
 
     /// Forgets products that were noted and never tuned, because a recording that failed has freed their buffers.
@@ -84,7 +89,7 @@ impl Gemm {
     /// # Errors
     /// An error that the driver reports.
     pub fn formats(&self) -> Result<Formats, BackendError> {
-        let capability = self.session.context().compute_capability()?;
+        let capability = self.session.chip().capability;
         let own = capability == (9, 0);
         let library = || capability >= (8, 9) && fp8_shapes().all(|shape| self.library.plan(&shape).is_ok());
         Ok(Formats { fp8: own || library(), half_to_fp8: own, sparse24: own })
@@ -119,9 +124,12 @@ impl Gemm {
         self.multiply(&shape, plan, plan.chosen, &product)
     }
 
-    /// The first plan for a shape: the library's best guess or, where the library has no such product, this project's
-    /// kernel.
+    /// The first plan for a shape: what an earlier start has chosen, else the library's best guess or, where the library
+    /// has no such product, this project's kernel.
     fn plan(&self, shape: &Shape) -> Result<Plan, BackendError> {
+        if let Some(plan) = self.known_plan(shape) {
+            return Ok(plan);
+        }
         let error = match self.library.plan(shape) {
             Ok(plan) => {
                 let (library, kernels) = (Some(plan), Vec::new());
@@ -129,14 +137,47 @@ impl Gemm {
             }
             Err(error) => error,
         };
-        let tilings = matmul::candidates(shape, self.session.context().compute_capability()?, true);
+        let tilings = matmul::candidates(shape, self.session.chip(), true);
         if tilings.is_empty() {
             return Err(error);
         }
-        let kernels = Kernels::compile(&self.session, self.kind, matmul::sources(shape, &tilings))?;
-        let kernels = tilings.into_iter().map(|tiling| MatMul::new(&kernels, shape, tiling));
-        let kernels = kernels.collect::<Result<_, BackendError>>()?;
+        let kernels = self.kernels(shape, &tilings)?;
         Ok(Plan { library: None, kernels, chosen: Choice::Own(0), tuned: false })
+    }
+
+    /// The plan that an earlier start has made; `None` if there is none, or if what it has chosen is refused by now.
+    fn known_plan(&self, shape: &Shape) -> Option<Plan> {
+        let plan = match self.choices.of(shape)? {
+            Implementation::CublasLt(algorithm) => self.library.plan_with(shape, algorithm).map(|library| Plan {
+                library: Some(library),
+                kernels: Vec::new(),
+                chosen: Choice::Library(0),
+                tuned: true,
+            }),
+            Implementation::Own(tiling) => self.known_kernel(shape, tiling).map(|kernels| Plan {
+                library: None,
+                kernels,
+                chosen: Choice::Own(0),
+                tuned: true,
+            }),
+        };
+        let plan = plan.inspect_err(|error| tracing::warn!("{shape:?}: an algorithm is chosen anew: {error}")).ok()?;
+        self.session.cache().count_choice(false);
+        Some(plan)
+    }
+
+    fn known_kernel(&self, shape: &Shape, tiling: Tiling) -> Result<Vec<MatMul>, BackendError> {
+        if !matmul::candidates(shape, self.session.chip(), true).contains(&tiling) {
+            let reason = format!("{tiling:?} is not for this product");
+            return Err(BackendError::Kernel { kernel: "matmul".to_owned(), reason });
+        }
+        self.kernels(shape, &[tiling])
+    }
+
+    /// This project's kernel for a shape in each of `tilings`.
+    fn kernels(&self, shape: &Shape, tilings: &[Tiling]) -> Result<Vec<MatMul>, BackendError> {
+        let kernels = Kernels::compile(&self.session, self.kind, matmul::sources(shape, tilings))?;
+        tilings.iter().map(|tiling| MatMul::new(&kernels, shape, *tiling)).collect()
     }
 
     /// Chooses the fastest implementation for every new shape by timing the candidates. Overwrites outputs.
@@ -144,27 +185,49 @@ impl Gemm {
     /// # Errors
     /// An error that the driver or the compiler reports.
     pub fn tune(&mut self) -> Result<(), BackendError> {
-        let new = std::mem::take(&mut self.products);
+        if self.products.is_empty() {
+            tracing::debug!(tally = ?self.session.cache().tally(), "nothing to time");
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let session = self.session.clone();
+        // Two processes that time products on one GPU would disturb each other. The second takes what the first has
+        // chosen, so that a later start cannot find other choices than either of them.
+        let _turn = self.choices.turn(session.cache());
+        let mut new = std::mem::take(&mut self.products);
+        new.retain(|shape, _| match self.known_plan(shape) {
+            Some(plan) => {
+                self.plans.insert(*shape, plan);
+                false
+            }
+            None => true,
+        });
         self.compile_own(new.keys())?;
+        let mut made = Vec::new();
         for (shape, products) in new {
             let Some(plan) = self.plans.get(&shape) else { continue };
             let fastest = self.fastest(&shape, plan, &products);
+            made.extend(fastest.and_then(|choice| plan.implementation(choice)).map(|chosen| (shape, chosen)));
             if let Some(plan) = self.plans.get_mut(&shape) {
                 plan.chosen = fastest.unwrap_or(plan.chosen);
                 plan.tuned = true;
             }
+        }
+        if !made.is_empty() {
+            made.iter().for_each(|_| session.cache().count_choice(true));
+            self.choices.keep(&made, session.cache());
+            let (products, seconds) = (made.len(), begun.elapsed().as_secs_f64());
+            tracing::info!(products, seconds, "chose algorithms by timing");
         }
         Ok(())
     }
 
     /// Compiles this project's kernels for those of `shapes` that they may be faster for.
     fn compile_own<'a>(&mut self, shapes: impl Iterator<Item = &'a Shape>) -> Result<(), BackendError> {
-        let capability = self.session.context().compute_capability()?;
+        let chip = self.session.chip();
         let without_kernels = |shape: &&Shape| self.plans.get(*shape).is_some_and(|plan| plan.kernels.is_empty());
-        let candidates: Vec<(Shape, Vec<Tiling>)> = shapes
-            .filter(without_kernels)
-            .map(|shape| (*shape, matmul::candidates(shape, capability, false)))
-            .collect();
+        let candidates: Vec<(Shape, Vec<Tiling>)> =
+            shapes.filter(without_kernels).map(|shape| (*shape, matmul::candidates(shape, chip, false))).collect();
         let sources = candidates.iter().flat_map(|(shape, tilings)| matmul::sources(shape, tilings)).collect();
         let kernels = Kernels::compile(&self.session, self.kind, sources)?;
         for (shape, tilings) in candidates {
@@ -247,6 +310,16 @@ impl Gemm {
                 let kernel = plan.kernels.get(index).ok_or_else(absent)?;
                 kernel.run(&self.stream, shape, self.kind, product)
             }
+        }
+    }
+}
+
+impl Plan {
+    /// The name of a choice that every start understands; `None` if this plan does not have it.
+    fn implementation(&self, choice: Choice) -> Option<Implementation> {
+        match choice {
+            Choice::Library(index) => self.library.as_ref()?.words(index).map(Implementation::CublasLt),
+            Choice::Own(index) => self.kernels.get(index).map(|kernel| Implementation::Own(kernel.tiling())),
         }
     }
 }

@@ -6,9 +6,13 @@
 use super::linear::{Activation, Alignment, Product, Shape};
 use super::matrix::Element;
 use crate::backend::BackendError;
+use crate::backend::cuda::device::compiler::whole_text;
 use crate::backend::cuda::device::kernels::Argument::{Address, Float, Int, Tensor};
 use crate::backend::cuda::device::kernels::{Kernel, Kernels, Launch, Source, TensorMap, source};
+use crate::backend::cuda::device::session::Chip;
+use crate::backend::engine::files::short_hash;
 use cudarc::driver::{CudaStream, sys};
+use serde::{Deserialize, Serialize};
 use std::mem::MaybeUninit;
 use tch::Kind;
 
@@ -24,8 +28,6 @@ const FEATURES: usize = 64;
 const TENSOR_COPY_BYTES: u32 = 16;
 /// Bytes of bias, residual and output that a thread loads or stores at once.
 const STORE_BYTES: u32 = 8;
-/// Multiprocessors of the GPUs that this kernel runs on, roughly. Only the choice of candidates depends on it.
-const MULTIPROCESSORS: usize = 132;
 /// Beyond this many rows the library fills the GPU as well, and its larger tiles are faster.
 const MOST_ROWS: usize = 320;
 /// The same for FP8, where a tile takes half the time.
@@ -38,7 +40,7 @@ const FP8_CANDIDATES: usize = 12;
 const SPARSE_CANDIDATES: usize = 8;
 
 /// How a product is divided among blocks and warpgroups; `matmul.cu` explains it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Tiling {
     /// Rows of a warpgroup.
     group_rows: usize,
@@ -65,7 +67,8 @@ impl Tiling {
         (self.group_rows / 8).div_ceil(self.split)
     }
 
-    fn shared_bytes(self, shape: &Shape) -> usize {
+    /// Shared memory that a launch for `shape` asks for, bytes.
+    pub fn shared_bytes(self, shape: &Shape) -> usize {
         let received = (self.split - 1) * self.kept() * self.row_groups * 2048;
         self.stages * self.stage_bytes(shape) + received + 16 * self.stages + 8
     }
@@ -89,22 +92,22 @@ impl Tiling {
     }
 
     /// An estimate of the work of the busiest multiprocessor, with the padding of the rows; less is better.
-    fn cost(self, shape: &Shape) -> usize {
+    fn cost(self, shape: &Shape, multiprocessors: usize) -> usize {
         let blocks = self.blocks(shape);
         let work = self.steps(shape) * (FEATURES + self.tile_rows());
         // Each block also pays for its start and for the exchange of its part of a split sum. In FP8 that is most of its
         // time: splits cost more than they save, and two blocks on a multiprocessor hinder each other little.
-        match (shape.operands, self.shares_multiprocessor(shape)) {
-            (Element::Half, _) => blocks.div_ceil(MULTIPROCESSORS) * (work + 600 + 100 * self.split),
-            (Element::Fp8, false) => blocks.div_ceil(MULTIPROCESSORS) * (work + 600 * self.split),
-            (Element::Fp8, true) => blocks.div_ceil(2 * MULTIPROCESSORS) * (7 * work / 5 + 600 * self.split),
+        match (shape.operands, self.shares_multiprocessor(shape, multiprocessors)) {
+            (Element::Half, _) => blocks.div_ceil(multiprocessors) * (work + 600 + 100 * self.split),
+            (Element::Fp8, false) => blocks.div_ceil(multiprocessors) * (work + 600 * self.split),
+            (Element::Fp8, true) => blocks.div_ceil(2 * multiprocessors) * (7 * work / 5 + 600 * self.split),
         }
     }
 
     /// Whether two blocks should run on a multiprocessor at a time: in FP8 and in 2:4, where there are more blocks than
     /// multiprocessors.
-    fn shares_multiprocessor(self, shape: &Shape) -> bool {
-        (shape.operands == Element::Fp8 || shape.sparse) && self.blocks(shape) > MULTIPROCESSORS
+    fn shares_multiprocessor(self, shape: &Shape, multiprocessors: usize) -> bool {
+        (shape.operands == Element::Fp8 || shape.sparse) && self.blocks(shape) > multiprocessors
     }
 
     /// Steps over `in` of one block.
@@ -140,16 +143,16 @@ fn input_boxes(shape: &Shape) -> usize {
     if shape.sparse { 2 } else { 1 }
 }
 
-/// Tilings worth trying for `shape` on a GPU of this compute capability, the most promising first; none where the kernel
+/// Tilings worth trying for `shape` on this GPU, the most promising first; none where the kernel
 /// does not fit or, unless it is the `only_choice`, where the library is faster.
-pub fn candidates(shape: &Shape, capability: (i32, i32), only_choice: bool) -> Vec<Tiling> {
+pub fn candidates(shape: &Shape, chip: Chip, only_choice: bool) -> Vec<Tiling> {
     let (most_rows, most_tiles, count) = match shape.operands {
         Element::Half if shape.sparse => (usize::MAX, 4, SPARSE_CANDIDATES),
         Element::Half => (MOST_ROWS, 4, CANDIDATES),
         Element::Fp8 => (MOST_FP8_ROWS, 8, FP8_CANDIDATES),
     };
     let Alignment { input, weight, bias, residual, output } = shape.alignment;
-    let fits = capability == (9, 0)
+    let fits = chip.capability == (9, 0)
         && input.min(weight) >= TENSOR_COPY_BYTES
         && bias.min(residual).min(output) >= STORE_BYTES
         && (only_choice || shape.rows <= most_rows)
@@ -164,25 +167,25 @@ pub fn candidates(shape: &Shape, capability: (i32, i32), only_choice: bool) -> V
         for row_groups in [1, 2] {
             for split in [1, 2, 3, 5] {
                 let group_rows = shape.rows.div_ceil(tiles * row_groups).next_multiple_of(8);
-                let tiling = with_stages(Tiling { group_rows, row_groups, split, stages: 8 }, shape);
+                let tiling = with_stages(Tiling { group_rows, row_groups, split, stages: 8 }, shape, chip);
                 tilings.extend(tiling.filter(|tiling| !tilings.contains(tiling)));
             }
         }
     }
-    tilings.sort_by_key(|tiling| tiling.cost(shape));
+    tilings.sort_by_key(|tiling| tiling.cost(shape, chip.multiprocessors));
     tilings.truncate(count);
     tilings
 }
 
 /// `most` with as many stages as fit.
-fn with_stages(most: Tiling, shape: &Shape) -> Option<Tiling> {
+fn with_stages(most: Tiling, shape: &Shape, chip: Chip) -> Option<Tiling> {
     // The stages of 2:4 are large. Those that a short sum does not use would keep the next kernel from starting early.
     let stages = if shape.sparse { most.steps(shape).clamp(2, most.stages) } else { most.stages };
     let within = |limit: usize| {
         let tilings = (2..=stages).rev().map(|stages| Tiling { stages, ..most });
         tilings.into_iter().find(|tiling| tiling.is_possible(shape) && tiling.shared_bytes(shape) <= limit)
     };
-    if !most.shares_multiprocessor(shape) {
+    if !most.shares_multiprocessor(shape, chip.multiprocessors) {
         return within(SHARED_BYTES);
     }
     let of_two = within(SHARED_BYTES / 2);
@@ -193,6 +196,11 @@ fn with_stages(most: Tiling, shape: &Shape) -> Option<Tiling> {
 pub struct MatMul {
     kernel: Kernel,
     tiling: Tiling,
+}
+
+/// The hash of everything that machine code of this kernel is compiled from.
+pub fn fingerprint() -> String {
+    short_hash(&whole_text(include_str!("matmul.cu")))
 }
 
 /// The sources that have to be compiled for `tilings`.
@@ -297,6 +305,9 @@ fn tensor_map(
 mod tests {
     use super::*;
 
+    const H100: Chip = Chip { capability: (9, 0), multiprocessors: 132 };
+    const RTX_40: Chip = Chip { capability: (8, 9), multiprocessors: 128 };
+
     /// A product with a residual of 2:4 weights or of dense ones.
     fn shape(rows: usize, inputs: usize, outputs: usize, sparse: bool) -> Shape {
         let most = Alignment::MOST;
@@ -317,7 +328,7 @@ mod tests {
     #[test]
     fn a_2_4_product_has_tilings_for_any_number_of_rows() {
         for rows in [1, 30, 276, 588, 9408, 100_000] {
-            let tilings = candidates(&shape(rows, 1024, 1024, true), (9, 0), true);
+            let tilings = candidates(&shape(rows, 1024, 1024, true), H100, true);
             assert!(!tilings.is_empty(), "{rows}");
             assert!(tilings.iter().all(|tiling| tiling.shared_bytes(&shape(rows, 1024, 1024, true)) <= SHARED_BYTES));
         }
@@ -325,9 +336,9 @@ mod tests {
 
     #[test]
     fn a_2_4_product_of_other_sizes_or_on_another_gpu_has_none() {
-        assert!(candidates(&shape(30, 1024, 64, true), (8, 9), true).is_empty());
-        assert!(candidates(&shape(30, 192, 64, true), (9, 0), true).is_empty());
-        assert!(!candidates(&shape(30, 192, 64, false), (9, 0), true).is_empty());
+        assert!(candidates(&shape(30, 1024, 64, true), RTX_40, true).is_empty());
+        assert!(candidates(&shape(30, 192, 64, true), H100, true).is_empty());
+        assert!(!candidates(&shape(30, 192, 64, false), H100, true).is_empty());
     }
 
     #[test]
@@ -343,7 +354,7 @@ mod tests {
         ];
         for (rows, inputs, outputs, [group_rows, row_groups, split, stages]) in measured {
             let fastest = Tiling { group_rows, row_groups, split, stages };
-            assert!(candidates(&shape(rows, inputs, outputs, true), (9, 0), true).contains(&fastest), "{fastest:?}");
+            assert!(candidates(&shape(rows, inputs, outputs, true), H100, true).contains(&fastest), "{fastest:?}");
         }
     }
 }
