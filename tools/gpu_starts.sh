@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# What a start costs and whether two starts are alike: one start with an empty cache, then three with what it has left.
+# Prints a Markdown table, and fails if starts that only read from the cache differ by more than 1 % or in one bit.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/bench_lib.sh
+
+usage() {
+  cat << 'END'
+usage: tools/gpu_starts.sh [options]
+  --xvla PATH      the program xvla [target/cuda/release/xvla, as made by make build CUDA=1]
+  --python PATH    a Python with torch, transformers and numpy [python3]
+  --work DIR       checkpoints, batches and results; checkpoints there are used again [build/bench]
+  --backend K      [cuda_graph]
+  --device D       [cuda]
+  --dtype T        f16 or bf16 [f16]
+  --steps N        denoising steps [10]
+  --iters N        frames that count [200]
+END
+}
+
+xvla=target/cuda/release/xvla backend=cuda_graph device=cuda dtype=f16 steps=10 iters=200
+while (($# > 0)); do
+  case "$1" in
+    --help | -h) usage && exit ;;
+    --xvla | --python | --work | --backend | --device | --dtype | --steps | --iters)
+      (($# > 1)) || { usage >&2 && exit 2; }
+      declare "${1#--}=$2"
+      shift
+      ;;
+    *) usage >&2 && exit 2 ;;
+  esac
+  shift
+done
+
+prepare gpu_starts
+synthesise "$dtype"
+options=(--checkpoint "$work/base_$dtype" --backend "$backend" --device "$device" --dtype "$dtype" --steps "$steps"
+  --engine-cache "$results/cache")
+
+# The log tells what was read from the cache, and when each part of the start was done.
+export RUST_LOG="${RUST_LOG:-debug}"
+for start in cold warm_1 warm_2 warm_3; do
+  measure "$start" "$start" "$xvla" bench "${options[@]}" --calib "$work/calib_$dtype" --iters "$iters"
+  "$xvla" infer "${options[@]}" --input "$work/calib_$dtype/calib_00000.npz" --output "$results/$start.npz" \
+    >> "$results/$start.log" 2>&1 || die "$start: $(last_line "$results/$start.log")"
+done
+"$python" tools/gpu_starts.py "$results"
