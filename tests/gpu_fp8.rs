@@ -11,25 +11,20 @@
 
 mod gpu_common;
 
-use gpu_common::{Base, answers, ask, captured, channel_errors, gpu, say};
-use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor};
+use gpu_common::{
+    Base, GPU, answers, captured, channel_errors, entered_session, gemm, gpu, libtorch_on_gpu, random, relative_error,
+    say, say_times,
+};
+use tch::{Kind, Tensor};
 use xvla_ros::backend::cuda::device::memory::Span;
-use xvla_ros::backend::cuda::device::session::{PipelineStage, Session};
 use xvla_ros::backend::cuda::product::gemm::{Activation, Gemm, Linear};
 use xvla_ros::backend::cuda::product::stored::{Stored, Target};
-use xvla_ros::backend::select;
-use xvla_ros::config::{Device as Place, Dtype};
-use xvla_ros::data::batch::{Batch, Limits, calibration_files, read_batch};
-use xvla_ros::model::variant::Part;
+use xvla_ros::config::Dtype;
 use xvla_ros::model::weight::Weight;
 use xvla_ros::model::weight::fp8::quantise;
-use xvla_ros::offline::synthetic_batches::{Batches, write_calibration};
-use xvla_ros::offline::variant::{self, Keep, Order, Plan, Recipe};
-use xvla_ros::pipeline::{Options, Pipeline, noise};
+use xvla_ros::offline::variant::Recipe;
 use xvla_ros::types::HostArray;
 
-const GPU: Device = Device::Cuda(0);
 /// The range of random inputs that a matrix in FP8 is made for.
 const RANGE: f32 = 4.0;
 /// Relative error of a result in f16.
@@ -40,7 +35,6 @@ const FP8: f64 = 3e-2;
 /// two cannot be held to each other: whatever rounds differently moves some activations to the next E4M3, so that after
 /// some layers the errors of both are nearly independent.
 const NETWORK: f64 = 1.25;
-const DOMAIN: i64 = 3;
 
 /// One product to try.
 #[derive(Clone, Copy, Debug)]
@@ -79,18 +73,10 @@ impl Case {
     }
 }
 
-fn random(shape: [i64; 2], scale: f64) -> Tensor {
-    (Tensor::randn(shape, (Kind::Float, GPU)) * scale).to_kind(Kind::Half)
-}
-
 /// A random matrix [outputs, inputs], in FP8 or dense.
 fn weight(outputs: i64, inputs: i64, fp8: bool) -> Weight {
-    let matrix = random([outputs, inputs], (inputs as f64).sqrt().recip());
+    let matrix = random([outputs, inputs], Kind::Half, (inputs as f64).sqrt().recip());
     if fp8 { Weight::Fp8(quantise(&[matrix], RANGE).unwrap().remove(0)) } else { Weight::Dense(matrix) }
-}
-
-fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
-    ((found.to_kind(Kind::Double) - expected).norm() / expected.norm()).double_value(&[])
 }
 
 /// What a case's product gives before and after the search for its implementation, and how far both may be from it.
@@ -98,10 +84,10 @@ fn errors(gemm: &mut Gemm, case: &Case) -> [f64; 2] {
     let &Case { rows, inputs, outputs, .. } = case;
     let formats = gemm.formats().unwrap();
     let matrix = weight(outputs, inputs, case.fp8);
-    let bias = random([1, outputs], 1.0).view([outputs]);
+    let bias = random([1, outputs], Kind::Half, 1.0).view([outputs]);
     let layer = Linear::new(&matrix, Some(&bias), formats).unwrap();
     let next = Linear::new(&weight(64, outputs, case.to_fp8), None, formats).unwrap();
-    let x = random([rows, inputs], 1.0);
+    let x = random([rows, inputs], Kind::Half, 1.0);
     let (input, seen) = match &matrix {
         Weight::Fp8(matrix) => {
             let quantised = matrix.quantise_input(&x).unwrap();
@@ -110,7 +96,7 @@ fn errors(gemm: &mut Gemm, case: &Case) -> [f64; 2] {
         }
         _ => (x.shallow_clone(), x.to_kind(Kind::Double)),
     };
-    let residual = case.residual.then(|| random([rows, outputs], 1.0));
+    let residual = case.residual.then(|| random([rows, outputs], Kind::Half, 1.0));
     let mut expected = seen.matmul(&exact(&matrix).tr()) + bias.to_kind(Kind::Double);
     if case.gelu {
         expected = expected.gelu("tanh");
@@ -154,9 +140,7 @@ fn exact(weight: &Weight) -> Tensor {
 #[test]
 fn products_in_every_mix_of_formats_equal_exact_arithmetic() {
     let Some(_gpu) = gpu("products in FP8") else { return };
-    let session = Session::open(0, false).unwrap();
-    session.enter(PipelineStage::Vlm).unwrap();
-    let mut gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Vlm).clone(), Kind::Half).unwrap();
+    let mut gemm = gemm(&entered_session(), Kind::Half);
     if !gemm.formats().unwrap().half_to_fp8 {
         say("products in FP8: skipped: needs a GPU of compute capability 9.0");
         return;
@@ -170,58 +154,10 @@ fn products_in_every_mix_of_formats_equal_exact_arithmetic() {
     }
 }
 
-/// A variant of the full-size checkpoint in FP8, whose matrices of these names are not, and its batches.
-fn quantised(name: &str, keep: &[&str]) -> (PathBuf, Vec<Batch>) {
-    let checkpoint = Base::get().checkpoint();
-    let folder = checkpoint.parent().unwrap();
-    let (calibration, out) = (folder.join("fp8-calib"), folder.join(name));
-    std::fs::create_dir_all(&out).unwrap();
-    if !calibration.exists() {
-        std::fs::create_dir_all(&calibration).unwrap();
-        write_calibration(&checkpoint, &calibration, Batches { count: 4, size: 1, domain: Some(DOMAIN), seed: 2 })
-            .unwrap();
-    }
-    let order = Order {
-        recipe: Recipe::Fp8 { percentile: 99.9 },
-        domain: DOMAIN,
-        part: Part::All,
-        keep: Keep::Named(keep.iter().map(|name| (*name).to_owned()).collect()),
-        steps: vec![1, 10],
-        least_cosine: 0.0,
-        least_mean_cosine: 0.0,
-    };
-    let calib = Some(calibration.clone());
-    let plan = Plan {
-        checkpoint,
-        adapter: None,
-        calibration: calib,
-        order,
-        device: Place::Cuda(0),
-        seed: 0,
-        out: out.clone(),
-    };
-    let outcome = variant::write(&plan, &mut |_| ()).unwrap();
-    say(&format!("{name}: {} matrices, {:?}", outcome.variant.matrices, outcome.sizes));
-    let files = calibration_files(&calibration).unwrap();
-    (out, files.iter().map(|file| read_batch(file, Limits::default()).unwrap()).collect())
-}
-
-/// The answers of libtorch on the GPU in single precision.
-fn by_libtorch(checkpoint: &Path, batches: &[Batch]) -> Vec<HostArray> {
-    answers(&Options { backend: select::DEFAULT.to_owned(), ..captured(checkpoint, Dtype::F32, 1) }, batches)
-}
-
 /// The relative error, as its mean over the channels.
 fn mean_error(found: &[HostArray], expected: &[HostArray]) -> f64 {
     let errors = channel_errors(found, expected);
     errors.iter().sum::<f64>() / errors.len() as f64
-}
-
-/// The shortest of some inferences, ms.
-fn shortest_ms(checkpoint: &Path, steps: usize, batch: &Batch) -> f64 {
-    let pipeline = Pipeline::load(&captured(checkpoint, Dtype::F16, steps)).unwrap();
-    let noise = noise::draw(0, &pipeline.noise_shape(1));
-    (0..30).map(|_| ask(&pipeline, &batch.inputs, &noise).times.e2e_ms).fold(f64::INFINITY, f64::min)
 }
 
 #[test]
@@ -236,9 +172,9 @@ fn quantised_networks_are_as_near_to_the_dense_one_as_libtorch_is_with_the_same_
         "vlm.vision_tower.blocks.2.0",
     ];
     for (name, keep) in [("fp8", [].as_slice()), ("mixed", mixed.as_slice())] {
-        let (checkpoint, batches) = quantised(name, keep);
-        let dense = by_libtorch(&Base::get().checkpoint(), &batches);
-        let same_matrices = by_libtorch(&checkpoint, &batches);
+        let (checkpoint, batches) = Base::get().variant(name, Recipe::Fp8 { percentile: 99.9 }, keep);
+        let dense = answers(&libtorch_on_gpu(&Base::get().checkpoint()), &batches);
+        let same_matrices = answers(&libtorch_on_gpu(&checkpoint), &batches);
         let unavoidable = mean_error(&same_matrices, &dense);
         for dtype in [Dtype::F16, Dtype::Bf16] {
             let found = answers(&captured(&checkpoint, dtype, 1), &batches);
@@ -250,11 +186,7 @@ fn quantised_networks_are_as_near_to_the_dense_one_as_libtorch_is_with_the_same_
             assert!(error <= NETWORK * unavoidable, "{error:e} for {unavoidable:e}");
         }
         if keep.is_empty() {
-            for steps in [1, 10] {
-                let times =
-                    [&Base::get().checkpoint(), &checkpoint].map(|folder| shortest_ms(folder, steps, &batches[0]));
-                say(&format!("{steps} step(s): dense {:.2} ms, FP8 {:.2} ms", times[0], times[1]));
-            }
+            say_times("FP8", &checkpoint, &batches[0]);
         }
     }
 }

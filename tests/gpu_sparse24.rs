@@ -11,27 +11,21 @@
 
 mod gpu_common;
 
-use gpu_common::{Base, answers, ask, captured, gpu, say, worst_channel};
-use std::path::{Path, PathBuf};
-use tch::{Device, Kind, Tensor};
+use gpu_common::{
+    Base, GPU, answers, captured, entered_session, gemm, gpu, libtorch_on_gpu, random, relative_error, say, say_times,
+    worst_channel,
+};
+use tch::{Kind, Tensor};
 use xvla_ros::backend::cuda::device::memory::Span;
-use xvla_ros::backend::cuda::device::session::{PipelineStage, Session};
 use xvla_ros::backend::cuda::product::gemm::{Activation, Gemm, Linear};
-use xvla_ros::backend::select;
-use xvla_ros::config::{Device as Place, Dtype};
-use xvla_ros::data::batch::{Batch, Limits, calibration_files, read_batch};
-use xvla_ros::model::variant::Part;
+use xvla_ros::config::Dtype;
 use xvla_ros::model::weight::Weight;
 use xvla_ros::model::weight::sparse24::pack;
-use xvla_ros::offline::synthetic_batches::{Batches, write_calibration};
-use xvla_ros::offline::variant::{self, Keep, Order, Plan, Recipe};
-use xvla_ros::pipeline::{Options, Pipeline, noise};
+use xvla_ros::offline::variant::Recipe;
 
-const GPU: Device = Device::Cuda(0);
 /// Relative errors of a network's answers in f16 and in bf16.
 const F16: f64 = 2e-2;
 const BF16: f64 = 5e-2;
-const DOMAIN: i64 = 3;
 
 /// One product to try: rows, inputs, outputs, GELU or a residual.
 type Case = (i64, i64, i64, bool);
@@ -49,10 +43,6 @@ fn cases() -> Vec<Case> {
         cases.extend([(rows, 1024, 3072, false), (rows, 1024, 4096, true), (rows, 4096, 1024, false)]);
     }
     cases
-}
-
-fn random(shape: [i64; 2], kind: Kind, scale: f64) -> Tensor {
-    (Tensor::randn(shape, (Kind::Float, GPU)) * scale).to_kind(kind)
 }
 
 /// A matrix [outputs, inputs] that keeps two random places of every group.
@@ -77,7 +67,7 @@ fn errors(gemm: &mut Gemm, (rows, inputs, outputs, gelu): Case, kind: Kind) -> [
         let (activation, added) =
             if gelu { (Activation::Gelu, None) } else { (Activation::None, Some(Span::of(&residual))) };
         gemm.linear(&layer, Span::of(&input), Span::of(&output), rows as usize, activation, added).unwrap();
-        ((double(&output) - &expected).norm() / expected.norm()).double_value(&[])
+        relative_error(&output, &expected)
     };
     let before = error(gemm);
     gemm.tune().unwrap();
@@ -87,11 +77,10 @@ fn errors(gemm: &mut Gemm, (rows, inputs, outputs, gelu): Case, kind: Kind) -> [
 #[test]
 fn products_with_2_4_matrices_equal_exact_arithmetic() {
     let Some(_gpu) = gpu("products in 2:4") else { return };
-    let session = Session::open(0, false).unwrap();
-    session.enter(PipelineStage::Vlm).unwrap();
+    let session = entered_session();
     tch::manual_seed(0);
     for (kind, tolerance) in [(Kind::Half, 1e-3), (Kind::BFloat16, 8e-3)] {
-        let mut gemm = Gemm::new(session.clone(), session.stream(PipelineStage::Vlm).clone(), kind).unwrap();
+        let mut gemm = gemm(&session, kind);
         for case in cases() {
             let [before, after] = errors(&mut gemm, case, kind);
             say(&format!("{before:.1e} {after:.1e} {case:?}"));
@@ -100,63 +89,21 @@ fn products_with_2_4_matrices_equal_exact_arithmetic() {
     }
 }
 
-/// A variant of the full-size checkpoint with matrices in 2:4, but for one of each part, and batches for it.
-fn variant() -> (PathBuf, Vec<Batch>) {
-    let checkpoint = Base::get().checkpoint();
-    let folder = checkpoint.parent().unwrap();
-    let (calibration, out) = (folder.join("sparse-calib"), folder.join("sparse"));
-    std::fs::create_dir_all(&calibration).unwrap();
-    std::fs::create_dir_all(&out).unwrap();
-    let batches = Batches { count: 4, size: 1, domain: Some(DOMAIN), seed: 2 };
-    write_calibration(&checkpoint, &calibration, batches).unwrap();
+#[test]
+fn a_pruned_network_answers_as_libtorch_does_with_the_same_matrices() {
+    let Some(_gpu) = gpu("pruned network") else { return };
+    // One matrix of each part stays dense.
     let dense = [
         "transformer.blocks.1.mlp.fc2",
         "vlm.language_model.model.encoder.layers.1.self_attn",
         "vlm.vision_tower.blocks.2.0",
     ];
-    let order = Order {
-        recipe: Recipe::TwoToFour { wanda: false, dense_zeros: false },
-        domain: DOMAIN,
-        part: Part::All,
-        keep: Keep::Named(dense.map(str::to_owned).to_vec()),
-        steps: vec![1, 10],
-        least_cosine: 0.0,
-        least_mean_cosine: 0.0,
-    };
-    let plan = Plan {
-        checkpoint,
-        adapter: None,
-        calibration: Some(calibration.clone()),
-        order,
-        device: Place::Cuda(0),
-        seed: 0,
-        out: out.clone(),
-    };
-    let outcome = variant::write(&plan, &mut |_| ()).unwrap();
-    say(&format!("{} matrices, {:?}", outcome.variant.matrices, outcome.sizes));
-    let files = calibration_files(&calibration).unwrap();
-    (out, files.iter().map(|file| read_batch(file, Limits::default()).unwrap()).collect())
-}
-
-/// The shortest of some inferences, ms.
-fn shortest_ms(checkpoint: &Path, steps: usize, batch: &Batch) -> f64 {
-    let pipeline = Pipeline::load(&captured(checkpoint, Dtype::F16, steps)).unwrap();
-    let noise = noise::draw(0, &pipeline.noise_shape(1));
-    (0..30).map(|_| ask(&pipeline, &batch.inputs, &noise).times.e2e_ms).fold(f64::INFINITY, f64::min)
-}
-
-#[test]
-fn a_pruned_network_answers_as_libtorch_does_with_the_same_matrices() {
-    let Some(_gpu) = gpu("pruned network") else { return };
-    let (checkpoint, batches) = variant();
-    let by_libtorch = Options { backend: select::DEFAULT.to_owned(), ..captured(&checkpoint, Dtype::F32, 1) };
-    let expected = answers(&by_libtorch, &batches);
+    let recipe = Recipe::TwoToFour { wanda: false, dense_zeros: false };
+    let (checkpoint, batches) = Base::get().variant("sparse", recipe, &dense);
+    let expected = answers(&libtorch_on_gpu(&checkpoint), &batches);
     for (dtype, tolerance) in [(Dtype::F16, F16), (Dtype::Bf16, BF16)] {
         let found = answers(&captured(&checkpoint, dtype, 1), &batches);
         assert!(worst_channel(dtype.name(), &found, &expected) <= tolerance);
     }
-    for steps in [1, 10] {
-        let times = [&Base::get().checkpoint(), &checkpoint].map(|folder| shortest_ms(folder, steps, &batches[0]));
-        say(&format!("{steps} step(s): dense {:.2} ms, 2:4 {:.2} ms", times[0], times[1]));
-    }
+    say_times("2:4", &checkpoint, &batches[0]);
 }

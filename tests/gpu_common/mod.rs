@@ -1,4 +1,5 @@
-//! What the GPU tests share: the check for a GPU, a full-size checkpoint, and the comparison of answers.
+//! What the GPU tests share: the check for a GPU, a full-size checkpoint and variants of it, random operands, and the
+//! comparison of answers.
 
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
@@ -7,7 +8,10 @@ mod scratch;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tch::{Kind, Tensor};
+use xvla_ros::backend::cuda::device::session::{PipelineStage, Session};
+use xvla_ros::backend::cuda::product::gemm::Gemm;
 use xvla_ros::backend::{device, select};
 use xvla_ros::config::{Device, Dtype, EngineConfig};
 use xvla_ros::data::batch::{Batch, Limits, calibration_files, read_batch};
@@ -15,11 +19,18 @@ use xvla_ros::model::action_space::ActionMode;
 use xvla_ros::model::synth::dialect::Dialect;
 use xvla_ros::model::synth::presets::Preset;
 use xvla_ros::model::synth::{self, Recipe, StoredDtype};
+use xvla_ros::model::variant::Part;
 use xvla_ros::offline::synthetic_batches::{Batches, write_calibration};
+use xvla_ros::offline::variant::{self, Keep, Order, Plan, Recipe as VariantRecipe};
 use xvla_ros::pipeline::prepare::TOKENIZER_FILE;
 use xvla_ros::pipeline::{InFlight, Inference, Options, Pipeline, Request, noise};
 use xvla_ros::transform::train_tokenizer::train_small;
 use xvla_ros::types::{HostArray, ModelInputs};
+
+/// The first GPU, for tensors.
+pub const GPU: tch::Device = tch::Device::Cuda(0);
+/// The domain that variants are made for.
+const DOMAIN: i64 = 3;
 
 /// Prints a line that the test harness does not capture.
 pub fn say(line: &str) {
@@ -76,9 +87,68 @@ impl Base {
 
     /// The batches, of one sample each.
     pub fn batches(&self) -> Vec<Batch> {
-        let files = calibration_files(&self.folder.join("calib")).unwrap();
-        files.iter().map(|file| read_batch(file, Limits::default()).unwrap()).collect()
+        batches_of(&self.folder.join("calib"))
     }
+
+    /// A variant called `name`, in which the matrices of these names stay dense, and batches of the domain that it is
+    /// for.
+    pub fn variant(&self, name: &str, recipe: VariantRecipe, dense: &[&str]) -> (PathBuf, Vec<Batch>) {
+        let (calibration, out) = (self.folder.join("variants-calib"), self.folder.join(name));
+        std::fs::create_dir_all(&out).unwrap();
+        if !calibration.exists() {
+            std::fs::create_dir_all(&calibration).unwrap();
+            let batches = Batches { count: 4, size: 1, domain: Some(DOMAIN), seed: 2 };
+            write_calibration(&self.checkpoint(), &calibration, batches).unwrap();
+        }
+        let order = Order {
+            recipe,
+            domain: DOMAIN,
+            part: Part::All,
+            keep: Keep::Named(dense.iter().map(|name| (*name).to_owned()).collect()),
+            steps: vec![1, 10],
+            least_cosine: 0.0,
+            least_mean_cosine: 0.0,
+        };
+        let plan = Plan {
+            checkpoint: self.checkpoint(),
+            adapter: None,
+            calibration: Some(calibration.clone()),
+            order,
+            device: Device::Cuda(0),
+            seed: 0,
+            out: out.clone(),
+        };
+        let outcome = variant::write(&plan, &mut |_| ()).unwrap();
+        say(&format!("{name}: {} matrices, {:?}", outcome.variant.matrices, outcome.sizes));
+        (out, batches_of(&calibration))
+    }
+}
+
+fn batches_of(folder: &Path) -> Vec<Batch> {
+    let files = calibration_files(folder).unwrap();
+    files.iter().map(|file| read_batch(file, Limits::default()).unwrap()).collect()
+}
+
+/// Random numbers of this deviation, rounded to `kind`, from a generator that tests seed.
+pub fn random(shape: [i64; 2], kind: Kind, deviation: f64) -> Tensor {
+    (Tensor::randn(shape, (Kind::Float, GPU)) * deviation).to_kind(kind)
+}
+
+/// ‖found − expected‖ / ‖expected‖ in double precision.
+pub fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
+    ((found.to_kind(Kind::Double) - expected).norm() / expected.norm()).double_value(&[])
+}
+
+/// Matrix products in `kind` on a stream of `session`.
+pub fn gemm(session: &Arc<Session>, kind: Kind) -> Gemm {
+    Gemm::new(session.clone(), session.stream(PipelineStage::Vlm).clone(), kind).unwrap()
+}
+
+/// The first GPU, on whose stream this thread's work goes from then on.
+pub fn entered_session() -> Arc<Session> {
+    let session = Session::open(0, false).unwrap();
+    session.enter(PipelineStage::Vlm).unwrap();
+    session
 }
 
 /// Options for captured graphs on the first GPU.
@@ -92,6 +162,11 @@ pub fn captured(checkpoint: &Path, dtype: Dtype, steps: usize) -> Options {
         engine: EngineConfig { cache: Some(std::env::temp_dir().join("xvla-test-cache")), ..EngineConfig::default() },
         ..Options::new(checkpoint)
     }
+}
+
+/// Options for libtorch on the first GPU in single precision, for one step.
+pub fn libtorch_on_gpu(checkpoint: &Path) -> Options {
+    Options { backend: select::DEFAULT.to_owned(), ..captured(checkpoint, Dtype::F32, 1) }
 }
 
 /// Options for libtorch on the CPU in single precision.
@@ -132,6 +207,19 @@ pub fn worst_channel(what: &str, found: &[HostArray], expected: &[HostArray]) ->
     let mean = errors.iter().sum::<f64>() / errors.len() as f64;
     say(&format!("{what}: relative error per channel at most {worst:.2e}, mean {mean:.2e}"));
     worst
+}
+
+/// Says how long the dense network and a variant of it take in f16, ms: the shortest of some inferences.
+pub fn say_times(label: &str, variant: &Path, batch: &Batch) {
+    let shortest_ms = |checkpoint: &Path, steps: usize| {
+        let pipeline = Pipeline::load(&captured(checkpoint, Dtype::F16, steps)).unwrap();
+        let noise = noise::draw(0, &pipeline.noise_shape(1));
+        (0..30).map(|_| ask(&pipeline, &batch.inputs, &noise).times.e2e_ms).fold(f64::INFINITY, f64::min)
+    };
+    for steps in [1, 10] {
+        let [dense, other] = [&Base::get().checkpoint(), variant].map(|folder| shortest_ms(folder, steps));
+        say(&format!("{steps} step(s): dense {dense:.2} ms, {label} {other:.2} ms"));
+    }
 }
 
 /// What `pipeline` answers to a batch.
