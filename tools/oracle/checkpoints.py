@@ -54,6 +54,45 @@ ODD_VISION = VisionSizes(
     window_size=4,
 )
 
+# Sizes that the CUDA kernels support: widths in multiples of 8, heads and groups of 16, 32, 64 or 128. A map of 15x15
+# is more than one slice for a group of 32 channels, one of 11x11 for a group of 64.
+SUPPORTED_VISION = VisionSizes(
+    embed_dim=(32, 32, 32, 32), num_heads=(2, 1, 2, 1), num_groups=(1, 2, 1, 2), depths=(1, 1, 1, 1)
+)
+SUPPORTED_ODD_VISION = VisionSizes(
+    embed_dim=(16, 32, 48),
+    num_heads=(1, 2, 1),
+    num_groups=(1, 1, 3),
+    depths=(1, 2, 1),
+    patch_size=(5, 3, 2),
+    patch_stride=(3, 2, 2),
+    patch_padding=(2, 1, 0),
+    patch_prenorm=(False, True, False),
+    window_size=4,
+)
+SUPPORTED_NARROW_VISION = VisionSizes(
+    embed_dim=(16, 16, 32),
+    num_heads=(1, 1, 2),
+    num_groups=(1, 1, 2),
+    depths=(1, 1, 1),
+    patch_size=(7, 3, 3),
+    patch_stride=(4, 2, 2),
+    patch_padding=(3, 1, 1),
+    patch_prenorm=(False, True, True),
+    window_size=2,
+)
+SUPPORTED_WIDE_VISION = VisionSizes(
+    embed_dim=(64, 32),
+    num_heads=(2, 1),
+    num_groups=(1, 1),
+    depths=(1, 1),
+    patch_size=(7, 3),
+    patch_stride=(4, 4),
+    patch_padding=(3, 1),
+    patch_prenorm=(False, True),
+    window_size=12,
+)
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -204,6 +243,95 @@ SPECS: tuple[Spec, ...] = (
         sizes=Sizes(SMALL_VISION, SMALL_TEXT, PolicySizes(action_mode="auto", real_action_dim=6)),
         state_dim=6,
         mean_std=True,
+    ),
+    Spec(
+        name="supported_ee6d",
+        covers="sizes of the CUDA kernels; F16; ee6d; policy heads of 64 in a single block, chunk of 17; text heads of "
+        "16; window heads and groups of 16 and 32 in windows of 3",
+        layout=Layout.ORIGINAL,
+        seed=111,
+        sizes=Sizes(
+            SUPPORTED_VISION,
+            TextSizes(d_model=32, encoder_layers=1, encoder_ffn_dim=64, vocab_size=64),
+            PolicySizes(hidden_size=128, depth=1, mlp_ratio=0.5, num_domains=3, chunk=17),
+        ),
+        dtype=torch.float16,
+        embedding=SHARED,
+    ),
+    Spec(
+        name="supported_joint_hetero",
+        covers="sizes of the CUDA kernels; F16; joint with P 17; projections per domain; policy heads of 16 in three "
+        "blocks, chunk of 9; text heads of 32; window heads of 48; three stages of patches of 5, 3 and 2",
+        layout=Layout.VENDORED,
+        seed=112,
+        sizes=Sizes(
+            SUPPORTED_ODD_VISION,
+            TextSizes(d_model=64, encoder_ffn_dim=72, vocab_size=64),
+            PolicySizes(
+                action_mode="joint",
+                hidden_size=32,
+                len_soft_prompts=5,
+                dim_time=9,
+                use_hetero_proj=True,
+                chunk=9,
+                proprio_dim=17,
+                real_action_dim=14,
+            ),
+        ),
+        dtype=torch.float16,
+        embedding=SHARED,
+        state_dim=14,
+    ),
+    Spec(
+        name="supported_auto",
+        covers="sizes of the CUDA kernels; F16; auto, 7 of 12 dimensions, without proprioception or soft prompts; a "
+        "policy head of 128 in two blocks, chunk of 33; a text head of 64; windows of 2",
+        layout=Layout.NATIVE,
+        seed=113,
+        sizes=Sizes(
+            SUPPORTED_NARROW_VISION,
+            TextSizes(d_model=64, encoder_layers=1, encoder_attention_heads=1, encoder_ffn_dim=40, vocab_size=64),
+            PolicySizes(
+                action_mode="auto",
+                hidden_size=128,
+                depth=2,
+                num_heads=1,
+                mlp_ratio=0.5,
+                num_domains=2,
+                len_soft_prompts=0,
+                chunk=33,
+                proprio_dim=0,
+                max_action_dim=12,
+                real_action_dim=7,
+            ),
+        ),
+        dtype=torch.float16,
+        embedding=ENCODER,
+        native_vision_keys=True,
+        use_proprio=False,
+    ),
+    Spec(
+        name="supported_franka",
+        covers="sizes of the CUDA kernels; F16; franka_joint7; policy heads of 32 in two blocks, chunk of 12; a text "
+        "head of 128; groups of 64; windows of 12, larger than the maps",
+        layout=Layout.NATIVE,
+        seed=114,
+        sizes=Sizes(
+            SUPPORTED_WIDE_VISION,
+            TextSizes(d_model=128, encoder_layers=1, encoder_attention_heads=1, encoder_ffn_dim=64, vocab_size=64),
+            PolicySizes(
+                action_mode="franka_joint7",
+                hidden_size=64,
+                depth=2,
+                mlp_ratio=1.5,
+                chunk=12,
+                proprio_dim=8,
+                real_action_dim=7,
+            ),
+        ),
+        dtype=torch.float16,
+        embedding=SHARED,
+        native_vision_keys=True,
     ),
 )
 
