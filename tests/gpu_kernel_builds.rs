@@ -9,11 +9,14 @@
     reason = "a panic is how a test fails"
 )]
 
+mod common;
 #[path = "gpu_common/cubin.rs"]
 mod cubin;
 
+use common::supported_checkpoints;
 use cubin::{Usage, usages};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::LazyLock;
 use tch::Kind;
 use xvla_ros::backend::cuda::device::compiler::{Source, compile};
@@ -97,6 +100,11 @@ fn between_products(config: &ModelConfig, chip: (i32, i32)) -> Vec<Source> {
     stored::variants(sources, chip >= FIRST_WITH_FP8)
 }
 
+/// The kernels between matrix products for the sizes of a small checkpoint.
+fn small(folder: &Path, chip: (i32, i32)) -> Vec<Source> {
+    between_products(&ModelConfig::from_folder(folder).unwrap(), chip)
+}
+
 /// The matrix products of a policy step, in every format, as they are tried on Hopper: each source with the shared memory
 /// that its launch asks for, bytes.
 fn products() -> Vec<(Source, usize)> {
@@ -144,6 +152,7 @@ static BUILT: LazyLock<BTreeMap<(i32, i32), Vec<Usage>>> = LazyLock::new(|| {
         let mut sources = between_products(&config, chip);
         if chip == HOPPER {
             sources.extend(products().into_iter().map(|(source, _)| source));
+            sources.extend(supported_checkpoints().iter().flat_map(|folder| small(folder, chip)));
         }
         let kinds = [Kind::Half, Kind::BFloat16];
         let built = kinds.map(|kind| {

@@ -3,16 +3,18 @@
 #![allow(dead_code, reason = "each test program uses a part of this")]
 
 use safetensors::SafeTensors;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use xvla_ros::data::batch::{Batch, read_batch};
 use xvla_ros::data::npz::Limits;
 use xvla_ros::pipeline::{InFlight, Inference, Pipeline, Request};
 use xvla_ros::types::{HostArray, ModelInputs};
 
-/// Everything under `tests/fixtures`.
+/// Everything under `tests/fixtures`. A program that was built on another machine is told by CARGO_MANIFEST_DIR where the
+/// project is; cargo sets it too.
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    let project = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&project).join("tests/fixtures")
 }
 
 /// A checkpoint, inputs with their noise, and what the oracle computed from them.
@@ -52,8 +54,20 @@ pub fn goldens() -> Vec<Golden> {
         .map(|entry| entry.unwrap().path())
         .collect();
     folders.sort();
-    assert!(folders.len() >= 16, "only {} goldens: are the fixtures complete?", folders.len());
+    assert!(folders.len() >= 25, "only {} goldens: are the fixtures complete?", folders.len());
     folders.iter().map(|folder| golden(folder)).collect()
+}
+
+/// The goldens of sizes that the CUDA kernels support.
+pub fn supported_goldens() -> Vec<Golden> {
+    let goldens: Vec<Golden> = goldens().into_iter().filter(|golden| golden.name.starts_with("supported_")).collect();
+    assert!(goldens.len() >= 9, "only {} goldens of supported sizes", goldens.len());
+    goldens
+}
+
+/// Their checkpoints.
+pub fn supported_checkpoints() -> BTreeSet<PathBuf> {
+    supported_goldens().into_iter().map(|golden| golden.checkpoint).collect()
 }
 
 fn golden(folder: &Path) -> Golden {

@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Runs every test that needs a GPU on this machine's GPU, one program after the other, and prints a line for each: pass,
+# skip with the reason, or fail with the tests that failed. Ends with 1 if any failed. Programs that were built elsewhere
+# need only this checkout and a Python with PyTorch for CUDA 13.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+  cat << 'END'
+usage: tools/gpu_tests.sh [options]
+  --programs DIR   test programs that --build has made, here or on another machine [build them]
+  --build DIR      build the test programs into DIR, without line tables, and run nothing
+  --features LIST  what they are built with [ros,cuda,onnxruntime,tensorrt, as by make build CUDA=1]
+  --python PATH    a Python with torch, cupy and numpy [python3]
+  --logs DIR       what each program printed [build/gpu_tests]
+  --only REGEX     run only the programs whose name matches
+  --limit SECONDS  how long one program may take [300]
+END
+}
+
+programs='' build='' features=ros,cuda,onnxruntime,tensorrt python=python3 logs=build/gpu_tests only=. limit=300
+while (($# > 0)); do
+  case "$1" in
+    --help | -h) usage && exit ;;
+    --programs | --build | --features | --python | --logs | --only | --limit)
+      (($# > 1)) || { usage >&2 && exit 2; }
+      declare "${1#--}=$2"
+      shift
+      ;;
+    *) usage >&2 && exit 2 ;;
+  esac
+  shift
+done
+
+# In the order in which they run. The last one leaves the GPU's context unusable, but only in its own process.
+readonly PROGRAMS=(gpu_goldens gpu_kernel_builds gpu_fp8 gpu_sparse24 gpu_tensorrt gpu_backend gpu_failure)
+
+# Builds the test programs into a folder, named as cargo names the tests: DIR.
+build_into() {
+  local built name
+  mkdir -p "$1"
+  export XVLA_CUDA=1
+  # shellcheck source=/dev/null
+  source scripts/env.sh
+  export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target/cuda}"
+  # A test whose features are left out cannot be named.
+  local names=("${PROGRAMS[@]}")
+  [[ ",$features," == *,tensorrt,* ]] || mapfile -t names < <(printf '%s\n' "${PROGRAMS[@]}" | grep -v tensorrt)
+  cargo test --release --locked --features "$features" --no-run "${names[@]/#/--test=}" 2>&1 | tee "$1/build.log" >&2
+  for name in "${names[@]}"; do
+    built="$(sed -n "s|.*Executable tests/$name.rs (\(.*\))|\1|p" "$1/build.log")"
+    objcopy --strip-debug "$built" "$1/$name"
+  done
+}
+
+if [[ -n "$build" ]]; then
+  build_into "$build"
+  exit
+fi
+
+mkdir -p "$logs"
+logs="$(realpath "$logs")"
+if [[ -z "$programs" ]]; then
+  programs="$logs/programs"
+  build_into "$programs"
+else
+  # The programs were linked to the libraries of the machine that built them.
+  torch="$("$python" -c 'import torch, os; print(os.path.dirname(torch.__file__))')" || {
+    echo "gpu_tests: $python cannot import torch, whose libraries the programs need: name one with --python" >&2
+    exit 2
+  }
+  LD_LIBRARY_PATH="$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)${LD_LIBRARY_PATH:-}"
+  export LD_LIBRARY_PATH
+fi
+# Where the programs find the fixtures.
+export CARGO_MANIFEST_DIR="$PWD"
+
+passed=0 skipped=0 failed=0
+
+# One line of the result, and the count: RESULT NAME DETAIL.
+report() {
+  printf '%-4s  %-26s %s\n' "$1" "$2" "$3"
+  case "$1" in
+    pass) passed=$((passed + 1)) ;;
+    skip) skipped=$((skipped + 1)) ;;
+    *) failed=$((failed + 1)) ;;
+  esac
+}
+
+# Runs a command and reports how it went; libtest's programs and unittest say in the log why they skip: NAME COMMAND...
+check() {
+  local name="$1" log="$logs/$1.log" began="$SECONDS" status=0 took reasons
+  shift
+  timeout --kill-after=10 "$limit" "$@" > "$log" 2>&1 || status=$?
+  took="$((SECONDS - began)) s"
+  reasons="$(sed -nE "s/.*: skipped: (.*)/\1/p; s/.* skipped ['\"](.*)['\"]$/\1/p; s/^skipped: (.*)/\1/p" "$log")"
+  if ((status == 124 || status == 137)); then
+    report FAIL "$name" "not done after $limit s; see $log"
+  elif ((status != 0)); then
+    report FAIL "$name" "$(failures "$log") ($took; see $log)"
+  elif [[ -n "$reasons" ]]; then
+    report skip "$name" "$(wc -l <<< "$reasons") of $(count "$log"): ${reasons%%$'\n'*} ($took)"
+  else
+    report pass "$name" "$(count "$log") ($took)"
+  fi
+}
+
+# The tests that failed, or else the last line: LOG.
+failures() {
+  local names
+  names="$(sed -nE 's/^test (.*) \.\.\. FAILED$/\1/p; s/^(FAIL|ERROR): (.*) \(.*/\2/p' "$1" | sort -u | paste -sd ' ')"
+  printf '%s' "${names:-$(grep -v '^[[:space:]]*$' "$1" | tail -n 1)}"
+}
+
+# How many tests there were: LOG.
+count() {
+  sed -nE 's/^test result: ok\. ([0-9]+) passed.*/\1/p; s/^Ran ([0-9]+) tests? in.*/\1/p' "$1" |
+    awk '{ tests += $1 } END { print tests + 0 " tests" }'
+}
+
+card="$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null | head -n 1)" || true
+echo "GPU: ${card:-none}"
+echo "date: $(date --utc +%F), commit $(git rev-parse --short HEAD 2> /dev/null || echo unknown)"
+
+for test in tests/gpu/test_*.py; do
+  name="$(basename "$test" .py)"
+  [[ "$name" =~ $only ]] || continue
+  check "$name" "$python" -m unittest discover --verbose --start-directory tests/gpu --pattern "$name.py"
+done
+for name in "${PROGRAMS[@]}"; do
+  [[ "$name" =~ $only ]] || continue
+  if [[ -x "$programs/$name" ]]; then
+    check "$name" "$programs/$name" --nocapture
+  else
+    report skip "$name" "not among the programs"
+  fi
+done
+
+echo "$passed passed, $skipped skipped, $failed failed in $SECONDS s"
+((failed == 0))
