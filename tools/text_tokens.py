@@ -2,7 +2,7 @@
 
     python tools/text_tokens.py --checkpoint base --calib calib --tokens 64
 
-Instructions are padded as a tokenizer would, or cut.
+Instructions are padded as a tokenizer would, or cut. Needs numpy where there are batches.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
-
 PAD_ID = 1
 
 
@@ -20,12 +18,12 @@ def main() -> None:
     """Changes the folders in place; a second run changes nothing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="its config.json is changed")
-    parser.add_argument("--calib", type=Path, required=True, help="every calib_*.npz in it is changed")
+    parser.add_argument("--calib", type=Path, help="every calib_*.npz in it is changed")
     parser.add_argument("--tokens", type=int, required=True)
     arguments = parser.parse_args()
 
     set_tokenizer_length(arguments.checkpoint / "config.json", arguments.tokens)
-    for batch in sorted(arguments.calib.glob("calib_*.npz")):
+    for batch in sorted(arguments.calib.glob("calib_*.npz")) if arguments.calib else []:
         set_batch_length(batch, arguments.tokens)
 
 
@@ -38,6 +36,8 @@ def set_tokenizer_length(config: Path, tokens: int) -> None:
 
 def set_batch_length(path: Path, tokens: int) -> None:
     """Pads or cuts `input_ids` [B, L]."""
+    import numpy as np
+
     with np.load(path) as stored:
         arrays = dict(stored)
     ids = arrays["input_ids"][:, :tokens]
