@@ -3,6 +3,7 @@
 //
 // Each function returns null on success, else a message that lives until the thread's next call. No exception escapes.
 
+#include <ATen/Context.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAException.h>
@@ -12,6 +13,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <mutex>
 #include <string>
 
 namespace {
@@ -31,6 +33,16 @@ const char* guarded(Body&& body) noexcept {
     last_error = "unknown C++ exception";
   }
   return last_error.c_str();
+}
+
+// Lets convolutions in single precision round to nothing coarser. libtorch's default for them, unlike for matrix products,
+// is TF32, which keeps 10 bits of 23.
+void keep_single_precision() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    at::globalContext().setFloat32Precision(
+        at::Float32Backend::CUDA, at::Float32Op::CONV, at::Float32Precision::IEEE);
+  });
 }
 
 // A recording of what a stream was given, and the pool that the recorded operators' memory came from.
@@ -124,18 +136,20 @@ struct XvlaMemory {
   int64_t driver_allocations;     // of those, how many went to the driver
 };
 
-// Makes `stream` (a cudaStream_t) the one that libtorch's operators of this thread run on.
+// Makes `stream` (a cudaStream_t) the one that libtorch's operators of this thread run on. What is single precision stays so.
 const char* xvla_use_stream(int device, void* stream) {
   return guarded([&] {
+    keep_single_precision();
     c10::cuda::set_device(static_cast<c10::DeviceIndex>(device));
     c10::cuda::setCurrentCUDAStream(
         c10::cuda::getStreamFromExternal(static_cast<cudaStream_t>(stream), static_cast<c10::DeviceIndex>(device)));
   });
 }
 
-// Makes libtorch's operators of this thread run on the default stream again.
+// Makes libtorch's operators of this thread run on the default stream. What is single precision stays so.
 const char* xvla_use_default_stream(int device) {
   return guarded([&] {
+    keep_single_precision();
     c10::cuda::setCurrentCUDAStream(c10::cuda::getDefaultCUDAStream(static_cast<c10::DeviceIndex>(device)));
   });
 }

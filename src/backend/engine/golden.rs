@@ -153,7 +153,7 @@ pub fn expect(seed: u64, steps: usize, actions: Vec<f32>, config: &ModelConfig, 
 ///
 /// Deviations of single values, measured with full-size checkpoints of random weights: 0.5 % for f16 in ONNX Runtime
 /// against single precision; 3 % for f16 and 20 % for bf16 between libtorch and `cuda_graph` on an H200. One of the
-/// policy's 96 matrices transposed gives 110 %. Single precision on a GPU includes convolutions in TF32.
+/// policy's 96 matrices transposed gives 110 %.
 fn tolerance(actions: &[f32], channels: usize, part: f32, least: f32) -> Vec<f32> {
     let root_mean_square = |values: &mut dyn Iterator<Item = f32>| {
         let (sum, count) = values.fold((0.0, 0.0f32), |(sum, count), value| (sum + value * value, count + 1.0));
