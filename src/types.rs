@@ -3,6 +3,7 @@
 //! Letters in shapes: B batch, V camera views, H×W image size, L text tokens, P proprioception
 //! channels, T actions in a chunk, A action channels.
 
+use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,15 +48,15 @@ pub struct Stamped<T> {
 pub struct RgbImage {
     width: usize,
     height: usize,
-    data: Vec<u8>,
+    data: Bytes,
 }
 
 impl RgbImage {
     /// Wraps `data`, which must hold `height * width * 3` bytes, row by row.
     ///
     /// Returns `None` when the size does not match or either side is zero.
-    pub fn new(width: usize, height: usize, data: Vec<u8>) -> Option<Self> {
-        let expected = width.checked_mul(height)?.checked_mul(3)?;
+    pub fn new(width: usize, height: usize, data: impl Into<Bytes>) -> Option<Self> {
+        let (data, expected) = (data.into(), width.checked_mul(height)?.checked_mul(3)?);
         (expected > 0 && data.len() == expected).then_some(Self { width, height, data })
     }
 
@@ -73,11 +74,6 @@ impl RgbImage {
     pub fn data(&self) -> &[u8] {
         &self.data
     }
-
-    /// The same bytes, moved out.
-    pub fn into_data(self) -> Vec<u8> {
-        self.data
-    }
 }
 
 /// An image as its camera sent it, not decoded yet.
@@ -85,8 +81,8 @@ impl RgbImage {
 pub struct EncodedImage {
     /// How `data` is to be read.
     pub format: ImageFormat,
-    /// The image's bytes.
-    pub data: Vec<u8>,
+    /// The image's bytes, which what holds them shares.
+    pub data: Bytes,
 }
 
 /// How the bytes of an image are to be read.

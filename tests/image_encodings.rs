@@ -26,7 +26,7 @@ impl Golden {
     fn image(&self, encoding: &str) -> EncodedImage {
         let (width, height, step, is_bigendian) = (self.width, self.height, self.step, self.is_bigendian);
         let format = ImageFormat::Raw { encoding: encoding.to_owned(), width, height, step, is_bigendian };
-        EncodedImage { format, data: bytes(&self.data) }
+        EncodedImage { format, data: bytes(&self.data).into() }
     }
 }
 
@@ -99,7 +99,7 @@ fn an_image_that_is_rgb_already_keeps_its_buffer() {
     let format = ImageFormat::Raw { encoding: "rgb8".to_owned(), width: 4, height: 2, step: 12, is_bigendian: false };
     let data = vec![5; 24];
     let address = data.as_ptr();
-    let found = decode("camera", EncodedImage { format, data }, &view()).unwrap();
+    let found = decode("camera", EncodedImage { format, data: data.into() }, &view()).unwrap();
     assert_eq!(found.data().as_ptr(), address);
 }
 
@@ -159,7 +159,7 @@ proptest! {
         view in any_view(),
     ) {
         let ImageFormat::Raw { width, height, .. } = format else { unreachable!() };
-        if let Ok(image) = decode("camera", EncodedImage { format, data }, &view) {
+        if let Ok(image) = decode("camera", EncodedImage { format, data: data.into() }, &view) {
             let (width, height) = view.crop.map_or((width as usize, height as usize), |crop| (crop.width, crop.height));
             let upright = matches!(view.rotation, Rotation::None | Rotation::Half);
             let expected = if upright { (width, height) } else { (height, width) };

@@ -22,7 +22,7 @@ fn read(name: &str) -> Vec<u8> {
 }
 
 fn with(format: &str, encoding: &str, data: Vec<u8>) -> Result<RgbImage, String> {
-    let image = EncodedImage { format: ImageFormat::Compressed { format: format.to_owned() }, data };
+    let image = EncodedImage { format: ImageFormat::Compressed { format: format.to_owned() }, data: data.into() };
     let encoding = (!encoding.is_empty()).then(|| encoding.parse().unwrap());
     decode("wrist", image, &ViewSettings { encoding, ..ViewSettings::default() }).map_err(|error| error.to_string())
 }

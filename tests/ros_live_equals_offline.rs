@@ -150,7 +150,7 @@ fn a_live_chunk_of_resampled_photographs_equals_the_offline_one() {
 fn a_live_chunk_of_a_grey_image_equals_the_offline_one_of_three_equal_channels() {
     let [grey, colour] = [noise_image(SIDE, SIDE, 5), noise_image(SIDE, SIDE, 2)];
     let one_channel: Vec<u8> = grey.data().iter().step_by(3).copied().collect();
-    let repeated = RgbImage::new(SIDE, SIDE, one_channel.iter().flat_map(|v| [*v; 3]).collect()).unwrap();
+    let repeated = RgbImage::new(SIDE, SIDE, one_channel.iter().flat_map(|v| [*v; 3]).collect::<Vec<_>>()).unwrap();
     let expected = offline("grey", &[planes(&repeated), planes(&colour)], WORDS, &PROPRIO);
     let mut node = node();
     node.robot.raw(CAMERAS[0], "mono8", &grey, &one_channel, SIDE, 0, 0);

@@ -7,9 +7,9 @@ use crate::config::{CameraConfig, Named, SyncConfig, Transport, ViewSettings};
 use crate::error::InputError;
 use crate::transform::decode;
 use crate::types::{EncodedImage, Stamp, Stamped};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use xxhash_rust::xxh3::xxh3_64;
 
 /// The most bytes of undecoded images kept per camera, so that a camera whose frames take longer still finds those of its
 /// time: 72 frames of 640x480 rgb8. Beyond it, frames are thinned out.
@@ -49,7 +49,8 @@ pub struct Camera {
     used_until: Option<Stamp>,
     same_stamp: u64,
     same_bytes: u64,
-    last_hash: Option<u64>,
+    /// The bytes of the latest frame, which are shared with it.
+    last_bytes: Option<Bytes>,
     undecodable: u32,
     last_undecodable: Option<Instant>,
     /// Stamps in a row that lay far back.
@@ -121,7 +122,7 @@ impl Camera {
             used_until: None,
             same_stamp: 0,
             same_bytes: 0,
-            last_hash: None,
+            last_bytes: None,
             undecodable: 0,
             last_undecodable: None,
             set_back: 0,
@@ -210,9 +211,9 @@ impl Camera {
             self.loss.arrived(stamp);
         }
         let Some(frozen_after) = self.frozen_after else { return is_known };
-        let hash = Some(xxh3_64(&image.data));
-        self.same_bytes = if hash == self.last_hash { self.same_bytes + 1 } else { 0 };
-        self.last_hash = hash;
+        // This ends at the first byte that differs, which comes early in pictures of a real sensor.
+        let is_same = self.last_bytes.replace(image.data.clone()).as_ref() == Some(&image.data);
+        self.same_bytes = if is_same { self.same_bytes + 1 } else { 0 };
         let is_frozen = self.same_bytes.max(self.same_stamp) + 1 >= frozen_after;
         if is_frozen {
             self.skip_until(None);

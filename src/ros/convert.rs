@@ -28,12 +28,12 @@ pub fn image(message: &NativeMsg<Image>) -> (EncodedImage, Option<Stamp>) {
         is_bigendian: message.is_bigendian != 0,
     };
     let header = &message.header.stamp;
-    (EncodedImage { format, data: message.data.to_vec() }, stamp(header.sec, header.nanosec))
+    (EncodedImage { format, data: message.data.to_vec().into() }, stamp(header.sec, header.nanosec))
 }
 
 /// A compressed image as its camera sent it.
 pub fn compressed_image(message: CompressedImage) -> EncodedImage {
-    EncodedImage { format: ImageFormat::Compressed { format: message.format }, data: message.data }
+    EncodedImage { format: ImageFormat::Compressed { format: message.format }, data: message.data.into() }
 }
 
 /// Positions of joints by name.

@@ -479,7 +479,8 @@ mod tests {
         let observation = mock::observation(0);
         let format =
             ImageFormat::Raw { encoding: "rgb8".to_owned(), width: 32, height: 32, step: 96, is_bigendian: false };
-        let image = Stamped { value: EncodedImage { format, data: vec![90; 32 * 32 * 3] }, stamp: Stamp::default() };
+        let image =
+            Stamped { value: EncodedImage { format, data: vec![90; 32 * 32 * 3].into() }, stamp: Stamp::default() };
         Selection {
             views: vec![Some(View { topic: "camera_0/image".to_owned(), settings: ViewSettings::default(), image })],
             state: observation.state,

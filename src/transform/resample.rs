@@ -305,7 +305,7 @@ mod tests {
 
     fn resample(width: usize, height: usize, value: impl Fn(usize, usize, usize) -> u8) -> RgbImage {
         let values = (0..width * height * 3).map(|index| value(index / 3 % width, index / 3 / width, index % 3));
-        RgbImage::new(width, height, values.collect()).unwrap()
+        RgbImage::new(width, height, values.collect::<Vec<_>>()).unwrap()
     }
 
     fn mix(axis: &Axis<i32>, index: usize, source: impl Fn(usize) -> u8) -> u8 {

@@ -17,7 +17,7 @@ pub fn noise_image(width: usize, height: usize, seed: u64) -> RgbImage {
         state ^= state << 17;
         (state >> 32) as u8
     };
-    RgbImage::new(width, height, (0..width * height * 3).map(|_| next()).collect()).unwrap()
+    RgbImage::new(width, height, (0..width * height * 3).map(|_| next()).collect::<Vec<_>>()).unwrap()
 }
 
 /// A photograph of the fixtures, brought to `width` x `height`.

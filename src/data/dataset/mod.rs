@@ -208,7 +208,7 @@ impl Dataset {
             None if table.is_structure(key) => self.picture_file(table, row, key)?,
             None => return Err(table.fault(key, "no picture in this row".to_owned())),
         };
-        Ok(EncodedImage { format: ImageFormat::Compressed { format: String::new() }, data })
+        Ok(EncodedImage { format: ImageFormat::Compressed { format: String::new() }, data: data.into() })
     }
 
     /// The bytes of a picture that a table only names.

@@ -110,7 +110,7 @@ fn rgb8(file: Vec<u8>) -> Option<EncodedImage> {
     let pixels = fields.next()?.strip_prefix(b"255\n")?;
     let step = width.checked_mul(3)?;
     let expected = usize::try_from(u64::from(step).checked_mul(u64::from(height))?).ok()?;
-    let data = pixels.get(..expected)?.to_vec();
+    let data = pixels.get(..expected)?.to_vec().into();
     let format = ImageFormat::Raw { encoding: "rgb8".to_owned(), width, height, step, is_bigendian: false };
     Some(EncodedImage { format, data })
 }
@@ -123,7 +123,7 @@ mod tests {
     fn a_picture_is_taken_apart_by_its_header() {
         let image = rgb8(b"P6\n2 1\n255\n\x00\x0a\x20\x0d\xff\x01".to_vec()).unwrap();
         let ImageFormat::Raw { width, height, step, .. } = image.format else { panic!("{:?}", image.format) };
-        assert_eq!((width, height, step, image.data), (2, 1, 6, vec![0, 10, 32, 13, 255, 1]));
+        assert_eq!((width, height, step, image.data), (2, 1, 6, vec![0, 10, 32, 13, 255, 1].into()));
     }
 
     #[test]

@@ -276,6 +276,7 @@ mod tests {
     use crate::data::messages::Header;
     use crate::robot::state::Reading;
     use crate::types::{EncodedImage, ImageFormat};
+    use bytes::Bytes;
     use std::path::Path;
 
     const MS: i64 = 1_000_000;
@@ -318,7 +319,7 @@ mod tests {
 
     fn frame(camera: usize, ms: i64) -> Arrival {
         let format = ImageFormat::Compressed { format: "png".to_owned() };
-        let content = Content::Frame(camera, EncodedImage { format, data: Vec::new() });
+        let content = Content::Frame(camera, EncodedImage { format, data: Bytes::new() });
         arrival(camera, Some(at(ms)), content)
     }
 

@@ -264,12 +264,12 @@ fn content(route: Route, data: &[u8]) -> Result<(Content, Option<Stamp>), CdrErr
         Route::Image(camera) => {
             let Image { header, height, width, encoding, is_bigendian, step, data } = Image::from_cdr(data)?;
             let format = ImageFormat::Raw { encoding: encoding.to_owned(), width, height, step, is_bigendian };
-            (Content::Frame(camera, EncodedImage { format, data: data.to_vec() }), Some(header.stamp))
+            (Content::Frame(camera, EncodedImage { format, data: data.to_vec().into() }), Some(header.stamp))
         }
         Route::CompressedImage(camera) => {
             let CompressedImage { header, format, data } = CompressedImage::from_cdr(data)?;
             let format = ImageFormat::Compressed { format: format.to_owned() };
-            (Content::Frame(camera, EncodedImage { format, data: data.to_vec() }), Some(header.stamp))
+            (Content::Frame(camera, EncodedImage { format, data: data.to_vec().into() }), Some(header.stamp))
         }
         Route::State(index, Kind::Joints) => {
             let message = JointState::from_cdr(data)?;

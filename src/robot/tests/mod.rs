@@ -62,7 +62,7 @@ impl Bench {
         self.shade += 1;
         let format =
             ImageFormat::Raw { encoding: "mono8".to_owned(), width: 4, height: 1, step: 4, is_bigendian: false };
-        EncodedImage { format, data: self.shade.to_le_bytes().to_vec() }
+        EncodedImage { format, data: self.shade.to_le_bytes().to_vec().into() }
     }
 
     /// A frame of a camera that shows the moment `ms`.

@@ -15,19 +15,19 @@ use crate::types::RgbImage;
 ///
 /// # Errors
 /// Neither JPEG nor PNG, a damaged file, or a forced encoding with another number of channels.
-pub fn rgb(format: &str, forced: Option<PixelEncoding>, data: Vec<u8>) -> Result<RgbImage, String> {
+pub fn rgb(format: &str, forced: Option<PixelEncoding>, data: &[u8]) -> Result<RgbImage, String> {
     let (layout, pixels) = if data.starts_with(jpeg::SIGNATURE) {
-        jpeg::decoded(&data)?
+        jpeg::decoded(data)?
     } else if data.starts_with(png::SIGNATURE) {
-        png::decoded(&data)?
+        png::decoded(data)?
     } else {
-        return Err(unknown(&data));
+        return Err(unknown(data));
     };
     let encoding = match forced {
         Some(forced) => meant(forced, layout.encoding)?,
         None => source_encoding(format).and_then(|source| mosaic(source, layout.encoding)).unwrap_or(layout.encoding),
     };
-    raw::rgb(Layout { encoding, ..layout }, pixels)
+    raw::rgb(Layout { encoding, ..layout }, pixels.into())
 }
 
 /// Width and height of a file, pixels, as its header says; `None` if that cannot be read.
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn other_formats_are_refused() {
         for other in [&b""[..], b"GIF89a", b"not an image"] {
-            let refusal = rgb("jpeg", None, other.to_vec()).unwrap_err();
+            let refusal = rgb("jpeg", None, other).unwrap_err();
             assert_eq!(refusal, format!("{} compressed bytes are neither JPEG nor PNG", other.len()));
         }
     }

@@ -2,19 +2,21 @@
 
 use super::rows::Rows;
 use crate::config::camera::{Channels, Depth};
+use bytes::Bytes;
 
-/// Packed RGB. The buffer of `data` is kept where pixels have three bytes: their rows are moved together and channels
-/// swapped within it.
-pub fn rgb(rows: Rows, channels: Channels, depth: Depth, is_bigendian: bool, data: Vec<u8>) -> Vec<u8> {
-    match (channels, depth) {
-        (Channels::Rgb, Depth::Eight) => tight(rows, data),
-        (Channels::Bgr, Depth::Eight) => swapped(tight(rows, data)),
-        (Channels::Rgba, Depth::Eight) => converted(rows, &data, |[r, g, b, _]| [r, g, b]),
-        (Channels::Bgra, Depth::Eight) => converted(rows, &data, |[b, g, r, _]| [r, g, b]),
-        (Channels::Mono, Depth::Eight) => converted(rows, &data, |[grey]| [grey; 3]),
-        (_, Depth::Sixteen) if is_bigendian => sixteen(rows, channels, &data, u16::from_be_bytes),
-        (_, Depth::Sixteen) => sixteen(rows, channels, &data, u16::from_le_bytes),
-    }
+/// Packed RGB. What is that already is not copied.
+pub fn rgb(rows: Rows, channels: Channels, depth: Depth, is_bigendian: bool, data: &Bytes) -> Bytes {
+    let packed = match (channels, depth) {
+        (Channels::Rgb, Depth::Eight) if rows.are_tight() => return data.slice(..rows.bytes().min(data.len())),
+        (Channels::Rgb, Depth::Eight) => converted(rows, data, |rgb| rgb),
+        (Channels::Bgr, Depth::Eight) => converted(rows, data, |[b, g, r]| [r, g, b]),
+        (Channels::Rgba, Depth::Eight) => converted(rows, data, |[r, g, b, _]| [r, g, b]),
+        (Channels::Bgra, Depth::Eight) => converted(rows, data, |[b, g, r, _]| [r, g, b]),
+        (Channels::Mono, Depth::Eight) => converted(rows, data, |[grey]| [grey; 3]),
+        (_, Depth::Sixteen) if is_bigendian => sixteen(rows, channels, data, u16::from_be_bytes),
+        (_, Depth::Sixteen) => sixteen(rows, channels, data, u16::from_le_bytes),
+    };
+    packed.into()
 }
 
 /// Converts 16-bit values to 8-bit ones: `round(value · 255 / 65535)`, as cv_bridge scales an image on the way to an
@@ -32,28 +34,6 @@ fn sixteen(rows: Rows, channels: Channels, data: &[u8], value: impl Fn([u8; 2]) 
         Channels::Rgba => converted(rows, data, |[a, b, c, d, e, f, _, _]| [byte(a, b), byte(c, d), byte(e, f)]),
         Channels::Bgra => converted(rows, data, |[a, b, c, d, e, f, _, _]| [byte(e, f), byte(c, d), byte(a, b)]),
     }
-}
-
-/// Rows without padding, and nothing behind the last, in the same buffer.
-fn tight(rows: Rows, mut data: Vec<u8>) -> Vec<u8> {
-    let end = |count: usize, length: usize| count.saturating_mul(length);
-    if !rows.are_tight() {
-        for row in 1..rows.rows {
-            let start = end(row, rows.step);
-            data.copy_within(start..start.saturating_add(rows.row_bytes), end(row, rows.row_bytes));
-        }
-    }
-    data.truncate(end(rows.rows, rows.row_bytes));
-    data
-}
-
-/// The same pixels with their first and third channel exchanged.
-fn swapped(mut data: Vec<u8>) -> Vec<u8> {
-    let (pixels, _) = data.as_chunks_mut::<3>();
-    for pixel in pixels {
-        pixel.swap(0, 2);
-    }
-    data
 }
 
 /// Converts pixel by pixel, each of `N` bytes.
@@ -83,8 +63,8 @@ mod tests {
     #[test]
     fn padding_and_what_follows_the_last_row_are_left_out() {
         let rows = Rows { width: 1, height: 2, step: 5, row_bytes: 3, rows: 2 };
-        let data = vec![1, 2, 3, 99, 99, 4, 5, 6, 99, 99, 98];
-        assert_eq!(rgb(rows, Channels::Rgb, Depth::Eight, false, data.clone()), [1, 2, 3, 4, 5, 6]);
-        assert_eq!(rgb(rows, Channels::Bgr, Depth::Eight, false, data), [3, 2, 1, 6, 5, 4]);
+        let data = Bytes::from_static(&[1, 2, 3, 99, 99, 4, 5, 6, 99, 99, 98]);
+        assert_eq!(rgb(rows, Channels::Rgb, Depth::Eight, false, &data), [1, 2, 3, 4, 5, 6].as_slice());
+        assert_eq!(rgb(rows, Channels::Bgr, Depth::Eight, false, &data), [3, 2, 1, 6, 5, 4].as_slice());
     }
 }

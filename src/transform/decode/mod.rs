@@ -26,7 +26,7 @@ pub use rows::{MAX_PIXELS, MAX_SIDE};
 
 /// Decodes `image` to RGB, cuts out the crop and turns it, as `view` says; `field` names the camera in errors.
 ///
-/// The bytes of an image that is RGB without padding already are moved, not copied. Opacity is dropped, grey is
+/// The bytes of an image that is RGB without padding already are shared, not copied. Opacity is dropped, grey is
 /// repeated in all three channels, and 16-bit values become 8-bit ones as by cv_bridge: `round(value · 255 / 65535)`.
 /// That is meant for pictures that use the full range. A depth map in `16UC1` is read as such a picture too: distances
 /// in millimetres become a few shades of almost black.
@@ -45,7 +45,7 @@ pub fn decode(field: &str, image: EncodedImage, view: &ViewSettings) -> Result<R
             .encoding
             .map_or_else(|| encoding.parse(), Ok)
             .and_then(|encoding| raw::rgb(Layout { encoding, width, height, step, is_bigendian }, data)),
-        ImageFormat::Compressed { format } => compressed::rgb(&format, view.encoding, data),
+        ImageFormat::Compressed { format } => compressed::rgb(&format, view.encoding, &data),
     };
     let viewed = decoded.and_then(|image| view::cropped_and_turned(image, view.crop, view.rotation));
     viewed.map_err(|reason| InputError::Image { field: field.to_owned(), reason })

@@ -43,6 +43,11 @@ impl Rows {
         self.step == self.row_bytes
     }
 
+    /// Length of all rows in bytes, padding excluded.
+    pub fn bytes(&self) -> usize {
+        self.rows.saturating_mul(self.row_bytes)
+    }
+
     /// The rows of `data`, padding excluded.
     pub fn of<'a>(&self, data: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let row_bytes = self.row_bytes;

@@ -47,7 +47,7 @@ fn turned(image: RgbImage, rotation: Rotation) -> Option<RgbImage> {
     match rotation {
         Rotation::None => Some(image),
         Rotation::Half => {
-            let mut data = image.into_data();
+            let mut data = image.data().to_vec();
             data.as_chunks_mut::<3>().0.reverse();
             RgbImage::new(width, height, data)
         }
@@ -91,7 +91,7 @@ mod tests {
     /// A picture whose pixels are numbered row by row.
     fn numbered(width: usize, height: usize) -> RgbImage {
         let pixel = |index: usize| [index as u8, (index >> 8) as u8, 7];
-        RgbImage::new(width, height, (0..width * height).flat_map(pixel).collect()).unwrap()
+        RgbImage::new(width, height, (0..width * height).flat_map(pixel).collect::<Vec<u8>>()).unwrap()
     }
 
     fn numbers(image: &RgbImage) -> Vec<usize> {
