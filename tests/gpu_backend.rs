@@ -55,6 +55,7 @@ fn a_replay_gives_the_same_chunk_bit_by_bit() {
     for golden in common::goldens() {
         let [first, second] = recorded_and_replayed(&golden);
         assert_eq!(first.chunk, second.chunk, "{}", golden.name);
+        assert_eq!([&first, &second].map(|answer| answer.provenance.recordings), [2, 0], "{}", golden.name);
     }
 }
 

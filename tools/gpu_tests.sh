@@ -33,7 +33,7 @@ while (($# > 0)); do
 done
 
 # In the order in which they run. The last one leaves the GPU's context unusable, but only in its own process.
-readonly PROGRAMS=(gpu_goldens gpu_kernel_builds gpu_fp8 gpu_sparse24 gpu_tensorrt gpu_backend gpu_failure)
+readonly PROGRAMS=(gpu_goldens gpu_kernel_builds gpu_kernel_cache gpu_fp8 gpu_sparse24 gpu_tensorrt gpu_backend gpu_failure)
 
 # Builds the test programs into a folder, named as cargo names the tests: DIR.
 build_into() {

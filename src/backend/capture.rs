@@ -132,12 +132,13 @@ pub struct Recordings<K, W, R: Recorder> {
     /// In the order of use, the most recently used last.
     entries: Vec<Entry<K, W, R::Graph>>,
     capacity: usize,
+    made: u64,
 }
 
 impl<K: Debug + PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
     /// Keeps at most `capacity` recordings (at least one).
     pub fn new(recorder: R, capacity: usize) -> Self {
-        Self { recorder, entries: Vec::new(), capacity: capacity.max(1) }
+        Self { recorder, entries: Vec::new(), capacity: capacity.max(1), made: 0 }
     }
 
     /// Replays the recording for `key` after `load` has filled the inputs of its work. If there is none, it is made
@@ -160,6 +161,11 @@ impl<K: Debug + PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
         self.entries.push(entry);
         queued?;
         self.entries.last().map(|entry| &entry.work).ok_or_else(|| BackendError::Capture("no recording".to_owned()))
+    }
+
+    /// How many recordings were made so far, those that are not kept any more among them.
+    pub fn made(&self) -> u64 {
+        self.made
     }
 
     /// How many recordings are kept.
@@ -190,6 +196,7 @@ impl<K: Debug + PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
         self.recorder.synchronize()?;
         work.settle()?;
         let graph = self.recorder.record(&mut || work.run())?;
+        self.made += 1;
         tracing::info!(?key, seconds = began.elapsed().as_secs_f64(), "recorded a new set of inputs");
         Ok(Entry { key, graph, work })
     }
@@ -320,7 +327,7 @@ mod tests {
         for key in [1, 2, 1, 2] {
             bench.answer(key, 0.0, false).unwrap();
         }
-        assert_eq!((bench.prepared, bench.recordings.len()), (2, 2));
+        assert_eq!((bench.prepared, bench.recordings.len(), bench.recordings.made()), (2, 2, 2));
     }
 
     #[test]
@@ -346,6 +353,7 @@ mod tests {
         let mut bench = Bench::new(2, false);
         assert!(matches!(bench.answer(1, 0.0, true), Err(BackendError::OutOfMemory(_))));
         assert!(bench.recordings.is_empty());
+        assert_eq!(bench.recordings.made(), 0);
         bench.answer(1, 0.0, false).unwrap();
     }
 }

@@ -4,6 +4,7 @@
 //! A drill disturbs nothing but what it is for: it begins once it is armed, which is after the parity check and the
 //! rehearsal.
 
+use super::path::Products;
 use super::{BackendError, PolicyBackend, PolicyInputs};
 use crate::config::{DrillConfig, DrillFault};
 use crate::model::vlm::VlmTokens;
@@ -142,6 +143,14 @@ impl PolicyBackend for DrillPolicy {
 
     fn engine_sha256(&self) -> Option<&str> {
         self.policy.engine_sha256()
+    }
+
+    fn recordings(&self) -> u64 {
+        self.policy.recordings()
+    }
+
+    fn products(&self) -> Products {
+        self.policy.products()
     }
 
     #[expect(clippy::panic, reason = "a panic is what is asked for")]

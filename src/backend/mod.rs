@@ -35,6 +35,7 @@ pub use error::BackendError;
 
 use crate::model::vlm::VlmTokens;
 use capture::copy_of;
+use path::Products;
 use stream::{HostBatch, Pending, Stream};
 use tch::Tensor;
 
@@ -118,6 +119,16 @@ pub trait VlmBackend: Send {
     /// # Errors
     /// An operation that the library underneath refuses.
     fn encode(&mut self, inputs: &VlmInputs) -> Result<VlmTokens, BackendError>;
+
+    /// How many recordings it has made so far; none where the backend does not record.
+    fn recordings(&self) -> u64 {
+        0
+    }
+
+    /// Who multiplies matrices in what was recorded, among own kernels.
+    fn products(&self) -> Products {
+        Products::default()
+    }
 }
 
 /// Runs the policy part: all denoising steps, as X-VLA's `generate_actions` does once it has the tokens.
@@ -128,6 +139,16 @@ pub trait PolicyBackend: Send {
     /// SHA-256 of the engine file it executes; `None` for backends without one.
     fn engine_sha256(&self) -> Option<&str> {
         None
+    }
+
+    /// How many recordings it has made so far; none where the backend does not record.
+    fn recordings(&self) -> u64 {
+        0
+    }
+
+    /// Who multiplies matrices in what was recorded, among own kernels.
+    fn products(&self) -> Products {
+        Products::default()
     }
 
     /// Tokens and noise → actions [B, T, A], before the action space's post-processing.

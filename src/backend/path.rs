@@ -1,6 +1,7 @@
 //! The path that a network takes: what executes its operators. Paths give the same answer at very different speed.
 
 use std::fmt::{Display, Formatter, Result};
+use std::ops::Add;
 
 /// What executes one part of a network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,23 @@ pub enum Operators {
     Engine,
 }
 
+/// How many shapes of matrix products are multiplied by whom, as far as they were recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Products {
+    /// By this project's kernel.
+    pub own: usize,
+    /// By cuBLASLt.
+    pub cublaslt: usize,
+}
+
+impl Add for Products {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { own: self.own + other.own, cublaslt: self.cublaslt + other.cublaslt }
+    }
+}
+
 /// What executes both parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecutionPath {
@@ -25,12 +43,19 @@ pub struct ExecutionPath {
     pub vlm: Operators,
     /// Tokens and noise → actions.
     pub policy: Operators,
+    /// Who multiplies matrices among own kernels, known once both parts are recorded.
+    pub products: Products,
 }
 
 impl ExecutionPath {
     /// The same for both parts.
     pub fn of_both(operators: Operators) -> Self {
-        Self { vlm: operators.clone(), policy: operators }
+        Self::new(operators.clone(), operators)
+    }
+
+    /// Of a vision-language part and a policy of which nothing is recorded yet.
+    pub fn new(vlm: Operators, policy: Operators) -> Self {
+        Self { vlm, policy, products: Products::default() }
     }
 
     /// Whether the vision-language part is recorded, for each set of views apart.
@@ -60,10 +85,14 @@ impl Display for Operators {
 
 impl Display for ExecutionPath {
     fn fmt(&self, f: &mut Formatter) -> Result {
-        if self.vlm == self.policy {
-            return self.policy.fmt(f);
+        self.policy.fmt(f)?;
+        if self.vlm != self.policy {
+            write!(f, "; vision-language part: {}", self.vlm)?;
         }
-        write!(f, "{}; vision-language part: {}", self.policy, self.vlm)
+        match self.products {
+            Products { own: 0, cublaslt: 0 } => Ok(()),
+            Products { own, cublaslt } => write!(f, "; shapes of products: {own} own, {cublaslt} cuBLASLt"),
+        }
     }
 }
 
@@ -78,14 +107,21 @@ mod tests {
     #[test]
     fn a_path_names_what_executes_both_parts_once_and_what_differs_apart() {
         assert_eq!(ExecutionPath::of_both(Operators::OwnKernels).to_string(), "own kernels");
-        let mixed = ExecutionPath { vlm: recorded(), policy: Operators::Engine };
+        let mixed = ExecutionPath::new(recorded(), Operators::Engine);
         let text = "engine; vision-language part: libtorch's operators, recorded: no kernels for single precision";
         assert_eq!(mixed.to_string(), text);
     }
 
     #[test]
+    fn a_path_that_was_recorded_counts_who_multiplies() {
+        let products = Products { own: 4, cublaslt: 20 } + Products { own: 1, cublaslt: 0 };
+        let path = ExecutionPath { products, ..ExecutionPath::of_both(Operators::OwnKernels) };
+        assert_eq!(path.to_string(), "own kernels; shapes of products: 5 own, 20 cuBLASLt");
+    }
+
+    #[test]
     fn only_a_network_that_left_the_kernels_is_slow() {
-        let path = |vlm, policy| ExecutionPath { vlm, policy };
+        let path = ExecutionPath::new;
         assert_eq!(ExecutionPath::of_both(Operators::OwnKernels).slow_because(), None);
         assert_eq!(ExecutionPath::of_both(Operators::Libtorch).slow_because(), None);
         assert_eq!(path(Operators::OwnKernels, Operators::Engine).slow_because(), None);

@@ -12,6 +12,7 @@ use super::request::{Input, Request};
 use super::validate::{self, own_input_spec};
 use super::{Options, PipelineError, gate};
 use crate::backend::drill::Drill;
+use crate::backend::path::ExecutionPath;
 use crate::backend::select::{self, Backends, Target};
 use crate::backend::stream::{HostBatch, HostImages};
 use crate::backend::{BackendError, queue};
@@ -422,7 +423,14 @@ impl Core {
             noise: &noise,
             steps,
         };
+        let recordings = vlm.recordings() + policy.recordings();
         let (tokens, pending) = queue(vlm.as_mut(), policy.as_mut(), stream.as_mut(), &batch)?;
+        let recordings = vlm.recordings() + policy.recordings() - recordings;
+        if recordings > 0 {
+            let path = ExecutionPath { products: vlm.products() + policy.products(), ..active.runtime.path.clone() };
+            active.runtime = Arc::new(Runtime { path, ..(*active.runtime).clone() });
+            *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = active.runtime.clone();
+        }
         if checks_later {
             // The check costs no time here because the device computes meanwhile. If it refuses the images, nobody
             // reads the device's answer.
@@ -433,6 +441,7 @@ impl Core {
             seed: request.noise.seed(),
             steps,
             sequence: request.sequence,
+            recordings,
         };
         Ok(Queued {
             started: attempt,

@@ -197,7 +197,8 @@ pub fn channel_errors(found: &[HostArray], expected: &[HostArray]) -> Vec<f64> {
             *norm += f64::from(*expected).powi(2);
         }
     }
-    sums.iter().map(|(difference, norm)| (difference / norm).sqrt()).collect()
+    // What should be nothing and is has no error.
+    sums.iter().map(|(difference, norm)| if *difference == 0.0 { 0.0 } else { (difference / norm).sqrt() }).collect()
 }
 
 /// The largest of the channels' errors, which is also printed.

@@ -63,7 +63,7 @@ fn load_onto(
     tracing::debug!("opened the GPU");
     let _no_grad = tch::no_grad_guard();
     let root = checkpoint.root(kind(target.dtype), resolve(target.device)?);
-    let operators = operators(config, target.dtype);
+    let operators = operators(config, target);
     let fused = operators == Operators::OwnKernels;
     // The vision-language part is loaded completely first, so that the policy's weights can use the memory that it
     // frees.
@@ -118,18 +118,18 @@ pub(super) fn captured_vlm(
     vlm: Vlm,
     config: &ModelConfig,
     session: &Arc<Session>,
-    dtype: Dtype,
+    target: &Target,
 ) -> Result<(Box<dyn VlmBackend>, Operators), BackendError> {
-    let operators = operators(config, dtype);
+    let operators = operators(config, target);
     let fused = operators == Operators::OwnKernels;
     Ok((Box::new(CapturedVlm::new(vlm, config, session.clone(), fused)?), operators))
 }
 
 /// What executes the network: this project's kernels, or libtorch's operators for a dtype or a size that they are not for.
-fn operators(config: &ModelConfig, dtype: Dtype) -> Operators {
-    let unsupported = match dtype {
+fn operators(config: &ModelConfig, target: &Target) -> Operators {
+    let unsupported = match target.dtype {
         Dtype::F32 => Some("single precision".to_owned()),
-        Dtype::F16 | Dtype::Bf16 => vlm::unsupported(config).or_else(|| policy::unsupported(config)),
+        Dtype::F16 | Dtype::Bf16 => vlm::unsupported(config, &target.sizes).or_else(|| policy::unsupported(config)),
     };
     unsupported.map_or(Operators::OwnKernels, |reason| Operators::RecordedLibtorch { reason })
 }

@@ -55,6 +55,6 @@ pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> R
         policy: Box::new(EnginePolicy::new(NAME, sidecar.engine_sha256, network)),
         stream: Box::new(HostStream::new(device)),
         golden: Some(sidecar.golden),
-        path: ExecutionPath { vlm: Operators::Libtorch, policy: Operators::Engine },
+        path: ExecutionPath::new(Operators::Libtorch, Operators::Engine),
     })
 }

@@ -62,7 +62,7 @@ fn load_onto(
     let root = checkpoint.root(device::kind(target.dtype), device::resolve(target.device)?);
     let vlm = Vlm::new(&root, config)?;
     let (vlm, operators): (Box<dyn VlmBackend>, _) = if target.engine.cuda_graph {
-        cuda::captured_vlm(vlm, config, session, target.dtype)?
+        cuda::captured_vlm(vlm, config, session, target)?
     } else {
         (Box::new(LibtorchVlm::of(vlm)), Operators::Libtorch)
     };
@@ -75,7 +75,7 @@ fn load_onto(
         policy: Box::new(policy),
         stream: Box::new(stream),
         golden: Some(sidecar.golden),
-        path: ExecutionPath { vlm: operators, policy: Operators::Engine },
+        path: ExecutionPath::new(operators, Operators::Engine),
     };
     backends.once_loaded()
 }
@@ -143,6 +143,13 @@ impl PolicyBackend for TensorRtPolicy {
         match &self.steps {
             DenoisingSteps::Captured { sha256, .. } => Some(sha256),
             DenoisingSteps::Launched(policy) => policy.engine_sha256(),
+        }
+    }
+
+    fn recordings(&self) -> u64 {
+        match &self.steps {
+            DenoisingSteps::Captured { recordings, .. } => recordings.made(),
+            DenoisingSteps::Launched(_) => 0,
         }
     }
 

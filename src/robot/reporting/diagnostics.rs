@@ -291,6 +291,7 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
         values.push(pair("engine_sha256", runtime.engine_sha256.as_deref().unwrap_or_default()));
     }
     values.push(pair("chunks_published", record.chunks_published));
+    values.push(pair("recorded_in_operation", record.recorded_in_operation));
     values.push(pair("failed", record.failed));
     values.push(pair("superseded", record.superseded));
     values.push(pair("withdrawn", record.withdrawn));

@@ -22,6 +22,8 @@ pub struct Record {
     pub runtime: Option<Arc<Runtime>>,
     /// Chunks published.
     pub chunks_published: u64,
+    /// Recordings that chunks had to wait for.
+    pub recorded_in_operation: u64,
     /// Observations whose inference or publication failed.
     pub failed: u64,
     /// Observations that were replaced before an inference began on them.

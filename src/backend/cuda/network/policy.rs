@@ -13,6 +13,7 @@ use crate::backend::cuda::operators::{attention::Attention, layer_norm::LayerNor
 use crate::backend::cuda::product::gemm::{Activation, Formats, Gemm, Linear};
 use crate::backend::cuda::product::stored;
 use crate::backend::libtorch::check_domain;
+use crate::backend::path::Products;
 use crate::model::action_space::ActionSpace;
 use crate::model::config::{ModelConfig, PolicyConfig};
 use crate::model::domain::{DomainLinear, SoftPrompts, TokenProjections};
@@ -91,6 +92,11 @@ impl Block {
 }
 
 impl FusedPolicy {
+    /// Who multiplies its matrices.
+    pub fn products(&self) -> Products {
+        self.gemm.products()
+    }
+
     /// The network of `policy`, whose weights lie on the session's GPU, in the action space that hides channels from
     /// it. Weights are shared where the kernels can use them unchanged. Those of a domain are taken from their tables
     /// when a recording is made, unless `policy` was specialised to one.

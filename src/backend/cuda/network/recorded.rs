@@ -4,10 +4,11 @@ use super::policy::{FusedPolicy, FusedPolicyWork};
 use super::vlm::{FusedVlm, FusedVlmWork};
 use super::works::{LibtorchPolicyWork, LibtorchVlmWork};
 use crate::backend::BackendError;
-use crate::backend::capture::{PolicyWork, RECORDINGS, Recordings, VlmWork, copy_of};
+use crate::backend::capture::{PolicyWork, RECORDINGS, Recordings, VlmWork, copy_of, lock};
 use crate::backend::cuda::device::recorder::StreamRecorder;
 use crate::backend::cuda::device::session::{PipelineStage, Session};
 use crate::backend::libtorch::{LibtorchPolicy, LibtorchVlm};
+use crate::backend::path::Products;
 use crate::backend::{PolicyBackend, PolicyInputs, VlmBackend, VlmInputs, names, part};
 use crate::model::action_space::ActionSpace;
 use crate::model::config::ModelConfig;
@@ -89,6 +90,17 @@ impl VlmBackend for CapturedVlm {
             |index: usize| Tensor::f_cat(&samples.iter().filter_map(|tokens| tokens.get(index)).collect::<Vec<_>>(), 0);
         Ok(VlmTokens { vlm_features: joined(0)?, aux_visual_inputs: joined(1)? })
     }
+
+    fn recordings(&self) -> u64 {
+        self.recordings.made()
+    }
+
+    fn products(&self) -> Products {
+        match &self.network {
+            VlmNetwork::Fused(network) => lock(network).products(),
+            VlmNetwork::Libtorch(_) => Products::default(),
+        }
+    }
 }
 
 enum PolicyNetwork {
@@ -169,6 +181,17 @@ impl PolicyBackend for CapturedPolicy {
             PolicyNetwork::Fused(_) => {
                 inputs.one_by_one(tokens, |tokens, inputs| self.generate_together(tokens, inputs))
             }
+        }
+    }
+
+    fn recordings(&self) -> u64 {
+        self.recordings.made()
+    }
+
+    fn products(&self) -> Products {
+        match &self.network {
+            PolicyNetwork::Fused(network) => lock(network).products(),
+            PolicyNetwork::Libtorch(_) => Products::default(),
         }
     }
 }

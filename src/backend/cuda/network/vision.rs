@@ -13,6 +13,7 @@ use crate::backend::cuda::operators::{
     window_attention::WindowAttention,
 };
 use crate::backend::cuda::product::gemm::{Activation, Formats, Gemm, Linear};
+use crate::backend::engine::golden::InputSpec;
 use crate::model::config::{ModelConfig, StageConfig, VisionConfig};
 use crate::model::layers;
 use crate::model::vision;
@@ -92,9 +93,9 @@ pub fn patch_sizes(config: &VisionConfig, height: usize, width: usize) -> Vec<Pa
     config.stages.iter().scan([height, width], next).collect()
 }
 
-/// Why this tower cannot run on the kernels; `None` if it can.
-pub fn unsupported(config: &ModelConfig) -> Option<String> {
-    let sizes = patch_sizes(&config.vision, config.inputs.image_height, config.inputs.image_width);
+/// Why this tower cannot run on the kernels for images of these sizes; `None` if it can.
+pub fn unsupported(config: &ModelConfig, inputs: &InputSpec) -> Option<String> {
+    let sizes = patch_sizes(&config.vision, inputs.image_height, inputs.image_width);
     let window = length(config.vision.window_size);
     for (index, (stage, sizes)) in config.vision.stages.iter().zip(&sizes).enumerate() {
         let (head_dim, group_dim) = (stage.width / stage.heads.max(1), stage.width / stage.groups.max(1));
@@ -105,7 +106,7 @@ pub fn unsupported(config: &ModelConfig) -> Option<String> {
         } else if !ChannelAttention::supports(length(group_dim)) {
             format!("groups of {group_dim} channels")
         } else if !Patches::supports(sizes, index == 0) {
-            format!("patches of {}", stage.patch_size)
+            format!("patches of {} in maps of {} pixels' width", stage.patch_size, sizes.input[1])
         } else if index == 0 && stage.pre_norm {
             "a norm over the pixels".to_owned()
         } else {
@@ -113,7 +114,7 @@ pub fn unsupported(config: &ModelConfig) -> Option<String> {
         };
         return Some(format!("vision stage {index}: {reason}"));
     }
-    match (config.vision.in_channels, config.inputs.views) {
+    match (config.vision.in_channels, inputs.views) {
         (3, ..=16) => None,
         (channels, views) => Some(format!("{views} views of {channels} channels")),
     }

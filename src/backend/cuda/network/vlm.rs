@@ -13,6 +13,8 @@ use crate::backend::cuda::operators::image_tokens::ImageTokens;
 use crate::backend::cuda::operators::layer_norm::LayerNorm;
 use crate::backend::cuda::product::gemm::{Activation, Gemm, Linear};
 use crate::backend::cuda::product::stored;
+use crate::backend::engine::golden::InputSpec;
+use crate::backend::path::Products;
 use crate::model::config::ModelConfig;
 use crate::model::projector::{GridPositions, Projector};
 use crate::model::vlm::{Vlm, VlmTokens};
@@ -27,10 +29,10 @@ pub fn sources(config: &ModelConfig) -> Vec<Source> {
     sources
 }
 
-/// Why this part cannot run on the kernels; `None` if it can.
-pub fn unsupported(config: &ModelConfig) -> Option<String> {
+/// Why this part cannot run on the kernels for inputs of these sizes; `None` if it can.
+pub fn unsupported(config: &ModelConfig, inputs: &InputSpec) -> Option<String> {
     let width = config.projection_dim;
-    vision::unsupported(config)
+    vision::unsupported(config, inputs)
         .or_else(|| text::unsupported(&config.text))
         .or_else(|| (width % 8 != 0 || width > 8192).then(|| format!("tokens of {width}")))
 }
@@ -54,6 +56,11 @@ struct Network {
 }
 
 impl FusedVlm {
+    /// Who multiplies its matrices.
+    pub fn products(&self) -> Products {
+        self.gemm.products()
+    }
+
     /// The network of `vlm`, whose weights lie on the session's GPU. They are shared where the kernels can use them
     /// unchanged. An original that is not needed any more is freed before the next layer is copied.
     ///

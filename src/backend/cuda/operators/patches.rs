@@ -70,7 +70,7 @@ impl Patches {
     /// Valid views of `images` [V, 3, H, W] f32 → `output` [valid·h'·w', row].
     ///
     /// # Errors
-    /// Buffers that are too small, or an error that the driver reports.
+    /// Buffers that are too small, images that are too wide, or an error that the driver reports.
     pub fn of_images(
         &self,
         stream: &CudaStream,
@@ -79,6 +79,10 @@ impl Patches {
         valid: &[usize],
         sizes: &PatchSizes,
     ) -> Result<(), BackendError> {
+        if !Self::supports(sizes, true) {
+            let reason = format!("a row of images {} pixels wide does not fit a multiprocessor", sizes.input[1]);
+            return Err(BackendError::Kernel { kernel: "image_patches".to_owned(), reason });
+        }
         let last = valid.iter().max().map_or(0, |last| last + 1);
         let row = Self::image_row(sizes.kernel);
         let [out_height, out_width] = sizes.output;

@@ -18,6 +18,7 @@ use crate::backend::BackendError;
 use crate::backend::cuda::device::kernels::Kernels;
 use crate::backend::cuda::device::memory::Span;
 use crate::backend::cuda::device::session::Session;
+use crate::backend::path::Products;
 use cudarc::driver::{CudaStream, sys as driver};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -71,6 +72,12 @@ impl Gemm {
         let library = CublasLt::new(session.device(), kind)?;
         let choices = Choices::read(MadeFor::this(&session)?, kind, session.cache());
         Ok(Self { session, stream, library, kind, choices, plans: HashMap::new(), products: HashMap::new() })
+    }
+
+    /// Who computes the products so far.
+    pub fn products(&self) -> Products {
+        let own = self.plans.values().filter(|plan| matches!(plan.chosen, Choice::Own(_))).count();
+        Products { own, cublaslt: self.plans.len() - own }
     }
 
     /// Forgets products that were noted and never tuned, because a recording that failed has freed their buffers.
