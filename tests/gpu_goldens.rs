@@ -145,6 +145,8 @@ fn the_kernels_compute_in_half_precision_and_libtorch_in_single() {
     for answered in &*ANSWERED {
         let operators = if answered.tolerance.dtype == Dtype::F32 { single.clone() } else { Operators::OwnKernels };
         for answer in &answered.answers {
+            let multiplied = answer.path.products.own + answer.path.products.cublaslt;
+            assert_eq!(multiplied > 0, answered.tolerance.dtype != Dtype::F32, "{}", answered.label("products"));
             let path = ExecutionPath { products: answer.path.products, ..ExecutionPath::of_both(operators.clone()) };
             assert_eq!(answer.path, path, "{}", answered.label("path"));
         }

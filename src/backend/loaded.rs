@@ -46,6 +46,11 @@ pub struct Backends {
 }
 
 impl Backends {
+    /// What executes both parts, with who multiplies in what is recorded by now.
+    pub fn path_so_far(&self) -> ExecutionPath {
+        ExecutionPath { products: self.vlm.products() + self.policy.products(), ..self.path.clone() }
+    }
+
     /// Waits until everything that loading has queued on the device is done. On a device that is lost meanwhile, the backends
     /// are leaked.
     ///

@@ -11,6 +11,8 @@ use tch::Tensor;
 pub enum Behaviour {
     /// It answers with the actions of the wrapped policy.
     Answer,
+    /// It answers so too, after it has made a recording.
+    Record,
     /// It answers this number for every action.
     Fill(f64),
     /// It fails with this error.
@@ -25,6 +27,8 @@ pub struct MockPolicy {
     pub inner: Box<dyn PolicyBackend>,
     /// Called before each inference to decide what it does.
     pub behave: Box<dyn FnMut() -> Behaviour + Send>,
+    /// The recordings that it has made.
+    pub recordings: u64,
 }
 
 impl PolicyBackend for MockPolicy {
@@ -35,11 +39,19 @@ impl PolicyBackend for MockPolicy {
     fn generate(&mut self, tokens: &VlmTokens, inputs: &PolicyInputs) -> Result<Tensor, BackendError> {
         match (self.behave)() {
             Behaviour::Answer => self.inner.generate(tokens, inputs),
+            Behaviour::Record => {
+                self.recordings += 1;
+                self.inner.generate(tokens, inputs)
+            }
             Behaviour::Fill(value) => {
                 Ok(Tensor::f_full(inputs.noise.size(), value, (inputs.noise.kind(), inputs.noise.device()))?)
             }
             Behaviour::Fail(error) => Err(error),
         }
+    }
+
+    fn recordings(&self) -> u64 {
+        self.recordings
     }
 }
 

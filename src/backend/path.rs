@@ -43,7 +43,7 @@ pub struct ExecutionPath {
     pub vlm: Operators,
     /// Tokens and noise → actions.
     pub policy: Operators,
-    /// Who multiplies matrices among own kernels, known once both parts are recorded.
+    /// Who multiplies matrices among own kernels, in what is recorded by now.
     pub products: Products,
 }
 

@@ -12,7 +12,6 @@ use super::request::{Input, Request};
 use super::validate::{self, own_input_spec};
 use super::{Options, PipelineError, gate};
 use crate::backend::drill::Drill;
-use crate::backend::path::ExecutionPath;
 use crate::backend::select::{self, Backends, Target};
 use crate::backend::stream::{HostBatch, HostImages};
 use crate::backend::{BackendError, queue};
@@ -22,7 +21,7 @@ use crate::model::config::ModelConfig;
 use crate::model::state_spec::StateSpec;
 use crate::transform::processors::Processors;
 use crate::types::{ModelInputs, Observation};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -37,6 +36,8 @@ pub(super) struct Core {
     pub(super) options: Options,
     /// Denoising steps per chunk, which may change between requests.
     pub(super) steps: Arc<AtomicUsize>,
+    /// Recordings that requests have waited for.
+    pub(super) recordings: Arc<AtomicU64>,
     /// The weights stay open, so that a fallback is loaded from the same files even if their path has changed since.
     pub(super) checkpoint: Checkpoint,
     pub(super) runtime: SharedRuntime,
@@ -151,7 +152,7 @@ impl Loader<'_> {
             device: place.device,
             dtype: place.dtype,
             engine_sha256: backends.policy.engine_sha256().map(str::to_owned),
-            path: backends.path.clone(),
+            path: backends.path_so_far(),
             degraded,
         };
         Loaded { backends, runtime: Arc::new(runtime), place }
@@ -193,6 +194,7 @@ impl Core {
             processors,
             state,
             steps: Arc::new(AtomicUsize::new(steps)),
+            recordings: Arc::default(),
             checkpoint,
             target,
             preparer,
@@ -423,14 +425,15 @@ impl Core {
             noise: &noise,
             steps,
         };
-        let recordings = vlm.recordings() + policy.recordings();
-        let (tokens, pending) = queue(vlm.as_mut(), policy.as_mut(), stream.as_mut(), &batch)?;
-        let recordings = vlm.recordings() + policy.recordings() - recordings;
+        let recorded_before = vlm.recordings() + policy.recordings();
+        let queued = queue(vlm.as_mut(), policy.as_mut(), stream.as_mut(), &batch);
+        let recordings = vlm.recordings() + policy.recordings() - recorded_before;
         if recordings > 0 {
-            let path = ExecutionPath { products: vlm.products() + policy.products(), ..active.runtime.path.clone() };
-            active.runtime = Arc::new(Runtime { path, ..(*active.runtime).clone() });
+            self.recordings.fetch_add(recordings, Ordering::Relaxed);
+            active.runtime = Arc::new(Runtime { path: active.backends.path_so_far(), ..(*active.runtime).clone() });
             *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = active.runtime.clone();
         }
+        let (tokens, pending) = queued?;
         if checks_later {
             // The check costs no time here because the device computes meanwhile. If it refuses the images, nobody
             // reads the device's answer.
@@ -441,7 +444,6 @@ impl Core {
             seed: request.noise.seed(),
             steps,
             sequence: request.sequence,
-            recordings,
         };
         Ok(Queued {
             started: attempt,

@@ -60,7 +60,12 @@ pub fn pipeline(
         let Backends { vlm, policy, stream, golden, path } = active.backends;
         active.backends = Backends {
             vlm,
-            policy: Box::new(MockPolicy { name: select::CUDA_GRAPH, inner: policy, behave: Box::new(behave) }),
+            policy: Box::new(MockPolicy {
+                name: select::CUDA_GRAPH,
+                inner: policy,
+                behave: Box::new(behave),
+                recordings: 0,
+            }),
             stream: Box::new(MockStream { inner: stream, at_wait: Box::new(at_wait) }),
             golden,
             path,

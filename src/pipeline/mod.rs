@@ -64,7 +64,7 @@ use crate::model::config::ModelConfig;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use crate::transform::state::Normalization;
 use crate::types::{HostArray, ResizeMode};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -75,6 +75,7 @@ pub struct Pipeline {
     processors: Arc<Processors>,
     state: Arc<StateSpec>,
     steps: Arc<AtomicUsize>,
+    recordings: Arc<AtomicU64>,
     overlap: bool,
     drill: Option<Drill>,
     runtime: SharedRuntime,
@@ -115,6 +116,7 @@ impl Pipeline {
             processors: core.processors.clone(),
             state: core.state.clone(),
             steps: core.steps.clone(),
+            recordings: core.recordings.clone(),
             overlap: core.options.overlap,
             drill: core.options.drill.clone(),
             runtime: core.runtime.clone(),
@@ -169,6 +171,11 @@ impl Pipeline {
     /// records none.
     pub fn recorded_view_sets(&self) -> Option<usize> {
         self.runtime().path.records_views().then_some(RECORDINGS)
+    }
+
+    /// How many recordings requests have waited for so far, each for up to seconds.
+    pub fn recordings(&self) -> u64 {
+        self.recordings.load(Ordering::Relaxed)
     }
 
     /// Whether a request may begin while the previous one is still being answered; a fallback never overlaps.

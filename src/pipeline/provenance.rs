@@ -52,6 +52,4 @@ pub struct Provenance {
     pub steps: usize,
     /// The sequence number of its request.
     pub sequence: u64,
-    /// Recordings that had to be made for it, because its sizes were new. Each takes many times as long as the answer.
-    pub recordings: u64,
 }

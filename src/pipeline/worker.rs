@@ -87,6 +87,8 @@ type Slot<O> = LatestSlot<Waiting<O>>;
 /// What the threads share with their worker, and hand on to those that follow them after a panic.
 struct Shared<O: Offer> {
     pipeline: Pipeline,
+    /// Recordings that requests had waited for before this worker's first.
+    recorded_before: u64,
     seed: Option<u64>,
     slot: Slot<O>,
     epoch: Epoch,
@@ -133,6 +135,7 @@ impl<O: Offer> Worker<O> {
         deliver: impl FnMut(Delivery<O::Fault>) + Send + 'static,
     ) -> Result<Self, PipelineError> {
         let shared = Arc::new(Shared {
+            recorded_before: pipeline.recordings(),
             pipeline,
             seed,
             slot: Slot::default(),
@@ -198,6 +201,11 @@ impl<O: Offer> Worker<O> {
     /// The number of observations and answers that were dropped because their epoch was over.
     pub fn withdrawn(&self) -> u64 {
         self.shared.epoch.withdrawn()
+    }
+
+    /// How many recordings its requests have waited for.
+    pub fn recordings(&self) -> u64 {
+        self.shared.pipeline.recordings().saturating_sub(self.shared.recorded_before)
     }
 
     /// The pipeline that it runs.

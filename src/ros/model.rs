@@ -3,6 +3,7 @@
 use super::error::NodeError;
 use super::model_info::ModelInfoTopic;
 use super::outputs::{Event, Outputs};
+use crate::backend::capture::RECORDINGS;
 use crate::backend::drill::Drill;
 use crate::config::Config;
 use crate::pipeline::feedback::Feedback;
@@ -13,7 +14,7 @@ use crate::robot::control::build::streamed;
 use crate::robot::deployment;
 use crate::robot::model_facts::ModelFacts;
 use crate::robot::policy_loop::Policy;
-use crate::robot::reporting::record::SharedRecord;
+use crate::robot::reporting::record::{Record, SharedRecord};
 use crate::robot::restarts::Restarts;
 use crate::robot::selection::Selection;
 use crate::types::Stamp;
@@ -204,6 +205,7 @@ impl Model {
             Phase::Over => return Err(NodeError::Died("inference")),
             Phase::Running(worker) => {
                 let mut record = self.record.lock();
+                note_recordings(&mut record, worker.recordings());
                 record.withdrawn = worker.withdrawn();
                 record.runtime = Some(worker.runtime());
                 record.drill = worker.drill().map(|drill| drill.told().unwrap_or_default());
@@ -326,6 +328,17 @@ fn load(
     })?)
 }
 
+/// Notes how many recordings chunks have waited for, and warns of new ones. The rehearsal makes those that it can foresee.
+fn note_recordings(record: &mut Record, recordings: u64) {
+    if recordings > record.recorded_in_operation {
+        tracing::warn!(
+            "a chunk had to wait, up to seconds, until its sizes were recorded: an instruction of another length, other views, \
+             another domain or number of steps, not among the latest {RECORDINGS} of their kind"
+        );
+    }
+    record.recorded_in_operation = recordings;
+}
+
 /// Records what has been loaded, for diagnostics.
 fn record_loaded(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline) {
     let mut record = record.lock();
@@ -340,7 +353,7 @@ mod tests {
     use crate::backend::mock::Behaviour;
     use crate::config::schema::Table;
     use crate::config::{DrillConfig, DrillFault, ViewSettings};
-    use crate::pipeline::mock;
+    use crate::pipeline::{InFlight, Request, mock};
     use crate::robot::control::{Control, Watch};
     use crate::robot::selection::View;
     use crate::types::{EncodedImage, ImageFormat, Stamp, Stamped};
@@ -386,6 +399,21 @@ mod tests {
         };
         assert!(matches!(&end, NodeError::Panicked { message, most: 2 } if message == "a defect 1"), "{end:?}");
         assert!(!model.is_ready());
+    }
+
+    #[test]
+    fn recordings_that_chunks_waited_for_are_counted_and_those_of_the_rehearsal_are_not() {
+        let pipeline = mock::pipeline(mock::options(), || Behaviour::Record, mock::nothing);
+        pipeline.begin(Request::new(mock::observation(1), 7)).and_then(InFlight::wait).unwrap();
+        let (answered, answers) = mpsc::channel();
+        let deliver = move |_| answered.send(()).unwrap();
+        let mut model = model(Worker::spawn(pipeline, None, Feedback::measured(), deliver).unwrap());
+        for expected in 1..3 {
+            model.offer(selection());
+            answers.recv().unwrap();
+            assert_eq!(model.advance().unwrap(), Progress::None);
+            assert_eq!(model.record.lock().recorded_in_operation, expected);
+        }
     }
 
     #[test]

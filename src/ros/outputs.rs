@@ -123,9 +123,7 @@ impl Outputs {
         let sequence = chunk.sequence;
         self.chunks.publish(&messages::action_chunk(chunk)).map_err(|error| format!("publishing: {error}"))?;
         let age_ms = outcome.observation.age_ms(published);
-        let e2e_ms = e2e_ms(outcome, inference);
-        self.record.lock().chunk_published(e2e_ms, age_ms);
-        self.note_recordings(inference.provenance.recordings, e2e_ms);
+        self.record.lock().chunk_published(e2e_ms(outcome, inference), age_ms);
         let latency = self.report.latency(outcome, inference, published);
         // The chunk is published already, so a failure here is only logged.
         if let Err(error) = self.latencies.publish(&messages::stage_latency(latency)) {
@@ -133,17 +131,6 @@ impl Outputs {
         }
         self.tap.offer(&outcome.observation, &inference.provenance);
         Ok(sequence)
-    }
-
-    /// Tells of `count` recordings that a chunk had to wait for. The rehearsal makes those that it can foresee.
-    fn note_recordings(&self, count: u64, e2e_ms: f64) {
-        if count > 0 {
-            self.record.lock().recorded_in_operation += count;
-            tracing::warn!(
-                "an instruction of another length, other views or another domain had to be recorded first: this chunk took \
-                 {e2e_ms:.0} ms, later ones of the same sizes do not"
-            );
-        }
     }
 
     /// Records why there is no chunk, and logs it unless it was the reason before as well.

@@ -365,7 +365,7 @@ mod tests {
         let path = ExecutionPath::of_both(Operators::Libtorch);
         let runtime = Runtime { backend: "libtorch", device, dtype, engine_sha256: None, path, degraded: None };
         let sequence = ms.unsigned_abs();
-        let provenance = Provenance { runtime: Arc::new(runtime), seed: Some(7), steps: 1, sequence, recordings: 0 };
+        let provenance = Provenance { runtime: Arc::new(runtime), seed: Some(7), steps: 1, sequence };
         tap.offer(&Arc::new(mock::observation(ms)), &provenance);
     }
 

@@ -22,7 +22,7 @@ pub struct Record {
     pub runtime: Option<Arc<Runtime>>,
     /// Chunks published.
     pub chunks_published: u64,
-    /// Recordings that chunks had to wait for.
+    /// Recordings that chunks have waited for since the model was loaded.
     pub recorded_in_operation: u64,
     /// Observations whose inference or publication failed.
     pub failed: u64,
