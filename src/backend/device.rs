@@ -2,6 +2,7 @@
 
 use crate::backend::BackendError;
 use crate::config::{Device, Dtype};
+use std::path::{Path, PathBuf};
 use tch::{Cuda, Kind, Tensor};
 
 /// libtorch's device for `device`, if this machine has it.
@@ -66,6 +67,16 @@ pub fn gpu_driver() -> Option<String> {
     let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
     let words = text.lines().next()?.split_whitespace();
     words.map(str::to_owned).find(|word| word.contains('.') && word.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+/// The file from which a library whose name contains `name` was loaded into this process. The list is read line by line
+/// here, because drivers map things that a strict reader gives up at.
+pub fn loaded_library(name: &str) -> Option<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let path = maps.lines().filter_map(|line| line.find('/').and_then(|start| line.get(start..)));
+    path.map(Path::new)
+        .find(|path| path.file_name().is_some_and(|file| file.to_string_lossy().contains(name)))
+        .map(Path::to_owned)
 }
 
 /// Multiplies two small matrices on `device`, to see whether libtorch works there.

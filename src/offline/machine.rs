@@ -60,7 +60,7 @@ impl Machine {
 impl Versions {
     /// Asks this process which libraries it has loaded.
     pub fn read() -> Self {
-        let libtorch_path = loaded_library("libtorch_cpu.so");
+        let libtorch_path = device::loaded_library("libtorch_cpu.so");
         let libtorch = libtorch_path.as_deref().and_then(libtorch_version);
         Self {
             xvla_ros: env!("CARGO_PKG_VERSION"),
@@ -68,16 +68,6 @@ impl Versions {
             libtorch_path,
         }
     }
-}
-
-/// The file from which a library whose name contains `name` was loaded into this process. The list is read line by line
-/// here, because drivers map things that a strict reader gives up at.
-pub fn loaded_library(name: &str) -> Option<PathBuf> {
-    let maps = read("/proc/self/maps")?;
-    let path = maps.lines().filter_map(|line| line.find('/').and_then(|start| line.get(start..)));
-    path.map(Path::new)
-        .find(|path| path.file_name().is_some_and(|file| file.to_string_lossy().contains(name)))
-        .map(Path::to_owned)
 }
 
 fn libtorch_version(library: &Path) -> Option<String> {
@@ -143,8 +133,8 @@ mod tests {
 
     #[test]
     fn a_library_of_this_process_is_found_where_it_was_loaded_from() {
-        let library = loaded_library("libc.so").unwrap();
+        let library = device::loaded_library("libc.so").unwrap();
         assert!(library.is_absolute() && library.exists(), "{}", library.display());
-        assert_eq!(loaded_library("libno-such-thing.so"), None);
+        assert_eq!(device::loaded_library("libno-such-thing.so"), None);
     }
 }

@@ -158,8 +158,8 @@ pub fn captured(checkpoint: &Path, dtype: Dtype, steps: usize) -> Options {
         device: Device::Cuda(0),
         dtype,
         steps: Some(steps),
-        // Goldens of checkpoints that vanish with the test do not belong in the user's cache.
-        engine: EngineConfig { cache: Some(std::env::temp_dir().join("xvla-test-cache")), ..EngineConfig::default() },
+        // Neither goldens of checkpoints that vanish with the test nor algorithms that a busy GPU has chosen outlast it.
+        engine: EngineConfig { cache: Some(scratch::folder().join("cache")), ..EngineConfig::default() },
         ..Options::new(checkpoint)
     }
 }

@@ -5,6 +5,7 @@
 
 use super::kernel_cache::KernelCache;
 use crate::backend::BackendError;
+use crate::backend::device;
 use crate::backend::engine::files::short_hash;
 use cudarc::nvrtc::result::{self, NvrtcError};
 use cudarc::nvrtc::sys;
@@ -83,22 +84,23 @@ pub fn compile(
     let different = sources.into_iter().filter(|source| seen.insert(source.clone())).collect();
     let compiled = in_parallel(different, |source| {
         let build = Build::new(source, kind, &architecture);
-        cache.machine_code(&build.file_name(version), || build.compile())
+        cache.machine_code(&build.file_name(&version), || build.compile())
     });
     compiled.into_iter().map(|(source, binary)| Ok((source, binary?))).collect()
 }
 
-/// NVRTC's version, major and minor.
+/// NVRTC's version, major and minor, and the size of its file, which tells releases of one version apart.
 ///
 /// # Errors
 /// [`BackendError::Kernel`] if it does not tell.
-pub fn version() -> Result<(i32, i32), BackendError> {
+pub fn version() -> Result<String, BackendError> {
     let (mut major, mut minor) = (0, 0);
     // SAFETY: it writes two numbers.
     unsafe { sys::nvrtcVersion(&mut major, &mut minor) }
         .result()
         .map_err(|error| BackendError::Kernel { kernel: "NVRTC".to_owned(), reason: format!("{:?}", error.0) })?;
-    Ok((major, minor))
+    let file = device::loaded_library("libnvrtc.so").and_then(|path| path.metadata().ok());
+    Ok(format!("{major}.{minor}, {} bytes", file.map_or(0, |file| file.len())))
 }
 
 /// Everything that is compiled for a source: prelude, text and headers.
@@ -136,9 +138,9 @@ impl<'a> Build<'a> {
     }
 
     /// The file that keeps the machine code, named after everything that it depends on.
-    fn file_name(&self, version: (i32, i32)) -> String {
+    fn file_name(&self, version: &str) -> String {
         let (options, text) = (self.options.join("\0"), whole_text(self.source.text));
-        let hash = short_hash(&format!("{version:?}\0{options}\0{text}"));
+        let hash = short_hash(&format!("{version}\0{options}\0{text}"));
         format!("{}-{}-{hash}.cubin", self.source.name, self.architecture)
     }
 
@@ -240,17 +242,17 @@ mod tests {
         let source = Source { name: "resize", text: "void f() {}", macros: vec![("SIZE", 1)] };
         let name =
             |source: &Source, kind, architecture, version| Build::new(source, kind, architecture).file_name(version);
-        let this = name(&source, Kind::Half, "sm_90a", (13, 0));
+        let this = name(&source, Kind::Half, "sm_90a", "13.0");
         assert!(this.starts_with("resize-sm_90a-") && this.ends_with(".cubin"), "{this}");
-        assert_eq!(name(&source.clone(), Kind::Half, "sm_90a", (13, 0)), this);
+        assert_eq!(name(&source.clone(), Kind::Half, "sm_90a", "13.0"), this);
         let edited = Source { text: "void f() { }", ..source.clone() };
         let others = [
-            name(&edited, Kind::Half, "sm_90a", (13, 0)),
-            name(&source.storing_fp8(), Kind::Half, "sm_90a", (13, 0)),
-            name(&Source { macros: vec![("SIZE", 11)], ..source.clone() }, Kind::Half, "sm_90a", (13, 0)),
-            name(&source, Kind::BFloat16, "sm_90a", (13, 0)),
-            name(&source, Kind::Half, "sm_89", (13, 0)),
-            name(&source, Kind::Half, "sm_90a", (13, 1)),
+            name(&edited, Kind::Half, "sm_90a", "13.0"),
+            name(&source.storing_fp8(), Kind::Half, "sm_90a", "13.0"),
+            name(&Source { macros: vec![("SIZE", 11)], ..source.clone() }, Kind::Half, "sm_90a", "13.0"),
+            name(&source, Kind::BFloat16, "sm_90a", "13.0"),
+            name(&source, Kind::Half, "sm_89", "13.0"),
+            name(&source, Kind::Half, "sm_90a", "13.1"),
         ];
         let different: HashSet<&String> = others.iter().chain([&this]).collect();
         assert_eq!(different.len(), 1 + others.len(), "{others:?}");

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 /// The folder within the cache of engines.
 const FOLDER: &str = "kernels";
-/// The longest wait for another process that times algorithms. One that hangs must not keep others from starting.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest that a start waits for another process that times algorithms. One that hangs must not keep others from
+/// starting.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// The time between two looks at a lock that another process holds.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -113,22 +114,25 @@ impl KernelCache {
     }
 
     /// Waits for its turn to make the file `name`, which lasts until the result is dropped. Without a folder, without
-    /// permission and after [`PATIENCE`] it goes on without.
-    pub(in crate::backend::cuda) fn turn(&self, name: &str) -> Option<File> {
+    /// permission and after `patience` it goes on without.
+    pub(in crate::backend::cuda) fn turn(&self, name: &str, patience: Duration) -> Option<File> {
         let folder = self.folder.as_ref()?;
+        let unlocked = |error: &io::Error| {
+            tracing::warn!("{}: another process may time algorithms meanwhile: {error}", folder.join(name).display());
+        };
         let file = std::fs::create_dir_all(folder).and_then(|()| lock_file(&folder.join(name)));
-        let file = file.inspect_err(|error| self.warn(folder, error)).ok()?;
+        let file = file.inspect_err(unlocked).ok()?;
         let begun = Instant::now();
         loop {
             match file.try_lock() {
                 Ok(()) => return Some(file),
-                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => std::thread::sleep(POLL),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < patience => std::thread::sleep(POLL),
                 Err(TryLockError::WouldBlock) => {
-                    tracing::warn!("{}: another process has it for too long", folder.join(name).display());
+                    tracing::warn!("{}: another process times algorithms", folder.join(name).display());
                     return None;
                 }
                 Err(TryLockError::Error(error)) => {
-                    self.warn(folder, &error);
+                    unlocked(&error);
                     return None;
                 }
             }
@@ -205,7 +209,7 @@ mod tests {
         for cache in [KernelCache::within(&file), KernelCache::none()] {
             assert_eq!(code(&cache, b"code"), (b"code".to_vec(), true));
             assert_eq!(code(&cache, b"code"), (b"code".to_vec(), true));
-            assert!(cache.turn("products").is_none());
+            assert!(cache.turn("products", PATIENCE).is_none());
         }
     }
 
@@ -219,12 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_begins_when_the_one_before_ends() {
+    fn a_turn_begins_when_the_one_before_ends_or_patience_does() {
         let folder = tempfile::tempdir().unwrap();
         let [first, second] = [(); 2].map(|()| KernelCache::within(folder.path()));
-        let turn = first.turn("products").unwrap();
+        let turn = first.turn("products", PATIENCE).unwrap();
+        assert!(second.turn("products", Duration::ZERO).is_none());
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| second.turn("products").is_some());
+            let waiting = scope.spawn(|| second.turn("products", PATIENCE).is_some());
             std::thread::sleep(3 * POLL);
             assert!(!waiting.is_finished());
             drop(turn);

@@ -215,7 +215,8 @@ impl Kernels {
         let (chip, begun, before) = (session.chip(), Instant::now(), session.cache().tally());
         let mut modules = HashMap::new();
         for (source, binary) in compiler::compile(sources, kind, chip.capability, session.cache())? {
-            // SAFETY: the image is the compiler's complete output, whose hash was right if it comes from a file.
+            // SAFETY: the image is the compiler's complete output. From a file it is as it was written, which its hash
+            // shows; who may write to the cache is trusted as the program itself is.
             let module = unsafe { module::load_data(binary.as_ptr().cast()) }?;
             modules.insert(source, Arc::new(Module(module)));
         }

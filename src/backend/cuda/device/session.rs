@@ -48,6 +48,17 @@ impl From<DriverError> for BackendError {
     }
 }
 
+/// The latest version of CUDA that the driver supports, such as 13000 for 13.0.
+///
+/// # Errors
+/// [`BackendError::Unavailable`] without a driver.
+pub fn driver_cuda_version() -> Result<i32, BackendError> {
+    let mut version = 0;
+    // SAFETY: it writes one number.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(version)
+}
+
 impl Session {
     /// Opens GPU `device`, without a cache.
     ///

@@ -11,12 +11,13 @@ use super::matrix::Element;
 use crate::backend::BackendError;
 use crate::backend::cuda::device::compiler;
 use crate::backend::cuda::device::kernel_cache::KernelCache;
-use crate::backend::cuda::device::session::Session;
+use crate::backend::cuda::device::session::{self, Session};
 use crate::backend::device;
 use crate::backend::engine::files::short_hash;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::time::Duration;
 use tch::Kind;
 
 /// An implementation under a name that every start understands.
@@ -36,10 +37,12 @@ pub struct MadeFor {
     compute_capability: (i32, i32),
     multiprocessors: usize,
     driver: String,
+    /// Of CUDA that the driver supports, which some systems tell alone.
+    driver_cuda: i32,
     cublaslt: usize,
-    nvrtc: (i32, i32),
-    /// Hash of this project's kernel.
-    kernel: String,
+    nvrtc: String,
+    /// Hash of this project's kernel, and of the source that decides what is timed.
+    source: String,
 }
 
 impl MadeFor {
@@ -53,9 +56,10 @@ impl MadeFor {
             compute_capability: session.chip().capability,
             multiprocessors: session.chip().multiprocessors,
             driver: device::gpu_driver().unwrap_or_default(),
+            driver_cuda: session::driver_cuda_version()?,
             cublaslt: cublaslt::version(),
             nvrtc: compiler::version()?,
-            kernel: matmul::fingerprint(),
+            source: source_hash(),
         })
     }
 
@@ -64,6 +68,12 @@ impl MadeFor {
         let gpu: String = self.gpu.chars().map(letter).collect();
         format!("products-{gpu}-{}.choices", short_hash(&format!("{self:?}")))
     }
+}
+
+/// The hash of what is timed: the kernel, and the source that proposes candidates.
+fn source_hash() -> String {
+    let proposing = [include_str!("matmul.rs"), include_str!("cublaslt.rs"), include_str!("gemm.rs")];
+    short_hash(&(matmul::fingerprint() + &proposing.concat()))
 }
 
 /// The choices that are known for products of one kind.
@@ -94,9 +104,10 @@ impl Choices {
         self.known.get(&self.name(shape)).copied()
     }
 
-    /// Waits for the right to choose, which lasts until the result is dropped, and reads what others have chosen by then.
-    pub fn turn(&mut self, cache: &KernelCache) -> Option<File> {
-        let turn = cache.turn(&self.made_for.file_name());
+    /// Waits for the right to choose, at most for `patience`, and reads what others have chosen by then. The right lasts
+    /// until the result is dropped.
+    pub fn turn(&mut self, cache: &KernelCache, patience: Duration) -> Option<File> {
+        let turn = cache.turn(&self.made_for.file_name(), patience);
         self.refresh(cache);
         turn
     }
@@ -144,6 +155,7 @@ impl Choices {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cuda::device::kernel_cache::PATIENCE;
     use crate::backend::cuda::device::session::Chip;
 
     fn made_for() -> MadeFor {
@@ -153,8 +165,9 @@ mod tests {
             multiprocessors: 132,
             driver: "580.65.06".to_owned(),
             cublaslt: 130_002,
-            nvrtc: (13, 0),
-            kernel: matmul::fingerprint(),
+            driver_cuda: 13_000,
+            nvrtc: "13.0".to_owned(),
+            source: source_hash(),
         }
     }
 
@@ -232,8 +245,9 @@ mod tests {
             MadeFor { multiprocessors: 114, ..made_for() },
             MadeFor { driver: "580.159.04".to_owned(), ..made_for() },
             MadeFor { cublaslt: 130_100, ..made_for() },
-            MadeFor { nvrtc: (13, 1), ..made_for() },
-            MadeFor { kernel: "0".repeat(16), ..made_for() },
+            MadeFor { driver_cuda: 13_010, ..made_for() },
+            MadeFor { nvrtc: "13.1".to_owned(), ..made_for() },
+            MadeFor { source: "0".repeat(16), ..made_for() },
         ];
         assert!(others.into_iter().all(|other| Choices::read(other, Kind::Half, &cache).of(&SHAPE).is_none()));
     }
@@ -247,7 +261,7 @@ mod tests {
             for shape in &shapes {
                 scope.spawn(|| {
                     let mut choices = Choices::read(made_for(), Kind::Half, &cache);
-                    let _turn = choices.turn(&cache).unwrap();
+                    let _turn = choices.turn(&cache, PATIENCE).unwrap();
                     choices.keep(&[(*shape, LIBRARY)], &cache);
                 });
             }

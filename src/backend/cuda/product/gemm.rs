@@ -15,6 +15,7 @@ use super::matrix::Element;
 pub use super::matrix::Formats;
 use super::stored::Target;
 use crate::backend::BackendError;
+use crate::backend::cuda::device::kernel_cache::PATIENCE;
 use crate::backend::cuda::device::kernels::Kernels;
 use crate::backend::cuda::device::memory::Span;
 use crate::backend::cuda::device::session::Session;
@@ -22,7 +23,7 @@ use crate::backend::path::Products;
 use cudarc::driver::{CudaStream, sys as driver};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tch::Kind;
 
 /// Products that are timed together.
@@ -200,7 +201,9 @@ impl Gemm {
         let session = self.session.clone();
         // Two processes that time products on one GPU would disturb each other. The second takes what the first has
         // chosen, so that a later start cannot find other choices than either of them.
-        let _turn = self.choices.turn(session.cache());
+        // Once something is recorded, a robot may be waiting, and disturbed timing is the lesser evil.
+        let is_start = self.plans.values().all(|plan| !plan.tuned);
+        let _turn = self.choices.turn(session.cache(), if is_start { PATIENCE } else { Duration::ZERO });
         let mut new = std::mem::take(&mut self.products);
         new.retain(|shape, _| match self.known_plan(shape) {
             Some(plan) => {
