@@ -18,7 +18,7 @@ pack: after `make build CUDA=1` and, in its environment (XVLA_CUDA=1; source scr
 
 run, smoke, soak:
   --site DIR         site-packages that hold torch and nvidia [python3's]
-  --work DIR         checkpoint, caches and results; a checkpoint there is used again [gpu_node_work]
+  --work DIR         checkpoint, caches and results; a checkpoint there is used again, results are not [gpu_node_work]
   --preset NAME      size of the random checkpoint: base or tiny [base]
   --backend NAME     [cuda_graph]
   --device NAME      [cuda]
@@ -63,11 +63,16 @@ pack() {
         "$prefix/lib/lib${package}__rosidl_typesupport_introspection"_{c,cpp}.so)
     done
   done
+  closure "${programs[@]}" "${wanted[@]}" > "$folder/libraries"
+  for library in librmw_implementation librmw_fastrtps_cpp lib{sensor_msgs,xvla_ros}__rosidl_typesupport_fastrtps_c; do
+    grep -q "/$library\.so" "$folder/libraries" || die "$library.so is in no prefix of AMENT_PREFIX_PATH"
+  done
   while read -r library; do
     cp -L "$library" "$folder/lib/${library##*/}"
     strip --strip-unneeded "$folder/lib/${library##*/}"
     patchelf --force-rpath --set-rpath "\$ORIGIN" "$folder/lib/${library##*/}"
-  done < <(closure "${programs[@]}" "${wanted[@]}")
+  done < "$folder/libraries"
+  rm "$folder/libraries"
 
   cp "$here"/gpu_node.{sh,yaml} "$here/gpu_node_table.py" "$here/text_tokens.py" "$root/config/fastdds_shm.xml" "$folder"
   git -C "$root" rev-parse --short HEAD > "$folder/revision" 2> /dev/null || echo unknown > "$folder/revision"
@@ -112,6 +117,8 @@ enter() {
   export HOME="$work/home" ROS_LOG_DIR="$work/log" RMW_IMPLEMENTATION=rmw_fastrtps_cpp ROS_DISTRO=jazzy ROS_VERSION=2
   export ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST FASTRTPS_DEFAULT_PROFILES_FILE="$here/fastdds_shm.xml"
   export ROS_DOMAIN_ID="${ROS_DOMAIN_ID:-73}"
+  # What an earlier run has measured is not this one's.
+  rm -rf "$work/results"
   mkdir -p "$HOME" "$ROS_LOG_DIR" "$work/results"
 }
 
@@ -119,9 +126,11 @@ enter() {
 synthesise() {
   checkpoint="$work/${preset}_$dtype"
   [[ ! -d "$checkpoint" ]] || return 0
-  "$here/bin/xvla" checkpoint synth --preset "$preset" --dtype "$dtype" --out "$checkpoint" > "$work/synth.log" 2>&1 ||
-    die "no checkpoint: $(tail -n 1 "$work/synth.log")"
-  python3 "$here/text_tokens.py" --checkpoint "$checkpoint" --tokens 64
+  rm -rf "$checkpoint.partial"
+  "$here/bin/xvla" checkpoint synth --preset "$preset" --dtype "$dtype" --out "$checkpoint.partial" \
+    > "$work/synth.log" 2>&1 || die "no checkpoint: $(tail -n 1 "$work/synth.log")"
+  python3 "$here/text_tokens.py" --checkpoint "$checkpoint.partial" --tokens 64
+  mv "$checkpoint.partial" "$checkpoint"
 }
 
 # Starts the node and measures it at every rate: CAMERAS STEPS PREPROCESS.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every test that needs a GPU on this machine's GPU, one program after the other, and prints a line for each: pass,
-# skip with the reason, or fail with the tests that failed. Ends with 1 if any failed. Programs that were built elsewhere
-# need only this checkout and a Python with PyTorch for CUDA 13.
+# Runs every test that needs a GPU on this machine's GPU, one program after the other and the node last, and prints a line
+# for each: pass, skip with the reason, or fail with the tests that failed. Ends with 1 if any failed. Programs that were
+# built elsewhere need only this checkout and a Python with PyTorch for CUDA 13.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -9,7 +9,7 @@ usage() {
   cat << 'END'
 usage: tools/gpu_tests.sh [options]
   --programs DIR   test programs that --build has made, here or on another machine [build them]
-  --build DIR      build the test programs into DIR, without line tables, and run nothing
+  --build DIR      build the test programs into DIR, without line tables, pack the node into DIR/node, and run nothing
   --features LIST  what they are built with [ros,cuda,onnxruntime,tensorrt, as by make build CUDA=1]
   --python PATH    a Python with torch, cupy and numpy [python3]
   --logs DIR       what each program printed [build/gpu_tests]
@@ -18,7 +18,7 @@ usage: tools/gpu_tests.sh [options]
 END
 }
 
-programs='' build='' features=ros,cuda,onnxruntime,tensorrt python=python3 logs=build/gpu_tests only=. limit=300
+programs='' build='' torch='' features=ros,cuda,onnxruntime,tensorrt python=python3 logs=build/gpu_tests only=. limit=300
 while (($# > 0)); do
   case "$1" in
     --help | -h) usage && exit ;;
@@ -51,6 +51,9 @@ build_into() {
     built="$(sed -n "s|.*Executable tests/$name.rs (\(.*\))|\1|p" "$1/build.log")"
     objcopy --strip-debug "$built" "$1/$name"
   done
+  cargo build --release --locked --features "$features" --bins --example gpu_driver >&2
+  rm -rf "$1/node" "$1/node.tar.xz"
+  tools/gpu_node.sh pack "$1/node" >&2
 }
 
 if [[ -n "$build" ]]; then
@@ -112,10 +115,11 @@ failures() {
   printf '%s' "${names:-$(grep -v '^[[:space:]]*$' "$1" | tail -n 1)}"
 }
 
-# How many tests there were: LOG.
+# How many tests there were, or else the last line: LOG.
 count() {
-  sed -nE 's/^test result: ok\. ([0-9]+) passed.*/\1/p; s/^Ran ([0-9]+) tests? in.*/\1/p' "$1" |
-    awk '{ tests += $1 } END { print tests + 0 " tests" }'
+  local tests
+  tests="$(sed -nE 's/^test result: ok\. ([0-9]+) passed.*/\1/p; s/^Ran ([0-9]+) tests? in.*/\1/p' "$1" | paste -sd +)"
+  if [[ -n "$tests" ]]; then echo "$((tests)) tests"; else grep -v '^[[:space:]]*$' "$1" | tail -n 1; fi
 }
 
 card="$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null | head -n 1)" || true
@@ -132,9 +136,22 @@ for name in "${PROGRAMS[@]}"; do
   if [[ -x "$programs/$name" ]]; then
     check "$name" "$programs/$name" --nocapture
   else
-    report skip "$name" "not among the programs"
+    report FAIL "$name" "not among the programs in $programs"
   fi
 done
 
+if [[ "node" =~ $only ]]; then
+  if [[ -x "$programs/node/gpu_node.sh" ]]; then
+    # It answers cameras for some seconds, and stops when it is asked to.
+    check node "$programs/node/gpu_node.sh" smoke --work "$logs/node_work" ${torch:+--site "$torch/.."}
+  else
+    report FAIL node "not packed in $programs/node"
+  fi
+fi
+
 echo "$passed passed, $skipped skipped, $failed failed in $SECONDS s"
+((passed + skipped + failed > 0)) || {
+  echo "gpu_tests: --only $only names no test" >&2
+  exit 2
+}
 ((failed == 0))
