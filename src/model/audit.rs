@@ -1,12 +1,12 @@
 //! Audits a checkpoint: its contents and every problem with it, found without reading a single weight.
 
 use super::adapter::Adapter;
-use super::checkpoint::{Checkpoint, TensorEntry};
+use super::checkpoint::Checkpoint;
 use super::config::ModelConfig;
-use super::folders::{ADAPTER_WEIGHTS_FILE, CONFIG_FILE, Folders};
+use super::folders::{ADAPTER_WEIGHTS_FILE, Folders};
 use super::layout::Layout;
 use super::network;
-use super::variant::{self, Method};
+use super::variant::stored;
 use super::weight::{fp8, sparse24};
 use crate::error::CheckpointError;
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ pub fn audit(folders: Folders) -> Result<Audit, CheckpointError> {
     let config = ModelConfig::of(folders)?;
     let checkpoint = Checkpoint::open_in(folders)?;
     let ledger = checkpoint.survey(|root| network(root, &config))?;
-    ledger.problems.borrow_mut().extend(check_formats(&config, &checkpoint).err());
+    ledger.problems.borrow_mut().extend(stored::check(&config, &checkpoint).err());
     let requested = ledger.asked.into_inner();
     let layout = checkpoint.layout().clone();
 
@@ -132,33 +132,6 @@ pub fn audit(folders: Folders) -> Result<Audit, CheckpointError> {
         dtypes,
         problems: ledger.problems.into_inner(),
     })
-}
-
-/// Checks that `checkpoint` stores as many matrices in another format as its configuration says, and in no other one.
-///
-/// # Errors
-/// [`CheckpointError::Config`] with both numbers.
-pub fn check_formats(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
-    let count =
-        |is: fn(&str, &TensorEntry) -> bool| checkpoint.entries().filter(|(name, entry)| is(name, entry)).count();
-    let stored = [
-        (Method::Fp8, count(|_, entry| entry.dtype == safetensors::Dtype::F8_E4M3)),
-        (Method::Int8, count(|_, entry| entry.dtype == safetensors::Dtype::I8)),
-        (Method::Sparse24, count(|name, _| name.ends_with(sparse24::METADATA))),
-    ];
-    for (method, found) in stored {
-        let expected =
-            config.variant.as_ref().filter(|variant| variant.method == method).map_or(0, |said| said.matrices);
-        if found != expected {
-            let reason = format!(
-                "{found} matrices are stored as {}, and it says {expected}: config.json and weights are not of one checkpoint",
-                method.name()
-            );
-            let path = checkpoint.folder().join(CONFIG_FILE);
-            return Err(CheckpointError::Config { path, field: variant::KEY.to_owned(), reason });
-        }
-    }
-    Ok(())
 }
 
 fn size(path: &Path) -> Result<u64, CheckpointError> {

@@ -118,6 +118,11 @@ impl Checkpoint {
         self.weights.entries().iter().map(|(name, entry)| (name.as_str(), entry))
     }
 
+    /// What the weights' headers say under `name`, besides their tensors.
+    pub fn metadata(&self, name: &str) -> Option<&str> {
+        self.weights.metadata().get(name).map(String::as_str)
+    }
+
     /// How this checkpoint names its tensors.
     pub fn layout(&self) -> &Layout {
         &self.layout
@@ -255,6 +260,24 @@ impl Checkpoint {
     /// A dtype that is not supported, or an error of libtorch.
     pub fn merged(&self, name: &str) -> Result<Option<Tensor>, CheckpointError> {
         self.weights.entries().get(name).map(|entry| self.tensor(name, entry)).transpose()
+    }
+
+    /// Reads every weight that inference uses, which takes seconds for a full-size checkpoint.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Malformed`] naming the first tensor that holds NaN or infinity.
+    pub fn check_finite(&self) -> Result<(), CheckpointError> {
+        for (name, entry) in self.weights.entries().iter().filter(|(name, _)| !self.layout.training_only(name)) {
+            let all = |tensor: Tensor| match entry.dtype {
+                Dtype::U8 | Dtype::I8 => Ok(1),
+                _ => tensor.f_to_kind(Kind::Float)?.f_isfinite()?.f_all()?.f_int64_value(&[]),
+            };
+            let finite = all(self.tensor(name, entry)?);
+            if self.root(Kind::Float, Device::Cpu).torch(finite)? == 0 {
+                return Err(malformed(self.path(), format!("tensor `{name}` holds weights that are not finite")));
+            }
+        }
+        Ok(())
     }
 
     /// The tensor stored as `name` with the adapter's change, if it has one for it. Otherwise this is a view of the

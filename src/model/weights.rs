@@ -7,7 +7,7 @@ use crate::error::{CheckpointError, PROBE_BYTES, check_content};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
@@ -60,6 +60,8 @@ pub struct Weights {
     path: PathBuf,
     files: Vec<Mapped>,
     entries: BTreeMap<String, TensorEntry>,
+    /// What the headers say besides: text by name.
+    metadata: BTreeMap<String, String>,
     /// [`Weights::sha256`], once somebody has asked for it.
     sha256: OnceLock<String>,
 }
@@ -71,13 +73,13 @@ impl Weights {
     /// A missing, truncated or malformed file; a tensor that is in two of them.
     pub fn open(path: PathBuf, paths: Vec<PathBuf>) -> Result<Self, CheckpointError> {
         let mut files = Vec::with_capacity(paths.len());
-        let mut entries = BTreeMap::new();
+        let (mut entries, mut metadata) = (BTreeMap::new(), BTreeMap::new());
         for (file, path) in paths.into_iter().enumerate() {
             let opened = File::open(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
-            read_header(&path, &opened, file, &mut entries)?;
+            metadata.extend(read_header(&path, &opened, file, &mut entries)?);
             files.push(map_file(path, opened)?);
         }
-        Ok(Self { path, files, entries, sha256: OnceLock::new() })
+        Ok(Self { path, files, entries, metadata, sha256: OnceLock::new() })
     }
 
     /// The file, or the folder of several.
@@ -88,6 +90,11 @@ impl Weights {
     /// The headers of all tensors by stored name.
     pub fn entries(&self) -> &BTreeMap<String, TensorEntry> {
         &self.entries
+    }
+
+    /// What the headers say besides: text by name.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// The files, in the order in which they were named.
@@ -189,13 +196,14 @@ impl Weights {
     }
 }
 
-/// Reads the header of `path`, which is the checkpoint's file number `file`, and adds its tensors to `entries`.
+/// Reads the header of `path`, which is the checkpoint's file number `file`, and adds its tensors to `entries`. Returns what
+/// else the header says.
 fn read_header(
     path: &Path,
     mut reader: &File,
     file: usize,
     entries: &mut BTreeMap<String, TensorEntry>,
-) -> Result<(), CheckpointError> {
+) -> Result<HashMap<String, String>, CheckpointError> {
     let io = |source| CheckpointError::Io { path: path.to_owned(), source };
     let size = reader.metadata().map_err(io)?.len();
     let mut probe = Vec::with_capacity(PROBE_BYTES);
@@ -233,7 +241,7 @@ fn read_header(
             return Err(malformed(path, format!("tensor `{name}` is in more than one shard")));
         }
     }
-    Ok(())
+    Ok(metadata.metadata().clone().unwrap_or_default())
 }
 
 /// libtorch's kind for a dtype that checkpoints store, those of quantised matrices included.

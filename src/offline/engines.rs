@@ -8,10 +8,12 @@ use crate::backend::engine::sidecar::{Identity, Sidecar};
 use crate::backend::engine::{self, BuildSpec, EngineBuilder, Flavour, Precision, Source, cache};
 #[cfg(feature = "tensorrt")]
 use crate::backend::tensorrt;
+use crate::backend::variant::evidence::Evidence;
 use crate::config::BuildOptions;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::folders::Folders;
+use crate::model::variant::{Method, stored};
 use crate::pipeline::PipelineError;
 use crate::pipeline::validate::own_input_spec;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
@@ -80,6 +82,8 @@ pub struct EngineMade {
     pub sidecar: Sidecar,
     /// Whether the file existed already and was kept.
     pub reused: bool,
+    /// Whether the checkpoint's matrices are in integers, which engines and graphs multiply dense.
+    pub dense_integers: bool,
 }
 
 /// Writes the policy as an ONNX graph.
@@ -166,6 +170,11 @@ fn produce(
     let config = ModelConfig::of(folders)?;
     let processors = Processors::load(folders.holding(PREPROCESSOR_FILE))?;
     let checkpoint = Checkpoint::open_in(folders)?;
+    // A variant that could not be run is not worth an engine.
+    stored::check(&config, &checkpoint)?;
+    Evidence::of_checkpoint(folders.base, &config)?;
+    let of_policy = config.variant.as_ref().filter(|variant| variant.scope.has_policy());
+    let dense_integers = of_policy.is_some_and(|variant| variant.method == Method::Int8);
     let spec = spec(request, builder.flavour, &config, &processors);
     let source = Source { checkpoint: &checkpoint, config: &config };
     let wanted = source.identity(&spec, builder)?;
@@ -180,7 +189,7 @@ fn produce(
     };
     if !request.force {
         match find() {
-            Ok(sidecar) => return Ok(EngineMade { path, sidecar, reused: true }),
+            Ok(sidecar) => return Ok(EngineMade { path, sidecar, reused: true, dense_integers }),
             Err(error) if path.exists() => {
                 let reason = format!("there is another file of that name ({error})");
                 return Err(BackendError::Engine { path, reason, remedy: "--force replaces it".to_owned() }.into());
@@ -190,7 +199,7 @@ fn produce(
     }
     let find = || if request.force { None } else { find().ok() };
     let made = cache::single_flight(&path, find, |partial| make(&source, &spec, &wanted, partial))?;
-    Ok(EngineMade { path, sidecar: made.sidecar, reused: made.reused })
+    Ok(EngineMade { path, sidecar: made.sidecar, reused: made.reused, dense_integers })
 }
 
 fn spec(request: &EngineRequest, flavour: Flavour, config: &ModelConfig, processors: &Processors) -> BuildSpec {

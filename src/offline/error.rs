@@ -61,6 +61,14 @@ pub enum OfflineError {
         /// Its sizes, and those of the batches before.
         reason: String,
     },
+    /// A state in a calibration batch that no robot can be in.
+    #[error("{}: {reason}", path.display())]
+    State {
+        /// The batch's file.
+        path: PathBuf,
+        /// The channels and their length.
+        reason: String,
+    },
     /// A variant cannot be made or stored.
     #[error(transparent)]
     Variant(Box<VariantError>),

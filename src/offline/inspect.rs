@@ -231,7 +231,7 @@ pub fn inspect(folders: Folders) -> Result<Inspection, CheckpointError> {
     if let Err(error) = check_processors(processors_folder, &config, &processors) {
         problems.push(error.to_string());
     }
-    problems.extend(gate_problem(folders.base, &config));
+    problems.extend(Evidence::of_checkpoint(folders.base, &config).err().map(|error| error.to_string()));
     let tokenizer_folder = tokenizer_folder(folders, &processors);
     if let Err(error) = Preparer::new(tokenizer_folder, &config, &processors, None) {
         problems.push(error.to_string());
@@ -266,12 +266,6 @@ pub fn inspect(folders: Folders) -> Result<Inspection, CheckpointError> {
         tokenizer_ids,
         problems,
     })
-}
-
-/// What keeps a variant from being held to its samples.
-fn gate_problem(folder: &Path, config: &ModelConfig) -> Option<String> {
-    let variant = config.variant.as_ref()?;
-    Evidence::read(folder, variant.gate.as_ref()?, variant.domain).err().map(|error| error.to_string())
 }
 
 fn adapter_facts(found: AdapterFindings) -> AdapterFacts {

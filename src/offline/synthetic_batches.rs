@@ -4,14 +4,18 @@
 //! They have the right shapes and plausible statistics, which is enough to measure time and memory and to compare
 //! backends. They say nothing about how well a policy acts.
 
+use crate::config::RotationLayout;
 use crate::data::batch::{Batch, write_batch};
 use crate::error::CheckpointError;
+use crate::model::action_space::ActionMode;
 use crate::model::config::ModelConfig;
 use crate::offline::OfflineError;
 use crate::offline::inspect::{Inspection, inspect};
 use crate::pipeline::prepare::Preparer;
 use crate::pipeline::{Folders, PipelineError};
 use crate::transform::bicubic::Bicubic;
+use crate::transform::rotation::rotation_6d_from_quaternion;
+use crate::transform::state::EE6D_ARM;
 use crate::transform::tokenize::BART_PAD_ID;
 use crate::types::{ModelInputs, Observation, ResizeMode, RgbImage, Stamp, Stamped};
 use rand::{Rng, SeedableRng};
@@ -98,12 +102,26 @@ fn append(batch: &mut ModelInputs, next: ModelInputs) {
 }
 
 fn observation(facts: &Inspection, own_size: Option<(usize, usize)>, random: &mut ChaCha8Rng) -> Observation {
+    let mut state: Vec<f32> = (0..facts.state.channels).map(|_| random.random_range(-0.5..0.5)).collect();
+    if facts.actions.mode == ActionMode::Ee6d.name() {
+        state.chunks_exact_mut(EE6D_ARM).for_each(|arm| turn(arm, random));
+    }
     let instruction = INSTRUCTIONS.get(random.random_range(0..INSTRUCTIONS.len())).copied().unwrap_or_default();
     Observation {
         views: (0..facts.inputs.views).map(|_| Some(unstamped(Arc::new(resized(scene(random)?, own_size)?)))).collect(),
         instruction: instruction.to_owned(),
-        state: vec![unstamped((0..facts.state.channels).map(|_| random.random_range(-0.5..0.5)).collect())],
+        state: vec![unstamped(state)],
         domain_id: random.random_range(0..facts.inputs.domains.max(1)),
+    }
+}
+
+/// Gives the pose of an `arm` in the ee6d layout a random orientation.
+fn turn(arm: &mut [f32], random: &mut ChaCha8Rng) {
+    let quaternion = [(); 4].map(|()| random.random_range(0.1..1.0) * if random.random() { 1.0 } else { -1.0 });
+    // Only a quaternion of length zero is none.
+    let Ok(rotation) = rotation_6d_from_quaternion(&quaternion, RotationLayout::Columns) else { return };
+    for (channel, value) in arm.iter_mut().skip(3).zip(rotation) {
+        *channel = value as f32;
     }
 }
 

@@ -8,9 +8,14 @@ use crate::backend::variant::{Calibration, VariantError, make, store};
 pub use crate::backend::variant::{Event, Keep, Order, Recipe, Report};
 use crate::config::Device;
 use crate::data::batch::{Batch, Limits, calibration_files, read_batch};
+use crate::model::action_space::ActionMode;
 use crate::model::checkpoint::Checkpoint;
+use crate::model::config::ModelConfig;
 use crate::model::variant::Variant;
 use crate::pipeline::{Options, PipelineError, Preparation};
+use crate::transform::rotation::length_of_rotation_6d;
+use crate::transform::state::EE6D_ARM;
+use crate::types::ModelInputs;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
@@ -60,9 +65,11 @@ pub fn write(plan: &Plan, observer: &mut dyn FnMut(Event)) -> Result<Outcome, Of
     check_domain(&preparation, order.domain)?;
     let folder = plan.calibration.as_deref();
     let calibration = folder.map(|folder| calibration(&preparation, folder, order.domain, plan.seed)).transpose()?;
+    let (calibration, notice) = calibration.map_or((None, None), |(samples, notice)| (Some(samples), notice));
     let checkpoint = Checkpoint::open_in(options.folders()).map_err(PipelineError::from)?;
     let device = device::resolve(plan.device).map_err(PipelineError::from)?;
-    let made = make((&checkpoint, config), &order, calibration.as_ref(), device, observer)?;
+    let mut made = make((&checkpoint, config), &order, calibration.as_ref(), device, observer)?;
+    made.report.warnings.extend(notice);
     let sizes = store::write(options.folders(), (&checkpoint, config), &made, &plan.out)?;
     Ok(Outcome { variant: made.variant, sizes, report: made.report })
 }
@@ -84,8 +91,14 @@ fn check_domain(preparation: &Preparation, domain: i64) -> Result<(), OfflineErr
     }
 }
 
-/// Reads every batch of `folder` as the network would take it.
-fn calibration(preparation: &Preparation, folder: &Path, domain: i64, seed: u64) -> Result<Calibration, OfflineError> {
+/// Reads every batch of `folder` as the network would take it. Returns what to say about states that are odd, too.
+fn calibration(
+    preparation: &Preparation,
+    folder: &Path,
+    domain: i64,
+    seed: u64,
+) -> Result<(Calibration, Option<String>), OfflineError> {
+    let mut notice = None;
     let mut hasher = Sha256::new();
     let mut samples = Vec::new();
     let mut sizes = None;
@@ -103,11 +116,45 @@ fn calibration(preparation: &Preparation, folder: &Path, domain: i64, seed: u64)
             let reason = format!("views, height, width and tokens are {found:?}, and {first:?} in the batches before");
             return Err(OfflineError::Sizes { path, reason });
         }
+        let odd = odd_rotation(preparation.config(), &inputs, &path)?;
+        notice = notice.or(odd);
         let first_seed = seed.wrapping_add(samples.len() as u64);
         let more = preparation.network_inputs(&inputs, noise.as_ref(), first_seed);
         samples.extend(more.map_err(|error| with_path(&path, error))?);
     }
-    Ok(Calibration { samples, sha256: format!("{:x}", hasher.finalize()) })
+    Ok((Calibration { samples, sha256: format!("{:x}", hasher.finalize()) }, notice))
+}
+
+/// The columns of a rotation are 1 long. Such lengths are odd, but may be what a model was trained with, or random.
+const ODD_LENGTH: std::ops::Range<f64> = 0.9..1.1;
+/// A rotation's columns are not longer than this, whatever was rounded or filtered.
+const LONGEST: f64 = 10.0;
+
+/// Looks at the rotations in the states of a batch for an ee6d checkpoint, and says which is odd. An arm of zeros is none.
+fn odd_rotation(config: &ModelConfig, inputs: &ModelInputs, path: &Path) -> Result<Option<String>, OfflineError> {
+    if config.action_space.mode != ActionMode::Ee6d {
+        return Ok(None);
+    }
+    let mut odd = None;
+    for (sample, state) in inputs.proprio.chunks(inputs.proprio_dim.max(1)).enumerate() {
+        for (arm, channels) in state.chunks_exact(EE6D_ARM).enumerate() {
+            let &[_, _, _, a, b, c, d, e, f, _] = channels else { continue };
+            let length = length_of_rotation_6d(&[a, b, c, d, e, f].map(f64::from));
+            if length == 0.0 || ODD_LENGTH.contains(&length) {
+                continue;
+            }
+            let (first, last) = (EE6D_ARM * arm + 3, EE6D_ARM * arm + 8);
+            let reason = format!(
+                "sample {sample}: channels {first} to {last} of `proprio` are no rotation: its two columns are 1 long, and \
+                 these are {length:.3}: ee6d states are xyz in metres, two columns of the rotation, gripper"
+            );
+            if length > LONGEST {
+                return Err(OfflineError::State { path: path.to_owned(), reason });
+            }
+            odd = odd.or(Some(format!("{}: {reason}", path.display())));
+        }
+    }
+    Ok(odd)
 }
 
 impl From<VariantError> for OfflineError {

@@ -13,11 +13,10 @@ use crate::backend::variant::evidence::{self, Evidence};
 use crate::backend::{device, libtorch_gpu};
 use crate::config::Dtype;
 use crate::error::CheckpointError;
-use crate::model::audit::check_formats;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::folders::CONFIG_FILE;
-use crate::model::variant::{GateLimits, Limits, Method};
+use crate::model::variant::{self, GateLimits, Limits, Method, stored};
 
 /// Loads the backend called `name` and checks it: against libtorch, unless it is libtorch, and against a variant's samples.
 ///
@@ -32,7 +31,7 @@ pub(super) fn load(
     steps: usize,
 ) -> Result<Backends, PipelineError> {
     select::require(name)?;
-    check_formats(config, checkpoint)?;
+    stored::check(config, checkpoint)?;
     let evidence = evidence(checkpoint, config, steps)?;
     // What dense f32 answers to real samples says more than libtorch's answer to random ones.
     let computed = if name == select::DEFAULT || select::brings_golden(name) || evidence.is_some() {
@@ -42,11 +41,23 @@ pub(super) fn load(
     };
     let mut backends = select::load(name, checkpoint, config, target)?;
     if let Some(golden) = computed.or_else(|| backends.golden.take()) {
-        backends = admit(backends, |backends| check(name, backends, &golden, config, target.sizes))?;
+        let checked = admit(backends, |backends| check(name, backends, &golden, config, target.sizes));
+        backends = checked.map_err(|error| cause(error, checkpoint))?;
     }
     match evidence {
-        Some(evidence) => Ok(admit(backends, |backends| evidence.check(name, backends, target.dtype))?),
+        Some(evidence) => admit(backends, |backends| evidence.check(name, backends, target.dtype))
+            .map_err(|error| cause(error, checkpoint)),
         None => Ok(backends),
+    }
+}
+
+/// Why a check failed: weights that are not finite, else what the check says. A backend is not to blame for such weights.
+fn cause(error: BackendError, checkpoint: &Checkpoint) -> PipelineError {
+    match error {
+        BackendError::Gate { .. } | BackendError::Parity { .. } => {
+            checkpoint.check_finite().map_or_else(PipelineError::from, |()| error.into())
+        }
+        other => other.into(),
     }
 }
 
@@ -70,7 +81,7 @@ fn evidence<'a>(
     let Some(variant) = &config.variant else { return Ok(None) };
     let Some(gate) = &variant.gate else {
         tracing::warn!(
-            "this {} checkpoint was never compared with its source, because it was made without calibration batches",
+            "this {} checkpoint was never compared with its source, because it was pruned without calibration batches",
             variant.method.name()
         );
         return Ok(None);
@@ -78,7 +89,7 @@ fn evidence<'a>(
     let folder = checkpoint.folder();
     let limits = limits_of(gate, steps).map_err(|reason| CheckpointError::Config {
         path: folder.join(CONFIG_FILE),
-        field: "quantization.gate.steps".to_owned(),
+        field: format!("{}.gate.steps", variant::KEY),
         reason,
     })?;
     let evidence = Evidence::read(folder, gate, variant.domain)?;
@@ -88,9 +99,14 @@ fn evidence<'a>(
 /// The limits for `steps` denoising steps, or why there are none.
 pub(super) fn limits_of(gate: &GateLimits, steps: usize) -> Result<&Limits, String> {
     gate.steps.get(&steps).ok_or_else(|| {
-        let measured = gate.steps.keys().map(usize::to_string).collect::<Vec<_>>().join(" and ");
+        let measured: Vec<String> = gate.steps.keys().map(usize::to_string).collect();
+        let all = measured.iter().chain([&steps.to_string()]).cloned().collect::<Vec<_>>().join(",");
         format!(
-            "it was measured after {measured} denoising steps, not after {steps}: make it again with --steps {steps}"
+            "it was measured after {} denoising step{}, not after {steps}: run it with that number (`bench --steps {}`, \
+             the node's policy.steps), or make it again for both (`quantize --steps {all}`)",
+            measured.join(" and "),
+            if measured == ["1"] { "" } else { "s" },
+            measured.last().map_or("", String::as_str)
         )
     })
 }

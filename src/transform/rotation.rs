@@ -50,6 +50,12 @@ pub fn matrix_from_rotation_6d(values: &Rotation6d, layout: RotationLayout) -> R
     Ok(matrix_of_columns(first, second, cross(first, second)))
 }
 
+/// How long the two columns of the 6-D form `values` are, as the root of the mean of their squares: 1 for a rotation, in
+/// either layout.
+pub fn length_of_rotation_6d(values: &Rotation6d) -> f64 {
+    length(*values) / std::f64::consts::SQRT_2
+}
+
 /// The first two columns of `matrix`.
 pub fn rotation_6d_from_matrix(matrix: &Matrix, layout: RotationLayout) -> Rotation6d {
     let [[r11, r12, _], [r21, r22, _], [r31, r32, _]] = *matrix;

@@ -1,22 +1,25 @@
 //! What every backend is held to that runs a variant: dense f32's answers to the samples that were held out.
 
 use super::{DOMAIN, FP8, FP8_ALL, Made, STEPS, make, oracle, try_make};
+use serde_json::Value;
 use std::path::Path;
 use xvla_ros::config::{Dtype, Fallback};
 use xvla_ros::data::batch::{Limits, read_batch};
 use xvla_ros::model::variant::Part;
 use xvla_ros::offline::OfflineError;
+use xvla_ros::offline::engines::{EngineRequest, export_onnx};
+use xvla_ros::offline::inspect::inspect;
 use xvla_ros::offline::variant::{Keep, Recipe};
-use xvla_ros::pipeline::{InFlight, Options, Pipeline, Request};
+use xvla_ros::pipeline::{Folders, InFlight, Options, Pipeline, Request};
 
 fn options(folder: &Path) -> Options {
     Options { steps: Some(STEPS), domain: DOMAIN, ..Options::new(folder) }
 }
 
-/// A copy of the FP8 checkpoint that may be spoilt.
-fn copy() -> tempfile::TempDir {
+/// A copy of a checkpoint that may be spoilt.
+fn copy(checkpoint: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(FP8_ALL.folder.path()).unwrap() {
+    for entry in std::fs::read_dir(checkpoint).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }
@@ -46,15 +49,7 @@ fn a_variant_passes_its_own_gate_in_every_dtype() {
 
 #[test]
 fn weights_that_were_changed_after_the_measurement_are_refused_with_the_deviation() {
-    let folder = copy();
-    let path = folder.path().join("model.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
-    // The action decoder of the only domain lies somewhere in the file: its bias is moved by 100.
-    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let entries: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
-    let start = entries["model.transformer.action_decoder.bias.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
-    bytes[8 + header + start..][..4].copy_from_slice(&100f32.to_le_bytes());
-    std::fs::write(&path, bytes).unwrap();
+    let folder = with_value(BIAS, 100.0);
     let refusal = refusal(folder.path());
     assert!(refusal.contains("backend `libtorch` fails the gate of this fp8 checkpoint"), "{refusal}");
     assert!(refusal.contains("action channel 0"), "{refusal}");
@@ -63,7 +58,8 @@ fn weights_that_were_changed_after_the_measurement_are_refused_with_the_deviatio
 #[test]
 fn a_number_of_steps_that_was_not_measured_is_refused_with_the_way_out() {
     let error = Pipeline::load(&Options { steps: Some(7), ..options(FP8_ALL.folder.path()) }).unwrap_err().to_string();
-    assert!(error.contains("measured after 4 denoising steps, not after 7: make it again with --steps 7"), "{error}");
+    let ways = ["measured after 4 denoising steps, not after 7", "bench --steps 4", "quantize --steps 4,7"];
+    assert!(ways.iter().all(|way| error.contains(way)), "{error}");
 }
 
 #[test]
@@ -76,14 +72,14 @@ fn every_number_of_steps_that_was_asked_for_can_be_run() {
 
 #[test]
 fn a_missing_gate_is_an_error_that_names_the_file() {
-    let folder = copy();
+    let folder = copy(FP8_ALL.folder.path());
     std::fs::remove_file(folder.path().join("gate.safetensors")).unwrap();
     assert!(refusal(folder.path()).contains("gate.safetensors"));
 }
 
 #[test]
 fn a_changed_gate_is_an_error_that_names_the_file() {
-    let folder = copy();
+    let folder = copy(FP8_ALL.folder.path());
     let path = folder.path().join("gate.safetensors");
     let mut bytes = std::fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -91,18 +87,164 @@ fn a_changed_gate_is_an_error_that_names_the_file() {
     assert!(refusal(folder.path()).contains("gate.safetensors: its SHA-256 is"));
 }
 
+/// Why a checkpoint does not load whose section `quantization` was changed; an inspection gives the same reason.
+fn refusal_of(change: impl FnOnce(&mut serde_json::Value)) -> String {
+    let folder = copy(FP8_ALL.folder.path());
+    edit(folder.path(), |config| change(&mut config["quantization"]));
+    let (refusal, found) = (refusal(folder.path()), inspect(Folders::new(folder.path(), None)));
+    let inspected = found.map_or_else(|error| error.to_string(), |found| found.problems.join("; "));
+    assert!(inspected.contains(&refusal), "`{refusal}` is not in: {inspected}");
+    refusal
+}
+
+/// Asserts that a change of the section is refused with each of `parts`.
+fn is_refused(change: impl FnOnce(&mut serde_json::Value), parts: &[&str]) {
+    let refusal = refusal_of(change);
+    assert!(parts.iter().all(|part| refusal.contains(part)), "{parts:?} are not all in: {refusal}");
+}
+
+#[test]
+fn another_domain_than_the_weights_were_made_for_is_refused_with_both() {
+    is_refused(|section| section["domain"] = 1.into(), &["`quantization.domain`", "it is 1, and the weights say 2"]);
+}
+
+#[test]
+fn a_section_without_its_gate_is_refused_with_the_way_out() {
+    is_refused(|section| section["gate"] = Value::Null, &["`quantization.gate`", "it is missing", "xvla quantize"]);
+}
+
+#[test]
+fn a_pruned_checkpoint_whose_gate_was_taken_away_is_refused() {
+    let made = make(super::MAGNITUDE, Part::Transformer);
+    edit(made.folder.path(), |config| config["quantization"]["gate"] = Value::Null);
+    let refusal = refusal(made.folder.path());
+    assert!(refusal.contains("`quantization.gate`: it is missing, and the weights have it"), "{refusal}");
+}
+
+#[test]
+fn limits_that_were_widened_after_the_measurement_are_refused() {
+    let key = format!("`quantization.gate.steps.{STEPS}.deviation.3`");
+    is_refused(
+        |section| section["gate"]["steps"][STEPS.to_string()]["deviation"][3] = 50.into(),
+        &[&key, "it is 50.0, and the weights say"],
+    );
+}
+
+#[test]
+fn every_part_of_the_section_is_held_to_what_the_weights_say() {
+    is_refused(|section| section["matrices"] = 3.into(), &["`quantization.matrices`"]);
+    is_refused(|section| section["scope"] = "vlm".into(), &["`quantization.scope`"]);
+    is_refused(|section| section["kept"] = serde_json::json!(["nothing.of.the.kind"]), &["`quantization.kept`"]);
+    is_refused(|section| section["criterion"] = "percentile 1".into(), &["`quantization.criterion`"]);
+}
+
+#[test]
+fn values_that_cannot_be_are_refused_by_their_key() {
+    let deviation = format!("`quantization.gate.steps.{STEPS}.deviation`");
+    let limits = |section: &mut Value| section["gate"]["steps"][STEPS.to_string()].take();
+    is_refused(|section| section["gate"]["steps"] = serde_json::json!({}), &["`quantization.gate.steps`", "empty"]);
+    is_refused(|section| section["gate"]["samples"] = 0.into(), &["`quantization.gate.samples`"]);
+    is_refused(|section| section["unknown"] = 1.into(), &["unknown"]);
+    is_refused(|section| section["scope"] = "everything".into(), &["`quantization.scope`", "everything"]);
+    is_refused(
+        |section| {
+            let mut limits = limits(section);
+            limits["deviation"] = serde_json::json!([0.1, 0.1]);
+            section["gate"]["steps"][STEPS.to_string()] = limits;
+        },
+        &[&deviation, "2 values, and an action has 20 channels"],
+    );
+    is_refused(
+        |section| section["gate"]["steps"][STEPS.to_string()]["deviation"][0] = (-1.0).into(),
+        &[&deviation, "-1 is out of range"],
+    );
+}
+
+/// A tensor that is a row of the only domain: the biases of its actions, f32.
+const BIAS: &str = "model.transformer.action_decoder.bias.weight";
+
+/// A copy of `checkpoint` in which the bytes of tensor `name` are changed.
+fn spoilt(checkpoint: &Path, name: &str, change: impl FnOnce(&mut [u8])) -> tempfile::TempDir {
+    let folder = copy(checkpoint);
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let entries: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let [start, end] = [0, 1].map(|at| entries[name]["data_offsets"][at].as_u64().unwrap() as usize);
+    change(&mut bytes[8 + header..][start..end]);
+    std::fs::write(&path, bytes).unwrap();
+    folder
+}
+
+/// The FP8 checkpoint with the first value of tensor `name` replaced.
+fn with_value(name: &str, value: f32) -> tempfile::TempDir {
+    spoilt(FP8_ALL.folder.path(), name, |bytes| bytes[..4].copy_from_slice(&value.to_le_bytes()))
+}
+
+#[test]
+fn a_scale_that_is_no_positive_number_is_refused_by_its_name_and_inspected_so() {
+    for scale in [f32::NAN, -1.0, 0.0, f32::INFINITY] {
+        let name = "model.transformer.blocks.1.mlp.fc1.input_scale";
+        let folder = with_value(name, scale);
+        let problems = inspect(Folders::new(folder.path(), None)).unwrap().problems.join("; ");
+        for said in [refusal(folder.path()), problems] {
+            assert!(said.contains(name) && said.contains("a scale has to be a positive number"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_is_named_rather_than_the_backend() {
+    let said = refusal(with_value(BIAS, f32::NAN).path());
+    assert!(said.contains(BIAS) && said.contains("not finite") && !said.contains("backend"), "{said}");
+}
+
+#[test]
+fn weights_of_another_hash_are_known_wherever_the_hash_is_asked_for() {
+    // A last bit passes the gate.
+    let folder = spoilt(FP8_ALL.folder.path(), BIAS, |bytes| bytes[0] ^= 1);
+    let pipeline = Pipeline::load(&options(folder.path())).unwrap();
+    let error = pipeline.checkpoint_sha256().unwrap_err().to_string();
+    assert!(error.contains("`quantization.weights_sha256`: the SHA-256 of model.safetensors is"), "{error}");
+}
+
+#[test]
+fn no_graph_is_exported_of_a_variant_whose_gate_is_missing() {
+    let folder = copy(FP8_ALL.folder.path());
+    std::fs::remove_file(folder.path().join("gate.safetensors")).unwrap();
+    let out = folder.path().join("policy.onnx");
+    let request = EngineRequest { out: Some(out.clone()), ..EngineRequest::new(folder.path(), DOMAIN) };
+    let error = export_onnx(&request).unwrap_err().to_string();
+    assert!(error.contains("gate.safetensors") && !out.exists(), "{error}");
+}
+
+#[test]
+fn no_graph_is_exported_of_weights_that_are_not_finite() {
+    let folder = spoilt(&super::source(), BIAS, |bytes| bytes.as_chunks_mut().0.fill(f32::NAN.to_le_bytes()));
+    let inputs = read_batch(&oracle().join("calib_00000.npz"), Limits::default()).unwrap().inputs;
+    let request = EngineRequest {
+        out: Some(folder.path().join("policy.onnx")),
+        views: Some(inputs.views),
+        text_tokens: Some(inputs.tokens),
+        image_size: Some((inputs.height, inputs.width)),
+        ..EngineRequest::new(folder.path(), DOMAIN)
+    };
+    let error = export_onnx(&request).unwrap_err().to_string();
+    assert!(error.contains(BIAS) && error.contains("not finite"), "{error}");
+}
+
 #[test]
 fn a_configuration_that_knows_nothing_of_fp8_matrices_is_refused() {
-    let folder = copy();
+    let folder = copy(FP8_ALL.folder.path());
     edit(folder.path(), |config| drop(config.as_object_mut().unwrap().remove("quantization")));
     assert!(refusal(folder.path()).contains("config.json"), "{}", refusal(folder.path()));
 }
 
 #[test]
 fn a_format_of_another_version_is_refused() {
-    let folder = copy();
-    edit(folder.path(), |config| config["quantization"]["format"] = 2.into());
-    assert!(refusal(folder.path()).contains("`quantization.format`: 2 is not supported"));
+    let folder = copy(FP8_ALL.folder.path());
+    edit(folder.path(), |config| config["quantization"]["format"] = 1.into());
+    assert!(refusal(folder.path()).contains("`quantization.format`: 1 is not supported: expected 2"));
 }
 
 #[test]
@@ -147,12 +289,14 @@ fn matrices_are_kept_until_the_worst_sample_is_near_enough() {
 /// An int8 checkpoint with a single changed matrix that is held to what single precision answers.
 fn one_matrix() -> Made {
     let others = ["0.attn.qkv", "0.mlp", "1", "2"].map(|name| format!("transformer.blocks.{name}"));
-    let made =
-        try_make(Recipe::Int8, Part::Transformer, |plan| plan.order.keep = Keep::Named(others.to_vec())).unwrap();
-    let answered = made.outcome.report.actions[&STEPS].worst_cosine - 1e-7;
-    let steps = STEPS.to_string();
-    edit(made.folder.path(), |config| config["quantization"]["gate"]["steps"][steps]["least_cosine"] = answered.into());
-    made
+    let held_to = |least_cosine: f64| {
+        try_make(Recipe::Int8, Part::Transformer, |plan| {
+            plan.order.keep = Keep::Named(others.to_vec());
+            plan.order.least_cosine = least_cosine;
+        })
+        .unwrap()
+    };
+    held_to(held_to(-1.0).outcome.report.actions[&STEPS].worst_cosine - 1e-7)
 }
 
 #[test]

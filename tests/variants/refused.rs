@@ -127,9 +127,107 @@ fn a_variant_of_which_no_matrix_can_be_changed_is_none() {
 #[test]
 fn calibration_that_overflows_names_layer_and_sample() {
     // The state of the fifth sample is finite, and its products are not.
-    let folder = batches(5, |batch| batch.inputs.proprio.fill(3e38));
+    let folder = batches(5, |batch| batch.inputs.proprio[..3].fill(3e38));
     let error = refusal_of_batches(folder.path());
     assert!(error.contains("its input is not finite in calibration sample 3"), "{error}");
+}
+
+/// The oracle's batches with the channels of the state changed by `change`.
+fn states(change: impl Fn(usize, &mut f32)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..8 {
+        let name = format!("calib_{index:05}.npz");
+        let mut batch = read_batch(&oracle().join(&name), Limits::default()).unwrap();
+        batch.inputs.proprio.iter_mut().enumerate().for_each(|(channel, value)| change(channel, value));
+        write_batch(&folder.path().join(name), &batch).unwrap();
+    }
+    folder
+}
+
+/// Positions of both arms in millimetres.
+fn millimetres() -> tempfile::TempDir {
+    states(|channel, value| *value *= if channel % 10 < 3 { 1000.0 } else { 1.0 })
+}
+
+#[test]
+fn batches_that_cannot_tell_the_policy_from_a_wrong_one_are_refused_with_the_largest_state() {
+    let folder = millimetres();
+    for (recipe, part) in [(FP8, Part::All), (Recipe::Int8, Part::Transformer), (MAGNITUDE, Part::Vlm)] {
+        let made = try_make(recipe, part, |plan| plan.calibration = Some(folder.path().to_owned()));
+        let error = made.map(drop).unwrap_err().to_string();
+        assert!(error.starts_with("the calibration batches cannot tell this policy from a wrong one"), "{error}");
+        assert!(error.contains("look at the unit of `proprio`, its largest value is 1442"), "{error}");
+    }
+}
+
+#[test]
+fn a_wrong_network_is_refused_by_the_gate_of_every_format() {
+    for recipe in [FP8, Recipe::Int8, MAGNITUDE, WANDA] {
+        for part in [Part::Transformer, Part::Vlm, Part::All] {
+            let report = try_make(recipe.clone(), part, |_| ()).unwrap().outcome.report;
+            let (own, wrong) = (&report.actions[&super::STEPS], &report.wrong[&super::STEPS]);
+            assert!(wrong.relative_error > 1.5 * own.relative_error, "{recipe:?} {part:?}: {own:?} {wrong:?}");
+        }
+    }
+}
+
+#[test]
+fn a_state_with_rotations_that_are_none_is_refused_by_file_and_channels() {
+    let error = refusal_of_batches(states(|_, value| *value *= 1000.0).path());
+    assert!(error.contains("calib_00000.npz: sample 0: channels 3 to 8 of `proprio` are no rotation"), "{error}");
+}
+
+#[test]
+fn a_rotation_of_another_length_is_a_warning() {
+    let warnings = try_make(MAGNITUDE, Part::Transformer, |_| ()).unwrap().outcome.report.warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("are no rotation")), "{warnings:?}");
+}
+
+#[test]
+fn an_arm_of_zeros_is_no_rotation_and_no_warning() {
+    let folder = states(|channel, value| {
+        *value = [0.3, 0.0, 0.2, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0].get(channel).copied().unwrap_or(0.0);
+    });
+    let made =
+        try_make(MAGNITUDE, Part::Transformer, |plan| plan.calibration = Some(folder.path().to_owned())).unwrap();
+    let warnings = made.outcome.report.warnings;
+    assert!(!warnings.iter().any(|warning| warning.contains("rotation")), "{warnings:?}");
+}
+
+#[test]
+fn samples_that_are_all_the_same_are_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..16 {
+        let same = oracle().join("calib_00000.npz");
+        std::fs::copy(same, folder.path().join(format!("calib_{index:05}.npz"))).unwrap();
+    }
+    let made = try_make(MAGNITUDE, Part::Transformer, |plan| plan.calibration = Some(folder.path().to_owned()));
+    let warnings = made.unwrap().outcome.report.warnings.join("; ");
+    assert!(warnings.contains("all 16 calibration samples are the same"), "{warnings}");
+    assert!(!warnings.contains("held out"), "{warnings}");
+}
+
+#[test]
+fn few_held_out_samples_are_a_warning() {
+    let warnings = try_make(FP8, Part::Transformer, |_| ()).unwrap().outcome.report.warnings.join("; ");
+    assert!(warnings.contains("only 2 samples held out"), "{warnings}");
+    assert!(!warnings.contains("are the same"), "{warnings}");
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_their_name() {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(super::source()).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let error = refusal(|plan| plan.checkpoint = folder.path().to_owned());
+    assert!(error.contains("holds weights that are not finite"), "{error}");
 }
 
 #[test]

@@ -53,6 +53,11 @@ pub fn export_with_limit(
     let mut stream = HostStream::new(Device::Cpu);
     let inputs = GoldenInputs::draw(golden::SEED, config, spec.sizes);
     let actions = inputs.answer((&mut vlm, &mut policy, &mut stream), golden::STEPS)?;
+    if !actions.iter().all(|action| action.is_finite()) {
+        source.checkpoint.check_finite()?;
+        let reason = "libtorch's own answer is not finite: this policy overflows".to_owned();
+        return Err(BackendError::Export(ExportError::Unsupported { reason }));
+    }
     let golden = golden::expect(golden::SEED, golden::STEPS, actions, config, spec.precision);
 
     let plan = Plan { tokens: spec.sizes.tokens(config), precision: spec.precision, opset: spec.opset };

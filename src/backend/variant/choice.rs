@@ -8,6 +8,7 @@ use crate::backend::engine::golden::GoldenInputs;
 use crate::model::weight::{Watch, Weight};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use tch::TchError;
 
 /// Samples that the matrices are ranked by, one changed at a time.
 const RANKING_SAMPLES: usize = 2;
@@ -156,11 +157,28 @@ impl<'a> Choice<'a> {
         Ok(errors)
     }
 
-    /// The matrices that are changed, by their names, and dense f32's answers to the held-out samples.
-    pub fn into_parts(self) -> (BTreeMap<String, Weight>, BTreeMap<usize, Answers>) {
+    /// The answers to the first `most` held-out samples of a network that is certainly wrong: the rows of every matrix that
+    /// is changed are in reverse order.
+    ///
+    /// # Errors
+    /// An operation that libtorch refuses.
+    pub fn wrong_answers(&mut self, most: usize, steps: usize) -> Result<Answers, VariantError> {
+        self.exchange_changed(Weight::with_rows_reversed)?;
+        let answers = self.answers(self.held_out.get(..most).unwrap_or(self.held_out), steps);
+        self.exchange_changed(|weight| Ok(weight.share()))?;
+        answers
+    }
+
+    /// Dense f32's answers to the held-out samples, by number of denoising steps.
+    pub fn references(&self) -> &BTreeMap<usize, Answers> {
+        &self.references
+    }
+
+    /// The matrices that are changed, by their names.
+    pub fn into_matrices(self) -> BTreeMap<String, Weight> {
         let groups = self.candidates.groups.into_iter().zip(self.kept).filter(|(_, kept)| !kept);
         let matrices = groups.flat_map(|(group, _)| group.names.into_iter().zip(group.made.unwrap_or_default()));
-        (matrices.collect(), self.references)
+        matrices.collect()
     }
 
     fn answers(&mut self, samples: &[&GoldenInputs], steps: usize) -> Result<Answers, VariantError> {
@@ -176,6 +194,18 @@ impl<'a> Choice<'a> {
     fn is_near(&mut self, order: &Order, steps: usize) -> Result<bool, VariantError> {
         let found = self.comparison(steps)?;
         Ok(found.worst_cosine >= order.least_cosine && found.mean_cosine >= order.least_mean_cosine)
+    }
+
+    /// Puts what `of` makes of every matrix that is changed in its place.
+    fn exchange_changed(&mut self, of: impl Fn(&Weight) -> Result<Weight, TchError>) -> Result<(), VariantError> {
+        let part = self.candidates.part;
+        for (index, (group, kept)) in self.candidates.groups.iter().zip(&self.kept).enumerate() {
+            if let Some(made) = group.made.as_ref().filter(|_| !kept) {
+                let weights: Vec<Weight> = made.iter().map(&of).collect::<Result<_, _>>()?;
+                self.network.exchange(part, index, &weights);
+            }
+        }
+        Ok(())
     }
 
     /// Indices of the groups that can be changed, that first whose change alone moves the actions most.

@@ -9,6 +9,7 @@ use super::choice::Answers;
 use super::comparison::{Comparison, cosine};
 use crate::backend::engine::golden::{GoldenInputs, SMALL_CHANNEL};
 use crate::error::CheckpointError;
+use crate::model::config::ModelConfig;
 use crate::model::variant::{GATE_FILE, GateLimits, Limits};
 use crate::types::{HostArray, ModelInputs};
 use safetensors::tensor::{SafeTensors, TensorView};
@@ -28,9 +29,12 @@ pub struct Evidence {
 
 impl Evidence {
     /// The first `most` of `samples` with their answers.
-    pub fn new(samples: &[&GoldenInputs], mut actions: BTreeMap<usize, Answers>, most: usize) -> Self {
-        actions.values_mut().for_each(|answers| answers.truncate(most));
-        Self { samples: samples.iter().take(most).map(|sample| (*sample).clone()).collect(), actions }
+    pub fn new(samples: &[&GoldenInputs], actions: &BTreeMap<usize, Answers>, most: usize) -> Self {
+        let first = |answers: &Answers| answers.iter().take(most).cloned().collect();
+        Self {
+            samples: samples.iter().take(most).map(|sample| (*sample).clone()).collect(),
+            actions: actions.iter().map(|(steps, answers)| (*steps, first(answers))).collect(),
+        }
     }
 
     /// The content of the file.
@@ -88,11 +92,23 @@ impl Evidence {
         Self::of(&tensors, limits, domain).map_err(malformed)
     }
 
+    /// What the variant in `folder` is held to; `None` for a checkpoint that is none, or that was never measured.
+    ///
+    /// # Errors
+    /// As [`Evidence::read`].
+    pub fn of_checkpoint(folder: &Path, config: &ModelConfig) -> Result<Option<Self>, CheckpointError> {
+        let Some(variant) = &config.variant else { return Ok(None) };
+        variant.gate.as_ref().map(|gate| Self::read(folder, gate, variant.domain)).transpose()
+    }
+
     fn of(tensors: &SafeTensors, limits: &GateLimits, domain: i64) -> Result<Self, String> {
         let images = tensors.tensor("image_input").map_err(|error| error.to_string())?;
         let &[count, views, _, height, width] = images.shape() else {
             return Err("`image_input` is not 5-D".to_owned());
         };
+        if count != limits.samples {
+            return Err(format!("it holds {count} samples, and config.json says {}", limits.samples));
+        }
         let floats = |name: &str| of_samples(tensors, name, count, Dtype::F32, f32::from_le_bytes);
         let ids = of_samples(tensors, "input_ids", count, Dtype::I64, i64::from_le_bytes)?;
         let mask = of_samples(tensors, "image_mask", count, Dtype::U8, u8::from_le_bytes)?;

@@ -9,6 +9,7 @@
 //! | [`comparison`] | how far answers are from those of another network |
 //! | [`choice`] | which matrices have to stay as they are |
 //! | [`evidence`] | the samples with dense f32's answers that every backend is held to at start-up |
+//! | [`teeth`] | whether the gate would refuse a wrong network |
 //! | [`store`] | the folder of a variant |
 
 pub mod candidates;
@@ -18,9 +19,11 @@ pub mod evidence;
 pub mod network;
 pub mod ranges;
 pub mod store;
+pub mod teeth;
 
 use super::BackendError;
-use super::engine::golden::GoldenInputs;
+use super::engine::Precision;
+use super::engine::golden::{GoldenInputs, allowance};
 use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
@@ -94,6 +97,16 @@ pub enum VariantError {
         /// What can be done about it.
         remedy: &'static str,
     },
+    /// The gate would let a wrong network pass.
+    #[error("{}", blind(*.wrong, *.own, *.largest_state))]
+    Blind {
+        /// ‖Δ‖ / ‖reference‖ of a network that is certainly wrong.
+        wrong: f64,
+        /// The same of the variant.
+        own: f64,
+        /// The largest magnitude of the samples' states, as the network takes them.
+        largest_state: f32,
+    },
     /// Every matrix stays as it is.
     #[error(
         "every matrix of this part would stay as it is: {}",
@@ -129,6 +142,25 @@ impl From<tch::TchError> for VariantError {
     fn from(error: tch::TchError) -> Self {
         Self::Backend(error.into())
     }
+}
+
+/// Why the gate cannot see a wrong network: its answers are nearly the right ones, or the variant's are nearly wrong.
+fn blind(wrong: f64, own: f64, largest_state: f32) -> String {
+    let (wrong_percent, own_percent) = (100.0 * wrong, 100.0 * own);
+    let seen = format!(
+        "with the rows of every matrix in reverse order, actions are off by {wrong_percent:.2} %, and the gate would let \
+         that pass (this variant: {own_percent:.2} %)"
+    );
+    if wrong < f64::from(allowance(Precision::F16)) {
+        return format!(
+            "the calibration batches cannot tell this policy from a wrong one: {seen}: the actions depend on little but the \
+             state: look at the unit of `proprio`, its largest value is {largest_state:.4} as the network takes it"
+        );
+    }
+    format!(
+        "the gate could not tell this variant from a wrong one: {seen}: leave more matrices as they are (--keep), or ask for less \
+         distance (--least-cosine)"
+    )
 }
 
 /// The fewest calibration samples: three to calibrate on and one to measure on.
@@ -245,6 +277,11 @@ pub struct Report {
     pub layers: Vec<LayerError>,
     /// Matrices that were left as they are.
     pub kept: Vec<String>,
+    /// By number of denoising steps: how far the actions of a wrong network are, that with the rows of the variant's
+    /// matrices in reverse order. The gate refuses it.
+    pub wrong: BTreeMap<usize, Comparison>,
+    /// What should be known before the variant is used.
+    pub warnings: Vec<String>,
 }
 
 /// Progress of making a variant.
@@ -274,6 +311,7 @@ pub fn make(
     observer: &mut dyn FnMut(Event),
 ) -> Result<Made, VariantError> {
     check_source(checkpoint, config)?;
+    checkpoint.check_finite()?;
     let _no_grad = tch::no_grad_guard();
     let mut network = Network::load(checkpoint, config, order.domain, device)?;
     let (calibrating, held_out) = match calibration {
@@ -300,8 +338,23 @@ pub fn make(
     if let Some(found) = actions.get(&chosen_by) {
         check_distance(found, order)?;
     }
-    let (matrices, references) = choice.into_parts();
-    let evidence = calibration.map(|_| Evidence::new(&held_out, references, MOST_EVIDENCE));
+    let evidence = calibration.map(|_| Evidence::new(&held_out, choice.references(), MOST_EVIDENCE));
+    let gate = evidence.as_ref().map(|evidence| limits(evidence, &actions, order));
+    let mut report = Report {
+        calibration_samples: calibrating.len(),
+        held_out_samples: held_out.len(),
+        actions,
+        layers,
+        kept,
+        warnings: calibration
+            .map(|calibration| teeth::warnings(&calibration.samples, held_out.len()))
+            .unwrap_or_default(),
+        ..Report::default()
+    };
+    if let (Some(evidence), Some(gate)) = (&evidence, &gate) {
+        teeth::check(&mut choice, evidence, gate, &mut report)?;
+    }
+    let matrices = choice.into_matrices();
     let variant = Variant {
         format: FORMAT,
         method: order.recipe.method(),
@@ -311,11 +364,10 @@ pub fn make(
         source_sha256: source_sha256(checkpoint)?,
         calibration_sha256: calibration.map(|calibration| calibration.sha256.clone()),
         matrices: matrices.len(),
-        kept: kept.clone(),
-        gate: evidence.as_ref().map(|evidence| limits(evidence, &actions, order)),
+        kept: report.kept.clone(),
+        gate,
+        weights_sha256: String::new(),
     };
-    let report =
-        Report { calibration_samples: calibrating.len(), held_out_samples: held_out.len(), actions, layers, kept };
     Ok(Made { variant, matrices, evidence, report })
 }
 

@@ -2,18 +2,20 @@
 
 use super::evidence::sha256;
 use super::{Made, VariantError};
+use crate::backend::engine::sidecar::sha256_of_file;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::folders::{
     ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CONFIG_FILE, Folders, INDEX_FILE, WEIGHTS_FILE,
 };
 use crate::model::policy::Policy;
-use crate::model::variant::{GATE_FILE, KEY};
+use crate::model::variant::stored::{RECORD, record};
+use crate::model::variant::{GATE_FILE, KEY, Variant};
 use crate::model::weight::Weight;
 use safetensors::{Dtype, View};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -43,10 +45,6 @@ pub fn write(
     made: &Made,
     folder: &Path,
 ) -> Result<Sizes, VariantError> {
-    let (tensors, sizes) = tensors(checkpoint, config, made)?;
-    let weights = folder.join(WEIGHTS_FILE);
-    let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(metadata), &weights).map_err(|error| unwritten(&weights, &error))?;
     let mut variant = made.variant.clone();
     if let (Some(evidence), Some(limits)) = (&made.evidence, &mut variant.gate) {
         let path = folder.join(GATE_FILE);
@@ -54,6 +52,11 @@ pub fn write(
         limits.sha256 = sha256(&bytes);
         put(&path, &bytes)?;
     }
+    let (tensors, sizes) = tensors(checkpoint, config, made)?;
+    let weights = folder.join(WEIGHTS_FILE);
+    safetensors::serialize_to_file(tensors, Some(metadata(&variant)), &weights)
+        .map_err(|error| unwritten(&weights, &error))?;
+    variant.weights_sha256 = sha256_of_file(&weights).map_err(|error| unwritten(&weights, &error))?;
     let source = folders.holding(CONFIG_FILE).join(CONFIG_FILE);
     let text = std::fs::read(&source).map_err(|error| unwritten(&source, &error))?;
     let mut written: Value = serde_json::from_slice(&text).map_err(|error| unwritten(&source, &error))?;
@@ -72,6 +75,19 @@ pub fn write(
     copy_others(folders.base, folder)?;
     folders.adapter.map_or(Ok(()), |adapter| copy_others(adapter, folder))?;
     Ok(sizes)
+}
+
+/// What the weights say besides their tensors: that they are libtorch's, and how they were made.
+fn metadata(variant: &Variant) -> HashMap<String, String> {
+    let entries = [("format", "pt".to_owned()), (RECORD, record(variant))];
+    loop {
+        // Every map has an order of its own, in which it is written. The same variant has to give the same bytes.
+        let map: HashMap<String, String> =
+            entries.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        if map.keys().is_sorted() {
+            return map;
+        }
+    }
 }
 
 /// Every tensor of the variant by its stored name.

@@ -47,6 +47,12 @@ impl ModelConfig {
         }
         // Another policy's file lacks keys of this one, and what matters is that it is another policy's.
         let kind: Kind = read_json(&path)?;
+        if let Some(format) = kind.quantization.and_then(|raw| raw.format).filter(|format| *format != variant::FORMAT) {
+            let expected = variant::FORMAT;
+            let reason =
+                format!("{format} is not supported: expected {expected}: make the variant again from its source");
+            return Err(CheckpointError::Config { path, field: format!("{}.format", variant::KEY), reason });
+        }
         if let Some(kind) = kind.lerobot_type.or(kind.model_type).filter(|kind| kind != "xvla") {
             let reason = format!("`{kind}` is not `xvla`: this is the checkpoint of another model");
             return Err(CheckpointError::Config { path, field: "model_type".to_owned(), reason });
@@ -269,7 +275,7 @@ impl Checker {
             heads: self.divides("num_heads", raw.num_heads, hidden)?,
             mlp_ratio: self.ratio("mlp_ratio", raw.mlp_ratio)?,
             domains,
-            only_domain: self.only_domain(raw, domains)?,
+            only_domain: self.only_domain(raw, domains, space.model_dim)?,
             soft_prompts: self.within("len_soft_prompts", raw.len_soft_prompts, 0, MAX_SIZE)?,
             time_dim: self.within("dim_time", raw.dim_time, 1, MAX_SIZE)?,
             max_len_seq: self.size("max_len_seq", raw.max_len_seq)?,
@@ -280,12 +286,11 @@ impl Checker {
         })
     }
 
-    /// The domain of a variant, whose format this version must know.
-    fn only_domain(&self, raw: &Raw, domains: i64) -> Result<Option<i64>, CheckpointError> {
+    /// The domain of a variant of a network whose actions are `channels` wide.
+    fn only_domain(&self, raw: &Raw, domains: i64, channels: i64) -> Result<Option<i64>, CheckpointError> {
         let Some(variant) = &raw.quantization else { return Ok(None) };
-        if variant.format != variant::FORMAT {
-            let reason = format!("{} is not supported: expected {}", variant.format, variant::FORMAT);
-            return Err(self.error("quantization.format", reason));
+        if let Some((key, reason)) = variant.fault(channels.unsigned_abs() as usize) {
+            return Err(self.error(&key, reason));
         }
         self.within("quantization.domain", variant.domain, 0, domains - 1).map(Some)
     }

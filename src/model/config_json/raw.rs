@@ -10,6 +10,13 @@ pub(super) struct Kind {
     #[serde(rename = "type")]
     pub(super) lerobot_type: Option<String>,
     pub(super) model_type: Option<String>,
+    pub(super) quantization: Option<RawFormat>,
+}
+
+/// The version of a variant's section, which says how to read the rest of it.
+#[derive(Deserialize)]
+pub(super) struct RawFormat {
+    pub(super) format: Option<u32>,
 }
 
 #[derive(Deserialize)]

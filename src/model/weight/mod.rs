@@ -23,7 +23,7 @@ pub use fp8::Fp8;
 pub use int8::Int8;
 pub use sparse24::Sparse24;
 use std::sync::{Arc, Mutex, PoisonError};
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 /// A matrix [out, in] that activations are multiplied with.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Weight {
     }
 
     /// The dtype that flows: of its input, its result, and of the layer's bias.
-    pub fn kind(&self) -> tch::Kind {
+    pub fn kind(&self) -> Kind {
         match self {
             Self::Dense(matrix) => matrix.kind(),
             Self::Fp8(Fp8 { kind, .. }) | Self::Int8(Int8 { kind, .. }) => *kind,
@@ -99,6 +99,28 @@ impl Weight {
             Self::Int8(matrix) => Self::Int8(matrix.share()),
             Self::Sparse24(matrix) => Self::Sparse24(matrix.share()),
         }
+    }
+
+    /// The same matrix with its rows in reverse order, so that every output is another's.
+    ///
+    /// # Errors
+    /// An allocation that fails.
+    pub fn with_rows_reversed(&self) -> Result<Self, TchError> {
+        let reversed = |tensor: &Tensor| tensor.f_flip([0i64]);
+        Ok(match self {
+            Self::Dense(matrix) => Self::Dense(reversed(matrix)?),
+            // libtorch moves bytes, and no FP8.
+            Self::Fp8(matrix) => {
+                let bytes = reversed(&matrix.values.f_view_dtype(Kind::Uint8)?)?;
+                Self::Fp8(Fp8 { values: bytes.f_view_dtype(Kind::Float8e4m3fn)?, ..*matrix })
+            }
+            Self::Int8(Int8 { values, scales, kind }) => {
+                Self::Int8(Int8 { values: reversed(values)?, scales: reversed(scales)?, kind: *kind })
+            }
+            Self::Sparse24(Sparse24 { values, metadata, .. }) => {
+                Self::Sparse24(Sparse24::new(reversed(values)?, reversed(metadata)?))
+            }
+        })
     }
 
     /// Says that products are recorded in a graph and replayed, so that what a product costs the host counts once.
@@ -120,6 +142,20 @@ impl Weight {
             Self::Sparse24(matrix) => matrix.multiply(input, bias),
         }
     }
+}
+
+/// Why `scales` cannot be scales; `None` if every one is a positive number.
+///
+/// # Errors
+/// An operation that libtorch refuses.
+pub fn scale_fault(scales: &Tensor) -> Result<Option<String>, TchError> {
+    let usable = scales.f_isfinite()?.f_logical_and(&scales.f_gt(0.0)?)?;
+    let others = scales.f_masked_select(&usable.f_logical_not()?)?;
+    if others.numel() == 0 {
+        return Ok(None);
+    }
+    let first = others.f_double_value(&[0])?;
+    Ok(Some(format!("a scale has to be a positive number, and this is {first}")))
 }
 
 /// What watches the inputs of a layer, to learn their ranges or to compare formats on them.
@@ -153,5 +189,27 @@ impl Watch {
 impl std::fmt::Debug for Watch {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Watch")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_of_every_format_can_be_reversed() {
+        let matrix = Tensor::arange(32, (Kind::Float, tch::Device::Cpu)).view([4, 8]);
+        let mask = sparse24::two_to_four(&matrix, &sparse24::Criterion::Magnitude).unwrap();
+        let formats = [
+            Weight::Dense(matrix.shallow_clone()),
+            Weight::Fp8(fp8::quantise(&[matrix.shallow_clone()], 1.0).unwrap().remove(0)),
+            Weight::Int8(Int8::quantise(&matrix).unwrap()),
+            Weight::Sparse24(sparse24::pack(&(&matrix * mask.to_kind(Kind::Float)), &mask).unwrap()),
+        ];
+        for weight in formats {
+            let reversed = weight.with_rows_reversed().unwrap().to_dense().unwrap();
+            assert!(reversed.equal(&weight.to_dense().unwrap().flip([0])), "{weight:?}");
+            assert!(!reversed.equal(&weight.to_dense().unwrap()), "{weight:?}");
+        }
     }
 }

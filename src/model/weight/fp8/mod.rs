@@ -8,6 +8,7 @@ pub use quantise::{input_scale, quantise};
 
 use super::super::TensorResult;
 use super::super::checkpoint::Scope;
+use super::scale_fault;
 use crate::error::CheckpointError;
 use tch::{Kind, TchError, Tensor};
 
@@ -49,11 +50,10 @@ impl Fp8 {
             if scope.only_surveys() {
                 return Ok(1.0);
             }
-            let value = scope.torch(stored.f_double_value(&[]))? as f32;
-            if value > 0.0 && value.is_finite() {
-                return Ok(value);
+            match scope.torch(scale_fault(&stored))? {
+                None => Ok(scope.torch(stored.f_double_value(&[]))? as f32),
+                Some(fault) => Err(scope.refused(name, fault)),
             }
-            Err(scope.refused(name, format!("a scale has to be a positive number, and this is {value}")))
         };
         let (weight_scale, input_scale) = (scale(WEIGHT_SCALE)?, scale(INPUT_SCALE)?);
         let (kind, device) = scope.options();

@@ -4,6 +4,7 @@
 
 use super::super::TensorResult;
 use super::super::checkpoint::Scope;
+use super::scale_fault;
 use crate::error::CheckpointError;
 use tch::{Kind, TchError, Tensor};
 
@@ -43,9 +44,10 @@ impl Int8 {
     pub(super) fn read(scope: &Scope, inputs: i64, outputs: i64) -> Result<Self, CheckpointError> {
         let values = scope.stored(VALUES, &[outputs, inputs], Kind::Int8)?;
         let scales = scope.stored(SCALES, &[outputs], Kind::Float)?;
-        let usable = || scales.f_isfinite()?.f_logical_and(&scales.f_gt(0.0)?)?.f_all()?.f_int64_value(&[]);
-        if !scope.only_surveys() && scope.torch(usable())? != 1 {
-            return Err(scope.refused(SCALES, "a scale has to be a positive number, and one is not".to_owned()));
+        if !scope.only_surveys()
+            && let Some(fault) = scope.torch(scale_fault(&scales))?
+        {
+            return Err(scope.refused(SCALES, fault));
         }
         let (kind, device) = scope.options();
         Ok(Self { values: scope.torch(values.f_to(device))?, scales: scope.torch(scales.f_to(device))?, kind })

@@ -1,13 +1,15 @@
 //! A checkpoint whose matrices are stored in another format than its source's: how it was made, and what it is held to.
 //! `config.json` says so under `quantization`, and its tensors are in the formats of [`super::weight`].
 
+pub mod stored;
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The key of `config.json`.
 pub const KEY: &str = "quantization";
 /// The version of that key's content.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// How the matrices are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +84,7 @@ impl std::str::FromStr for Part {
 
 /// What `config.json` says about a variant.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Variant {
     /// [`FORMAT`].
     pub format: u32,
@@ -101,8 +104,38 @@ pub struct Variant {
     pub matrices: usize,
     /// Names of the matrices of this part that are not, as in the original release.
     pub kept: Vec<String>,
-    /// What every backend is held to at start-up; `None` if the variant was made without calibration batches.
+    /// What every backend is held to at start-up; `None` if it was pruned without calibration batches.
     pub gate: Option<GateLimits>,
+    /// SHA-256 of its own weights, in lowercase hex.
+    pub weights_sha256: String,
+}
+
+impl Variant {
+    /// The first key whose value cannot be, for a network of actions with so many `channels`, and why; `None` without any.
+    pub fn fault(&self, channels: usize) -> Option<(String, String)> {
+        let fault = |key: &str, reason: String| Some((format!("{KEY}.{key}"), reason));
+        if self.matrices == 0 {
+            return fault("matrices", "0 is out of range: a variant has at least one".to_owned());
+        }
+        let Some(gate) = &self.gate else {
+            let reason = format!(
+                "it is missing, and every {} checkpoint is made with one: copy config.json anew, or make the checkpoint \
+                 again with `xvla quantize`",
+                self.method.name()
+            );
+            return matches!(self.method, Method::Fp8 | Method::Int8).then(|| (format!("{KEY}.gate"), reason));
+        };
+        if gate.samples == 0 {
+            return fault("gate.samples", "0 is out of range: at least one sample is held out".to_owned());
+        }
+        if gate.steps.is_empty() {
+            return fault("gate.steps", "it is empty: at least one number of denoising steps is measured".to_owned());
+        }
+        gate.steps.iter().find_map(|(steps, limits)| {
+            let (key, reason) = limits.fault(channels)?;
+            fault(&format!("gate.steps.{steps}.{key}"), reason)
+        })
+    }
 }
 
 impl std::fmt::Display for Variant {
@@ -116,6 +149,7 @@ pub const GATE_FILE: &str = "gate.safetensors";
 
 /// How far a variant's answers may be from dense f32's, for each number of denoising steps that it was made for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GateLimits {
     /// SHA-256 of [`GATE_FILE`], in lowercase hex.
     pub sha256: String,
@@ -127,9 +161,25 @@ pub struct GateLimits {
 
 /// How far answers may be from dense f32's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Limits {
     /// The least cosine that every sample's actions must have with dense f32's.
     pub least_cosine: f64,
     /// The largest deviation that each channel of an action may have in any sample, in the network's own units.
     pub deviation: Vec<f32>,
+}
+
+impl Limits {
+    fn fault(&self, channels: usize) -> Option<(&'static str, String)> {
+        let Self { least_cosine, deviation } = self;
+        if !(-1.0..=1.0).contains(least_cosine) {
+            return Some(("least_cosine", format!("{least_cosine} is out of range: expected -1 to 1")));
+        }
+        if deviation.len() != channels {
+            let reason = format!("{} values, and an action has {channels} channels", deviation.len());
+            return Some(("deviation", reason));
+        }
+        let odd = deviation.iter().find(|value| !(value.is_finite() && **value >= 0.0))?;
+        Some(("deviation", format!("{odd} is out of range: expected a number of at least 0")))
+    }
 }
