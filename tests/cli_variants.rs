@@ -25,7 +25,15 @@ fn arguments(bench: &Bench, command: &[&str], out: &str, more: &[&str]) -> (Path
 }
 
 const QUANTIZE: &[&str] = &["quantize", "--format", "fp8"];
+const INT8: &[&str] = &["quantize", "--format", "int8"];
 const PRUNE: &[&str] = &["checkpoint", "prune", "--2to4"];
+
+/// Runs `xvla`, which must take `arguments` for bad usage and say every one of `parts`.
+fn is_misused<A: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = A>, parts: &[&str]) {
+    let ran = xvla(arguments);
+    assert_eq!(ran.code, Some(2), "{ran:?}");
+    assert!(parts.iter().all(|part| ran.stderr.contains(part)), "{parts:?} are not all in: {}", ran.stderr);
+}
 
 #[test]
 fn an_fp8_checkpoint_is_described_in_words() {
@@ -69,7 +77,7 @@ fn bench_runs_an_fp8_checkpoint() {
 #[test]
 fn infer_runs_an_int8_checkpoint() {
     let bench = bench();
-    let (out, arguments) = arguments(&bench, &["quantize", "--format", "int8"], "int8", &[]);
+    let (out, arguments) = arguments(&bench, INT8, "int8", &[]);
     succeeds(arguments);
     let (input, output) = (bench.calibration().join("calib_00000.npz"), bench.path("actions.npz"));
     succeeds(["infer", "--checkpoint", text(&out), "--input", text(&input), "--output", text(&output)]);
@@ -93,8 +101,13 @@ fn steps_that_were_not_measured_are_refused_by_bench_with_the_way_out() {
     succeeds(arguments);
     let calibration = bench.calibration();
     fails(
-        ["bench", "--checkpoint", text(&out), "--calib", text(&calibration), "--steps", "3"],
-        &["`quantization.gate.steps`", "measured after 10 denoising steps, not after 3", "--steps 3"],
+        ["bench", "--checkpoint", text(&out), "--calib", text(&calibration)],
+        &[
+            "`quantization.gate.steps`",
+            "measured after 10 denoising steps, not after 1",
+            "bench --steps 10",
+            "--steps 10,1",
+        ],
     );
 }
 
@@ -110,7 +123,89 @@ fn wanda_without_batches_is_refused_with_what_to_give() {
     let bench = bench();
     let (checkpoint, out) = (bench.checkpoint(), bench.path("sparse"));
     let given = ["--checkpoint", text(&checkpoint), "--domain", "3", "--method", "wanda", "--out", text(&out)];
-    fails(PRUNE.iter().chain(&given), &["give a folder of them with --calib"]);
+    is_misused(PRUNE.iter().chain(&given), &["--method wanda", "give a folder of them with --calib"]);
+}
+
+#[test]
+fn what_is_measured_on_batches_is_refused_without_batches() {
+    let bench = bench();
+    let (checkpoint, out) = (bench.checkpoint(), bench.path("sparse"));
+    let given = ["--checkpoint", text(&checkpoint), "--domain", "3", "--out", text(&out)];
+    for measure in [["--least-cosine", "0.9"], ["--least-mean-cosine", "0.9"], ["--steps", "1"], ["--keep", "auto"]] {
+        is_misused(PRUNE.iter().chain(&given).chain(&measure), &[measure[0], "give a folder of them with --calib"]);
+    }
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_percentile_for_integers_is_bad_usage() {
+    let (_, arguments) = arguments(&bench(), INT8, "int8", &["--percentile", "99"]);
+    is_misused(arguments, &["--percentile is about FP8"]);
+}
+
+#[test]
+fn a_layer_to_keep_that_does_not_exist_is_bad_usage() {
+    let (_, arguments) = arguments(&bench(), QUANTIZE, "fp8", &["--keep", "transformer.nonsense"]);
+    is_misused(arguments, &["--keep transformer.nonsense: no matrix of this part"]);
+}
+
+#[test]
+fn a_domain_that_the_checkpoint_lacks_is_bad_usage() {
+    let bench = bench();
+    let (checkpoint, calibration, out) = (bench.checkpoint(), bench.calibration(), bench.path("fp8"));
+    let given =
+        ["--checkpoint", text(&checkpoint), "--calib", text(&calibration), "--domain", "99", "--out", text(&out)];
+    is_misused(QUANTIZE.iter().chain(&given), &["--domain 99: the checkpoint has domains 0 to 29"]);
+}
+
+#[test]
+fn folders_that_cannot_be_used_are_named_with_their_flags() {
+    let bench = bench();
+    let (checkpoint, calibration, out) = (bench.checkpoint(), bench.calibration(), bench.path("fp8"));
+    let made = |calibration: &str, out: &str| -> Vec<String> {
+        let given = ["--checkpoint", text(&checkpoint), "--calib", calibration, "--domain", "3", "--out", out];
+        QUANTIZE.iter().chain(&given).map(|argument| (*argument).to_owned()).collect()
+    };
+    fails(made("nothere", text(&out)), &["--calib: nothere"]);
+    fails(made(text(&calibration), "/proc/xx"), &["--out: /proc/xx"]);
+}
+
+#[test]
+fn what_another_run_is_writing_is_named_with_its_flag() {
+    let bench = bench();
+    let (out, arguments) = arguments(&bench, QUANTIZE, "fp8", &[]);
+    let other = PathBuf::from(format!("{}.partial.1", out.display()));
+    std::fs::create_dir(&other).unwrap();
+    let lock = std::fs::File::open(&other).unwrap();
+    lock.lock().unwrap();
+    fails(arguments.clone(), &["--out: ", "process 1 is writing it"]);
+    drop(lock);
+    succeeds(arguments);
+    assert!(!other.exists() && out.exists());
+}
+
+#[test]
+fn an_exported_graph_of_integers_says_that_it_multiplies_dense_matrices() {
+    let bench = bench();
+    let (out, arguments) = arguments(&bench, INT8, "int8", &[]);
+    succeeds(arguments);
+    let graph = bench.path("policy.onnx");
+    let said = succeeds(["export", "onnx", "--checkpoint", text(&out), "--domain", "3", "--out", text(&graph)]);
+    assert!(said.contains("the int8 matrices are multiplied dense here"), "{said}");
+}
+
+#[test]
+fn the_report_says_that_a_wrong_network_is_refused_and_what_is_weak() {
+    let (_, arguments) = arguments(&bench(), QUANTIZE, "fp8", &["--steps", "1"]);
+    let said = succeeds(arguments);
+    for part in [
+        "\n  1 step: cosine ",
+        "\n  1 step: the gate refuses a wrong network (error ",
+        "warning: only 2 samples held out",
+    ] {
+        assert!(said.contains(part), "`{part}` is not in: {said}");
+    }
+    assert!(!said.contains("rotation"), "synthetic states are states: {said}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Checkpoints whose policy is in FP8 or 2:4, made from others without calibration batches.
+//! Checkpoints whose policy is in FP8 or 2:4, made from others without calibration batches, and held to nothing.
 
 #![allow(clippy::disallowed_methods, reason = "a panic is how a test fails")]
 
@@ -6,13 +6,16 @@ use std::path::Path;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use xvla_ros::backend::PolicyInputs;
+use xvla_ros::backend::engine::golden::{GoldenInputs, InputSpec};
 use xvla_ros::backend::libtorch::LibtorchPolicy;
+use xvla_ros::backend::variant::evidence::Evidence;
+use xvla_ros::backend::variant::network::Network;
 use xvla_ros::backend::variant::{Made, Report, store};
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
 use xvla_ros::model::folders::Folders;
 use xvla_ros::model::policy::LINEAR_INPUTS;
-use xvla_ros::model::variant::{FORMAT, Method, Part, Variant};
+use xvla_ros::model::variant::{FORMAT, GateLimits, Limits, Method, Part, Variant};
 use xvla_ros::model::vlm::VlmTokens;
 use xvla_ros::model::weight::{Weight, fp8, sparse24};
 
@@ -32,6 +35,7 @@ pub fn variant(checkpoint: &Path, domain: i64, method: Method) -> TempDir {
         (name, stored_by(method, &dense, range))
     });
     let matrices: std::collections::BTreeMap<_, _> = matrices.collect();
+    let evidence = matches!(method, Method::Fp8 | Method::Int8).then(|| evidence(&opened, &config, domain));
     let variant = Variant {
         format: FORMAT,
         method,
@@ -42,12 +46,37 @@ pub fn variant(checkpoint: &Path, domain: i64, method: Method) -> TempDir {
         calibration_sha256: None,
         matrices: matrices.len(),
         kept: vec![KEPT.to_owned()],
-        gate: None,
+        gate: evidence.as_ref().map(|evidence| limits(evidence, &config)),
+        weights_sha256: String::new(),
     };
     let folder = tempfile::tempdir().unwrap();
-    let made = Made { variant, matrices, evidence: None, report: Report::default() };
+    let made = Made { variant, matrices, evidence, report: Report::default() };
     store::write(Folders::new(checkpoint, None), (&opened, &config), &made, folder.path()).unwrap();
     folder
+}
+
+/// A random sample with dense f32's answers to it.
+fn evidence(checkpoint: &Checkpoint, config: &ModelConfig, domain: i64) -> Evidence {
+    let inputs = &config.inputs;
+    let sizes = InputSpec {
+        domain,
+        views: inputs.views,
+        text_tokens: inputs.max_text_tokens,
+        image_height: inputs.image_height,
+        image_width: inputs.image_width,
+    };
+    let sample = GoldenInputs::draw(3, config, sizes);
+    let mut network = Network::load(checkpoint, config, domain, Device::Cpu).unwrap();
+    let steps = [1, 2, 3, 4, 5, config.denoising_steps];
+    let actions = steps.map(|steps| (steps, vec![network.answer(&sample, steps).unwrap()])).into();
+    Evidence { samples: vec![sample], actions }
+}
+
+/// Limits that any finite answer keeps.
+fn limits(evidence: &Evidence, config: &ModelConfig) -> GateLimits {
+    let deviation = vec![1e6; config.policy.action_dim.unsigned_abs() as usize];
+    let limits = |steps: &usize| (*steps, Limits { least_cosine: -1.0, deviation: deviation.clone() });
+    GateLimits { sha256: String::new(), samples: 1, steps: evidence.actions.keys().map(limits).collect() }
 }
 
 fn stored_by(method: Method, dense: &Tensor, range: f32) -> Weight {

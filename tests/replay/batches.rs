@@ -131,3 +131,24 @@ fn what_is_about_bags_is_refused_for_data_sets() {
         assert!(ran.stderr.contains(flags[0]), "{ran:?}");
     }
 }
+
+#[test]
+fn a_variant_that_is_made_of_a_bags_batches_answers_the_bag() {
+    let bench = Bench::new(drive(60));
+    let (calib, variant) = (bench.path("calib"), bench.path("int8"));
+    succeeds(bench.arguments("calib", &["--out", calib.to_str().unwrap(), "--n", "16"]));
+    let paths = ["--calib", calib.to_str().unwrap(), "--out", variant.to_str().unwrap()];
+    let quantize = ["quantize", "--format", "int8", "--domain", "0", "--steps", "1", "--checkpoint"];
+    succeeds(quantize.iter().chain(&[checkpoint().to_str().unwrap()]).chain(&paths));
+    let actions = |name: &str, extra: &[&str]| {
+        let npz = bench.path(name);
+        bench.sound(&[extra, &["--seed", "3", "--latency-ms", "0", "--out", npz.to_str().unwrap()]].concat());
+        array(&npz, "actions").1.into_f32().unwrap()
+    };
+    let other = format!("checkpoint:={}", variant.display());
+    let (dense, int8) = (actions("dense.npz", &[]), actions("int8.npz", &["-p", &other]));
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|value| value * value).sum::<f32>().sqrt();
+    let apart = norm(&mut dense.iter().zip(&int8).map(|(dense, int8)| dense - int8)) / norm(&mut dense.iter().copied());
+    assert_eq!(dense.len(), int8.len());
+    assert!(apart > 0.0 && apart < 0.05, "{apart}");
+}

@@ -126,7 +126,7 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
     options.fallback = Fallback::None;
     let backends = if args.backend.is_empty() { vec![options.backend.clone()] } else { args.backend.clone() };
     backends.iter().try_for_each(|backend| select::require(backend))?;
-    let batches = calibration_files(&args.calib)?;
+    let batches = calibration_files(&args.calib).context("--calib")?;
     // An engine is for inputs of one size, so the first batch decides it.
     if let Some(first) = batches.first() {
         options = options.for_inputs(&read_batch(first, Limits::default())?.inputs);

@@ -80,7 +80,7 @@ pub fn build(args: &BuildArgs) -> anyhow::Result<()> {
 
 /// One line about an engine file; `took` is the time that the command needed.
 pub fn described(made: &EngineMade, took: Duration) -> String {
-    let EngineMade { path, sidecar, reused } = made;
+    let EngineMade { path, sidecar, reused, dense_integers } = made;
     let verb = if *reused { "is there already" } else { "written" };
     let identity = &sidecar.identity;
     let mut line = format!(
@@ -94,6 +94,11 @@ pub fn described(made: &EngineMade, took: Duration) -> String {
         line.push_str(&format!(", for compute capabilities {}", sidecar.compute_capabilities.join(", ")));
     }
     line.push_str(&format!(", {:.1} s", took.as_secs_f64()));
+    if *dense_integers {
+        line.push_str(
+            "; the int8 matrices are multiplied dense here, which is no faster than the checkpoint that they are from",
+        );
+    }
     line
 }
 

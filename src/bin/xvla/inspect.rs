@@ -195,7 +195,9 @@ fn gate_line(gate: &GateLimits) -> String {
     let steps = gate.steps.keys().map(usize::to_string).collect::<Vec<_>>().join(", ");
     let least = gate.steps.values().map(|limits| limits.least_cosine).fold(f64::NAN, f64::min);
     format!(
-        "{} held-out samples, after {steps} denoising steps: a cosine with dense f32 of at least {least}",
-        gate.samples
+        "{} held-out sample{}, after {steps} denoising step{}: a cosine with dense f32 of at least {least}",
+        gate.samples,
+        output::plural(gate.samples),
+        if steps == "1" { "" } else { "s" },
     )
 }

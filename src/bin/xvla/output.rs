@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
 use tracing_subscriber::EnvFilter;
@@ -35,6 +36,16 @@ pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Writes `text` to `path`.
 pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+/// The ending of a noun that is counted.
+pub fn plural(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+/// Bad usage that only shows once several arguments are looked at together; the program ends with code 2.
+pub fn usage(reason: impl Display) -> anyhow::Error {
+    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{reason}\n")).into()
 }
 
 /// Checks that files can be written to `targets` and are no part of `source`, which is only read.

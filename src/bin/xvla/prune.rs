@@ -1,7 +1,7 @@
 //! `xvla checkpoint prune`: checkpoints whose matrices are pruned to 2:4.
 
+use crate::output;
 use crate::variant::{self, VariantArgs};
-use anyhow::bail;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use xvla_ros::offline::variant::{Keep, Recipe};
@@ -44,8 +44,13 @@ enum Method {
 /// Makes the checkpoint and prints the report.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let wanda = args.method == Method::Wanda;
-    if args.calib.is_none() && (wanda || args.keep == Keep::Auto) {
-        bail!("--method wanda and --keep auto look at calibration batches: give a folder of them with --calib");
+    if args.calib.is_none() {
+        let looks = [(wanda, "--method wanda"), (args.keep == Keep::Auto, "--keep auto")];
+        let looks = looks.into_iter().find_map(|(given, name)| given.then_some(name));
+        if let Some(name) = looks.or(args.variant.measured_by()) {
+            let reason = format!("{name} is about calibration batches: give a folder of them with --calib");
+            return Err(output::usage(reason));
+        }
     }
     let recipe = Recipe::TwoToFour { wanda, dense_zeros: args.dense_zeros };
     variant::run(&args.variant, recipe, args.keep.clone(), args.calib.clone())

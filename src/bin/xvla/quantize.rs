@@ -1,9 +1,13 @@
 //! `xvla quantize`: FP8 and int8 checkpoints from calibration batches.
 
+use crate::output;
 use crate::variant::{self, VariantArgs};
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use xvla_ros::offline::variant::{Keep, Recipe};
+
+/// The percentile of an input's range unless another is asked for.
+const PERCENTILE: f64 = 99.9;
 
 /// Store a checkpoint's matrices in FP8 (E4M3) or in eight-bit integers, and measure what it costs.
 ///
@@ -22,9 +26,9 @@ pub struct Args {
     /// The format.
     #[arg(long)]
     format: Format,
-    /// FP8: the percentile of the largest magnitudes over the samples; what lies beyond saturates.
-    #[arg(long, value_name = "P", default_value_t = 99.9, value_parser = percentile)]
-    percentile: f64,
+    /// FP8: the percentile of the largest magnitudes over the samples; what lies beyond saturates [default: 99.9].
+    #[arg(long, value_name = "P", value_parser = percentile)]
+    percentile: Option<f64>,
     /// Matrices that stay in their own dtype: auto (those that hurt most, as few as the cosines allow), none, or names
     /// of layers, separated by commas, each with all below it (transformer.blocks.0).
     #[arg(long, value_name = "K", default_value = "auto", value_parser = variant::keep)]
@@ -49,7 +53,10 @@ fn percentile(text: &str) -> Result<f64, String> {
 /// Makes the checkpoint and prints the report.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let recipe = match args.format {
-        Format::Fp8 => Recipe::Fp8 { percentile: args.percentile },
+        Format::Fp8 => Recipe::Fp8 { percentile: args.percentile.unwrap_or(PERCENTILE) },
+        Format::Int8 if args.percentile.is_some() => {
+            return Err(output::usage("--percentile is about FP8: int8 finds the range of each input as it comes"));
+        }
         Format::Int8 => Recipe::Int8,
     };
     variant::run(&args.variant, recipe, args.keep.clone(), Some(args.calib.clone()))

@@ -2,6 +2,7 @@
 
 use crate::new_folder::NewFolder;
 use crate::output;
+use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use std::path::PathBuf;
 use std::time::Instant;
@@ -115,8 +116,8 @@ impl Args {
 /// Writes both folders under temporary names and renames them once both are complete.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let start = Instant::now();
-    let checkpoint = NewFolder::beside(&args.out)?;
-    let calibration = args.calib.as_deref().map(NewFolder::beside).transpose()?;
+    let checkpoint = NewFolder::beside(&args.out).context("--out")?;
+    let calibration = args.calib.as_deref().map(NewFolder::beside).transpose().context("--calib")?;
 
     let bar = output::bar(0, "writing weights [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec}");
     let made = synth::write(&args.recipe(), checkpoint.path(), &|done, total| {
@@ -136,7 +137,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         write_calibration(checkpoint.path(), calibration.path(), batches)?;
     }
 
-    checkpoint.keep()?;
+    checkpoint.keep().context("--out")?;
     let mut line = format!(
         "{}: {:.1} M parameters, {} of weights, {:.1} s",
         args.out.display(),
@@ -145,7 +146,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         start.elapsed().as_secs_f64()
     );
     if let (Some(calibration), Some(folder)) = (calibration, &args.calib) {
-        calibration.keep()?;
+        calibration.keep().context("--calib")?;
         line += &format!("; {} batches in {}", args.batches, folder.display());
     }
     output::print(&line)

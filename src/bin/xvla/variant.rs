@@ -2,13 +2,16 @@
 
 use crate::new_folder::NewFolder;
 use crate::output;
-use anyhow::bail;
+use anyhow::{Context, bail};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use xvla_ros::backend::device;
+use xvla_ros::backend::variant::VariantError;
 use xvla_ros::config::Device;
+use xvla_ros::data::batch::calibration_files;
 use xvla_ros::model::variant::Part;
+use xvla_ros::offline::OfflineError;
 use xvla_ros::offline::variant::{self, Event, Keep, Order, Outcome, Plan, REPORT_FILE, Recipe};
 
 /// Layers that the report names, those furthest from dense first.
@@ -16,6 +19,12 @@ const LAYERS_SHOWN: usize = 3;
 
 /// Layers that stay as they are which the report names; the file has all.
 const KEPT_SHOWN: usize = 8;
+
+/// The least cosine of a held-out sample unless another is asked for.
+const LEAST_COSINE: f64 = 0.995;
+
+/// The least mean of the cosines unless another is asked for.
+const LEAST_MEAN_COSINE: f64 = 0.999;
 
 /// Arguments of both commands.
 #[derive(Clone, Debug, clap::Args)]
@@ -36,12 +45,12 @@ pub struct VariantArgs {
     /// checkpoint's].
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=1000))]
     steps: Vec<u16>,
-    /// The least cosine that every held-out sample's actions must have with those of dense f32.
-    #[arg(long, value_name = "X", default_value_t = 0.995, allow_negative_numbers = true, value_parser = cosine)]
-    least_cosine: f64,
-    /// The least mean of these cosines.
-    #[arg(long, value_name = "X", default_value_t = 0.999, allow_negative_numbers = true, value_parser = cosine)]
-    least_mean_cosine: f64,
+    /// The least cosine that every held-out sample's actions must have with those of dense f32 [default: 0.995].
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = cosine)]
+    least_cosine: Option<f64>,
+    /// The least mean of these cosines [default: 0.999].
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = cosine)]
+    least_mean_cosine: Option<f64>,
     /// Where the network runs meanwhile, in single precision: cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu")]
     device: Device,
@@ -57,6 +66,18 @@ pub struct VariantArgs {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
+}
+
+impl VariantArgs {
+    /// The first of the arguments that was given and says how to measure, which takes calibration batches.
+    pub fn measured_by(&self) -> Option<&'static str> {
+        let given = [
+            (!self.steps.is_empty(), "--steps"),
+            (self.least_cosine.is_some(), "--least-cosine"),
+            (self.least_mean_cosine.is_some(), "--least-mean-cosine"),
+        ];
+        given.into_iter().find_map(|(given, name)| given.then_some(name))
+    }
 }
 
 fn cosine(text: &str) -> Result<f64, String> {
@@ -100,7 +121,10 @@ pub fn run(args: &VariantArgs, recipe: Recipe, keep: Keep, calibration: Option<P
     for source in [Some(&args.checkpoint), args.adapter.as_ref(), calibration.as_ref()].into_iter().flatten() {
         check_apart(&args.out, source)?;
     }
-    let folder = NewFolder::beside(&args.out)?;
+    if let Some(calibration) = &calibration {
+        calibration_files(calibration).context("--calib")?;
+    }
+    let folder = NewFolder::beside(&args.out).context("--out")?;
     let plan = Plan {
         checkpoint: args.checkpoint.clone(),
         adapter: args.adapter.clone(),
@@ -111,8 +135,8 @@ pub fn run(args: &VariantArgs, recipe: Recipe, keep: Keep, calibration: Option<P
             part: args.scope,
             keep,
             steps: args.steps.iter().copied().map(usize::from).collect(),
-            least_cosine: args.least_cosine,
-            least_mean_cosine: args.least_mean_cosine,
+            least_cosine: args.least_cosine.unwrap_or(LEAST_COSINE),
+            least_mean_cosine: args.least_mean_cosine.unwrap_or(LEAST_MEAN_COSINE),
         },
         device: args.device,
         seed: args.seed,
@@ -125,12 +149,21 @@ pub fn run(args: &VariantArgs, recipe: Recipe, keep: Keep, calibration: Option<P
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    let made = made?;
-    folder.keep()?;
+    let made = made.map_err(usage)?;
+    folder.keep().context("--out")?;
     if args.json {
         return output::print_json(&made);
     }
     output::print(&text(args, &made, start.elapsed().as_secs_f64())?)
+}
+
+/// The error as bad usage, if what was asked for does not go with the checkpoint.
+fn usage(error: OfflineError) -> anyhow::Error {
+    match &error {
+        OfflineError::Domain { .. } => output::usage(error),
+        OfflineError::Variant(reason) if matches!(**reason, VariantError::Unknown { .. }) => output::usage(error),
+        _ => error.into(),
+    }
 }
 
 fn text(args: &VariantArgs, made: &Outcome, took_s: f64) -> anyhow::Result<String> {
@@ -153,15 +186,18 @@ fn text(args: &VariantArgs, made: &Outcome, took_s: f64) -> anyhow::Result<Strin
     }
     write!(
         text,
-        "\nagainst dense f32 on {} held-out samples ({} to calibrate):",
-        report.held_out_samples, report.calibration_samples
+        "\nagainst dense f32 on {} held-out sample{} ({} to calibrate):",
+        report.held_out_samples,
+        output::plural(report.held_out_samples),
+        report.calibration_samples
     )?;
     for (steps, found) in &report.actions {
         let relative = found.deviation.iter().zip(&found.root_mean_square).map(|(far, own)| far / own);
         let worst = relative.enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
         write!(
             text,
-            "\n  {steps} steps: cosine {:.5} at worst (sample {}), {:.5} in the mean; error {:.2} %",
+            "\n  {steps} step{}: cosine {:.5} at worst (sample {}), {:.5} in the mean; error {:.2} %",
+            output::plural(*steps),
             found.worst_cosine,
             found.worst_sample,
             found.mean_cosine,
@@ -171,6 +207,14 @@ fn text(args: &VariantArgs, made: &Outcome, took_s: f64) -> anyhow::Result<Strin
             write!(text, "; channel {channel} is off by {:.1} % of its own size at most", 100.0 * relative)?;
         }
     }
+    for (steps, wrong) in &report.wrong {
+        let error = 100.0 * wrong.relative_error;
+        write!(
+            text,
+            "\n  {steps} step{}: the gate refuses a wrong network (error {error:.2} %)",
+            output::plural(*steps)
+        )?;
+    }
     let furthest = report.layers.iter().take(LAYERS_SHOWN);
     let furthest = furthest.map(|error| format!("{} {:.1} %", error.layer, 100.0 * error.relative_error));
     write!(text, "\n  products furthest from dense: {}", furthest.collect::<Vec<_>>().join(", "))?;
@@ -179,6 +223,9 @@ fn text(args: &VariantArgs, made: &Outcome, took_s: f64) -> anyhow::Result<Strin
         0 => text += "\n  kept as they are: none",
         count if count <= KEPT_SHOWN => write!(text, "\n  kept as they are: {shown}")?,
         count => write!(text, "\n  kept as they are: {count}, {shown} and others ({REPORT_FILE} names all)")?,
+    }
+    for warning in &report.warnings {
+        write!(text, "\n  warning: {warning}")?;
     }
     Ok(text)
 }
