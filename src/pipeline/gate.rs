@@ -102,8 +102,8 @@ pub(super) fn limits_of(gate: &GateLimits, steps: usize) -> Result<&Limits, Stri
         let measured: Vec<String> = gate.steps.keys().map(usize::to_string).collect();
         let all = measured.iter().chain([&steps.to_string()]).cloned().collect::<Vec<_>>().join(",");
         format!(
-            "it was measured after {} denoising step{}, not after {steps}: run it with that number (`bench --steps {}`, \
-             the node's policy.steps), or make it again for both (`quantize --steps {all}`)",
+            "it was measured after {} denoising step{}, not after {steps}: run it with such a number (`bench --steps {}`, \
+             the node's `steps`), or make it again for all of them (`quantize --steps {all}`)",
             measured.join(" and "),
             if measured == ["1"] { "" } else { "s" },
             measured.last().map_or("", String::as_str)
