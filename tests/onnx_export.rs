@@ -104,7 +104,7 @@ fn the_same_checkpoint_gives_the_same_bytes() {
 fn variant_and_spec(method: Method, precision: Precision) -> (TempDir, BuildSpec) {
     let golden = &exported::one_golden_per_checkpoint()[0];
     let spec = spec(golden, precision, 19);
-    (variant(&golden.checkpoint, spec.sizes.domain, method), spec)
+    (variant(&golden.checkpoint, spec.sizes, method), spec)
 }
 
 /// Bytes of the constant `name`.

@@ -14,7 +14,7 @@ mod common;
 mod exported;
 
 use common::{Golden, ask, goldens, max_difference};
-use exported::variants::variant;
+use exported::variants::{own_sizes, variant};
 use exported::{Exported, deep_checkpoint, spec, spec_for};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -27,6 +27,7 @@ use xvla_ros::backend::libtorch::LibtorchPolicy;
 use xvla_ros::backend::onnxruntime::library;
 use xvla_ros::backend::onnxruntime::session::{Graph, OnnxRuntime};
 use xvla_ros::backend::select;
+use xvla_ros::backend::variant::evidence::sha256;
 use xvla_ros::config::{Dtype, EngineConfig, Fallback};
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
@@ -137,7 +138,7 @@ fn the_graph_agrees_with_libtorch_at_every_step_at_the_released_depth() {
 
 /// The largest difference at each of ten steps of a variant of `checkpoint`, in single precision.
 fn differences_of(method: Method, checkpoint: &Path, sizes: InputSpec, opset: i64) -> Vec<f32> {
-    let made = variant(checkpoint, sizes.domain, method);
+    let made = variant(checkpoint, sizes, method);
     differences_of_ten_steps(made.path(), &spec_for(sizes, Precision::F32, opset))
 }
 
@@ -161,17 +162,6 @@ fn an_fp8_graph_agrees_with_libtorchs_fp8_policy_but_where_an_input_is_rounded_t
             assert!(equal >= 8, "{}: {found:?}", golden.name);
             assert!(found.iter().all(|difference| *difference <= OTHER_NEIGHBOUR), "{}: {found:?}", golden.name);
         }
-    }
-}
-
-fn own_sizes(checkpoint: &Path, domain: i64) -> InputSpec {
-    let inputs = ModelConfig::from_folder(checkpoint).unwrap().inputs;
-    InputSpec {
-        domain,
-        views: inputs.views,
-        text_tokens: inputs.max_text_tokens,
-        image_height: inputs.image_height,
-        image_width: inputs.image_width,
     }
 }
 
@@ -261,7 +251,7 @@ fn a_graph_in_half_precision_passes_the_check_that_a_wrong_matrix_does_not() {
 
 /// The variant of a golden's checkpoint for the golden's own domain.
 fn variant_of(golden: &Golden, method: Method) -> tempfile::TempDir {
-    variant(&golden.checkpoint, golden.batch.inputs.domain_id[0], method)
+    variant(&golden.checkpoint, InputSpec::of(&golden.batch.inputs), method)
 }
 
 #[test]
@@ -280,7 +270,7 @@ fn graphs_of_every_variant_pass_the_check_in_single_and_in_half_precision() {
 #[test]
 fn an_fp8_graph_of_the_released_depth_passes_the_check_in_single_and_in_half_precision() {
     let checkpoint = deep_checkpoint();
-    let made = variant(checkpoint.path(), 1, Method::Fp8);
+    let made = variant(checkpoint.path(), own_sizes(checkpoint.path(), 1), Method::Fp8);
     for dtype in [Dtype::F32, Dtype::F16] {
         let cache = tempfile::tempdir().unwrap();
         let engine = EngineConfig { cache: Some(cache.path().to_owned()), rebuild: true, ..EngineConfig::default() };
@@ -297,8 +287,12 @@ fn an_fp8_graph_with_one_matrix_of_another_checkpoint_is_refused() {
     let weights = other.path().join("model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     let (start, end) = exported::place_of(&bytes, "transformer.blocks.0.attn.qkv.weight");
+    let recorded = sha256(&bytes);
     bytes[start..end].reverse();
-    std::fs::write(&weights, bytes).unwrap();
+    std::fs::write(&weights, &bytes).unwrap();
+    let config = other.path().join("config.json");
+    let said = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, said.replace(&recorded, &sha256(&bytes))).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = export(&golden, folder.path(), made.path());
     put_in_place(&path, &export(&golden, folder.path(), other.path()));

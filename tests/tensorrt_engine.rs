@@ -16,7 +16,7 @@ mod exported;
 use cli::scratch::folder;
 use cli::{Bench, fails, succeeds, text, xvla};
 use exported::base_policy_checkpoint;
-use exported::variants::variant;
+use exported::variants::{own_sizes, variant};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -64,7 +64,7 @@ static BUILT: LazyLock<[Built; 8]> = LazyLock::new(|| {
     ];
     kinds.map(|(arguments, precision, method)| {
         let kind = method.map_or("", Method::name);
-        let made = method.map(|method| variant(&dense, 3, method));
+        let made = method.map(|method| variant(&dense, own_sizes(&dense, 3), method));
         let checkpoint = made.as_ref().map_or(dense.as_path(), |made| made.path());
         let path = folder().join(format!("tiny{}{kind}.engine", arguments.concat()));
         let fixed = ["engine", "build", "--domain", "3", "--checkpoint", text(checkpoint), "--out", text(&path)];
@@ -172,7 +172,7 @@ fn the_engine_of_a_policy_of_the_released_size_holds_its_weights() {
 #[test]
 fn the_engine_of_an_fp8_policy_of_the_released_size_holds_its_matrices_in_fp8() {
     let (checkpoint, dense) = &*RELEASED_SIZE;
-    let made = variant(checkpoint, 3, Method::Fp8);
+    let made = variant(checkpoint, own_sizes(checkpoint, 3), Method::Fp8);
     let request = EngineRequest {
         out: Some(made.path().join("fp8.engine")),
         precision: Precision::F16,

@@ -22,8 +22,9 @@ use xvla_ros::model::weight::{Weight, fp8, sparse24};
 /// A layer that [`variant`] leaves as it is.
 pub const KEPT: &str = "transformer.blocks.0.attn.proj";
 
-/// `checkpoint` for `domain` alone, the matrices of its blocks stored by `method`, all but [`KEPT`].
-pub fn variant(checkpoint: &Path, domain: i64, method: Method) -> TempDir {
+/// `checkpoint` for the domain of `sizes` alone, the matrices of its blocks stored by `method`, all but [`KEPT`].
+pub fn variant(checkpoint: &Path, sizes: InputSpec, method: Method) -> TempDir {
+    let domain = sizes.domain;
     let _no_grad = tch::no_grad_guard();
     let (opened, config) = (Checkpoint::open(checkpoint).unwrap(), ModelConfig::from_folder(checkpoint).unwrap());
     let policy = LibtorchPolicy::new(&opened.root(Kind::Float, Device::Cpu), &config).unwrap();
@@ -35,7 +36,7 @@ pub fn variant(checkpoint: &Path, domain: i64, method: Method) -> TempDir {
         (name, stored_by(method, &dense, range))
     });
     let matrices: std::collections::BTreeMap<_, _> = matrices.collect();
-    let evidence = matches!(method, Method::Fp8 | Method::Int8).then(|| evidence(&opened, &config, domain));
+    let evidence = matches!(method, Method::Fp8 | Method::Int8).then(|| evidence(&opened, &config, sizes));
     let variant = Variant {
         format: FORMAT,
         method,
@@ -55,20 +56,24 @@ pub fn variant(checkpoint: &Path, domain: i64, method: Method) -> TempDir {
     folder
 }
 
-/// A random sample with dense f32's answers to it.
-fn evidence(checkpoint: &Checkpoint, config: &ModelConfig, domain: i64) -> Evidence {
-    let inputs = &config.inputs;
-    let sizes = InputSpec {
+/// The sizes of a checkpoint's own inputs.
+pub fn own_sizes(checkpoint: &Path, domain: i64) -> InputSpec {
+    let inputs = ModelConfig::from_folder(checkpoint).unwrap().inputs;
+    InputSpec {
         domain,
         views: inputs.views,
         text_tokens: inputs.max_text_tokens,
         image_height: inputs.image_height,
         image_width: inputs.image_width,
-    };
+    }
+}
+
+/// A random sample of these sizes with an answer of dense f32, which stands for that after any number of steps.
+fn evidence(checkpoint: &Checkpoint, config: &ModelConfig, sizes: InputSpec) -> Evidence {
     let sample = GoldenInputs::draw(3, config, sizes);
-    let mut network = Network::load(checkpoint, config, domain, Device::Cpu).unwrap();
-    let steps = [1, 2, 3, 4, 5, config.denoising_steps];
-    let actions = steps.map(|steps| (steps, vec![network.answer(&sample, steps).unwrap()])).into();
+    let mut network = Network::load(checkpoint, config, sizes.domain, Device::Cpu).unwrap();
+    let answer = network.answer(&sample, 1).unwrap();
+    let actions = (1..=10).map(|steps| (steps, vec![answer.clone()])).collect();
     Evidence { samples: vec![sample], actions }
 }
 
