@@ -53,6 +53,14 @@ fn three_samples_are_too_few() {
 }
 
 #[test]
+fn nothing_but_pruning_by_magnitude_does_without_samples() {
+    for recipe in [FP8, Recipe::Int8, WANDA] {
+        let error = try_make(recipe, Part::Transformer, |plan| plan.calibration = None).map(drop).unwrap_err();
+        assert!(error.to_string().starts_with("0 calibration samples: at least 4 are needed"), "{error}");
+    }
+}
+
+#[test]
 fn batches_of_another_domain_are_refused_by_file_and_domain() {
     let folder = batches(5, |batch| batch.inputs.domain_id = vec![1]);
     let error = refusal_of_batches(folder.path());

@@ -316,6 +316,8 @@ pub fn make(
     let mut network = Network::load(checkpoint, config, order.domain, device)?;
     let (calibrating, held_out) = match calibration {
         Some(calibration) => split(&calibration.samples)?,
+        // What is not pruned needs a gate.
+        None if !matches!(order.recipe, Recipe::TwoToFour { wanda: false, .. }) => split(&[])?,
         None => (Vec::new(), Vec::new()),
     };
     let chosen_by = order.steps.first().copied().unwrap_or(config.denoising_steps);
