@@ -6,7 +6,7 @@ use super::config::ModelConfig;
 use super::folders::{ADAPTER_WEIGHTS_FILE, Folders};
 use super::layout::Layout;
 use super::network;
-use super::variant::stored;
+use super::variant_record;
 use super::weight::{fp8, sparse24};
 use crate::error::CheckpointError;
 use std::collections::BTreeMap;
@@ -111,7 +111,7 @@ pub fn audit(folders: Folders) -> Result<Audit, CheckpointError> {
     let config = ModelConfig::of(folders)?;
     let checkpoint = Checkpoint::open_in(folders)?;
     let ledger = checkpoint.survey(|root| network(root, &config))?;
-    ledger.problems.borrow_mut().extend(stored::check(&config, &checkpoint).err());
+    ledger.problems.borrow_mut().extend(variant_record::check(&config, &checkpoint).err());
     let requested = ledger.asked.into_inner();
     let layout = checkpoint.layout().clone();
 

@@ -16,7 +16,7 @@
 //! | [`action_space`] | what the channels of an action mean | the same |
 //! | [`state_spec`] | the state that a checkpoint expects from the robot | X-VLA's data handlers, LeRobot's features |
 //! | [`layers`], [`weight`] | the layers that all parts share, and their matrices: dense, FP8, 2:4 | Micikevicius et al. 2022, Mishra et al. 2021 |
-//! | [`variant`] | what a quantised or pruned checkpoint says of itself | – |
+//! | [`variant`], [`variant_record`] | what a quantised or pruned checkpoint says of itself, in config.json and in its weights | – |
 //! | [`onnx`] | the policy of one domain as an ONNX graph | the ONNX specification |
 //! | [`audit`] | every problem with a checkpoint | – |
 //! | [`synth`] | checkpoints with random weights | – |
@@ -42,6 +42,7 @@ pub mod state_spec;
 pub mod synth;
 pub mod text;
 pub mod variant;
+pub mod variant_record;
 pub mod vision;
 pub mod vlm;
 pub mod weight;

@@ -13,7 +13,8 @@ use crate::config::BuildOptions;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::folders::Folders;
-use crate::model::variant::{Method, stored};
+use crate::model::variant::Method;
+use crate::model::variant_record;
 use crate::pipeline::PipelineError;
 use crate::pipeline::validate::own_input_spec;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
@@ -171,7 +172,7 @@ fn produce(
     let processors = Processors::load(folders.holding(PREPROCESSOR_FILE))?;
     let checkpoint = Checkpoint::open_in(folders)?;
     // A variant that could not be run is not worth an engine.
-    stored::check(&config, &checkpoint)?;
+    variant_record::check(&config, &checkpoint)?;
     Evidence::of_checkpoint(folders.base, &config)?;
     let of_policy = config.variant.as_ref().filter(|variant| variant.scope.has_policy());
     let dense_integers = of_policy.is_some_and(|variant| variant.method == Method::Int8);

@@ -16,7 +16,8 @@ use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::folders::CONFIG_FILE;
-use crate::model::variant::{self, GateLimits, Limits, Method, stored};
+use crate::model::variant::{self, GateLimits, Limits, Method};
+use crate::model::variant_record;
 
 /// Loads the backend called `name` and checks it: against libtorch, unless it is libtorch, and against a variant's samples.
 ///
@@ -31,7 +32,7 @@ pub(super) fn load(
     steps: usize,
 ) -> Result<Backends, PipelineError> {
     select::require(name)?;
-    stored::check(config, checkpoint)?;
+    variant_record::check(config, checkpoint)?;
     let evidence = evidence(checkpoint, config, steps)?;
     // What dense f32 answers to real samples says more than libtorch's answer to random ones.
     let computed = if name == select::DEFAULT || select::brings_golden(name) || evidence.is_some() {

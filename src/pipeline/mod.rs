@@ -61,7 +61,7 @@ use crate::backend::stream::DeviceMemory;
 use crate::config::RotationLayout;
 use crate::error::CheckpointError;
 use crate::model::config::ModelConfig;
-use crate::model::variant::stored;
+use crate::model::variant_record;
 use crate::transform::processors::{PREPROCESSOR_FILE, Processors};
 use crate::transform::state::Normalization;
 use crate::types::{HostArray, ResizeMode};
@@ -245,7 +245,7 @@ impl Pipeline {
     /// # Errors
     /// A file that can no longer be read.
     pub fn checkpoint_sha256(&self) -> Result<String, CheckpointError> {
-        stored::sha256(&self.config, &lock(&self.core).checkpoint)
+        variant_record::sha256(&self.config, &lock(&self.core).checkpoint)
     }
 
     /// SHA-256 of the adapter's adapter_model.safetensors followed by its adapter_config.json, in lowercase hex; `None`

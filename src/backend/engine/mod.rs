@@ -28,7 +28,8 @@ use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::onnx;
-use crate::model::variant::{Method, stored};
+use crate::model::variant::Method;
+use crate::model::variant_record;
 use golden::InputSpec;
 use serde::{Deserialize, Serialize};
 use sidecar::{Flags, Identity, Sidecar};
@@ -133,7 +134,7 @@ impl Source<'_> {
             library_version: builder.version.clone(),
             gpu: builder.gpu.clone(),
             graph_revision: onnx::REVISION,
-            checkpoint_sha256: stored::sha256(self.config, self.checkpoint)?,
+            checkpoint_sha256: variant_record::sha256(self.config, self.checkpoint)?,
             adapter_sha256: self.checkpoint.adapter_sha256()?,
             config_sha256: self.checkpoint.config_sha256()?,
             domain: spec.sizes.domain,

@@ -9,8 +9,8 @@ use crate::model::folders::{
     ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CONFIG_FILE, Folders, INDEX_FILE, WEIGHTS_FILE,
 };
 use crate::model::policy::Policy;
-use crate::model::variant::stored::{RECORD, record};
 use crate::model::variant::{GATE_FILE, KEY, Variant};
+use crate::model::variant_record::{RECORD, record};
 use crate::model::weight::Weight;
 use safetensors::{Dtype, View};
 use serde_json::Value;

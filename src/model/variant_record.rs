@@ -1,7 +1,7 @@
 //! Compares what `config.json` says of a variant with what its weights say: they carry the same section, so that neither
 //! can be changed, or put beside another's file, without its being noticed.
 
-use super::{KEY, Method, Variant};
+use super::variant::{KEY, Method, Variant};
 use crate::error::CheckpointError;
 use crate::model::checkpoint::{Checkpoint, TensorEntry};
 use crate::model::config::ModelConfig;

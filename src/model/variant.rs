@@ -1,8 +1,5 @@
 //! A checkpoint whose matrices are stored in another format than its source's: how it was made, and what it is held to.
 //! `config.json` says so under `quantization`, and its tensors are in the formats of [`super::weight`].
-
-pub mod stored;
-
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
