@@ -7,7 +7,10 @@ mod cli;
 
 use cli::{Bench, fails, succeeds, text, xvla};
 use serde_json::Value;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// A tiny checkpoint with eight batches of domain 3.
 fn bench() -> Bench {
@@ -50,6 +53,30 @@ fn the_report_as_json_names_every_layer_and_channel() {
     let said: Value = serde_json::from_str(&succeeds(arguments)).unwrap();
     assert_eq!(said["report"]["layers"].as_array().unwrap().len(), 16);
     assert_eq!(said["report"]["actions"]["10"]["deviation"].as_array().unwrap().len(), 20);
+    for hash in [&said["variant"]["gate"]["sha256"], &said["variant"]["weights_sha256"]] {
+        assert_eq!(hash.as_str().map(str::len), Some(64), "{hash}");
+    }
+}
+
+#[test]
+fn a_run_that_is_terminated_leaves_nothing_behind() {
+    let bench = bench();
+    let (out, arguments) = arguments(&bench, QUANTIZE, "terminated", &["--scope", "all", "--steps", "50,40,30,20,10"]);
+    let left = || {
+        let entries = std::fs::read_dir(out.parent().unwrap()).unwrap().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("terminated")).count()
+    };
+    let mut program = Command::new(env!("CARGO_BIN_EXE_xvla"));
+    let mut run = program.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while left() == 0 {
+        assert_eq!(run.try_wait().unwrap(), None, "it has ended before it was terminated");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // It removes its folder once it listens to signals, which is a moment after the folder is there.
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap().success());
+    assert_eq!(run.wait().unwrap().signal(), Some(15));
+    assert_eq!(left(), 0);
 }
 
 #[test]

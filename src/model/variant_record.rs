@@ -57,8 +57,11 @@ fn check_record(said: Option<&Variant>, checkpoint: &Checkpoint) -> Result<(), C
     match (said, recorded) {
         (None, None) => Ok(()),
         (Some(_), None) => {
-            let reason = "the weights do not say how they were made, so they are not those that this section describes";
-            Err(refused(checkpoint, "", reason.to_owned()))
+            let reason = format!(
+                "the weights do not say how they were made (their metadata have no `{RECORD}`), as after another program has saved \
+                 them: copy the folder anew, or make the variant again"
+            );
+            Err(refused(checkpoint, "", reason))
         }
         (None, Some(recorded)) => {
             let reason = format!("it is missing, and the weights say that they are {recorded}: copy the folder anew");

@@ -13,7 +13,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::variant::Variant;
 use crate::pipeline::{Options, PipelineError, Preparation};
-use crate::transform::rotation::length_of_rotation_6d;
+use crate::transform::rotation::distance_from_rotation_6d;
 use crate::transform::state::EE6D_ARM;
 use crate::types::ModelInputs;
 use sha2::{Digest, Sha256};
@@ -41,7 +41,7 @@ pub struct Plan {
 /// What was made.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Outcome {
-    /// What its `config.json` says, but for the hash of the gate's file.
+    /// What its `config.json` says.
     pub variant: Variant,
     /// Sizes of its weights.
     pub sizes: Sizes,
@@ -65,13 +65,13 @@ pub fn write(plan: &Plan, observer: &mut dyn FnMut(Event)) -> Result<Outcome, Of
     check_domain(&preparation, order.domain)?;
     let folder = plan.calibration.as_deref();
     let calibration = folder.map(|folder| calibration(&preparation, folder, order.domain, plan.seed)).transpose()?;
-    let (calibration, notice) = calibration.map_or((None, None), |(samples, notice)| (Some(samples), notice));
+    let (calibration, notices) = calibration.unzip();
     let checkpoint = Checkpoint::open_in(options.folders()).map_err(PipelineError::from)?;
     let device = device::resolve(plan.device).map_err(PipelineError::from)?;
     let mut made = make((&checkpoint, config), &order, calibration.as_ref(), device, observer)?;
-    made.report.warnings.extend(notice);
-    let sizes = store::write(options.folders(), (&checkpoint, config), &made, &plan.out)?;
-    Ok(Outcome { variant: made.variant, sizes, report: made.report })
+    made.report.warnings.extend(notices.into_iter().flatten());
+    let (variant, sizes) = store::write(options.folders(), (&checkpoint, config), &made, &plan.out)?;
+    Ok(Outcome { variant, sizes, report: made.report })
 }
 
 /// Checks that the checkpoint has `domain` and that its own processors ask for no other.
@@ -91,14 +91,14 @@ fn check_domain(preparation: &Preparation, domain: i64) -> Result<(), OfflineErr
     }
 }
 
-/// Reads every batch of `folder` as the network would take it. Returns what to say about states that are odd, too.
+/// Reads every batch of `folder` as the network would take it. Returns what to say about them, too.
 fn calibration(
     preparation: &Preparation,
     folder: &Path,
     domain: i64,
     seed: u64,
-) -> Result<(Calibration, Option<String>), OfflineError> {
-    let mut notice = None;
+) -> Result<(Calibration, Vec<String>), OfflineError> {
+    let mut rotations = Rotations::default();
     let mut hasher = Sha256::new();
     let mut samples = Vec::new();
     let mut sizes = None;
@@ -116,45 +116,79 @@ fn calibration(
             let reason = format!("views, height, width and tokens are {found:?}, and {first:?} in the batches before");
             return Err(OfflineError::Sizes { path, reason });
         }
-        let odd = odd_rotation(preparation.config(), &inputs, &path)?;
-        notice = notice.or(odd);
+        rotations.look(preparation.config(), &inputs, &path)?;
         let first_seed = seed.wrapping_add(samples.len() as u64);
         let more = preparation.network_inputs(&inputs, noise.as_ref(), first_seed);
         samples.extend(more.map_err(|error| with_path(&path, error))?);
     }
-    Ok((Calibration { samples, sha256: format!("{:x}", hasher.finalize()) }, notice))
+    let own = &preparation.config().inputs;
+    let other_size = sizes.filter(|[_, height, width, _]| [*height, *width] != [own.image_height, own.image_width]).map(
+        |[_, height, width, _]| {
+            format!(
+                "{}: images of {width}x{height} pixels, and the node feeds {}x{}: ranges and gate hold for the batches' size",
+                folder.display(),
+                own.image_width,
+                own.image_height
+            )
+        },
+    );
+    let warnings = rotations.warning().into_iter().chain(other_size).collect();
+    Ok((Calibration { samples, sha256: format!("{:x}", hasher.finalize()) }, warnings))
 }
 
-/// The columns of a rotation are 1 long. Such lengths are odd, but may be what a model was trained with, or random.
-const ODD_LENGTH: std::ops::Range<f64> = 0.9..1.1;
-/// A rotation's columns are not longer than this, whatever was rounded or filtered.
-const LONGEST: f64 = 10.0;
+/// A rotation may be off by so much, as [`distance_from_rotation_6d`] has it. More is odd, but may be what a model was
+/// trained with, or random.
+const ODD: f64 = 0.1;
+/// No number of a rotation is larger than this, whatever was rounded or filtered.
+const LARGEST: f32 = 10.0;
 
-/// Looks at the rotations in the states of a batch for an ee6d checkpoint, and says which is odd. An arm of zeros is none.
-fn odd_rotation(config: &ModelConfig, inputs: &ModelInputs, path: &Path) -> Result<Option<String>, OfflineError> {
-    if config.action_space.mode != ActionMode::Ee6d {
-        return Ok(None);
-    }
-    let mut odd = None;
-    for (sample, state) in inputs.proprio.chunks(inputs.proprio_dim.max(1)).enumerate() {
-        for (arm, channels) in state.chunks_exact(EE6D_ARM).enumerate() {
-            let &[_, _, _, a, b, c, d, e, f, _] = channels else { continue };
-            let length = length_of_rotation_6d(&[a, b, c, d, e, f].map(f64::from));
-            if length == 0.0 || ODD_LENGTH.contains(&length) {
-                continue;
-            }
-            let (first, last) = (EE6D_ARM * arm + 3, EE6D_ARM * arm + 8);
-            let reason = format!(
-                "sample {sample}: channels {first} to {last} of `proprio` are no rotation: its two columns are 1 long, and \
-                 these are {length:.3}: ee6d states are xyz in metres, two columns of the rotation, gripper"
-            );
-            if length > LONGEST {
-                return Err(OfflineError::State { path: path.to_owned(), reason });
-            }
-            odd = odd.or(Some(format!("{}: {reason}", path.display())));
+/// What was found of rotations in states.
+#[derive(Default)]
+struct Rotations {
+    samples: usize,
+    /// Samples with numbers that are no rotation.
+    odd: usize,
+    /// The first of them.
+    first: Option<String>,
+}
+
+impl Rotations {
+    /// Looks at the states of a batch for an ee6d checkpoint. Six zeros are meant: some embodiments are fed nothing else.
+    fn look(&mut self, config: &ModelConfig, inputs: &ModelInputs, path: &Path) -> Result<(), OfflineError> {
+        if config.action_space.mode != ActionMode::Ee6d {
+            return Ok(());
         }
+        for (sample, state) in inputs.proprio.chunks(inputs.proprio_dim.max(1)).enumerate() {
+            self.samples += 1;
+            let mut is_odd = false;
+            for (arm, channels) in state.chunks_exact(EE6D_ARM).enumerate() {
+                let &[_, _, _, a, b, c, d, e, f, _] = channels else { continue };
+                let numbers = [a, b, c, d, e, f];
+                if numbers.iter().all(|value| *value == 0.0)
+                    || distance_from_rotation_6d(&numbers.map(f64::from)) <= ODD
+                {
+                    continue;
+                }
+                let (first, last) = (EE6D_ARM * arm + 3, EE6D_ARM * arm + 8);
+                let reason = format!(
+                    "sample {sample}: channels {first} to {last} of `proprio` are no rotation, whose two columns are 1 long and at a \
+                     right angle: {numbers:?}: ee6d states are xyz in metres, two columns of the rotation, gripper"
+                );
+                if numbers.iter().any(|value| value.abs() > LARGEST) {
+                    return Err(OfflineError::State { path: path.to_owned(), reason });
+                }
+                is_odd = true;
+                self.first.get_or_insert_with(|| format!("{}: {reason}", path.display()));
+            }
+            self.odd += usize::from(is_odd);
+        }
+        Ok(())
     }
-    Ok(odd)
+
+    fn warning(self) -> Option<String> {
+        let (odd, samples) = (self.odd, self.samples);
+        self.first.map(|first| format!("{first} (so are those of {odd} of {samples} samples)"))
+    }
 }
 
 impl From<VariantError> for OfflineError {

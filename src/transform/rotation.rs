@@ -50,10 +50,15 @@ pub fn matrix_from_rotation_6d(values: &Rotation6d, layout: RotationLayout) -> R
     Ok(matrix_of_columns(first, second, cross(first, second)))
 }
 
-/// How long the two columns of the 6-D form `values` are, as the root of the mean of their squares: 1 for a rotation, in
-/// either layout.
-pub fn length_of_rotation_6d(values: &Rotation6d) -> f64 {
-    length(*values) / std::f64::consts::SQRT_2
+/// How far the 6-D form `values` is from a rotation's, in the layout that fits better: the largest amount by which a
+/// column is not 1 long, or the product of both is not 0.
+pub fn distance_from_rotation_6d(values: &Rotation6d) -> f64 {
+    let distance = |layout| {
+        let [a, b, c, x, y, z] = columns_of(values, layout);
+        let (first, second) = ([a, b, c], [x, y, z]);
+        (length(first) - 1.0).abs().max((length(second) - 1.0).abs()).max(dot(first, second).abs())
+    };
+    distance(RotationLayout::Columns).min(distance(RotationLayout::Rows))
 }
 
 /// The first two columns of `matrix`.

@@ -192,6 +192,18 @@ fn a_rotation_of_another_length_is_a_warning() {
 }
 
 #[test]
+fn equal_columns_are_no_rotation_and_counted() {
+    let folder = states(|channel, value| {
+        *value = [0.3, 0.0, 0.2, 0.6, 0.8, 0.0, 0.6, 0.8, 0.0, 1.0].get(channel).copied().unwrap_or(0.0);
+    });
+    let made =
+        try_make(MAGNITUDE, Part::Transformer, |plan| plan.calibration = Some(folder.path().to_owned())).unwrap();
+    let warnings = made.outcome.report.warnings;
+    let told = |part: &str| warnings.iter().any(|warning| warning.contains(part));
+    assert!(told("channels 3 to 8 of `proprio` are no rotation") && told("(so are those of "), "{warnings:?}");
+}
+
+#[test]
 fn an_arm_of_zeros_is_no_rotation_and_no_warning() {
     let folder = states(|channel, value| {
         *value = [0.3, 0.0, 0.2, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 1.0].get(channel).copied().unwrap_or(0.0);

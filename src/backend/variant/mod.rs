@@ -98,7 +98,7 @@ pub enum VariantError {
         remedy: &'static str,
     },
     /// The gate would let a wrong network pass.
-    #[error("{}", blind(*.wrong, *.own, *.largest_state))]
+    #[error("{}", blind(*.wrong, *.own, *.largest_state, *.telling_cosine))]
     Blind {
         /// ‖Δ‖ / ‖reference‖ of a network that is certainly wrong.
         wrong: f64,
@@ -106,6 +106,8 @@ pub enum VariantError {
         own: f64,
         /// The largest magnitude of the samples' states, as the network takes them.
         largest_state: f32,
+        /// A least cosine with which the gate would tell them apart, if there is one.
+        telling_cosine: Option<f64>,
     },
     /// Every matrix stays as it is.
     #[error(
@@ -145,7 +147,7 @@ impl From<tch::TchError> for VariantError {
 }
 
 /// Why the gate cannot see a wrong network: its answers are nearly the right ones, or the variant's are nearly wrong.
-fn blind(wrong: f64, own: f64, largest_state: f32) -> String {
+fn blind(wrong: f64, own: f64, largest_state: f32, telling_cosine: Option<f64>) -> String {
     let (wrong_percent, own_percent) = (100.0 * wrong, 100.0 * own);
     let seen = format!(
         "with the rows of every matrix in reverse order, actions are off by {wrong_percent:.2} %, and the gate would let \
@@ -154,7 +156,10 @@ fn blind(wrong: f64, own: f64, largest_state: f32) -> String {
     if wrong < f64::from(allowance(Precision::F16)) {
         return format!(
             "the calibration batches cannot tell this policy from a wrong one: {seen}: the actions depend on little but the \
-             state: look at the unit of `proprio`, its largest value is {largest_state:.4} as the network takes it"
+             state: look at the unit of `proprio`, its largest value is {largest_state:.4} as the network takes it{}",
+            telling_cosine.map_or_else(String::new, |cosine| format!(
+                "; if that is the unit of this checkpoint, a stricter limit tells them apart: --least-cosine {cosine}"
+            ))
         );
     }
     format!(
@@ -393,11 +398,15 @@ fn source_sha256(checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
 }
 
 /// The samples to calibrate on, and those that are held out.
+/// Whether the sample at `index` is held out.
+fn is_held_out(index: usize) -> bool {
+    index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+}
+
 fn split(samples: &[GoldenInputs]) -> Result<(Vec<&GoldenInputs>, Vec<&GoldenInputs>), VariantError> {
     if samples.len() < LEAST_SAMPLES {
         return Err(VariantError::TooFew { found: samples.len(), least: LEAST_SAMPLES });
     }
-    let is_held_out = |index: usize| index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1;
     let part = |held_out: bool| {
         let chosen = samples.iter().enumerate().filter(move |(index, _)| is_held_out(*index) == held_out);
         chosen.map(|(_, sample)| sample).collect()

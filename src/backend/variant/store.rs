@@ -35,7 +35,8 @@ pub struct Sizes {
     pub matrix_bytes: u64,
 }
 
-/// Writes the variant into `folder`, which must exist. Values that are not changed keep their dtype.
+/// Writes the variant into `folder`, which must exist. Values that are not changed keep their dtype. Returns what its
+/// `config.json` says, the hashes of what was written included.
 ///
 /// # Errors
 /// A file that cannot be written or copied, or a tensor that cannot be read.
@@ -44,7 +45,7 @@ pub fn write(
     (checkpoint, config): (&Checkpoint, &ModelConfig),
     made: &Made,
     folder: &Path,
-) -> Result<Sizes, VariantError> {
+) -> Result<(Variant, Sizes), VariantError> {
     let mut variant = made.variant.clone();
     if let (Some(evidence), Some(limits)) = (&made.evidence, &mut variant.gate) {
         let path = folder.join(GATE_FILE);
@@ -74,7 +75,7 @@ pub fn write(
     put(&report, (text + "\n").as_bytes())?;
     copy_others(folders.base, folder)?;
     folders.adapter.map_or(Ok(()), |adapter| copy_others(adapter, folder))?;
-    Ok(sizes)
+    Ok((variant, sizes))
 }
 
 /// What the weights say besides their tensors: that they are libtorch's, and how they were made.

@@ -4,7 +4,7 @@
 use super::choice::Choice;
 use super::comparison::Comparison;
 use super::evidence::{Evidence, fault};
-use super::{HELD_OUT_EVERY, Report, VariantError};
+use super::{HELD_OUT_EVERY, Report, VariantError, is_held_out};
 use crate::backend::engine::Precision;
 use crate::backend::engine::golden::{GoldenInputs, allowance};
 use crate::model::variant::GateLimits;
@@ -30,12 +30,14 @@ pub fn check(
         let passes = |precision| fault(references, &answers, limits, allowance(precision)).is_none();
         let wrong = Comparison::of(references, &answers, limits.deviation.len());
         if passes(Precision::F16) {
-            let own = report.actions.get(&steps).map_or(f64::NAN, |found| found.relative_error);
+            let found = report.actions.get(&steps);
+            let own = found.map_or(f64::NAN, |found| found.relative_error);
             let states = evidence.samples.iter().flat_map(|sample| &sample.inputs.proprio);
             return Err(VariantError::Blind {
                 wrong: wrong.relative_error,
                 own,
                 largest_state: states.fold(0.0, |largest, value| largest.max(value.abs())),
+                telling_cosine: found.and_then(|found| between(wrong.worst_cosine, found.worst_cosine)),
             });
         }
         if passes(Precision::Bf16) {
@@ -47,6 +49,13 @@ pub fn check(
         report.wrong.insert(steps, wrong);
     }
     Ok(())
+}
+
+/// A limit that lies between the cosines of a wrong network and of the variant, if they are far enough apart.
+fn between(wrong: f64, own: f64) -> Option<f64> {
+    let middle = f64::midpoint(wrong, own);
+    let rounded = (middle * 1e5).round() / 1e5;
+    (wrong < rounded && rounded < own).then_some(rounded)
 }
 
 /// So few held-out samples say little.
@@ -61,6 +70,15 @@ pub fn warnings(samples: &[GoldenInputs], held_out: usize) -> Vec<String> {
             "all {} calibration samples are the same: the ranges and the \
              gate hold for this one moment",
             samples.len()
+        ));
+    }
+    let (held_out_samples, others): (Vec<_>, Vec<_>) =
+        samples.iter().enumerate().partition(|(index, _)| is_held_out(*index));
+    let is_known = |sample: &GoldenInputs| others.iter().any(|(_, other)| other.inputs == sample.inputs);
+    let known = held_out_samples.iter().filter(|(_, sample)| is_known(sample)).count();
+    if known > 0 && warnings.is_empty() {
+        warnings.push(format!(
+            "{known} of {held_out} held-out samples are among those to calibrate on too: the report is better than it should be"
         ));
     }
     if held_out < FEW_HELD_OUT {

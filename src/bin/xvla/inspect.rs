@@ -73,7 +73,7 @@ fn text(found: &Inspection, robot: &FactSheet) -> String {
     }
     if let Some(variant) = &found.variant {
         line("variant", variant_line(variant));
-        variant.gate.iter().for_each(|gate| line("gate", gate_line(gate)));
+        line("gate", variant.gate.as_ref().map_or_else(|| "none: it was never compared".to_owned(), gate_line));
     }
     let dtypes: Vec<String> =
         found.tensors_by_dtype.iter().map(|(dtype, count)| format!("{count} in {dtype}")).collect();

@@ -1,8 +1,12 @@
 //! Folders that appear at once and whole, or not at all.
 
 use anyhow::{Context, bail};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{File, TryLockError};
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// What follows the target's name in that of the temporary folder, before the number of the process.
 const PARTIAL: &str = ".partial.";
@@ -16,23 +20,18 @@ pub struct NewFolder {
 }
 
 impl NewFolder {
-    /// Makes the temporary folder for `target`, which must not exist or be empty. What killed runs left beside it is removed.
+    /// Makes the temporary folder for `target`, which must not exist or be empty. What killed runs left beside it is removed,
+    /// and so is the folder itself if a signal ends the program.
     pub fn beside(target: &Path) -> anyhow::Result<Self> {
         let named = || target.display().to_string();
-        if target.exists() && std::fs::read_dir(target).with_context(named)?.next().is_some() {
-            bail!("{}: exists and is not empty: remove it or choose another folder", target.display());
-        }
-        let whole = std::path::absolute(target).with_context(named)?;
-        remove_leftovers(&whole)?;
-        let mut partial = whole.into_os_string();
+        let target = place(target)?;
+        remove_leftovers(&target)?;
+        let mut partial = target.clone().into_os_string();
         partial.push(format!("{PARTIAL}{}", std::process::id()));
         let partial = PathBuf::from(partial);
-        let at = || partial.display().to_string();
-        std::fs::create_dir_all(&partial).with_context(at)?;
-        let lock = File::open(&partial).with_context(at)?;
-        // Without locks, as on some network file systems, leftovers stay and nothing else changes.
-        let _ = lock.try_lock();
-        Ok(Self { target: target.to_owned(), partial, _lock: lock })
+        let lock = locked(&partial).with_context(named)?;
+        remove_on_signals(&partial).with_context(named)?;
+        Ok(Self { target, partial, _lock: lock })
     }
 
     /// The temporary folder, which files are written to.
@@ -44,6 +43,63 @@ impl NewFolder {
     pub fn keep(self) -> anyhow::Result<()> {
         std::fs::rename(&self.partial, &self.target).with_context(|| self.target.display().to_string())
     }
+}
+
+/// The whole path of the folder that `target` names, links followed. It must not exist or be an empty folder.
+fn place(target: &Path) -> anyhow::Result<PathBuf> {
+    let named = || target.display().to_string();
+    if target.is_symlink() && !target.exists() {
+        bail!("{}: is a link to nothing: remove it or choose another folder", target.display());
+    }
+    if !target.exists() {
+        // Without a slash at its end.
+        return Ok(std::path::absolute(target).with_context(named)?.components().collect());
+    }
+    if !target.is_dir() {
+        bail!("{}: is a file: choose a folder", target.display());
+    }
+    if std::fs::read_dir(target).with_context(named)?.next().is_some() {
+        bail!("{}: exists and is not empty: remove it or choose another folder", target.display());
+    }
+    target.canonicalize().with_context(named)
+}
+
+/// Makes a folder and locks it.
+fn locked(partial: &Path) -> std::io::Result<File> {
+    loop {
+        std::fs::create_dir_all(partial)?;
+        let Ok(lock) = File::open(partial) else { continue };
+        // Without locks, as on some network file systems, leftovers stay and nothing else changes.
+        let _ = lock.try_lock();
+        // Another run may have taken the folder for a leftover before it was locked.
+        if partial.exists() {
+            return Ok(lock);
+        }
+    }
+}
+
+/// The temporary folders of this process, whatever has become of them.
+static PARTIALS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Sees to it that `partial` is removed when a signal ends the program.
+fn remove_on_signals(partial: &Path) -> std::io::Result<()> {
+    let mut partials = PARTIALS.lock().unwrap_or_else(PoisonError::into_inner);
+    partials.push(partial.to_owned());
+    if partials.len() > 1 {
+        return Ok(());
+    }
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let (mut told, teller) = UnixStream::pair()?;
+        signal_hook::low_level::pipe::register(signal, teller)?;
+        std::thread::Builder::new().name("tidying".to_owned()).spawn(move || {
+            if told.read_exact(&mut [0]).is_ok() {
+                let partials = PARTIALS.lock().unwrap_or_else(PoisonError::into_inner);
+                partials.iter().for_each(|partial| drop(std::fs::remove_dir_all(partial)));
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
+            }
+        })?;
+    }
+    Ok(())
 }
 
 /// Removes what runs for `target` left behind that were killed.
@@ -96,6 +152,38 @@ mod tests {
         let error = NewFolder::beside(&folder.path().join("out")).map(drop).unwrap_err().to_string();
         assert!(error.contains("out: process") && error.contains("is writing it"), "{error}");
         assert!(other.path().exists());
+    }
+
+    #[test]
+    fn a_slash_at_the_end_of_the_name_means_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("out");
+        for exists in [false, true] {
+            NewFolder::beside(&folder.path().join("out/")).unwrap().keep().unwrap();
+            assert!(target.is_dir(), "the target existed: {exists}");
+        }
+    }
+
+    #[test]
+    fn a_link_to_an_empty_folder_is_followed_and_one_to_nothing_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let [real, link, nothing] = ["real", "link", "nothing"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("gone"), &nothing).unwrap();
+        let made = NewFolder::beside(&link).unwrap();
+        std::fs::write(made.path().join("file"), "text").unwrap();
+        made.keep().unwrap();
+        assert!(real.join("file").exists() && link.is_symlink());
+        let error = NewFolder::beside(&nothing).map(drop).unwrap_err().to_string();
+        assert!(error.contains("is a link to nothing"), "{error}");
+    }
+
+    #[test]
+    fn a_file_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = NewFolder::beside(file.path()).map(drop).unwrap_err().to_string();
+        assert!(error.ends_with("is a file: choose a folder"), "{error}");
     }
 
     #[test]

@@ -161,7 +161,11 @@ pub fn run(args: &VariantArgs, recipe: Recipe, keep: Keep, calibration: Option<P
 fn usage(error: OfflineError) -> anyhow::Error {
     match &error {
         OfflineError::Domain { .. } => output::usage(error),
-        OfflineError::Variant(reason) if matches!(**reason, VariantError::Unknown { .. }) => output::usage(error),
+        OfflineError::Variant(reason)
+            if matches!(**reason, VariantError::Unknown { .. } | VariantError::Nothing { named: true }) =>
+        {
+            output::usage(error)
+        }
         _ => error.into(),
     }
 }
