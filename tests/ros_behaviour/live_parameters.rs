@@ -136,7 +136,10 @@ fn a_number_of_executed_actions_is_held_to_the_chunk_and_told_with_the_model() {
     let refused = refusal(robot, "execute_steps", &json!(10_000));
     assert!(refused.contains("10000 steps, but the checkpoint's chunks have"), "{refused}");
     accept(robot, "execute_steps", &json!(2));
-    let info = robot.ask(json!({"do": "take", "kind": "infos", "count": 1}))[0].take();
-    let facts = info["facts"].as_array().unwrap();
-    assert!(facts.contains(&json!(["execute_steps", "2", "parameter"])), "{facts:?}");
+    // What was told when the model was loaded may arrive only now.
+    let is_told = (0..2).any(|_| {
+        let info = robot.ask(json!({"do": "take", "kind": "infos", "count": 1}))[0].take();
+        info["facts"].as_array().unwrap().contains(&json!(["execute_steps", "2", "parameter"]))
+    });
+    assert!(is_told);
 }
