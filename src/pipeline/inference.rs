@@ -83,10 +83,13 @@ impl Queued {
         };
         let Finished { actions_raw, upload_ms, vlm_ms, policy_ms } = finished;
         let chunk = self.postprocess.apply(actions_raw, &self.origin)?;
-        let e2e_ms = milliseconds(self.started.elapsed());
+        // One end for both, so that the stages never add up to more than the whole.
+        let end = Instant::now();
+        let e2e_ms = milliseconds(end.duration_since(self.started));
         let preprocess_ms = self.prepared_ms + upload_ms;
         // The rest of the attempt is post-processing: download, action space, de-normalisation.
-        let postprocess_ms = (milliseconds(self.attempt.elapsed()) - preprocess_ms - vlm_ms - policy_ms).max(0.0);
+        let postprocess_ms =
+            (milliseconds(end.duration_since(self.attempt)) - preprocess_ms - vlm_ms - policy_ms).max(0.0);
         let times = StageTimes { preprocess_ms, vlm_ms, policy_ms, postprocess_ms, e2e_ms };
         Ok(Inference { chunk, times, provenance: self.provenance, tokens: self.tokens })
     }
