@@ -59,22 +59,34 @@ fn the_report_as_json_names_every_layer_and_channel() {
 }
 
 #[test]
-fn a_run_that_is_terminated_leaves_nothing_behind() {
+fn a_run_that_is_terminated_leaves_nothing_behind_and_one_under_nohup_outlasts_its_terminal() {
     let bench = bench();
     let (out, arguments) = arguments(&bench, QUANTIZE, "terminated", &["--scope", "all", "--steps", "50,40,30,20,10"]);
     let left = || {
         let entries = std::fs::read_dir(out.parent().unwrap()).unwrap().flatten();
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("terminated")).count()
     };
-    let mut program = Command::new(env!("CARGO_BIN_EXE_xvla"));
-    let mut run = program.args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    // With nohup a lost terminal ends nothing.
+    let mut program = Command::new("nohup");
+    let mut run = program
+        .arg(env!("CARGO_BIN_EXE_xvla"))
+        .args(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     while left() == 0 {
         assert_eq!(run.try_wait().unwrap(), None, "it has ended before it was terminated");
         std::thread::sleep(Duration::from_millis(5));
     }
     // It removes its folder once it listens to signals, which is a moment after the folder is there.
     std::thread::sleep(Duration::from_millis(100));
-    assert!(Command::new("kill").args(["-TERM", &run.id().to_string()]).status().unwrap().success());
+    let process = run.id().to_string();
+    let send = |signal: &str| Command::new("kill").args([signal, &process]).status().unwrap().success();
+    assert!(send("-HUP"));
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!((run.try_wait().unwrap(), left()), (None, 1));
+    assert!(send("-TERM"));
     assert_eq!(run.wait().unwrap().signal(), Some(15));
     assert_eq!(left(), 0);
 }

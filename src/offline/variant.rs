@@ -187,7 +187,7 @@ impl Rotations {
 
     fn warning(self) -> Option<String> {
         let (odd, samples) = (self.odd, self.samples);
-        self.first.map(|first| format!("{first} (so are those of {odd} of {samples} samples)"))
+        self.first.map(|first| format!("{first} (found in {odd} of {samples} samples)"))
     }
 }
 

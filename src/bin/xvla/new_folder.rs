@@ -1,6 +1,7 @@
 //! Folders that appear at once and whole, or not at all.
 
 use anyhow::{Context, bail};
+use procfs::process::Process;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{File, TryLockError};
 use std::io::Read;
@@ -81,14 +82,16 @@ fn locked(partial: &Path) -> std::io::Result<File> {
 /// The temporary folders of this process, whatever has become of them.
 static PARTIALS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Sees to it that `partial` is removed when a signal ends the program.
-fn remove_on_signals(partial: &Path) -> std::io::Result<()> {
+/// Sees to it that `partial` is removed when a signal ends the program. A signal that does not end it, as with `nohup`, goes on
+/// to be ignored.
+fn remove_on_signals(partial: &Path) -> anyhow::Result<()> {
     let mut partials = PARTIALS.lock().unwrap_or_else(PoisonError::into_inner);
     partials.push(partial.to_owned());
     if partials.len() > 1 {
         return Ok(());
     }
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
+    let ignored = Process::myself()?.status()?.sigign;
+    for signal in [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0) {
         let (mut told, teller) = UnixStream::pair()?;
         signal_hook::low_level::pipe::register(signal, teller)?;
         std::thread::Builder::new().name("tidying".to_owned()).spawn(move || {
