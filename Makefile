@@ -35,6 +35,8 @@ build: setup ## build target/release/xvla and xvla_node (with CUDA=1, in target/
 
 test: setup ## run the whole test suite, the ROS tests included
 	@$(ENVIRONMENT)
+	# The same random values each time, so that what fails is what changed; `make fuzz` looks for new ones.
+	export PROPTEST_RNG_SEED="$${PROPTEST_RNG_SEED:-1}"
 	echo '==> cargo test (a first build takes about ten minutes on two cores)' >&2
 	cargo test $(CARGO_FLAGS) --features $(FEATURES)
 	echo '==> tests of the set-up and of the launch file' >&2

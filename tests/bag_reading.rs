@@ -382,6 +382,65 @@ fn messages_of_the_same_time_are_all_read_once_and_in_the_order_of_the_file() {
     assert!(numbers.eq((0..2500).map(|number| format!("{:02x}", number % 256))));
 }
 
+/// A database of `count` messages whose index does not know of `change`.
+fn database_with_an_old_index(path: &Path, count: usize, change: &str) {
+    database(path, count, "CREATE INDEX timestamp_idx ON messages (timestamp ASC)");
+    let connect = || Connection::open(path).unwrap();
+    let hide = "CREATE TABLE hidden AS SELECT * FROM sqlite_master WHERE name = 'timestamp_idx';
+         PRAGMA writable_schema = ON; DELETE FROM sqlite_master WHERE name = 'timestamp_idx';";
+    let show = "PRAGMA writable_schema = ON; INSERT INTO sqlite_master SELECT * FROM hidden; DROP TABLE hidden";
+    for step in [hide, change, show] {
+        // The schema is read when a database is opened.
+        connect().execute_batch(step).unwrap();
+    }
+}
+
+#[test]
+fn an_index_that_gives_rows_other_times_costs_no_message_and_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    database_with_an_old_index(&path, 3000, "UPDATE messages SET timestamp = 10 * timestamp + 1 WHERE id % 700 = 0");
+    let (messages, problems) = read(&path);
+    let times: Vec<i64> = messages.iter().map(|(_, time, _)| *time).collect();
+    assert_eq!((times.len(), times.is_sorted(), times.last()), (3000, true, Some(&23_011)));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("index on `timestamp` has another time for row 2800"), "{problems:?}");
+}
+
+#[test]
+fn messages_that_an_index_lacks_come_last_and_are_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    let more = "INSERT INTO messages VALUES (3001, 1, 5, x'00'), (3002, 1, 4, x'01')";
+    database_with_an_old_index(&path, 3000, more);
+    let (messages, problems) = read(&path);
+    let times: Vec<i64> = messages.iter().map(|(_, time, _)| *time).collect();
+    assert_eq!((times.len(), &times[2998..]), (3002, [2999, 3000, 4, 5].as_slice()));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("index on `timestamp` lacks 2 of its messages"), "{problems:?}");
+}
+
+#[test]
+fn rows_that_an_index_has_and_the_table_has_not_are_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    database_with_an_old_index(&path, 3000, "DELETE FROM messages WHERE id % 1000 = 0");
+    let (messages, problems) = read(&path);
+    assert_eq!((messages.len(), messages.is_sorted_by_key(|(_, time, _)| *time)), (2997, true));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("has a row 3000 that is not there"), "{problems:?}");
+}
+
+#[test]
+fn rows_whose_numbers_have_gaps_are_no_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    let gaps = "CREATE INDEX timestamp_idx ON messages (timestamp ASC); DELETE FROM messages WHERE id % 3 = 0";
+    database(&path, 3000, gaps);
+    let (messages, problems) = read(&path);
+    assert_eq!((messages.len(), problems), (2000, vec![]));
+}
+
 #[test]
 fn rows_that_hold_no_message_are_told_by_their_number() {
     let folder = tempfile::tempdir().unwrap();

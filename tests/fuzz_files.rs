@@ -184,10 +184,7 @@ fn survives_within(constant: usize, folder: &Path, file: &str, read: impl Fn(&Pa
             }
         };
         std::fs::write(&path, &bytes).unwrap();
-        let before = LIVE.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
-        read(copy.path());
-        let taken = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+        let taken = peak_bytes(|| read(copy.path()));
         let allowed = 2 * bytes.len() + constant;
         prop_assert!(taken <= allowed, "{taken} bytes of memory for a file of {}", bytes.len());
         Ok(())
@@ -195,6 +192,26 @@ fn survives_within(constant: usize, folder: &Path, file: &str, read: impl Fn(&Pa
     if let Err(failure) = outcome {
         panic!("{file} of {}: {failure}", folder.display());
     }
+}
+
+/// The most bytes that live at once while `work` runs, beyond what lived before.
+fn peak_bytes(work: impl FnOnce()) -> usize {
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    work();
+    PEAK.load(Ordering::Relaxed).saturating_sub(before)
+}
+
+/// Reads `file` of a copy of `folder` once, with one byte replaced.
+fn survives_byte(folder: &Path, file: &str, offset: usize, byte: u8, read: impl Fn(&Path)) {
+    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let copy = tempfile::tempdir().unwrap();
+    copy_all(folder, copy.path());
+    let mut bytes = std::fs::read(folder.join(file)).unwrap();
+    bytes[offset] = byte;
+    std::fs::write(copy.path().join(file), &bytes).unwrap();
+    let taken = peak_bytes(|| read(copy.path()));
+    assert!(taken <= 2 * bytes.len() + CONSTANT_BYTES, "{taken} bytes of memory for a file of {}", bytes.len());
 }
 
 fn copy_all(from: &Path, to: &Path) {
@@ -285,6 +302,12 @@ fn a_damaged_batch() {
 }
 
 #[test]
+fn a_member_that_declares_megabytes_which_do_not_come() {
+    let read = |folder: &Path| drop(read_batch(&folder.join("inputs.npz"), Limits::default()));
+    survives_byte(&fixtures("cases/native_two_views"), "inputs.npz", 40_116, 1, read);
+}
+
+#[test]
 fn a_damaged_message() {
     for case in ["image", "joint_state", "float32_multi_array", "action_chunk", "model_info", "diagnostics"] {
         for order in ["le", "be"] {
@@ -344,6 +367,11 @@ fn a_damaged_bag() {
     ] {
         survives(&fixtures("bags").join(bag), file, read_bag);
     }
+}
+
+#[test]
+fn an_index_that_gives_a_row_another_time() {
+    survives_byte(&fixtures("bags/sqlite_message"), "sqlite_message.db3", 28_378, 24, read_bag);
 }
 
 #[test]

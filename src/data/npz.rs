@@ -27,14 +27,17 @@ impl Default for Limits {
     }
 }
 
-/// Room reserved for a member before its bytes come, so that a declared size alone costs nothing.
-const MAX_RESERVED_BYTES: u64 = 64 << 20;
+/// Room for a member that is reserved before its bytes come, beyond the length of the file: a declared size alone costs
+/// no more.
+const RESERVED_BYTES: u64 = 1 << 20;
 
 /// An open archive.
 pub struct NpzReader {
     path: PathBuf,
     archive: ZipArchive<BufReader<File>>,
     limits: Limits,
+    /// Length of the file.
+    length: u64,
     /// Bytes inflated so far.
     used: u64,
 }
@@ -48,7 +51,8 @@ impl NpzReader {
         let io = |source| DatasetError::Io { path: path.to_owned(), source };
         let broken = |reason: String| DatasetError::Archive { path: path.to_owned(), reason };
         let mut file = File::open(path).map_err(io)?;
-        if !file.metadata().map_err(io)?.is_file() {
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
             return Err(broken("not a file".to_owned()));
         }
         let mut probe = Vec::with_capacity(PROBE_BYTES);
@@ -59,7 +63,7 @@ impl NpzReader {
         if archive.len() > limits.max_members {
             return Err(broken(format!("{} members: at most {}", archive.len(), limits.max_members)));
         }
-        let reader = Self { path: path.to_owned(), archive, limits, used: 0 };
+        let reader = Self { path: path.to_owned(), archive, limits, length: metadata.len(), used: 0 };
         reader.check_declared_sizes()?;
         Ok(reader)
     }
@@ -123,7 +127,8 @@ impl NpzReader {
             return Err(damaged(format!("compression {method:?} is not supported: expected stored or deflated")));
         }
         let declared = member.size();
-        let mut bytes = Vec::with_capacity(declared.min(MAX_RESERVED_BYTES).min(left) as usize);
+        let reserved = declared.min(self.length.saturating_add(RESERVED_BYTES)).min(left);
+        let mut bytes = Vec::with_capacity(reserved as usize);
         // One byte more than declared tells an honest member from one that lies about its size.
         let mut content = member.take(declared.saturating_add(1).min(left.saturating_add(1)));
         content.read_to_end(&mut bytes).map_err(|error| damaged(format!("truncated or damaged: {error}")))?;

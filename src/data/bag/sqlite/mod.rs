@@ -1,6 +1,7 @@
 //! SQLite files of rosbag2: tables `topics` and `messages`.
 
 mod connect;
+mod order;
 mod reading;
 
 pub(super) use reading::Reading;

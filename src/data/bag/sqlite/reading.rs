@@ -1,35 +1,23 @@
-//! The messages of an SQLite file.
-//!
-//! The order comes from the index on `timestamp`, in batches; without one, from the sorted times of all rows. Rows are
-//! then read one by one, so that one that is damaged costs no other.
+//! The messages of an SQLite file. Rows are read one by one, so that one that is damaged costs no other.
 
 use super::super::message::Head;
 use super::super::problem::{At, Place, Problem};
+use super::SqliteFile;
 use super::connect::{connect, told};
-use super::{SqliteFile, text};
+use super::order::{Key, Order, time};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row};
 use std::collections::HashSet;
 use std::ops::Range;
 
-/// Rows whose place in the order is looked up at once.
-const BATCH_ROWS: usize = 1024;
-/// Messages are copied out of SQLite until this many bytes are there.
+/// Messages are copied out of SQLite until this many bytes are there, or this many of them.
 const BATCH_BYTES: usize = 2 << 20;
+const BATCH_ROWS: usize = 1024;
 /// The longest message, bytes.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
-/// A row's place in the order.
-type Key = (i64, i64);
-
-/// Where the order comes from.
-#[derive(Debug)]
-enum Order {
-    /// The index on `timestamp`, from the row behind this one on.
-    Index(Option<Key>),
-    /// Times and ids, sorted, and the next of them.
-    Sorted(Vec<Key>, usize),
-}
+/// A message and where its data are, or why there is none.
+type Entry = Result<(Head, Range<usize>), Problem>;
 
 /// The messages of one file.
 #[derive(Debug)]
@@ -39,11 +27,8 @@ pub(in super::super) struct Reading {
     /// Whether a topic is wanted, by its number.
     wanted: Vec<bool>,
     order: Order,
-    /// Rows that come next.
-    keys: Vec<Key>,
-    next_key: usize,
     /// Messages that have been copied, and their data one after the other.
-    batch: Vec<Result<(Head, Range<usize>), Problem>>,
+    batch: Vec<Entry>,
     data: Vec<u8>,
     next: usize,
     found: Range<usize>,
@@ -58,30 +43,21 @@ impl Reading {
     pub(in super::super) fn new(file: SqliteFile, wanted: Vec<bool>) -> Result<Self, Problem> {
         // Its problems were told when it was opened first.
         let database = connect(&file.path, &file.shown, &mut Vec::new())?;
-        let mut plan = String::new();
-        let explained = database.query_row(&format!("EXPLAIN QUERY PLAN {NEXT_TIMES}"), params![0, 1], |row| {
-            plan = text(row, 3);
-            Ok(())
-        });
-        let indexed = explained.is_ok() && plan.contains("COVERING INDEX");
-        let mut reading = Self {
+        let mut reasons = Vec::new();
+        let order = Order::new(&database, &mut reasons);
+        let batch = reasons.into_iter().map(|reason| Err(Problem::new(&file.shown, At::File, reason))).collect();
+        Ok(Self {
             file,
             database,
             wanted,
-            order: Order::Index(None),
-            keys: Vec::new(),
-            next_key: 0,
-            batch: Vec::new(),
+            order,
+            batch,
             data: Vec::new(),
             next: 0,
             found: 0..0,
             undeclared: HashSet::new(),
             passed: 0,
-        };
-        if !indexed {
-            reading.sort_all(None);
-        }
-        Ok(reading)
+        })
     }
 
     /// How far the file has been read, bytes.
@@ -112,13 +88,10 @@ impl Reading {
             }
             self.batch.clear();
             (self.next, self.found) = (0, 0..0);
-            if self.next_key >= self.keys.len() && !self.look_up() {
-                if self.batch.is_empty() {
-                    return None;
-                }
-                continue;
-            }
             self.copy_batch();
+            if self.batch.is_empty() {
+                return None;
+            }
         }
     }
 
@@ -127,149 +100,93 @@ impl Reading {
         self.data.get(self.found.clone()).unwrap_or_default()
     }
 
-    /// Looks up which rows come next; whether there are any.
-    fn look_up(&mut self) -> bool {
-        self.keys.clear();
-        self.next_key = 0;
-        if let Order::Index(last) = self.order {
-            match next_keys(&self.database, last, &mut self.keys) {
-                Ok(()) => self.order = Order::Index(self.keys.last().copied().or(last)),
-                Err(error) => {
-                    self.keys.clear();
-                    let reason =
-                        format!("the order of its messages: {}: rows that can be read are put in order", told(&error));
-                    self.batch.push(Err(Problem::new(&self.file.shown, At::File, reason)));
-                    self.sort_all(last);
-                }
-            }
-        }
-        if let Order::Sorted(all, next) = &mut self.order {
-            let end = (*next + BATCH_ROWS).min(all.len());
-            self.keys.extend_from_slice(all.get(*next..end).unwrap_or_default());
-            *next = end;
-        }
-        !self.keys.is_empty()
-    }
-
-    /// Puts the rows behind `last` in order without the index. If the table is damaged, its rows are taken from both
-    /// ends up to the damage.
-    fn sort_all(&mut self, last: Option<Key>) {
-        let mut keys = Vec::new();
-        if let Err(error) = scan(&self.database, "ASC", None, &mut keys) {
-            let ahead = keys.iter().map(|(_, id)| *id).max();
-            let reason = match ahead {
-                Some(id) => format!("damaged behind row {id}: {}", told(&error)),
-                None => format!("table `messages`: {}", told(&error)),
-            };
-            self.batch.push(Err(Problem::new(&self.file.shown, At::File, reason)));
-            // What the other end cannot give has been told.
-            let _ = scan(&self.database, "DESC", ahead, &mut keys);
-        }
-        keys.retain(|key| last.is_none_or(|last| *key > last));
-        keys.sort_unstable();
-        self.order = Order::Sorted(keys, 0);
-    }
-
-    /// Copies messages until there are enough bytes of them.
+    /// Copies messages until there are enough of them; none at the end.
     fn copy_batch(&mut self) {
-        let Self { file, database, wanted, keys, next_key, batch, data, undeclared, .. } = self;
-        let problem = |id: i64, reason: String| Problem::new(&file.shown, At::Row(id), reason);
-        let on = |problem: Problem, topic_id: i64| problem.on(file.names.get(&topic_id).map_or("", String::as_str));
-        let mut statement = match database.prepare("SELECT topic_id, data FROM messages WHERE id = ?1") {
+        let Self { file, database, wanted, order, batch, data, undeclared, .. } = self;
+        let whole = |reason: String| Err(Problem::new(&file.shown, At::File, reason));
+        let mut statement = match database.prepare("SELECT topic_id, data, timestamp FROM messages WHERE id = ?1") {
             Ok(statement) => statement,
             Err(error) => {
-                *next_key = keys.len();
-                return batch.push(Err(Problem::new(&file.shown, At::File, told(&error))));
+                order.give_up();
+                return batch.push(whole(told(&error)));
             }
         };
-        let mut filled = 0;
-        while let Some(&(time, id)) = keys.get(*next_key) {
-            if filled >= BATCH_BYTES {
+        let mut rows = Rows { file, wanted, undeclared, data, filled: 0 };
+        let mut reasons = Vec::new();
+        while rows.filled < BATCH_BYTES && batch.len() < BATCH_ROWS {
+            let key = order.peek(database, &mut reasons);
+            if let Some(key) = key {
+                let indexed = order.is_from_index();
+                match statement.query_row([key.1], |row| {
+                    let agrees = !indexed || time(row, 2) == key.0;
+                    if agrees { rows.copy(row, key).map(Some) } else { Ok(None) }
+                }) {
+                    Ok(Some(found)) => {
+                        batch.extend(found);
+                        order.pass();
+                    }
+                    Ok(None) => order.distrust(database, &format!("has another time for row {}", key.1), &mut reasons),
+                    Err(rusqlite::Error::QueryReturnedNoRows) if indexed => {
+                        order.distrust(database, &format!("has a row {} that is not there", key.1), &mut reasons);
+                    }
+                    Err(error) => {
+                        batch.push(Err(rows.problem(key.1, format!("{}: left out", told(&error)))));
+                        order.pass();
+                    }
+                }
+            }
+            batch.extend(reasons.drain(..).map(whole));
+            if key.is_none() {
                 break;
             }
-            *next_key += 1;
-            let read = statement.query_row([id], |row| {
-                let topic_id = row.get::<_, i64>(0)?;
-                let Some(&topic) = file.numbers.get(&topic_id) else {
-                    if undeclared.insert(topic_id) {
-                        let reason =
-                            format!("of topic {topic_id}, which is not declared: all of its messages are left out");
-                        batch.push(Err(problem(id, reason)));
-                    }
-                    return Ok(());
-                };
-                if !wanted.get(topic).copied().unwrap_or(false) {
-                    return Ok(());
+        }
+    }
+}
+
+/// Copies rows into `data`, one behind the other.
+struct Rows<'a> {
+    file: &'a SqliteFile,
+    wanted: &'a [bool],
+    undeclared: &'a mut HashSet<i64>,
+    data: &'a mut Vec<u8>,
+    /// How many bytes of `data` are in use.
+    filled: usize,
+}
+
+impl Rows<'_> {
+    fn problem(&self, id: i64, reason: String) -> Problem {
+        Problem::new(&self.file.shown, At::Row(id), reason)
+    }
+
+    /// Copies the columns `topic_id` and `data` of a row; nothing of a topic that is not wanted.
+    fn copy(&mut self, row: &Row<'_>, (time, id): Key) -> rusqlite::Result<Option<Entry>> {
+        let topic_id = row.get::<_, i64>(0)?;
+        let Some(&topic) = self.file.numbers.get(&topic_id) else {
+            let reason = || format!("of topic {topic_id}, which is not declared: all of its messages are left out");
+            return Ok(self.undeclared.insert(topic_id).then(|| Err(self.problem(id, reason()))));
+        };
+        if !self.wanted.get(topic).copied().unwrap_or(false) {
+            return Ok(None);
+        }
+        let reason = match row.get_ref(1)? {
+            ValueRef::Blob(blob) if blob.len() <= MAX_MESSAGE_BYTES => {
+                let range = self.filled..self.filled + blob.len();
+                if self.data.len() < range.end {
+                    self.data.resize(range.end, 0);
                 }
-                match row.get_ref(1)? {
-                    ValueRef::Blob(blob) if blob.len() <= MAX_MESSAGE_BYTES => {
-                        let range = filled..filled + blob.len();
-                        if data.len() < range.end {
-                            data.resize(range.end, 0);
-                        }
-                        if let Some(room) = data.get_mut(range.clone()) {
-                            room.copy_from_slice(blob);
-                        }
-                        filled = range.end;
-                        let place = Place::new(&file.shown, At::Row(id));
-                        batch.push(Ok((Head { topic, received_ns: time, published_ns: time, place }, range)));
-                    }
-                    ValueRef::Blob(blob) => {
-                        let reason = format!(
-                            "a message of {} bytes, more than the {MAX_MESSAGE_BYTES} that are read: left out",
-                            blob.len()
-                        );
-                        batch.push(Err(on(problem(id, reason), topic_id)));
-                    }
-                    other => {
-                        let reason = format!("its data are {}: left out", other.data_type());
-                        batch.push(Err(on(problem(id, reason), topic_id)));
-                    }
+                if let Some(room) = self.data.get_mut(range.clone()) {
+                    room.copy_from_slice(blob);
                 }
-                Ok(())
-            });
-            if let Err(error) = read {
-                batch.push(Err(problem(id, format!("{}: left out", told(&error)))));
+                self.filled = range.end;
+                let place = Place::new(&self.file.shown, At::Row(id));
+                return Ok(Some(Ok((Head { topic, received_ns: time, published_ns: time, place }, range))));
             }
-        }
+            ValueRef::Blob(blob) => {
+                format!("a message of {} bytes, more than the {MAX_MESSAGE_BYTES} that are read: left out", blob.len())
+            }
+            other => format!("its data are {}: left out", other.data_type()),
+        };
+        let name = self.file.names.get(&topic_id).map_or("", String::as_str);
+        Ok(Some(Err(self.problem(id, reason).on(name))))
     }
-}
-
-const NEXT_OF_TIME: &str = "SELECT timestamp, id FROM messages WHERE timestamp = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
-const NEXT_TIMES: &str = "SELECT timestamp, id FROM messages WHERE timestamp > ?1 ORDER BY timestamp, id LIMIT ?2";
-const FIRST_TIMES: &str = "SELECT timestamp, id FROM messages ORDER BY timestamp, id LIMIT ?1";
-
-/// Appends the rows that come behind `last` in the index. Those of the same time are asked for apart, as SQLite would
-/// otherwise go over all of them each time.
-fn next_keys(database: &Connection, last: Option<Key>, keys: &mut Vec<Key>) -> rusqlite::Result<()> {
-    let rows = BATCH_ROWS as i64;
-    match last {
-        None => collect(database, FIRST_TIMES, params![rows], keys),
-        Some((time, id)) => {
-            collect(database, NEXT_OF_TIME, params![time, id, rows], keys)?;
-            if keys.is_empty() { collect(database, NEXT_TIMES, params![time, rows], keys) } else { Ok(()) }
-        }
-    }
-}
-
-/// Appends the times and ids of all rows in the table's order, those behind `above` only.
-fn scan(database: &Connection, order: &str, above: Option<i64>, keys: &mut Vec<Key>) -> rusqlite::Result<()> {
-    let query = format!("SELECT timestamp, id FROM messages NOT INDEXED WHERE id > ?1 ORDER BY id {order}");
-    let above = above.unwrap_or(i64::MIN);
-    collect(database, &query, params![above], keys)
-}
-
-/// Appends the rows of a query; those before an error are kept. A time that is no number is taken for zero.
-fn collect(
-    database: &Connection,
-    query: &str,
-    values: &[&dyn rusqlite::ToSql],
-    keys: &mut Vec<Key>,
-) -> rusqlite::Result<()> {
-    let mut statement = database.prepare(query)?;
-    let mut rows = statement.query(values)?;
-    while let Some(row) = rows.next()? {
-        keys.push((row.get::<_, i64>(0).unwrap_or(0), row.get(1)?));
-    }
-    Ok(())
 }
