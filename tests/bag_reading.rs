@@ -432,6 +432,16 @@ fn rows_that_an_index_has_and_the_table_has_not_are_told_once() {
 }
 
 #[test]
+fn a_table_without_the_column_of_data_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    database(&path, 3, "ALTER TABLE messages RENAME COLUMN data TO content");
+    let (messages, problems) = read(&path);
+    assert_eq!((messages.len(), problems.len()), (0, 1), "{problems:?}");
+    assert!(problems[0].contains("no such column: data"), "{problems:?}");
+}
+
+#[test]
 fn rows_whose_numbers_have_gaps_are_no_problem() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.db3");

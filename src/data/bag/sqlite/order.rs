@@ -65,7 +65,7 @@ impl Order {
         self.passed += 1;
     }
 
-    /// There are no more rows.
+    /// Leaves out the rows that are left.
     pub(super) fn give_up(&mut self) {
         (self.source, self.keys, self.next) = (Source::Table, Vec::new(), 0);
     }

@@ -6,7 +6,7 @@ use super::SqliteFile;
 use super::connect::{connect, told};
 use super::order::{Key, Order, time};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, Statement};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -104,42 +104,31 @@ impl Reading {
     fn copy_batch(&mut self) {
         let Self { file, database, wanted, order, batch, data, undeclared, .. } = self;
         let whole = |reason: String| Err(Problem::new(&file.shown, At::File, reason));
+        let mut reasons = Vec::new();
         let mut statement = match database.prepare("SELECT topic_id, data, timestamp FROM messages WHERE id = ?1") {
             Ok(statement) => statement,
             Err(error) => {
-                order.give_up();
-                return batch.push(whole(told(&error)));
+                if order.peek(database, &mut reasons).is_some() {
+                    reasons.push(told(&error));
+                    order.give_up();
+                }
+                return batch.extend(reasons.into_iter().map(whole));
             }
         };
         let mut rows = Rows { file, wanted, undeclared, data, filled: 0 };
-        let mut reasons = Vec::new();
         while rows.filled < BATCH_BYTES && batch.len() < BATCH_ROWS {
             let key = order.peek(database, &mut reasons);
-            if let Some(key) = key {
-                let indexed = order.is_from_index();
-                match statement.query_row([key.1], |row| {
-                    let agrees = !indexed || time(row, 2) == key.0;
-                    if agrees { rows.copy(row, key).map(Some) } else { Ok(None) }
-                }) {
-                    Ok(Some(found)) => {
-                        batch.extend(found);
-                        order.pass();
-                    }
-                    Ok(None) => order.distrust(database, &format!("has another time for row {}", key.1), &mut reasons),
-                    Err(rusqlite::Error::QueryReturnedNoRows) if indexed => {
-                        order.distrust(database, &format!("has a row {} that is not there", key.1), &mut reasons);
-                    }
-                    Err(error) => {
-                        batch.push(Err(rows.problem(key.1, format!("{}: left out", told(&error)))));
-                        order.pass();
-                    }
-                }
-            }
             batch.extend(reasons.drain(..).map(whole));
-            if key.is_none() {
-                break;
+            let Some(key) = key else { break };
+            match rows.read(&mut statement, key, order.is_from_index()) {
+                Ok(found) => {
+                    batch.extend(found);
+                    order.pass();
+                }
+                Err(disagreement) => order.distrust(database, &disagreement, &mut reasons),
             }
         }
+        batch.extend(reasons.drain(..).map(whole));
     }
 }
 
@@ -154,11 +143,30 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
+    /// Reads the row of `key`; nothing of a topic that is not wanted.
+    ///
+    /// # Errors
+    /// How the row disagrees with the index, if the key is from there.
+    fn read(&mut self, statement: &mut Statement<'_>, key: Key, is_from_index: bool) -> Result<Option<Entry>, String> {
+        let (indexed_ns, id) = key;
+        let read = statement.query_row([id], |row| {
+            let agrees = !is_from_index || time(row, 2) == indexed_ns;
+            if agrees { self.copy(row, key).map(Ok) } else { Ok(Err(format!("has another time for row {id}"))) }
+        });
+        match read {
+            Ok(found) => found,
+            Err(rusqlite::Error::QueryReturnedNoRows) if is_from_index => {
+                Err(format!("has a row {id} that is not there"))
+            }
+            Err(error) => Ok(Some(Err(self.problem(id, format!("{}: left out", told(&error)))))),
+        }
+    }
+
     fn problem(&self, id: i64, reason: String) -> Problem {
         Problem::new(&self.file.shown, At::Row(id), reason)
     }
 
-    /// Copies the columns `topic_id` and `data` of a row; nothing of a topic that is not wanted.
+    /// Copies the columns `topic_id` and `data` of a row.
     fn copy(&mut self, row: &Row<'_>, (time, id): Key) -> rusqlite::Result<Option<Entry>> {
         let topic_id = row.get::<_, i64>(0)?;
         let Some(&topic) = self.file.numbers.get(&topic_id) else {
