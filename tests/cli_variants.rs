@@ -170,7 +170,13 @@ fn what_is_measured_on_batches_is_refused_without_batches() {
     let bench = bench();
     let (checkpoint, out) = (bench.checkpoint(), bench.path("sparse"));
     let given = ["--checkpoint", text(&checkpoint), "--domain", "3", "--out", text(&out)];
-    for measure in [["--least-cosine", "0.9"], ["--least-mean-cosine", "0.9"], ["--steps", "1"], ["--keep", "auto"]] {
+    for measure in [
+        ["--least-cosine", "0.9"],
+        ["--least-mean-cosine", "0.9"],
+        ["--steps", "1"],
+        ["--seed", "1"],
+        ["--keep", "auto"],
+    ] {
         is_misused(PRUNE.iter().chain(&given).chain(&measure), &[measure[0], "give a folder of them with --calib"]);
     }
     assert!(!out.exists());
@@ -180,6 +186,15 @@ fn what_is_measured_on_batches_is_refused_without_batches() {
 fn a_percentile_for_integers_is_bad_usage() {
     let (_, arguments) = arguments(&bench(), INT8, "int8", &["--percentile", "99"]);
     is_misused(arguments, &["--percentile is about FP8"]);
+}
+
+#[test]
+fn an_empty_name_to_keep_and_steps_given_twice_are_bad_usage() {
+    let bench = bench();
+    for (more, part) in [(["--keep", ","], "a name is empty"), (["--steps", "10,1,10"], "10 is given twice")] {
+        let (_, arguments) = arguments(&bench, QUANTIZE, "fp8", &more);
+        is_misused(arguments, &[part]);
+    }
 }
 
 #[test]

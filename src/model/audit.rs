@@ -111,8 +111,10 @@ pub fn audit(folders: Folders) -> Result<Audit, CheckpointError> {
     let config = ModelConfig::of(folders)?;
     let checkpoint = Checkpoint::open_in(folders)?;
     let ledger = checkpoint.survey(|root| network(root, &config))?;
-    ledger.problems.borrow_mut().extend(variant_record::check(&config, &checkpoint).err());
     let requested = ledger.asked.into_inner();
+    // What is said of a variant first: tensors that do not fit may be what comes of it.
+    let mut problems: Vec<CheckpointError> = variant_record::check(&config, &checkpoint).err().into_iter().collect();
+    problems.extend(ledger.problems.into_inner());
     let layout = checkpoint.layout().clone();
 
     let mut dtypes = BTreeMap::new();
@@ -130,7 +132,7 @@ pub fn audit(folders: Folders) -> Result<Audit, CheckpointError> {
         config,
         layout,
         dtypes,
-        problems: ledger.problems.into_inner(),
+        problems,
     })
 }
 

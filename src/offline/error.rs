@@ -61,12 +61,12 @@ pub enum OfflineError {
         /// Its sizes, and those of the batches before.
         reason: String,
     },
-    /// A state in a calibration batch that no robot can be in.
+    /// Numbers in a calibration batch that no robot and no generator gives.
     #[error("{}: {reason}", path.display())]
-    State {
+    Values {
         /// The batch's file.
         path: PathBuf,
-        /// The channels and their length.
+        /// The numbers, and what they should be.
         reason: String,
     },
     /// A variant cannot be made or stored.

@@ -297,11 +297,23 @@ fn notes(
         _ => {}
     }
     notes.extend(other_pixels(config, processors));
-    notes.extend(config.variant.as_ref().filter(|variant| variant.gate.is_none()).map(|_| {
-        "it was pruned without calibration batches: nothing says how far it is from its source, and no backend is held to it"
-            .to_owned()
-    }));
+    notes.extend(config.variant.as_ref().and_then(|variant| measurement(variant, config.denoising_steps)));
     notes
+}
+
+/// What was not measured of a variant, whose own number of denoising steps is `steps`.
+fn measurement(variant: &Variant, steps: usize) -> Option<String> {
+    match &variant.gate {
+        None => Some(
+            "it was pruned without calibration batches: nothing says how far it is from its source, and no backend is held to it"
+                .to_owned(),
+        ),
+        Some(gate) if !gate.steps.contains_key(&steps) => {
+            let measured = gate.steps.keys().map(usize::to_string).collect::<Vec<_>>().join(" or ");
+            Some(format!("it was not measured after its own {steps} denoising steps: run it with `steps` {measured}"))
+        }
+        Some(_) => None,
+    }
 }
 
 /// The cameras whose pixels are not normalised as X-VLA's own processor does, one line per kind of pixels.

@@ -117,6 +117,9 @@ fn calibration(
             return Err(OfflineError::Sizes { path, reason });
         }
         rotations.look(preparation.config(), &inputs, &path)?;
+        if let Some(noise) = &noise {
+            check_noise(&noise.data, &path)?;
+        }
         let first_seed = seed.wrapping_add(samples.len() as u64);
         let more = preparation.network_inputs(&inputs, noise.as_ref(), first_seed);
         samples.extend(more.map_err(|error| with_path(&path, error))?);
@@ -134,6 +137,22 @@ fn calibration(
     );
     let warnings = rotations.warning().into_iter().chain(other_size).collect();
     Ok((Calibration { samples, sha256: format!("{:x}", hasher.finalize()) }, warnings))
+}
+
+/// The noise of a batch is drawn from a normal distribution of deviation 1, which does not come this far.
+const LARGEST_NOISE: f32 = 10.0;
+
+fn check_noise(noise: &[f32], path: &Path) -> Result<(), OfflineError> {
+    match noise.iter().find(|value| value.abs() > LARGEST_NOISE) {
+        None => Ok(()),
+        Some(value) => {
+            let reason = format!(
+                "its `noise` has {value:.1e}: it is drawn from a normal distribution of deviation 1; without `noise`, --seed \
+                 draws it"
+            );
+            Err(OfflineError::Values { path: path.to_owned(), reason })
+        }
+    }
 }
 
 /// A rotation may be off by so much, as [`distance_from_rotation_6d`] has it. More is odd, but may be what a model was
@@ -175,7 +194,7 @@ impl Rotations {
                      right angle: {numbers:?}: ee6d states are xyz in metres, two columns of the rotation, gripper"
                 );
                 if numbers.iter().any(|value| value.abs() > LARGEST) {
-                    return Err(OfflineError::State { path: path.to_owned(), reason });
+                    return Err(OfflineError::Values { path: path.to_owned(), reason });
                 }
                 is_odd = true;
                 self.first.get_or_insert_with(|| format!("{}: {reason}", path.display()));

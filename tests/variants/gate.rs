@@ -238,6 +238,8 @@ fn a_configuration_that_knows_nothing_of_fp8_matrices_is_refused() {
     let folder = copy(FP8_ALL.folder.path());
     edit(folder.path(), |config| drop(config.as_object_mut().unwrap().remove("quantization")));
     assert!(refusal(folder.path()).contains("config.json"), "{}", refusal(folder.path()));
+    let found = inspect(Folders::new(folder.path(), None)).unwrap();
+    assert!(found.problems[0].contains("`quantization`: it is missing"), "{:?}", found.problems);
 }
 
 #[test]

@@ -138,6 +138,14 @@ fn calibration_that_overflows_names_layer_and_sample() {
     let folder = batches(5, |batch| batch.inputs.proprio[..3].fill(3e38));
     let error = refusal_of_batches(folder.path());
     assert!(error.contains("its input is not finite in calibration sample 3"), "{error}");
+    assert!(error.contains("3.0e38 (`proprio`"), "{error}");
+}
+
+#[test]
+fn noise_that_no_generator_draws_is_refused_by_file_and_value() {
+    let folder = batches(5, |batch| batch.noise.as_mut().unwrap().data[7] = -2e30);
+    let error = refusal_of_batches(folder.path());
+    assert!(error.contains("calib_00004.npz: its `noise` has -2.0e30"), "{error}");
 }
 
 /// The oracle's batches with the channels of the state changed by `change`.

@@ -85,6 +85,14 @@ fn an_inspection_names_method_domain_and_gate() {
 }
 
 #[test]
+fn an_inspection_notes_that_its_own_number_of_steps_was_not_measured() {
+    let made = try_make(FP8, Part::Transformer, |plan| plan.order.steps = vec![2, 1]).unwrap();
+    let found = inspect(Folders::new(made.folder.path(), None)).unwrap();
+    let note = "not measured after its own 10 denoising steps: run it with `steps` 1 or 2";
+    assert!(found.notes.iter().any(|found| found.contains(note)), "{:?}", found.notes);
+}
+
+#[test]
 fn parameters_that_were_pruned_count_and_scales_do_not() {
     // The source has every domain's rows, so that the parts without them are compared.
     let counts = |folder: &Path| inspect(Folders::new(folder, None)).unwrap().parameters;

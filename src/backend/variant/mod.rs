@@ -64,13 +64,21 @@ pub enum VariantError {
     },
     /// A layer's input was not finite during the calibration.
     #[error(
-        "`{layer}`: its input is not finite in calibration sample {sample}: the batch or the checkpoint is at fault"
+        "`{layer}`: its input is not finite in calibration sample {sample}, whose largest numbers are {pixels:.1e} \
+         (`image_input`), {state:.1e} (`proprio`, as the network takes it) and {noise:.1e} (`noise`): if these are plausible, the \
+         checkpoint is at fault"
     )]
     NotFinite {
         /// The layer, as in the original release.
         layer: String,
         /// Index of the sample.
         sample: usize,
+        /// The largest magnitude of its pixels,
+        pixels: f32,
+        /// of its state,
+        state: f32,
+        /// and of its noise.
+        noise: f32,
     },
     /// A name to keep that no matrix has.
     #[error("--keep {name}: no matrix of this part is called so or below it; they are called {first} and the like")]

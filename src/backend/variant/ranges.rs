@@ -93,7 +93,13 @@ pub fn observe(
         observer(Event::Answered { stage: "calibrating", done: index + 1, total: samples.len() });
         let finite = |seen: &Mutex<Seen>| lock(seen).largest.iter().all(|largest| largest.is_finite());
         match names.iter().zip(&seen).find(|(_, seen)| !finite(seen)) {
-            Some((layer, _)) => Err(VariantError::NotFinite { layer: layer.clone(), sample: index }),
+            Some((layer, _)) => Err(VariantError::NotFinite {
+                layer: layer.clone(),
+                sample: index,
+                pixels: largest(&sample.inputs.image_input),
+                state: largest(&sample.inputs.proprio),
+                noise: largest(&sample.noise.data),
+            }),
             None => Ok(()),
         }
     });
@@ -103,6 +109,10 @@ pub fn observe(
     answered?;
     let taken = |watched: Arc<Mutex<Seen>>| Seen { samples: samples.len(), ..std::mem::take(&mut *lock(&watched)) };
     Ok(seen.into_iter().map(taken).collect())
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -3,6 +3,7 @@
 use crate::new_folder::NewFolder;
 use crate::output;
 use anyhow::{Context, bail};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -57,9 +58,9 @@ pub struct VariantArgs {
     /// Threads of the CPU [default: one per core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
-    /// Seed of the noise, for batches without noise.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
+    /// Seed of the noise, for batches without noise [default: 0].
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// Folder for the result; must not exist or be empty.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -75,8 +76,15 @@ impl VariantArgs {
             (!self.steps.is_empty(), "--steps"),
             (self.least_cosine.is_some(), "--least-cosine"),
             (self.least_mean_cosine.is_some(), "--least-mean-cosine"),
+            (self.seed.is_some(), "--seed"),
         ];
         given.into_iter().find_map(|(given, name)| given.then_some(name))
+    }
+
+    /// The first number of steps that was given twice.
+    fn repeated_steps(&self) -> Option<u16> {
+        let mut seen = BTreeSet::new();
+        self.steps.iter().copied().find(|steps| !seen.insert(*steps))
     }
 }
 
@@ -93,7 +101,15 @@ pub fn keep(text: &str) -> Result<Keep, String> {
         "auto" => Keep::Auto,
         "none" => Keep::Named(Vec::new()),
         "" => return Err("expected auto, none, or names of layers".to_owned()),
-        names => Keep::Named(names.split(',').map(|name| name.trim().to_owned()).collect()),
+        names => {
+            let names: Vec<String> = names.split(',').map(|name| name.trim().to_owned()).collect();
+            if names.iter().any(String::is_empty) {
+                return Err(
+                    "a name is empty: expected auto, none, or names of layers with one comma between".to_owned()
+                );
+            }
+            Keep::Named(names)
+        }
     })
 }
 
@@ -115,6 +131,9 @@ fn check_apart(out: &Path, source: &Path) -> anyhow::Result<()> {
 /// Makes the variant and prints how far it is from its source.
 pub fn run(args: &VariantArgs, recipe: Recipe, keep: Keep, calibration: Option<PathBuf>) -> anyhow::Result<()> {
     let start = Instant::now();
+    if let Some(steps) = args.repeated_steps() {
+        return Err(output::usage(format!("--steps: {steps} is given twice")));
+    }
     if let Some(threads) = args.threads {
         device::limit_threads(usize::from(threads));
     }
@@ -139,7 +158,7 @@ pub fn run(args: &VariantArgs, recipe: Recipe, keep: Keep, calibration: Option<P
             least_mean_cosine: args.least_mean_cosine.unwrap_or(LEAST_MEAN_COSINE),
         },
         device: args.device,
-        seed: args.seed,
+        seed: args.seed.unwrap_or_default(),
         out: folder.path().to_owned(),
     };
     let bar = output::bar(0, "{msg} [{bar:40}] {pos}/{len} {elapsed}");

@@ -156,7 +156,7 @@ fn not_an_adapter(folder: &Path) -> String {
         inside.map(|below| folder.join(below)).into_iter().find(|below| below.join(ADAPTER_CONFIG_FILE).exists());
     match inside {
         Some(inside) => format!("a folder of a training run, not an adapter: give `{}`", inside.display()),
-        None if !folder.exists() => "no such folder".to_owned(),
+        None if !folder.exists() => "no such folder, and it is given as `adapter`".to_owned(),
         None if folder.join(WEIGHTS_FILE).exists() => {
             format!("a whole checkpoint, not an adapter: it has no {ADAPTER_CONFIG_FILE}; give it as `checkpoint`")
         }
