@@ -1,5 +1,7 @@
 # shellcheck shell=bash
-# What gpu_bench.sh and cpu_bench.sh share. Sourced in the root of the project.
+# What gpu_bench.sh, cpu_bench.sh and gpu_starts.sh share. Sourced in the root of the project.
+
+source tools/options.sh
 
 readonly TEXT_TOKENS=64
 # Options of both, with their defaults.

@@ -19,18 +19,7 @@ END
 }
 
 out=cpu_bench.md iters=8 warmup=2 threads="$(nproc)"
-while (($# > 0)); do
-  case "$1" in
-    --help | -h) usage && exit ;;
-    --xvla | --python | --out | --work | --iters | --warmup | --threads)
-      (($# > 1)) || { usage >&2 && exit 2; }
-      declare "${1#--}=$2"
-      shift
-      ;;
-    *) usage >&2 && exit 2 ;;
-  esac
-  shift
-done
+read_options "xvla python out work iters warmup threads" "" "$@"
 
 # Both obey these. The second is what xvla sets for itself; unequal spinning would be an unequal comparison.
 export OMP_NUM_THREADS="$threads" GOMP_SPINCOUNT=10000

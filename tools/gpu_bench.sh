@@ -18,20 +18,8 @@ usage: tools/gpu_bench.sh [options]
 END
 }
 
-xvla=target/cuda/release/xvla out=gpu_bench.md iters=200 warmup=20 compile=yes
-while (($# > 0)); do
-  case "$1" in
-    --skip-compile) compile=no ;;
-    --help | -h) usage && exit ;;
-    --xvla | --python | --out | --work | --iters | --warmup)
-      (($# > 1)) || { usage >&2 && exit 2; }
-      declare "${1#--}=$2"
-      shift
-      ;;
-    *) usage >&2 && exit 2 ;;
-  esac
-  shift
-done
+xvla=target/cuda/release/xvla out=gpu_bench.md iters=200 warmup=20 skip_compile=no
+read_options "xvla python out work iters warmup" skip-compile "$@"
 
 # PyTorch in one mode: MODE LABEL.
 reference() {
@@ -63,7 +51,7 @@ prepare gpu_results
 synthesise f16
 synthesise bf16
 reference eager "PyTorch eager"
-if [[ "$compile" == yes ]]; then
+if [[ "$skip_compile" == no ]]; then
   reference compile torch.compile
 else
   skip reference_compile torch.compile "left out by --skip-compile"

@@ -4,6 +4,8 @@
 set -euo pipefail
 shopt -s nullglob
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+# shellcheck source=tools/options.sh
+source "$here/options.sh"
 
 usage() {
   cat << 'END'
@@ -74,7 +76,8 @@ pack() {
   done < "$folder/libraries"
   rm "$folder/libraries"
 
-  cp "$here"/gpu_node.{sh,yaml} "$here/gpu_node_table.py" "$here/text_tokens.py" "$root/config/fastdds_shm.xml" "$folder"
+  cp "$here"/{gpu_node,options}.sh "$here/gpu_node.yaml" "$here"/{gpu_node_table,text_tokens}.py \
+    "$root/config/fastdds_shm.xml" "$folder"
   git -C "$root" rev-parse --short HEAD > "$folder/revision" 2> /dev/null || echo unknown > "$folder/revision"
   tar -C "$(dirname "$folder")" -c "${folder##*/}" | xz -T0 -6 > "$folder.tar.xz"
   du -sh "$folder" "$folder.tar.xz"
@@ -135,17 +138,17 @@ synthesise() {
 
 # Starts the node and measures it at every rate: CAMERAS STEPS PREPROCESS.
 measure() {
-  local cameras steps="$2" preprocess="$3" rate name log
-  cameras="$(printf '%s\n' front left right | head -n "$1" | paste -sd ,)"
+  local names steps="$2" preprocess="$3" rate name log
+  names="$(printf '%s\n' front left right | head -n "$1" | paste -sd ,)"
   name="${1}x_${steps}_$preprocess"
   log="$work/results/$name.log"
   "$here/bin/xvla_node" --ros-args --params-file "$here/gpu_node.yaml" -p "checkpoint:=$checkpoint" \
     -p "backend:=$backend" -p "device:=$device" -p "dtype:=$dtype" -p "steps:=$steps" -p "preprocess:=$preprocess" \
-    -p "cameras:=[$cameras]" > "$log" 2>&1 &
+    -p "cameras:=[$names]" > "$log" 2>&1 &
   node=$!
   for rate in $rates; do
     echo "==> $1 cameras at $rate Hz, steps $steps, preprocess $preprocess" >&2
-    "$here/bin/gpu_driver" --pid "$node" --cameras "$cameras" --rate-hz "$rate" --seconds "$seconds" \
+    "$here/bin/gpu_driver" --pid "$node" --cameras "$names" --rate-hz "$rate" --seconds "$seconds" \
       --json "$work/results/${name}_$rate.json" 2> "$work/results/${name}_$rate.driver.log" ||
       { tail -n 3 "$work/results/${name}_$rate.driver.log" "$log" >&2 && failures=$((failures + 1)); }
   done
@@ -165,7 +168,7 @@ clean_up() {
 verb="${1:-}"
 shift || true
 site="" work=gpu_node_work preset=base backend=cuda_graph device=cuda dtype=f16
-numbers="2 3" rates="30 60" steps="1 10" preprocess="host device" seconds=40
+cameras="2 3" rates="30 60" steps="1 10" preprocess="host device" seconds=40
 case "$verb" in
   pack)
     (($# == 1)) || { usage >&2 && exit 2; }
@@ -173,30 +176,18 @@ case "$verb" in
     exit
     ;;
   run) ;;
-  smoke) numbers=2 rates=30 steps=10 preprocess=host seconds=5 ;;
-  soak) numbers=3 rates=30 steps=10 preprocess=device seconds=300 ;;
+  smoke) cameras=2 rates=30 steps=10 preprocess=host seconds=5 ;;
+  soak) cameras=3 rates=30 steps=10 preprocess=device seconds=300 ;;
   *) usage >&2 && exit 2 ;;
 esac
-while (($# > 0)); do
-  case "$1" in
-    --site | --work | --preset | --backend | --device | --dtype | --rates | --steps | --preprocess | --seconds | --cameras)
-      (($# > 1)) || { usage >&2 && exit 2; }
-      name="${1#--}"
-      [[ "$name" != cameras ]] || name=numbers
-      declare "$name=$2"
-      shift
-      ;;
-    *) usage >&2 && exit 2 ;;
-  esac
-  shift
-done
+read_options "site work preset backend device dtype cameras rates steps preprocess seconds" "" "$@"
 [[ -x "$here/bin/xvla_node" ]] || die "$here is no packed folder: see --help"
 
 node="" failures=0
 trap clean_up EXIT
 enter
 synthesise
-for number in $numbers; do
+for number in $cameras; do
   for step in $steps; do
     for where in $preprocess; do
       measure "$number" "$step" "$where"

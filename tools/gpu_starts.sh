@@ -20,18 +20,7 @@ END
 }
 
 xvla=target/cuda/release/xvla backend=cuda_graph device=cuda dtype=f16 steps=10 iters=200
-while (($# > 0)); do
-  case "$1" in
-    --help | -h) usage && exit ;;
-    --xvla | --python | --work | --backend | --device | --dtype | --steps | --iters)
-      (($# > 1)) || { usage >&2 && exit 2; }
-      declare "${1#--}=$2"
-      shift
-      ;;
-    *) usage >&2 && exit 2 ;;
-  esac
-  shift
-done
+read_options "xvla python work backend device dtype steps iters" "" "$@"
 
 prepare gpu_starts
 synthesise "$dtype"

@@ -4,6 +4,7 @@
 # built elsewhere need only this checkout and a Python with PyTorch for CUDA 13.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/options.sh
 
 usage() {
   cat << 'END'
@@ -19,18 +20,7 @@ END
 }
 
 programs='' build='' torch='' features=ros,cuda,onnxruntime,tensorrt python=python3 logs=build/gpu_tests only=. limit=300
-while (($# > 0)); do
-  case "$1" in
-    --help | -h) usage && exit ;;
-    --programs | --build | --features | --python | --logs | --only | --limit)
-      (($# > 1)) || { usage >&2 && exit 2; }
-      declare "${1#--}=$2"
-      shift
-      ;;
-    *) usage >&2 && exit 2 ;;
-  esac
-  shift
-done
+read_options "programs build features python logs only limit" "" "$@"
 
 # In the order in which they run. The last one leaves the GPU's context unusable, but only in its own process.
 readonly PROGRAMS=(gpu_goldens gpu_kernel_builds gpu_kernel_cache gpu_fp8 gpu_sparse24 gpu_tensorrt gpu_backend gpu_failure)
