@@ -88,14 +88,11 @@ impl Order {
     fn look_up(&mut self, database: &Connection, reasons: &mut Vec<String>) {
         match next_keys(database, self.last) {
             Ok(found) if found.is_empty() => self.end_of_index(database, reasons),
-            Ok(mut found) => {
-                let mut previous = self.last;
-                let ascending = found.iter().take_while(|key| previous.replace(**key) < Some(**key)).count();
-                found.truncate(ascending);
-                if found.is_empty() {
-                    return self.distrust(database, "is out of order", reasons);
+            Ok(found) => {
+                (self.keys, self.next) = (ascending(self.last, found), 0);
+                if self.keys.is_empty() {
+                    self.distrust(database, "is out of order", reasons);
                 }
-                (self.keys, self.next) = (found, 0);
             }
             Err(error) => self.distrust(database, &format!("cannot be read ({})", told(&error)), reasons),
         }
@@ -147,19 +144,26 @@ impl Order {
     /// The rows that were passed: the index gives the same ones again.
     fn given(&self, database: &Connection) -> HashSet<i64> {
         let mut given = HashSet::with_capacity(self.passed);
-        let mut last = None;
-        while given.len() < self.passed {
-            let Ok(found) = next_keys(database, last) else { break };
-            let Some(end) = found.last().copied() else { break };
-            let missing = self.passed - given.len();
-            given.extend(found.iter().take(missing).map(|(_, id)| *id));
-            if last.is_some_and(|last| end <= last) {
+        let (mut left, mut last) = (self.passed, None);
+        while left > 0 {
+            let keys = next_keys(database, last).map(|found| ascending(last, found)).unwrap_or_default();
+            given.extend(keys.iter().take(left).map(|(_, id)| *id));
+            left = left.saturating_sub(keys.len());
+            last = keys.last().copied();
+            if last.is_none() {
                 break;
             }
-            last = Some(end);
         }
         given
     }
+}
+
+/// The keys up to the first that does not lie behind the one before it, which is `last` at the start.
+fn ascending(last: Option<Key>, mut keys: Vec<Key>) -> Vec<Key> {
+    let mut previous = last;
+    let count = keys.iter().take_while(|key| previous.replace(**key) < Some(**key)).count();
+    keys.truncate(count);
+    keys
 }
 
 const NEXT_OF_TIME: &str = "SELECT timestamp, id FROM messages WHERE timestamp = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
