@@ -153,7 +153,13 @@ measure() {
       { tail -n 3 "$work/results/${name}_$rate.driver.log" "$log" >&2 && failures=$((failures + 1)); }
   done
   kill -INT "$node" 2> /dev/null || true
-  local status=0
+  # A node that does not stop is a failure that ends too.
+  local status=0 waited
+  for ((waited = 0; waited < 30; waited++)); do
+    kill -0 "$node" 2> /dev/null || break
+    sleep 1
+  done
+  kill -KILL "$node" 2> /dev/null && echo "the node had not stopped after 30 s" >> "$log"
   wait "$node" || status=$?
   node=""
   echo "$status" > "$work/results/$name.exit"

@@ -125,6 +125,8 @@ for name in "${PROGRAMS[@]}"; do
   [[ "$name" =~ $only ]] || continue
   if [[ -x "$programs/$name" ]]; then
     check "$name" "$programs/$name" --nocapture
+  elif [[ "$name" == gpu_tensorrt && ",$features," != *,tensorrt,* ]]; then
+    report skip "$name" "built without the feature tensorrt"
   else
     report FAIL "$name" "not among the programs in $programs"
   fi

@@ -150,12 +150,12 @@ impl<K: Debug + PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
     pub fn replay(
         &mut self,
         key: K,
-        prepare: impl FnOnce() -> Result<W, BackendError>,
+        mut prepare: impl FnMut() -> Result<W, BackendError>,
         load: impl FnOnce(&mut W) -> Result<(), BackendError>,
     ) -> Result<&W, BackendError> {
         let mut entry = match self.entries.iter().position(|entry| entry.key == key) {
             Some(index) => self.entries.remove(index),
-            None => self.make(key, prepare)?,
+            None => self.make(key, &mut prepare)?,
         };
         let queued = load(&mut entry.work).and_then(|()| self.recorder.replay(&entry.graph));
         self.entries.push(entry);
@@ -181,7 +181,7 @@ impl<K: Debug + PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
     fn make(
         &mut self,
         key: K,
-        prepare: impl FnOnce() -> Result<W, BackendError>,
+        prepare: &mut dyn FnMut() -> Result<W, BackendError>,
     ) -> Result<Entry<K, W, R::Graph>, BackendError> {
         // The old recording goes first, because on a small GPU the new one needs its memory.
         if self.entries.len() >= self.capacity {
@@ -189,6 +189,25 @@ impl<K: Debug + PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
             self.entries.remove(0);
         }
         let began = Instant::now();
+        let made = match self.record(prepare) {
+            Err(BackendError::OutOfMemory(reason)) if !self.entries.is_empty() => {
+                let kept = self.entries.len();
+                tracing::warn!(
+                    "{reason}: {kept} recordings are given up to record {key:?}, and made anew when they are needed"
+                );
+                self.recorder.synchronize()?;
+                self.entries.clear();
+                self.record(prepare)
+            }
+            made => made,
+        };
+        let (work, graph) = made?;
+        self.made += 1;
+        tracing::info!(?key, seconds = began.elapsed().as_secs_f64(), "recorded a new set of inputs");
+        Ok(Entry { key, graph, work })
+    }
+
+    fn record(&mut self, prepare: &mut dyn FnMut() -> Result<W, BackendError>) -> Result<(W, R::Graph), BackendError> {
         let mut work = prepare()?;
         for _ in 0..WARM_UP_RUNS {
             work.run()?;
@@ -196,9 +215,7 @@ impl<K: Debug + PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
         self.recorder.synchronize()?;
         work.settle()?;
         let graph = self.recorder.record(&mut || work.run())?;
-        self.made += 1;
-        tracing::info!(?key, seconds = began.elapsed().as_secs_f64(), "recorded a new set of inputs");
-        Ok(Entry { key, graph, work })
+        Ok((work, graph))
     }
 }
 
@@ -273,21 +290,25 @@ mod tests {
         recording: Rc<RefCell<bool>>,
         recordings: Recordings<u32, MockWork, MockStream>,
         prepared: usize,
+        /// How many of the works that are prepared next run out of memory.
+        failures: usize,
     }
 
     impl Bench {
         fn new(capacity: usize, refuses: bool) -> Self {
             let (log, recording) = (Log::default(), Rc::new(RefCell::new(false)));
             let stream = MockStream { log: log.clone(), recording: recording.clone(), refuses };
-            Self { log, recording, recordings: Recordings::new(stream, capacity), prepared: 0 }
+            Self { log, recording, recordings: Recordings::new(stream, capacity), prepared: 0, failures: 0 }
         }
 
         /// Replays the recording for `key` with `input`. Returns the address of the static input.
         fn answer(&mut self, key: u32, input: f32, fails: bool) -> Result<*const f32, BackendError> {
-            let (log, recording, prepared) = (self.log.clone(), self.recording.clone(), &mut self.prepared);
+            let Self { log, recording, prepared, failures, .. } = self;
             let prepare = || {
                 *prepared += 1;
-                Ok(MockWork { input: Box::new(0.0), log, recording, fails })
+                let fails = fails || *failures > 0;
+                *failures = failures.saturating_sub(1);
+                Ok(MockWork { input: Box::new(0.0), log: log.clone(), recording: recording.clone(), fails })
             };
             let load = |work: &mut MockWork| {
                 *work.input = input;
@@ -343,6 +364,20 @@ mod tests {
         assert_eq!(bench.prepared, 3, "1 was used last and is kept");
         bench.answer(2, 0.0, false).unwrap();
         assert_eq!(bench.prepared, 4, "2 made room for 3");
+    }
+
+    #[test]
+    fn recordings_are_given_up_for_one_that_runs_out_of_memory() {
+        let mut bench = Bench::new(4, false);
+        for key in [1, 2] {
+            bench.answer(key, 0.0, false).unwrap();
+        }
+        bench.failures = 1;
+        bench.answer(3, 0.0, false).unwrap();
+        assert_eq!((bench.recordings.len(), bench.prepared), (1, 4));
+        bench.failures = 2;
+        assert!(matches!(bench.answer(4, 0.0, false), Err(BackendError::OutOfMemory(_))), "it is tried once more only");
+        bench.answer(3, 0.0, false).unwrap();
     }
 
     #[test]

@@ -69,6 +69,28 @@ pub fn gpu_driver() -> Option<String> {
     words.map(str::to_owned).find(|word| word.contains('.') && word.starts_with(|first: char| first.is_ascii_digit()))
 }
 
+/// Models of the NVIDIA GPUs in this machine, as their driver tells them.
+pub fn gpu_names() -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/proc/driver/nvidia/gpus") else { return Vec::new() };
+    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    folders.sort();
+    let name = |folder: &PathBuf| {
+        let text = std::fs::read_to_string(folder.join("information")).ok()?;
+        Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned())
+    };
+    folders.iter().filter_map(name).collect()
+}
+
+/// What libtorch's answers on `device` depend on besides the question: its own library, by place, length and time, and on
+/// a GPU the GPUs and their driver.
+pub fn fingerprint(device: Device) -> String {
+    let library = loaded_library("libtorch_cpu.so");
+    let file = library.as_deref().and_then(|path| path.metadata().ok());
+    let written = file.map(|file| (file.len(), file.modified().ok()));
+    let gpus = (device != Device::Cpu).then(|| (gpu_names(), gpu_driver()));
+    format!("{device} {library:?} {written:?} {gpus:?}")
+}
+
 /// The file from which a library whose name contains `name` was loaded into this process. The list is read line by line
 /// here, because drivers map things that a strict reader gives up at.
 pub fn loaded_library(name: &str) -> Option<PathBuf> {

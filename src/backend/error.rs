@@ -1,5 +1,6 @@
 //! Errors of the backends, and the sorting of device messages into lost, exhausted and other failures.
 
+use crate::config::Dtype;
 use crate::error::{CheckpointError, LibtorchError};
 use crate::model::onnx::ExportError;
 use std::path::PathBuf;
@@ -97,6 +98,15 @@ pub enum BackendError {
         /// Largest deviation that this channel may have.
         tolerance: f32,
     },
+    /// libtorch's own answer, which the backend's is compared with, is no number.
+    #[error(
+        "libtorch's own answer to the seeded case is not finite in {}, so that nothing can be compared with it: set dtype to \
+         {}", dtype.name(), if *dtype == Dtype::F32 { "bf16" } else { "f32" }
+    )]
+    NoReference {
+        /// The precision that libtorch computed in.
+        dtype: Dtype,
+    },
     /// The backend's answers to a variant's samples are too far from those of dense f32, so it must not move a robot.
     #[error("backend `{backend}` fails the gate of this {method} checkpoint: {reason}")]
     Gate {
@@ -145,6 +155,32 @@ impl BackendError {
             "cuda_error_launch_failed",
             "cuda_error_ecc_uncorrectable",
             "launch timed out",
+            "launch_timeout",
+            // The driver's names and what it says for them, as of CUDA 13: nothing runs in the process's context any more.
+            "cuda_error_unknown",
+            "cuda error: unknown error",
+            "devices are busy or unavailable",
+            "device_unavailable",
+            "nvlink error",
+            "nvlink_uncorrectable",
+            "cuda_error_contained",
+            "contained exception",
+            "context is destroyed",
+            "context_is_destroyed",
+            "external_device",
+            "external device",
+            "tensor memory leak",
+            "tensor_memory_leak",
+            "mps client",
+            "mps_client_terminated",
+            "illegal_instruction",
+            "misaligned_address",
+            "invalid_address_space",
+            "invalid_pc",
+            "hardware_stack_error",
+            "cuda_error_assert",
+            "cuda_error_no_device",
+            "cublas_status_execution_failed",
         ];
         if text.contains("out of memory") || text.contains("out_of_memory") || text.contains("alloc_failed") {
             return Self::OutOfMemory(first_line(&message));
@@ -214,6 +250,43 @@ mod tests {
         assert!(matches!(sorted("CUDA_ERROR_LAUNCH_FAILED: unspecified"), BackendError::DeviceLost(_)));
         assert!(matches!(sorted("CUDA error: an illegal instruction was encountered"), BackendError::DeviceLost(_)));
         assert!(!sorted("shape mismatch: [2] and [3]").loses_device());
+    }
+
+    #[test]
+    fn every_error_after_which_the_driver_runs_nothing_is_a_lost_device() {
+        let names = [
+            "NO_DEVICE",
+            "DEVICE_UNAVAILABLE",
+            "ECC_UNCORRECTABLE",
+            "NVLINK_UNCORRECTABLE",
+            "CONTAINED",
+            "ILLEGAL_ADDRESS",
+            "LAUNCH_TIMEOUT",
+            "CONTEXT_IS_DESTROYED",
+            "ASSERT",
+            "HARDWARE_STACK_ERROR",
+            "ILLEGAL_INSTRUCTION",
+            "MISALIGNED_ADDRESS",
+            "INVALID_ADDRESS_SPACE",
+            "INVALID_PC",
+            "LAUNCH_FAILED",
+            "TENSOR_MEMORY_LEAK",
+            "EXTERNAL_DEVICE",
+            "MPS_CLIENT_TERMINATED",
+            "UNKNOWN",
+        ];
+        for name in names {
+            let error = BackendError::from_device_message(format!("CUDA_ERROR_{name}: in words"));
+            assert!(error.forbids_cleaning_up(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_a_call_leaves_the_device_usable() {
+        for name in ["INVALID_VALUE", "NOT_FOUND", "STREAM_CAPTURE_INVALIDATED", "NOT_SUPPORTED", "INVALID_IMAGE"] {
+            let error = BackendError::from_device_message(format!("CUDA_ERROR_{name}: in words"));
+            assert!(!error.loses_device(), "{name}");
+        }
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub fn brings_golden(name: &str) -> bool {
     [ONNXRUNTIME, TENSORRT].contains(&name)
 }
 
+/// Whether backend `name` queues its work on streams of a GPU, where frames can overlap and images can be resized.
+pub fn has_streams(name: &str) -> bool {
+    [CUDA_GRAPH, TENSORRT].contains(&name)
+}
+
 /// Whether backend `name` records graphs, one for each number of denoising steps.
 pub fn records_steps(name: &str) -> bool {
     [CUDA_GRAPH, TENSORRT].contains(&name)

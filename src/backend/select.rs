@@ -17,7 +17,7 @@ use crate::model::config::ModelConfig;
 
 pub use super::loaded::{Backends, Target};
 pub use super::names::{
-    CUDA_GRAPH, LIBTORCH as DEFAULT, ONNXRUNTIME, TENSORRT, brings_golden, is_known, names, require,
+    CUDA_GRAPH, LIBTORCH as DEFAULT, ONNXRUNTIME, TENSORRT, brings_golden, has_streams, is_known, names, require,
 };
 
 /// Loads the backend called `name` from `checkpoint`, all of whose tensors the model must have taken.
@@ -50,13 +50,13 @@ pub fn load(
 /// # Errors
 /// [`BackendError::Unavailable`] if it cannot.
 pub fn check_overlap(name: &str) -> Result<(), BackendError> {
-    if name != DEFAULT {
+    if has_streams(name) || !is_known(name) {
         return Ok(());
     }
     Err(BackendError::Unavailable {
-        backend: "overlap with libtorch".to_owned(),
-        reason: "libtorch runs one frame after the other".to_owned(),
-        remedy: "set overlap to false, or choose backend cuda_graph".to_owned(),
+        backend: format!("overlap with {name}"),
+        reason: format!("{name} runs one frame after the other"),
+        remedy: format!("set overlap to false, or choose backend {CUDA_GRAPH} or {TENSORRT}"),
     })
 }
 

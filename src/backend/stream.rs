@@ -8,8 +8,17 @@ use crate::backend::BackendError;
 use crate::transform::resampling::Resampling;
 use crate::types::{HostArray, RgbImage};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tch::Tensor;
+
+/// The longest wait for a device where no deadline is set, which is while it loads, records and uploads: far longer than
+/// any of that takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When a wait that begins now and has no deadline of its own ends with [`BackendError::Deadline`].
+pub fn patience() -> Instant {
+    Instant::now() + PATIENCE
+}
 
 /// Images before the upload.
 #[derive(Clone, Copy, Debug)]

@@ -60,10 +60,10 @@ parameters! {
         device: Device = parsed(Device::Cpu),
         /// Precision the network computes in.
         dtype: Dtype = choice(Dtype::F32),
-        /// Where images are resized and normalised; device needs backend cuda_graph.
+        /// Where images are resized and normalised; device needs backend cuda_graph or tensorrt.
         preprocess: Preprocess = choice(Preprocess::Host),
         /// Whether a frame's vision-language part runs beside the denoising of the frame before; needs backend
-        /// cuda_graph.
+        /// cuda_graph or tensorrt.
         overlap: bool = flag(false),
         /// Denoising steps; 0 for the checkpoint's own number. A backend that records graphs takes another number only while the node is not active.
         steps: Option<usize> = integer(0).within(0..=1000).unless(0).live(),

@@ -51,7 +51,7 @@ impl Machine {
             memory_bytes: Meminfo::current().ok().map(|memory| memory.mem_total),
             kernel: read("/proc/sys/kernel/osrelease"),
             os: read("/etc/os-release").and_then(|text| quoted_value(&text, "PRETTY_NAME=")),
-            gpus: gpu_names(),
+            gpus: device::gpu_names(),
             gpu_driver: device::gpu_driver(),
         }
     }
@@ -88,17 +88,6 @@ fn cpu_name() -> Option<String> {
     let named = CpuInfo::current().ok().and_then(|processors| processors.model_name(0).map(str::to_owned));
     // Robots' boards keep their name in the device tree.
     named.or_else(|| Some(read("/proc/device-tree/model")?.trim_end_matches('\0').to_owned()))
-}
-
-fn gpu_names() -> Vec<String> {
-    let Ok(entries) = fs::read_dir("/proc/driver/nvidia/gpus") else { return Vec::new() };
-    let mut folders: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    folders.sort();
-    let name = |folder: &PathBuf| {
-        let text = fs::read_to_string(folder.join("information")).ok()?;
-        Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_owned())
-    };
-    folders.iter().filter_map(name).collect()
 }
 
 /// The value of a `KEY="value"` line.

@@ -5,6 +5,7 @@ use super::fallback::{self, Place};
 use super::inference::{Postprocess, Queued};
 use super::latency::milliseconds;
 use super::noise;
+use super::non_finite::NonFinite;
 use super::preparation::Preparation;
 use super::prepare::{self, Preparer};
 use super::provenance::{Provenance, Runtime};
@@ -45,8 +46,7 @@ pub(super) struct Core {
     pub(super) active: Option<Loaded>,
     /// What answered with values that are not finite, until its successor's answer shows who is at fault.
     suspended: Option<Loaded>,
-    /// Whether a fallback has confirmed before that such values come from the request or the checkpoint.
-    non_finite_confirmed: bool,
+    non_finite: NonFinite,
     /// Why nothing runs any more.
     ended: String,
     target: Target,
@@ -147,6 +147,9 @@ impl Loader<'_> {
                  slower than what the GPU can do (dtype f16 or bf16 and sizes as published take the kernels)"
             );
         }
+        if self.options.preprocess == Preprocess::Device && !backends.stream.resizes() {
+            tracing::warn!("preprocess: device has no effect with {backend}: images are resized on the host");
+        }
         let runtime = Runtime {
             backend,
             device: place.device,
@@ -169,6 +172,11 @@ impl Core {
         let drill = options.drill.as_ref().map(Drill::unarmed);
         let options = &Options { drill, ..options.clone() };
         let Preparation { config, processors, state, preparer, .. } = Preparation::load(options)?;
+        if options.preprocess == Preprocess::Device && !preparer.normalises_all() {
+            tracing::warn!(
+                "preprocess: device has no effect: this checkpoint's images are not normalised as X-VLA's own are"
+            );
+        }
         let checkpoint = Checkpoint::open_in(options.folders())?;
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
         let target = options.target(own_input_spec(&config, &processors, options.domain));
@@ -186,7 +194,7 @@ impl Core {
             runtime: Arc::new(Mutex::new(active.runtime.clone())),
             active: Some(active),
             suspended: None,
-            non_finite_confirmed: false,
+            non_finite: NonFinite::default(),
             told_of_unit_range: false,
             ended: String::new(),
             generation: 0,
@@ -250,12 +258,16 @@ impl Core {
     /// Replaces the backends of `generation` after they failed; returns the failure if there is no fallback for it.
     fn fall_back(&mut self, generation: u64, failure: PipelineError) -> Result<(), PipelineError> {
         let is_non_finite = matches!(failure, PipelineError::NonFiniteAction { .. });
-        if !fallback::is_the_backends_fault(&failure) || (is_non_finite && self.non_finite_confirmed) {
+        if !fallback::is_the_backends_fault(&failure) {
             return Err(failure);
         }
         if generation != self.generation {
             // Another request that failed with the same backends has replaced them already.
             return Ok(());
+        }
+        // While a fallback is being asked, there is no question left whether to ask one.
+        if is_non_finite && self.suspended.is_none() && !self.non_finite.blames_the_backend() {
+            return Err(failure);
         }
         let Some(failed) = self.active.take() else { return Err(failure) };
         self.device_lost |= failure.loses_device();
@@ -316,7 +328,7 @@ impl Core {
         let is_non_finite = matches!(failure, PipelineError::NonFiniteAction { .. });
         match self.suspended.take() {
             Some(suspended) if is_non_finite => {
-                self.non_finite_confirmed = true;
+                self.non_finite.was_the_requests_fault();
                 failed.dispose(&failure);
                 self.activate(suspended);
             }
@@ -454,6 +466,7 @@ impl Core {
             provenance,
             postprocess: self.postprocess.clone(),
             origin,
+            finite: self.non_finite.finite(),
             // From here on: what was compiled or recorded for this request is not the device's delay.
             deadline: self.options.deadline.map(|deadline| Instant::now() + deadline),
             generation: self.generation,

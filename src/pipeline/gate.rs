@@ -38,7 +38,8 @@ pub(super) fn load(
     let computed = if name == select::DEFAULT || select::brings_golden(name) || evidence.is_some() {
         None
     } else {
-        Some(libtorch_golden(checkpoint, config, target, steps)?)
+        let golden = libtorch_golden(checkpoint, config, target, steps);
+        Some(golden.map_err(|error| cause(error, checkpoint))?)
     };
     let mut backends = select::load(name, checkpoint, config, target)?;
     if let Some(golden) = computed.or_else(|| backends.golden.take()) {
@@ -55,7 +56,7 @@ pub(super) fn load(
 /// Why a check failed: weights that are not finite, else what the check says. A backend is not to blame for such weights.
 fn cause(error: BackendError, checkpoint: &Checkpoint) -> PipelineError {
     match error {
-        BackendError::Gate { .. } | BackendError::Parity { .. } => {
+        BackendError::Gate { .. } | BackendError::Parity { .. } | BackendError::NoReference { .. } => {
             checkpoint.check_finite().map_or_else(PipelineError::from, |()| error.into())
         }
         other => other.into(),
@@ -153,7 +154,7 @@ fn libtorch_golden(
     target: &Target,
     steps: usize,
 ) -> Result<Golden, BackendError> {
-    let key = GoldenKey::new(checkpoint, target.dtype, target.sizes, steps)?;
+    let key = GoldenKey::new(checkpoint, (target.device, target.dtype), target.sizes, steps)?;
     let cache = target.cache();
     let count = (config.policy.chunk_length * config.policy.action_dim).unsigned_abs() as usize;
     let cached = cache.as_deref().and_then(|cache| key.recall(cache));
@@ -161,6 +162,9 @@ fn libtorch_golden(
         Some(actions) => actions,
         None => {
             let actions = libtorch_actions(checkpoint, config, target, steps)?;
+            if actions.iter().any(|value| !value.is_finite()) {
+                return Err(BackendError::NoReference { dtype: target.dtype });
+            }
             cache.iter().for_each(|cache| key.keep(cache, &actions));
             actions
         }
@@ -223,6 +227,7 @@ mod tests {
     use crate::backend::engine::Precision;
     use crate::backend::engine::step::{StepEngine, StepTensors};
     use crate::backend::engine::work::{EngineNetwork, EnginePolicy};
+    use crate::backend::mock::{AtWait, MockStream};
     use crate::backend::{PolicyBackend, PolicyInputs};
     use crate::model::domain::TokenProjections;
     use crate::model::onnx::transformer::tensors;
@@ -340,6 +345,18 @@ mod tests {
         fn drop(&mut self) {
             self.1.store(true, Ordering::Relaxed);
         }
+    }
+
+    #[test]
+    fn a_device_that_hangs_during_the_check_is_waited_for_with_a_limit() {
+        let fixture = fixture();
+        let libtorch = fixture.libtorch();
+        let at_wait = || -> AtWait {
+            Box::new(|deadline| if deadline.is_some() { Err(BackendError::Deadline) } else { panic!("for ever") })
+        };
+        let stream = MockStream { inner: libtorch.stream, at_wait: Box::new(at_wait) };
+        let hangs = Backends { stream: Box::new(stream), ..libtorch };
+        assert!(matches!(fixture.admit(hangs).map(drop), Err(BackendError::Deadline)));
     }
 
     /// Whether backends that failed their check with `error` were dropped.

@@ -1,6 +1,7 @@
 //! One inference, from the moment it is queued to its answer: waiting, post-processing, times.
 
 use super::latency::milliseconds;
+use super::non_finite::Finite;
 use super::provenance::Provenance;
 use super::{PipelineError, validate};
 use crate::backend::host_stream::download;
@@ -65,6 +66,7 @@ pub(super) struct Queued {
     pub(super) postprocess: Arc<Postprocess>,
     /// The state that relative channels of the actions are added to, [B, P]; empty if there are no such channels.
     pub(super) origin: Vec<f32>,
+    pub(super) finite: Finite,
     /// The moment at which waiting ends with an error; `None` to wait without limit.
     pub(super) deadline: Option<Instant>,
     /// The generation of the backends that run it; see [`super::core::Core`].
@@ -83,6 +85,7 @@ impl Queued {
         };
         let Finished { actions_raw, upload_ms, vlm_ms, policy_ms } = finished;
         let chunk = self.postprocess.apply(actions_raw, &self.origin)?;
+        self.finite.note();
         // One end for both, so that the stages never add up to more than the whole.
         let end = Instant::now();
         let e2e_ms = milliseconds(end.duration_since(self.started));

@@ -26,6 +26,7 @@ pub mod latency;
 #[cfg(test)]
 pub mod mock;
 pub mod noise;
+mod non_finite;
 pub mod options;
 mod preparation;
 pub mod prepare;

@@ -11,6 +11,7 @@ use crate::transform::TransformError;
 use crate::transform::image::ImageTransform;
 use crate::transform::normalize::Pixels;
 use crate::transform::processors::{self, Processors};
+use crate::transform::recent::Recent;
 use crate::transform::resample;
 use crate::transform::resampling::Resampling;
 use crate::transform::state;
@@ -25,6 +26,8 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The folder of a checkpoint in which LeRobot stores the tokenizer.
 const TOKENIZER_FOLDER: &str = "tokenizer";
+/// Sizes of frames whose resampling tables are kept. The limit bounds the memory if every frame has another size.
+const SIZES: usize = 16;
 
 /// Prepares observations one after the other. It keeps buffers and the last instruction's token ids between frames.
 pub struct Preparer {
@@ -34,7 +37,7 @@ pub struct Preparer {
     /// What the network sees of each view's pixels.
     pixels: Vec<Pixels>,
     /// Resampling tables for frames that the device resizes, one per frame size.
-    resamplings: Vec<Arc<Resampling>>,
+    resamplings: Recent<Arc<Resampling>>,
     /// The tokenizer, or why there is none. Batches bring token ids, so only an instruction in words needs it.
     tokenizer: Result<Tokenizer, String>,
     last_instruction: Option<(String, Vec<i64>)>,
@@ -66,7 +69,7 @@ impl Preparer {
             images: kinds.into_iter().map(|kind| (kind, transform(kind))).collect(),
             mode,
             pixels,
-            resamplings: Vec::new(),
+            resamplings: Recent::new(SIZES),
             tokenizer: read_tokenizer(folder, config, processors, tokenizer)?,
             last_instruction: None,
             spare: ModelInputs::default(),
@@ -194,16 +197,9 @@ impl Preparer {
 
     /// The resampling tables for images of size `from` (width, height), pixels. They are made once per size.
     fn resampling(&mut self, from: (usize, usize)) -> Result<Arc<Resampling>, TransformError> {
-        /// The number of sizes kept. The limit bounds the memory if every frame has another size.
-        const SIZES: usize = 16;
-        if let Some(known) = self.resamplings.iter().find(|known| known.from == from) {
-            return Ok(known.clone());
-        }
         let to = if self.mode == ResizeMode::AsIs { from } else { (self.width, self.height) };
-        let made = Arc::new(resample::resampling(self.mode, from, to)?);
-        self.resamplings.truncate(SIZES - 1);
-        self.resamplings.insert(0, made.clone());
-        Ok(made)
+        let make = || resample::resampling(self.mode, from, to).map(Arc::new);
+        self.resamplings.get_or_make(|known| known.from == from, make).map(|known| known.clone())
     }
 
     /// Keeps the buffers of `inputs` for the next frame.

@@ -243,6 +243,20 @@ fn values_that_the_fallback_finds_not_finite_either_are_the_requests_fault_and_c
 }
 
 #[test]
+fn a_device_that_breaks_after_a_request_at_fault_is_replaced_after_a_few_answers() {
+    let breaks = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let broken = breaks.clone();
+    let behave = move || if broken.load(Ordering::Relaxed) { Behaviour::Fill(f64::NAN) } else { Behaviour::Answer };
+    let pipeline = pipeline(options(), behave, nothing);
+    pipeline.begin(overflowing(&pipeline)).and_then(InFlight::wait).unwrap_err();
+    answer(&pipeline).unwrap();
+    breaks.store(true, Ordering::Relaxed);
+    let answers: Vec<_> = (0..3).map(|_| answer(&pipeline).map(|inference| inference.chunk)).collect();
+    assert!(answers[..2].iter().all(Result::is_err), "what is not finite is withheld");
+    assert_eq!(answers[2].as_ref().unwrap(), &expected());
+}
+
+#[test]
 fn a_request_that_a_backend_was_not_made_for_changes_nothing() {
     let mismatch = || BackendError::EngineMismatch {
         path: "policy.engine".into(),

@@ -17,6 +17,7 @@ mod error;
 pub mod image;
 pub mod normalize;
 pub mod processors;
+pub mod recent;
 pub mod resample;
 pub mod resampling;
 pub mod rotation;

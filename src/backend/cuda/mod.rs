@@ -69,8 +69,15 @@ fn load_onto(
     // frees.
     let vlm = CapturedVlm::new(Vlm::new(&root, config)?, config, session.clone(), fused)?;
     tracing::debug!("queued the vision-language part's weights");
-    let policy = Policy::new(&root, &config.policy, config.projection_dim)?;
-    let policy = CapturedPolicy::new(policy, &config.action_space, session.clone(), fused)?;
+    let policy = Policy::new(&root, &config.policy, config.projection_dim).map_err(BackendError::from);
+    let policy = policy.and_then(|policy| CapturedPolicy::new(policy, &config.action_space, session.clone(), fused));
+    let policy = match policy {
+        Ok(policy) => policy,
+        Err(error) => {
+            error.abandon((vlm, stream));
+            return Err(error);
+        }
+    };
     // Weights were converted and joined on one part's stream. After this wait both parts may use them.
     let backends = Backends {
         vlm: Box::new(vlm),

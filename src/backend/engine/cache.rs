@@ -9,6 +9,12 @@ use crate::model::onnx::file::data_path;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// The time between two looks at a lock that another process holds.
+const POLL: Duration = Duration::from_millis(200);
+/// The time between two words about it.
+const REMINDER: Duration = Duration::from_secs(60);
 
 /// The usual cache: `XVLA_ENGINE_CACHE`, else beside what else this project keeps in the user's cache folder.
 ///
@@ -82,11 +88,34 @@ fn lock(path: &Path) -> io::Result<File> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             tracing::info!("waiting for another process to build {}", path.display());
-            file.lock()?;
+            wait(&file, path)?;
         }
         Err(TryLockError::Error(error)) => return Err(error),
     }
     Ok(file)
+}
+
+/// Waits for the lock. A build may take as long as it likes; one that hangs has to be ended by a person, who is told of it
+/// every minute.
+fn wait(file: &File, path: &Path) -> io::Result<()> {
+    let begun = Instant::now();
+    let mut told = begun;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(POLL),
+        }
+        if told.elapsed() >= REMINDER {
+            told = Instant::now();
+            let minutes = begun.elapsed().as_secs() / 60;
+            tracing::warn!(
+                "another process has been building {} for {minutes} minutes or more: end it if it hangs (`fuser -v` on the \
+                 `.lock` beside it names it)",
+                path.display()
+            );
+        }
+    }
 }
 
 /// A folder for files that are not whole yet, on the file system that they will stay on.

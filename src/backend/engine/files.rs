@@ -19,11 +19,10 @@ pub(in crate::backend) fn replace(path: &Path, contents: &[u8]) -> io::Result<()
     partial.persist(path).map(drop).map_err(|error| error.error)
 }
 
-/// As [`replace`], with the contents' SHA-256 in a line before them, for files that are executed.
+/// As [`replace`], with the contents' SHA-256 in a line before them, for files that are executed or decide what may be.
 ///
 /// # Errors
 /// As [`replace`].
-#[cfg(any(test, feature = "cuda"))]
 pub(in crate::backend) fn replace_hashed(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut whole = format!("{:x}\n", Sha256::digest(contents)).into_bytes();
     whole.extend_from_slice(contents);
@@ -34,7 +33,6 @@ pub(in crate::backend) fn replace_hashed(path: &Path, contents: &[u8]) -> io::Re
 ///
 /// # Errors
 /// A file that cannot be read; `InvalidData` for one that was changed or damaged.
-#[cfg(any(test, feature = "cuda"))]
 pub(in crate::backend) fn read_hashed(path: &Path) -> io::Result<Vec<u8>> {
     let mut whole = std::fs::read(path)?;
     let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it was changed or damaged");
@@ -51,7 +49,8 @@ pub(in crate::backend) fn read_hashed(path: &Path) -> io::Result<Vec<u8>> {
 /// The folder cannot be written.
 pub(in crate::backend) fn lock_file(path: &Path) -> io::Result<File> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    File::create(path.with_file_name(format!(".{name}.lock")))
+    // Nothing is ever in it. Were it a link, what it leads to keeps its contents.
+    File::options().write(true).create(true).truncate(false).open(path.with_file_name(format!(".{name}.lock")))
 }
 
 /// `path` with `suffix` at the end of its name.

@@ -7,7 +7,7 @@
 use super::Precision;
 use super::sidecar::Golden;
 use crate::backend::BackendError;
-use crate::backend::stream::{HostBatch, HostImages, Stream};
+use crate::backend::stream::{HostBatch, HostImages, Stream, patience};
 use crate::backend::{PolicyBackend, VlmBackend, queue};
 use crate::model::config::ModelConfig;
 use crate::model::variant::Method;
@@ -110,7 +110,7 @@ impl GoldenInputs {
     /// The raw actions [T·A] that both parts of a network compute from these inputs on their stream.
     ///
     /// # Errors
-    /// The first error of either part or of the stream.
+    /// The first error of either part or of the stream, a device that hangs among them.
     pub fn answer(
         &self,
         (vlm, policy, stream): (&mut dyn VlmBackend, &mut dyn PolicyBackend, &mut dyn Stream),
@@ -132,7 +132,7 @@ impl GoldenInputs {
             steps,
         };
         let (_, pending) = queue(vlm, policy, stream, &batch)?;
-        Ok(pending.wait(None)?.actions_raw.data)
+        Ok(pending.wait(Some(patience()))?.actions_raw.data)
     }
 }
 

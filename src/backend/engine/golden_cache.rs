@@ -2,14 +2,27 @@
 //!
 //! An answer that cannot be kept or read again costs a second or a few at the next start, and nothing else.
 
-use super::files::{replace, short_hash};
+use super::files::{read_hashed, replace_hashed, short_hash};
 use super::golden::{InputSpec, SEED};
-use crate::config::Dtype;
+use crate::backend::device;
+use crate::config::{Device, Dtype};
 use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
 use std::path::{Path, PathBuf};
 
-/// What libtorch was asked, as far as the answer depends on it.
+/// The sources that decide what libtorch computes.
+const NETWORK: [&str; 8] = [
+    include_str!("../../model/action_space.rs"),
+    include_str!("../../model/layers.rs"),
+    include_str!("../../model/policy.rs"),
+    include_str!("../../model/projector.rs"),
+    include_str!("../../model/text.rs"),
+    include_str!("../../model/vision.rs"),
+    include_str!("../../model/vlm.rs"),
+    include_str!("../libtorch.rs"),
+];
+
+/// What libtorch was asked, and what asked and answered, as far as the answer depends on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GoldenKey {
     checkpoint: [String; 2],
@@ -17,23 +30,31 @@ pub struct GoldenKey {
     sizes: InputSpec,
     steps: usize,
     seed: u64,
-    asked_by: &'static str,
+    network: String,
+    /// See [`device::fingerprint`].
+    machine: String,
 }
 
 impl GoldenKey {
-    /// The key that a pipeline of `dtype` for inputs of `sizes` asks about a checkpoint. Reads no weights: files that
-    /// were written anew count as others.
+    /// The key that a pipeline on `device` of `dtype` for inputs of `sizes` asks about a checkpoint. Reads no weights: files
+    /// that were written anew count as others.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn new(weights: &Checkpoint, dtype: Dtype, sizes: InputSpec, steps: usize) -> Result<Self, CheckpointError> {
+    pub fn new(
+        weights: &Checkpoint,
+        (device, dtype): (Device, Dtype),
+        sizes: InputSpec,
+        steps: usize,
+    ) -> Result<Self, CheckpointError> {
         Ok(Self {
             checkpoint: [weights.fingerprint()?, weights.config_sha256()?],
             dtype: dtype.name(),
             sizes,
             steps,
             seed: SEED,
-            asked_by: env!("CARGO_PKG_VERSION"),
+            network: short_hash(&NETWORK.concat()),
+            machine: device::fingerprint(device),
         })
     }
 
@@ -45,8 +66,8 @@ impl GoldenKey {
 
     /// The answer, raw actions [T·A], if it is in `cache`.
     pub fn recall(&self, cache: &Path) -> Option<Vec<f32>> {
-        let text = std::fs::read_to_string(self.path_in(cache)).ok()?;
-        let actions: Vec<f32> = serde_json::from_str(&text).ok()?;
+        let text = read_hashed(&self.path_in(cache)).ok()?;
+        let actions: Vec<f32> = serde_json::from_slice(&text).ok()?;
         actions.iter().all(|value| value.is_finite()).then_some(actions)
     }
 
@@ -55,7 +76,7 @@ impl GoldenKey {
         let path = self.path_in(cache);
         let kept = serde_json::to_string(actions).map_err(std::io::Error::from).and_then(|text| {
             std::fs::create_dir_all(path.parent().unwrap_or(cache))?;
-            replace(&path, text.as_bytes())
+            replace_hashed(&path, text.as_bytes())
         });
         if let Err(error) = kept {
             tracing::warn!("{}: libtorch's answer is not kept for the next start: {error}", path.display());
@@ -81,7 +102,7 @@ mod tests {
     }
 
     fn key(folder: &Path) -> GoldenKey {
-        GoldenKey::new(&Checkpoint::open(folder).unwrap(), Dtype::F16, SIZES, 4).unwrap()
+        GoldenKey::new(&Checkpoint::open(folder).unwrap(), (Device::Cpu, Dtype::F16), SIZES, 4).unwrap()
     }
 
     #[test]
@@ -95,6 +116,8 @@ mod tests {
             GoldenKey { steps: 5, ..asked.clone() },
             GoldenKey { dtype: "bf16", ..asked.clone() },
             GoldenKey { sizes: InputSpec { domain: 2, ..SIZES }, ..asked.clone() },
+            GoldenKey { machine: "another GPU".to_owned(), ..asked.clone() },
+            GoldenKey { network: "another build".to_owned(), ..asked.clone() },
         ];
         assert!(others.iter().all(|other| other.recall(cache.path()).is_none()));
     }
@@ -119,6 +142,10 @@ mod tests {
             std::fs::write(&path, damaged).unwrap();
             assert_eq!(asked.recall(cache.path()), None, "{damaged}");
         }
+        asked.keep(cache.path(), &[0.5]);
+        let whole = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, whole.replace("0.5", "0.7")).unwrap();
+        assert_eq!(asked.recall(cache.path()), None, "another number");
         let file = cache.path().join("file");
         std::fs::write(&file, "").unwrap();
         asked.keep(&file, &[0.5]);

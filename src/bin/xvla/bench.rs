@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long)]
     dtype: Option<Dtype>,
     /// Let a frame's vision-language part run beside the denoising of the frame before, where throughput is measured;
-    /// needs backend cuda_graph [default: that of the params file].
+    /// needs backend cuda_graph or tensorrt [default: that of the params file].
     #[arg(long)]
     overlap: bool,
     /// Seed of the noise, used for batches that bring none [default: 0].

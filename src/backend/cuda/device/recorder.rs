@@ -33,6 +33,6 @@ impl Recorder for StreamRecorder {
     }
 
     fn synchronize(&mut self) -> Result<(), BackendError> {
-        Ok(self.session.stream(self.stage).synchronize()?)
+        self.session.finish(self.stage)
     }
 }

@@ -6,9 +6,10 @@
 use super::kernels::Argument::{Address, Int};
 use super::kernels::{Kernel, Kernels, Source, source};
 use super::memory::{Span, buffer};
-use super::session::{PipelineStage, Session};
+use super::session::{PipelineStage, Session, wait_for};
 use crate::backend::BackendError;
-use crate::backend::stream::Frame;
+use crate::backend::stream::{Frame, patience};
+use crate::transform::recent::Recent;
 use crate::transform::resampling::{Axis, ResampleMethod, Resampling};
 use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ pub struct Resizer {
     columns_to_bytes: Kernel,
     columns_to_planes: Kernel,
     padded_bilinear: Kernel,
-    tables: Vec<(Arc<Resampling>, Tables)>,
+    tables: Recent<(Arc<Resampling>, Tables)>,
     buffers: Option<Buffers>,
     /// Recorded after the device has read the pinned buffer.
     read: CudaEvent,
@@ -102,7 +103,7 @@ impl Resizer {
             columns_to_bytes: kernels.get(&source, "resample_columns_to_bytes")?,
             columns_to_planes: kernels.get(&source, "resample_columns_to_planes")?,
             padded_bilinear: kernels.get(&source, "padded_bilinear")?,
-            tables: Vec::new(),
+            tables: Recent::new(TABLES),
             buffers: None,
             read: session.context().new_event(None)?,
             session,
@@ -114,13 +115,15 @@ impl Resizer {
     /// # Errors
     /// A view that `images` has no plane for, or an error that the driver reports.
     pub fn run(&mut self, frames: &[Frame], images: &Tensor, size: [usize; 2]) -> Result<(), BackendError> {
+        // None of this frame's may make room for another of its own.
+        self.tables.hold(frames.len());
         for frame in frames {
             self.ensure_tables(&frame.resampling)?;
         }
         // The kernels read whole words of four bytes.
         let length = |frame: &Frame| frame.image.data().len().next_multiple_of(4);
         let needed = frames.iter().map(length).sum();
-        self.read.synchronize()?;
+        wait_for(self.session.context(), &self.read, Some(patience()))?;
         let mut buffers = self.buffers(needed, frames, size)?;
         self.send(&mut buffers, frames)?;
 
@@ -152,21 +155,19 @@ impl Resizer {
 
     /// Copies resampling tables to the device, unless they are there already.
     fn ensure_tables(&mut self, resampling: &Arc<Resampling>) -> Result<(), BackendError> {
-        if self.tables.iter().any(|(known, _)| Arc::ptr_eq(known, resampling)) {
-            return Ok(());
-        }
         let device = Device::Cuda(self.session.device());
-        let tables = match &resampling.method {
-            ResampleMethod::Bicubic { columns, rows, .. } => {
-                Tables { columns: AxisTable::new(columns, device)?, rows: AxisTable::new(rows, device)? }
-            }
-            ResampleMethod::PaddedBilinear { columns, rows, .. } => {
-                Tables { columns: AxisTable::new(columns, device)?, rows: AxisTable::new(rows, device)? }
-            }
+        let make = || -> Result<_, BackendError> {
+            let tables = match &resampling.method {
+                ResampleMethod::Bicubic { columns, rows, .. } => {
+                    Tables { columns: AxisTable::new(columns, device)?, rows: AxisTable::new(rows, device)? }
+                }
+                ResampleMethod::PaddedBilinear { columns, rows, .. } => {
+                    Tables { columns: AxisTable::new(columns, device)?, rows: AxisTable::new(rows, device)? }
+                }
+            };
+            Ok((resampling.clone(), tables))
         };
-        self.tables.truncate(TABLES - 1);
-        self.tables.insert(0, (resampling.clone(), tables));
-        Ok(())
+        self.tables.get_or_make(|(known, _)| Arc::ptr_eq(known, resampling), make).map(drop)
     }
 
     /// Buffers for `needed` bytes of pixels, those of the last frame if they are large enough.
@@ -212,9 +213,12 @@ impl Resizer {
     }
 
     fn resize(&self, run: &Run, size: [usize; 2]) -> Result<(), BackendError> {
-        let Some((_, tables)) = self.tables.iter().find(|(known, _)| std::ptr::eq(&**known, run.resampling)) else {
-            return Ok(());
-        };
+        let known = self.tables.find(|(known, _)| std::ptr::eq(&**known, run.resampling));
+        // Without a plane of its own the network would see the frame before.
+        let (_, tables) = known.ok_or_else(|| BackendError::Kernel {
+            kernel: "resize".to_owned(),
+            reason: format!("no tables for frames of {:?} pixels", run.resampling.from),
+        })?;
         let stream = self.session.stream(PipelineStage::Vlm).clone();
         match &run.resampling.method {
             ResampleMethod::Bicubic { rows_shrink_first, .. } => self.bicubic(&stream, run, tables, *rows_shrink_first),

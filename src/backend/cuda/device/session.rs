@@ -8,8 +8,10 @@
 use super::kernel_cache::KernelCache;
 use crate::backend::BackendError;
 use crate::backend::shim;
+use crate::backend::stream::patience;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, sys};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The part of the network that work belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,26 @@ pub fn driver_cuda_version() -> Result<i32, BackendError> {
     // SAFETY: it writes one number.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
     Ok(version)
+}
+
+/// Interval at which a device is polled that may hang.
+const POLL: Duration = Duration::from_micros(20);
+
+/// Waits for `event`, until `deadline` at the latest, on any thread.
+///
+/// # Errors
+/// The failure of anything queued before the event; [`BackendError::Deadline`].
+pub fn wait_for(context: &Arc<CudaContext>, event: &CudaEvent, deadline: Option<Instant>) -> Result<(), BackendError> {
+    let Some(deadline) = deadline else { return Ok(event.synchronize()?) };
+    // The query needs a context, which a thread that only waits has not entered.
+    context.bind_to_thread()?;
+    while !event.try_is_complete()? {
+        if Instant::now() >= deadline {
+            return Err(BackendError::Deadline);
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
 }
 
 impl Session {
@@ -140,6 +162,16 @@ impl Session {
     /// An error that the driver reports.
     pub fn wait_for_inputs_taken(&self) -> Result<(), BackendError> {
         Ok(self.vlm_stream.wait(&self.inputs_taken)?)
+    }
+
+    /// Waits until everything queued on the stream of `stage` is done.
+    ///
+    /// # Errors
+    /// The failure of anything queued there; [`BackendError::Deadline`] if the device hangs.
+    pub fn finish(&self, stage: PipelineStage) -> Result<(), BackendError> {
+        let done = self.context.new_event(None)?;
+        done.record(self.stream(stage))?;
+        wait_for(&self.context, &done, Some(patience()))
     }
 
     /// An event that takes the time at which it is reached.

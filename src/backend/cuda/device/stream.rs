@@ -5,21 +5,18 @@
 #![allow(unsafe_code, reason = "copies between pinned host memory and libtorch's tensors")]
 
 use super::resize::Resizer;
-use super::session::{PipelineStage, Session};
+use super::session::{PipelineStage, Session, wait_for};
 use crate::backend::BackendError;
 use crate::backend::shim;
-use crate::backend::stream::{DeviceBatch, DeviceMemory, Finished, HostBatch, HostImages, Pending, Stream};
+use crate::backend::stream::{DeviceBatch, DeviceMemory, Finished, HostBatch, HostImages, Pending, Stream, patience};
 use crate::types::HostArray;
-use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
+use cudarc::driver::{CudaContext, CudaEvent, PinnedHostSlice, result};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
 /// Tensors in a buffer begin at multiples of this, as the driver's own allocations do.
 const ALIGNMENT: usize = 256;
-
-/// Interval at which a device with a deadline is polled.
-const POLL: Duration = Duration::from_micros(20);
 
 /// The stream of one GPU, with its staging buffers.
 pub struct GpuStream {
@@ -142,7 +139,7 @@ impl Staging {
     fn send(&mut self, session: &Session, inputs: &HostBatch) -> Result<(), BackendError> {
         let Offsets(offsets) = self.layout.offsets();
         // The host's side may be rewritten only after the device has read the previous frame from it.
-        self.read.synchronize()?;
+        wait_for(session.context(), &self.read, Some(patience()))?;
         // Frames that are resized on the GPU are uploaded by `Resizer`.
         let images = match inputs.images {
             HostImages::Normalised(images) => images,
@@ -168,6 +165,17 @@ impl Staging {
         unsafe { result::memcpy_htod_async(target, host, stream.cu_stream()) }?;
         Ok(self.read.record(stream)?)
     }
+
+    /// Frees the buffers once the device has read them; leaks them if it hangs.
+    fn retire(self, session: &Session) -> Result<(), BackendError> {
+        match wait_for(session.context(), &self.read, Some(patience())) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                error.abandon(self);
+                Err(error)
+            }
+        }
+    }
 }
 
 impl Drop for Staging {
@@ -192,6 +200,35 @@ impl GpuStream {
         Ok(Self { session, inputs: None, resizer: None, spare: Arc::default(), current: None, free_at_first })
     }
 
+    /// Queues the inputs' way to the device, and frames' through the resizer. Buffers stay in `self` whatever fails, which
+    /// is then leaked where a device hangs.
+    fn send(&mut self, inputs: &HostBatch) -> Result<DeviceBatch, BackendError> {
+        let layout = Layout::of(inputs);
+        if let Some(other) = self.inputs.take_if(|staging| staging.layout != layout) {
+            other.retire(&self.session)?;
+        }
+        let staging = match &mut self.inputs {
+            Some(staging) => staging,
+            none => none.insert(Staging::new(&self.session, layout)?),
+        };
+        staging.send(&self.session, inputs)?;
+        if let HostImages::Frames(frames) = inputs.images {
+            let resizer = match &mut self.resizer {
+                Some(resizer) => resizer,
+                none => none.insert(Resizer::new(self.session.clone())?),
+            };
+            resizer.run(frames, &staging.views.images, [inputs.height, inputs.width])?;
+        }
+        let views = &staging.views;
+        Ok(DeviceBatch {
+            input_ids: views.input_ids.shallow_clone(),
+            images: views.images.shallow_clone(),
+            domain: views.domain.shallow_clone(),
+            proprio: views.proprio.shallow_clone(),
+            noise: views.noise.shallow_clone(),
+        })
+    }
+
     fn current_inference(&mut self) -> Result<&InferenceBuffers, BackendError> {
         self.current.as_ref().ok_or_else(|| mismatch("a stage without an upload"))
     }
@@ -208,30 +245,14 @@ impl Stream for GpuStream {
         let stream = self.session.stream(PipelineStage::Vlm).clone();
         self.session.wait_for_inputs_taken()?;
         inference.started.record(&stream)?;
-        let layout = Layout::of(inputs);
-        let mut staging = match self.inputs.take().filter(|staging| staging.layout == layout) {
-            Some(staging) => staging,
-            None => Staging::new(&self.session, layout)?,
+        let sent = self.send(inputs);
+        let uploaded = match sent.and_then(|uploaded| Ok((uploaded, inference.uploaded.record(&stream)?))) {
+            Ok((uploaded, ())) => uploaded,
+            Err(error) => {
+                error.abandon(inference);
+                return Err(error);
+            }
         };
-        staging.send(&self.session, inputs)?;
-        if let HostImages::Frames(frames) = inputs.images {
-            let mut resizer = match self.resizer.take() {
-                Some(resizer) => resizer,
-                None => Resizer::new(self.session.clone())?,
-            };
-            resizer.run(frames, &staging.views.images, [inputs.height, inputs.width])?;
-            self.resizer = Some(resizer);
-        }
-        inference.uploaded.record(&stream)?;
-        let views = &staging.views;
-        let uploaded = DeviceBatch {
-            input_ids: views.input_ids.shallow_clone(),
-            images: views.images.shallow_clone(),
-            domain: views.domain.shallow_clone(),
-            proprio: views.proprio.shallow_clone(),
-            noise: views.noise.shallow_clone(),
-        };
-        self.inputs = Some(staging);
         self.current = Some(inference);
         Ok(uploaded)
     }
@@ -263,10 +284,14 @@ impl Stream for GpuStream {
         inference.downloaded.record(stream)?;
         inference.actions = Some(host);
         let shape = actions.size().iter().map(|extent| extent.unsigned_abs() as usize).collect();
-        Ok(Box::new(Download { inference: Some(inference), shape, spare: self.spare.clone() }))
+        let (context, spare) = (self.session.context().clone(), self.spare.clone());
+        Ok(Box::new(Download { context, inference: Some(inference), shape, spare }))
     }
 
     fn drain(&mut self) -> Result<(), BackendError> {
+        // Waiting for the whole device has no limit, and what hangs is on these streams if anywhere.
+        self.session.finish(PipelineStage::Vlm)?;
+        self.session.finish(PipelineStage::Policy)?;
         Ok(self.session.context().synchronize()?)
     }
 
@@ -294,6 +319,7 @@ impl Stream for GpuStream {
 
 /// Actions that are being copied to the host.
 struct Download {
+    context: Arc<CudaContext>,
     inference: Option<InferenceBuffers>,
     shape: Vec<usize>,
     spare: Arc<Pool>,
@@ -302,29 +328,18 @@ struct Download {
 impl Drop for Download {
     /// The pinned memory must not be freed while the device writes to it.
     fn drop(&mut self) {
-        if let Some(inference) = &self.inference {
-            // A device that reports a failure here does not write any more.
-            let _ = inference.downloaded.synchronize();
+        let Some(inference) = self.inference.take() else { return };
+        // A device that reports a failure here does not write any more, unless it hangs.
+        if let Err(error) = wait_for(&self.context, &inference.downloaded, Some(patience())) {
+            error.abandon(inference);
         }
     }
-}
-
-/// Waits for `event`, until `deadline` at the latest.
-fn wait_for(event: &CudaEvent, deadline: Option<Instant>) -> Result<(), BackendError> {
-    let Some(deadline) = deadline else { return Ok(event.synchronize()?) };
-    while !event.try_is_complete()? {
-        if Instant::now() >= deadline {
-            return Err(BackendError::Deadline);
-        }
-        std::thread::sleep(POLL);
-    }
-    Ok(())
 }
 
 impl Pending for Download {
     fn wait(mut self: Box<Self>, deadline: Option<Instant>) -> Result<Finished, BackendError> {
         let inference = self.inference.take().ok_or_else(|| mismatch("a download waited for twice"))?;
-        if let Err(error) = wait_for(&inference.downloaded, deadline) {
+        if let Err(error) = wait_for(&self.context, &inference.downloaded, deadline) {
             // A device that hangs may still write there, and freeing pinned memory would wait for it.
             error.abandon(inference);
             return Err(error);

@@ -83,10 +83,14 @@ impl Patches {
             let reason = format!("a row of images {} pixels wide does not fit a multiprocessor", sizes.input[1]);
             return Err(BackendError::Kernel { kernel: "image_patches".to_owned(), reason });
         }
+        let mut views = ViewIndices::default();
+        if valid.len() > views.0.len() {
+            let reason = format!("{} views that are present: at most {}", valid.len(), views.0.len());
+            return Err(BackendError::Kernel { kernel: "image_patches".to_owned(), reason });
+        }
         let last = valid.iter().max().map_or(0, |last| last + 1);
         let row = Self::image_row(sizes.kernel);
         let [out_height, out_width] = sizes.output;
-        let mut views = ViewIndices::default();
         for (place, &view) in views.0.iter_mut().zip(valid) {
             *place = i32::try_from(view).unwrap_or(0);
         }
@@ -98,7 +102,7 @@ impl Patches {
         ];
         arguments.extend(sizes.arguments());
         arguments.push(int(row));
-        let grid = [out_height, valid.len().min(views.0.len()), 1];
+        let grid = [out_height, valid.len(), 1];
         // SAFETY: `holding` has checked the length of every buffer above.
         unsafe { self.images.launch(stream, grid, [32, 8], Self::shared_bytes(sizes), &arguments) }
     }

@@ -112,16 +112,23 @@ impl Choices {
         turn
     }
 
-    /// Adds choices to those of other processes, and keeps them all in `cache`.
-    pub fn keep(&mut self, made: &[(Shape, Implementation)], cache: &KernelCache) {
+    /// Adds choices to those of other processes, and keeps them all in `cache`. What another process has chosen meanwhile
+    /// stays, so that every later start finds what the first one took; the shapes for which that is something else are
+    /// returned.
+    pub fn keep(&mut self, made: &[(Shape, Implementation)], cache: &KernelCache) -> Vec<Shape> {
         self.refresh(cache);
-        let named: Vec<_> = made.iter().map(|(shape, choice)| (self.name(shape), *choice)).collect();
-        self.known.extend(named);
+        let mut differing = Vec::new();
+        for (shape, choice) in made {
+            if *self.known.entry(self.name(shape)).or_insert(*choice) != *choice {
+                differing.push(*shape);
+            }
+        }
         let kept = Kept { made_for: self.made_for.clone(), choices: self.known.clone() };
         match serde_json::to_vec_pretty(&kept) {
             Ok(text) => cache.keep(&self.made_for.file_name(), &text),
             Err(error) => tracing::warn!("algorithms are not kept: {error}"),
         }
+        differing
     }
 
     fn refresh(&mut self, cache: &KernelCache) {
@@ -268,6 +275,18 @@ mod tests {
         });
         let choices = Choices::read(made_for(), Kind::Half, &cache);
         assert!(shapes.iter().all(|shape| choices.of(shape) == Some(LIBRARY)));
+    }
+
+    #[test]
+    fn what_another_process_has_chosen_first_stays_and_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = KernelCache::within(folder.path());
+        let [mut first, mut second] = [0, 1].map(|_| Choices::read(made_for(), Kind::Half, &cache));
+        assert_eq!(first.keep(&[(SHAPE, LIBRARY)], &cache), []);
+        assert_eq!(second.keep(&[(SHAPE, own())], &cache), [SHAPE]);
+        for choices in [second, Choices::read(made_for(), Kind::Half, &cache)] {
+            assert_eq!(choices.of(&SHAPE), Some(LIBRARY));
+        }
     }
 
     #[test]

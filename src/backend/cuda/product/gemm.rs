@@ -225,7 +225,11 @@ impl Gemm {
         }
         if !made.is_empty() {
             made.iter().for_each(|_| session.cache().count_choice(true));
-            self.choices.keep(&made, session.cache());
+            for shape in self.choices.keep(&made, session.cache()) {
+                if let Some(plan) = self.known_plan(&shape) {
+                    self.plans.insert(shape, plan);
+                }
+            }
             let (products, seconds) = (made.len(), begun.elapsed().as_secs_f64());
             tracing::info!(products, seconds, "chose algorithms by timing");
         }
