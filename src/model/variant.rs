@@ -144,6 +144,9 @@ impl std::fmt::Display for Variant {
 /// The file beside the weights with the batches that every backend answers at start-up, and dense f32's answers to them.
 pub const GATE_FILE: &str = "gate.safetensors";
 
+/// The file beside the weights that says how far the variant is from its source.
+pub const REPORT_FILE: &str = "quantization_report.json";
+
 /// How far a variant's answers may be from dense f32's, for each number of denoising steps that it was made for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

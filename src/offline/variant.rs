@@ -3,7 +3,9 @@
 use super::OfflineError;
 use super::infer::with_path;
 use crate::backend::device;
-pub use crate::backend::variant::store::{REPORT_FILE, Sizes};
+use crate::backend::engine::golden::InputSpec;
+use crate::backend::variant::others::Others;
+pub use crate::backend::variant::store::Sizes;
 use crate::backend::variant::{Calibration, VariantError, make, store};
 pub use crate::backend::variant::{Event, Keep, Order, Recipe, Report};
 use crate::config::Device;
@@ -11,7 +13,9 @@ use crate::data::batch::{Batch, Limits, calibration_files, read_batch};
 use crate::model::action_space::ActionMode;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
+pub use crate::model::variant::REPORT_FILE;
 use crate::model::variant::Variant;
+use crate::pipeline::validate::own_input_spec;
 use crate::pipeline::{Options, PipelineError, Preparation};
 use crate::transform::rotation::distance_from_rotation_6d;
 use crate::transform::state::EE6D_ARM;
@@ -63,14 +67,15 @@ pub fn write(plan: &Plan, observer: &mut dyn FnMut(Event)) -> Result<Outcome, Of
         order.steps.push(config.denoising_steps);
     }
     check_domain(&preparation, order.domain)?;
+    let others = Others::of(options.folders())?;
     let folder = plan.calibration.as_deref();
     let calibration = folder.map(|folder| calibration(&preparation, folder, order.domain, plan.seed)).transpose()?;
     let (calibration, notices) = calibration.unzip();
     let checkpoint = Checkpoint::open_in(options.folders()).map_err(PipelineError::from)?;
     let device = device::resolve(plan.device).map_err(PipelineError::from)?;
     let mut made = make((&checkpoint, config), &order, calibration.as_ref(), device, observer)?;
-    made.report.warnings.extend(notices.into_iter().flatten());
-    let (variant, sizes) = store::write(options.folders(), (&checkpoint, config), &made, &plan.out)?;
+    made.report.warnings.extend(notices.into_iter().flatten().chain(others.left_behind()));
+    let (variant, sizes) = store::write(options.folders(), (&checkpoint, config), &made, &others, &plan.out)?;
     Ok(Outcome { variant, sizes, report: made.report })
 }
 
@@ -100,7 +105,7 @@ fn calibration(
 ) -> Result<(Calibration, Vec<String>), OfflineError> {
     let mut rotations = Rotations::default();
     let mut hasher = Sha256::new();
-    let mut samples = Vec::new();
+    let (mut samples, mut origins) = (Vec::new(), Vec::new());
     let mut sizes = None;
     for path in calibration_files(folder)? {
         let io = |source| crate::data::DatasetError::Io { path: path.clone(), source };
@@ -121,22 +126,19 @@ fn calibration(
             check_noise(&noise.data, &path)?;
         }
         let first_seed = seed.wrapping_add(samples.len() as u64);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        origins.extend((0..inputs.batch).map(|sample| match inputs.batch {
+            1 => name.clone(),
+            _ => format!("{name}, sample {sample}"),
+        }));
         let more = preparation.network_inputs(&inputs, noise.as_ref(), first_seed);
         samples.extend(more.map_err(|error| with_path(&path, error))?);
     }
-    let own = &preparation.config().inputs;
-    let other_size = sizes.filter(|[_, height, width, _]| [*height, *width] != [own.image_height, own.image_width]).map(
-        |[_, height, width, _]| {
-            format!(
-                "{}: images of {width}x{height} pixels, and the node feeds {}x{}: ranges and gate hold for the batches' size",
-                folder.display(),
-                own.image_width,
-                own.image_height
-            )
-        },
-    );
-    let warnings = rotations.warning().into_iter().chain(other_size).collect();
-    Ok((Calibration { samples, sha256: format!("{:x}", hasher.finalize()) }, warnings))
+    let other_sizes = sizes.and_then(|found| {
+        other_sizes(own_input_spec(preparation.config(), preparation.processors(), domain), folder, found)
+    });
+    let warnings = rotations.warning().into_iter().chain(other_sizes).collect();
+    Ok((Calibration { samples, origins, sha256: format!("{:x}", hasher.finalize()) }, warnings))
 }
 
 /// The noise of a batch is drawn from a normal distribution of deviation 1, which does not come this far.
@@ -153,6 +155,22 @@ fn check_noise(noise: &[f32], path: &Path) -> Result<(), OfflineError> {
             Err(OfflineError::Values { path: path.to_owned(), reason })
         }
     }
+}
+
+/// What to say of batches whose views, height, width and tokens are not those that the node feeds.
+fn other_sizes(own: InputSpec, folder: &Path, found: [usize; 4]) -> Option<String> {
+    let fed = [own.views, own.image_height, own.image_width, own.text_tokens];
+    let names = ["views", "height (pixels)", "width (pixels)", "text tokens"];
+    let other = names.iter().zip(found.iter().zip(fed)).filter(|(_, (found, fed))| *found != fed);
+    let other: Vec<String> = other.map(|(name, (found, fed))| format!("{name} {found}, not {fed}")).collect();
+    let text = other.join(", ");
+    (!other.is_empty()).then(|| {
+        format!(
+            "{}: not the sizes that the node feeds: {text}: ranges and gate hold for the batches' sizes, and an engine has to be \
+             built for them",
+            folder.display()
+        )
+    })
 }
 
 /// A rotation may be off by so much, as [`distance_from_rotation_6d`] has it. More is odd, but may be what a model was

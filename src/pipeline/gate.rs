@@ -18,6 +18,7 @@ use crate::model::config::ModelConfig;
 use crate::model::folders::CONFIG_FILE;
 use crate::model::variant::{self, GateLimits, Limits, Method};
 use crate::model::variant_record;
+use crate::types::ModelInputs;
 
 /// Loads the backend called `name` and checks it: against libtorch, unless it is libtorch, and against a variant's samples.
 ///
@@ -86,6 +87,8 @@ fn evidence<'a>(
             "this {} checkpoint was never compared with its source, because it was pruned without calibration batches",
             variant.method.name()
         );
+        // No answers show whether these are the weights that were made, so their hash has to.
+        variant_record::sha256(config, checkpoint)?;
         return Ok(None);
     };
     let folder = checkpoint.folder();
@@ -105,7 +108,7 @@ pub(super) fn limits_of(gate: &GateLimits, steps: usize) -> Result<&Limits, Stri
         let all = measured.iter().chain([&steps.to_string()]).cloned().collect::<Vec<_>>().join(",");
         format!(
             "it was measured after {} denoising step{}, not after {steps}: run it with such a number (`bench --steps {}`, \
-             the node's `steps`), or make it again for all of them (`quantize --steps {all}`)",
+             the node's `steps`), or make it again for all of them (`--steps {all}`)",
             measured.join(" and "),
             if measured == ["1"] { "" } else { "s" },
             measured.last().map_or("", String::as_str)
@@ -118,7 +121,8 @@ impl Held<'_> {
         let Backends { vlm, policy, stream, .. } = backends;
         let mut answers = Vec::with_capacity(self.evidence.samples.len());
         for sample in &self.evidence.samples {
-            answers.push(sample.answer((vlm.as_mut(), policy.as_mut(), stream.as_mut()), self.steps)?);
+            let answer = sample.answer((vlm.as_mut(), policy.as_mut(), stream.as_mut()), self.steps);
+            answers.push(answer.map_err(|error| of_other_sizes(error, sample))?);
         }
         let references = self.evidence.actions.get(&self.steps).map_or(&[][..], Vec::as_slice);
         let allowance = golden::allowance(precision_of(dtype));
@@ -129,6 +133,21 @@ impl Held<'_> {
             }
             Some(reason) => Err(BackendError::Gate { backend: name.to_owned(), method: self.method.name(), reason }),
         }
+    }
+}
+
+/// The error of a backend that was made for other sizes than a variant's samples have, with the way out of that.
+fn of_other_sizes(error: BackendError, sample: &GoldenInputs) -> BackendError {
+    match error {
+        BackendError::EngineMismatch { path, field, expected, found, .. } => {
+            let ModelInputs { views, height, width, tokens, .. } = &sample.inputs;
+            let remedy = format!(
+                "this checkpoint's gate asks about its calibration batches, of {views} views of {width}x{height} pixels and {tokens} \
+                 text tokens: build an engine for these sizes, or make the variant again from batches of the engine's"
+            );
+            BackendError::EngineMismatch { path, field, expected, found, remedy }
+        }
+        other => other,
     }
 }
 

@@ -10,6 +10,7 @@ use xvla_ros::backend::engine::golden::{GoldenInputs, InputSpec};
 use xvla_ros::backend::libtorch::LibtorchPolicy;
 use xvla_ros::backend::variant::evidence::Evidence;
 use xvla_ros::backend::variant::network::Network;
+use xvla_ros::backend::variant::others::Others;
 use xvla_ros::backend::variant::{Made, Report, store};
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
@@ -52,7 +53,8 @@ pub fn variant(checkpoint: &Path, sizes: InputSpec, method: Method) -> TempDir {
     };
     let folder = tempfile::tempdir().unwrap();
     let made = Made { variant, matrices, evidence, report: Report::default() };
-    store::write(Folders::new(checkpoint, None), (&opened, &config), &made, folder.path()).unwrap();
+    let folders = Folders::new(checkpoint, None);
+    store::write(folders, (&opened, &config), &made, &Others::of(folders).unwrap(), folder.path()).unwrap();
     folder
 }
 

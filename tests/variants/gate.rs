@@ -58,7 +58,11 @@ fn weights_that_were_changed_after_the_measurement_are_refused_with_the_deviatio
 #[test]
 fn a_number_of_steps_that_was_not_measured_is_refused_with_the_way_out() {
     let error = Pipeline::load(&Options { steps: Some(7), ..options(FP8_ALL.folder.path()) }).unwrap_err().to_string();
-    let ways = ["measured after 4 denoising steps, not after 7", "bench --steps 4", "quantize --steps 4,7"];
+    let ways = [
+        "measured after 4 denoising steps, not after 7",
+        "bench --steps 4",
+        "make it again for all of them (`--steps 4,7`)",
+    ];
     assert!(ways.iter().all(|way| error.contains(way)), "{error}");
 }
 
@@ -74,7 +78,8 @@ fn every_number_of_steps_that_was_asked_for_can_be_run() {
 fn a_missing_gate_is_an_error_that_names_the_file() {
     let folder = copy(FP8_ALL.folder.path());
     std::fs::remove_file(folder.path().join("gate.safetensors")).unwrap();
-    assert!(refusal(folder.path()).contains("gate.safetensors"));
+    let refusal = refusal(folder.path());
+    assert!(refusal.contains("gate.safetensors: missing") && refusal.contains("copy the folder anew"), "{refusal}");
 }
 
 #[test]
@@ -262,7 +267,7 @@ fn another_domain_is_refused_at_each_request() {
 fn a_variant_that_is_too_far_is_not_written() {
     let error = try_make(super::MAGNITUDE, Part::Transformer, |plan| plan.order.least_cosine = 0.9999).map(drop);
     let OfflineError::Variant(error) = error.unwrap_err() else { panic!("another error") };
-    assert!(error.to_string().starts_with("the worst held-out sample's cosine with dense f32 is"), "{error}");
+    assert!(error.to_string().contains("the worst held-out sample's cosine with dense f32 is 0.8"), "{error}");
 }
 
 /// How many matrices `--keep auto` leaves alone for a least cosine.
@@ -286,6 +291,65 @@ fn matrices_are_kept_until_the_worst_sample_is_near_enough() {
     let Made { outcome, .. } = kept(wanted);
     assert!(outcome.report.actions[&STEPS].worst_cosine >= wanted);
     assert!((1..12).contains(&outcome.report.kept.len()), "{:?}", outcome.report.kept);
+}
+
+/// The worst cosines after one and after four denoising steps of a policy pruned by wanda, and how it is made for both.
+fn pruned_for(steps: [usize; 2], keep: Keep, least_cosine: f64) -> Result<Made, OfflineError> {
+    try_make(super::WANDA, Part::Transformer, |plan| {
+        plan.order.steps = steps.to_vec();
+        (plan.order.keep, plan.order.least_cosine) = (keep, least_cosine);
+    })
+}
+
+/// Numbers of denoising steps, the one with the nearer actions first, and a cosine between theirs.
+fn near_and_far() -> ([usize; 2], f64) {
+    let all = pruned_for([1, 4], Keep::Named(Vec::new()), -1.0).unwrap().outcome.report.actions;
+    let [one, four] = [1, 4].map(|steps| all[&steps].worst_cosine);
+    (if one > four { [1, 4] } else { [4, 1] }, f64::midpoint(one, four))
+}
+
+#[test]
+fn a_variant_that_is_too_far_after_any_of_its_numbers_of_steps_is_not_written() {
+    let ([near, far], between) = near_and_far();
+    let error = pruned_for([near, far], Keep::Named(Vec::new()), between).map(drop).unwrap_err().to_string();
+    assert!(error.contains(&format!("after {far} denoising steps the worst held-out sample's cosine")), "{error}");
+}
+
+#[test]
+fn matrices_are_kept_until_the_actions_after_every_number_of_steps_are_near_enough() {
+    let (steps, between) = near_and_far();
+    let made = pruned_for(steps, Keep::Auto, between).unwrap();
+    assert!(made.outcome.report.actions.values().all(|found| found.worst_cosine >= between));
+    for steps in steps {
+        Pipeline::load(&Options { steps: Some(steps), ..options(made.folder.path()) }).unwrap();
+    }
+}
+
+#[test]
+fn ranges_are_those_of_all_numbers_of_steps_in_whatever_order_they_are_given() {
+    let weights = |steps: [usize; 2]| {
+        let made = try_make(FP8, Part::Transformer, |plan| plan.order.steps = steps.to_vec()).unwrap();
+        let bytes = std::fs::read(made.folder.path().join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let scales = tensors.iter().filter(|(name, _)| name.ends_with("input_scale"));
+        scales
+            .map(|(name, scale)| (name.to_owned(), scale.data().to_vec()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    assert_eq!(weights([1, 4]), weights([4, 1]));
+}
+
+#[test]
+fn weights_without_a_gate_are_held_to_their_hash() {
+    let made = try_make(super::MAGNITUDE, Part::Transformer, |plan| plan.calibration = None).unwrap();
+    Pipeline::load(&options(made.folder.path())).unwrap();
+    let path = made.folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 8;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let refusal = refusal(made.folder.path());
+    assert!(refusal.contains("`quantization.weights_sha256`"), "{refusal}");
 }
 
 /// An int8 checkpoint with a single changed matrix that is held to what single precision answers.

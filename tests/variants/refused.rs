@@ -137,8 +137,38 @@ fn calibration_that_overflows_names_layer_and_sample() {
     // The state of the fifth sample is finite, and its products are not.
     let folder = batches(5, |batch| batch.inputs.proprio[..3].fill(3e38));
     let error = refusal_of_batches(folder.path());
-    assert!(error.contains("its input is not finite in calibration sample 3"), "{error}");
+    assert!(error.contains("its input is not finite in calib_00004.npz"), "{error}");
     assert!(error.contains("3.0e38 (`proprio`"), "{error}");
+}
+
+#[test]
+fn a_held_out_sample_that_dense_f32_cannot_answer_is_told_by_its_file() {
+    let folder = batches(8, |batch| batch.inputs.proprio[..3].fill(3e38));
+    let error = refusal_of_batches(folder.path());
+    assert!(
+        error.contains("dense f32 answers calib_00007.npz after 4 denoising steps with values that are not finite"),
+        "{error}"
+    );
+}
+
+#[test]
+fn batches_of_fewer_views_than_the_node_feeds_are_a_warning() {
+    let made = try_make(FP8, Part::Transformer, |_| ()).unwrap();
+    assert!(!made.outcome.report.warnings.join("; ").contains("views 1, not 2"));
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..8 {
+        let name = format!("calib_{index:05}.npz");
+        let mut batch = read_batch(&oracle().join(&name), Limits::default()).unwrap();
+        let inputs = &mut batch.inputs;
+        let view = 3 * inputs.height * inputs.width;
+        inputs.image_input.truncate(view);
+        inputs.image_mask.truncate(1);
+        inputs.views = 1;
+        write_batch(&folder.path().join(name), &batch).unwrap();
+    }
+    let made = try_make(FP8, Part::Transformer, |plan| plan.calibration = Some(folder.path().to_owned())).unwrap();
+    let warnings = made.outcome.report.warnings.join("; ");
+    assert!(warnings.contains("not the sizes that the node feeds: views 1, not 2"), "{warnings}");
 }
 
 #[test]

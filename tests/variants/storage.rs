@@ -119,17 +119,52 @@ fn the_same_order_gives_the_same_bytes() {
     assert!(files(first.folder.path()) == files(second.folder.path()));
 }
 
-#[test]
-fn other_files_of_the_source_come_along() {
+fn copy_of_source() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(source()).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }
+    folder
+}
+
+#[test]
+fn other_files_of_the_source_come_along() {
+    let folder = copy_of_source();
     std::fs::create_dir(folder.path().join("tokenizer")).unwrap();
-    std::fs::write(folder.path().join("tokenizer/card.md"), "the card").unwrap();
+    let names = ["tokenizer/card.md", "tokenizer/config.json", "LICENSE"];
+    for name in names {
+        std::fs::write(folder.path().join(name), name).unwrap();
+    }
     let made = try_make(MAGNITUDE, Part::Transformer, |plan| plan.checkpoint = folder.path().to_owned()).unwrap();
-    assert_eq!(std::fs::read_to_string(made.folder.path().join("tokenizer/card.md")).unwrap(), "the card");
+    for name in names {
+        assert_eq!(std::fs::read_to_string(made.folder.path().join(name)).unwrap(), name);
+    }
+}
+
+#[test]
+fn what_is_not_the_checkpoints_stays_behind_and_is_told() {
+    let folder = copy_of_source();
+    std::fs::create_dir(folder.path().join("onnx")).unwrap();
+    for name in ["onnx/model.onnx", "optimizer.pt", "model.safetensors.bak"] {
+        std::fs::write(folder.path().join(name), "large").unwrap();
+    }
+    let made = try_make(MAGNITUDE, Part::Transformer, |plan| plan.checkpoint = folder.path().to_owned()).unwrap();
+    let warnings = made.outcome.report.warnings.join("; ");
+    let told = "not copied from the source: model.safetensors.bak, onnx/model.onnx, optimizer.pt";
+    assert!(warnings.contains(told), "{warnings}");
+    assert!(!made.folder.path().join("onnx").exists() && !made.folder.path().join("optimizer.pt").exists());
+}
+
+#[test]
+fn an_entry_of_the_source_that_cannot_be_read_is_told_by_its_own_name() {
+    for (link, target) in [("lost", "/nowhere/at/all"), ("myself", ".")] {
+        let folder = copy_of_source();
+        std::os::unix::fs::symlink(target, folder.path().join(link)).unwrap();
+        let made = try_make(MAGNITUDE, Part::Transformer, |plan| plan.checkpoint = folder.path().to_owned());
+        let error = made.map(drop).unwrap_err().to_string();
+        assert!(error.starts_with(&folder.path().join(link).display().to_string()), "{error}");
+    }
 }
 
 #[test]

@@ -66,8 +66,8 @@ impl<'a> Choice<'a> {
         Ok(())
     }
 
-    /// Keeps as few groups as it takes for the held-out samples to be near enough after `steps` denoising steps, those
-    /// first that alone move the actions of the calibration samples most.
+    /// Keeps as few groups as it takes for the held-out samples to be near enough after every number of denoising steps, those
+    /// first that alone move the actions of the calibration samples most after `ranked_by` steps.
     ///
     /// # Errors
     /// An operation that libtorch refuses.
@@ -75,18 +75,18 @@ impl<'a> Choice<'a> {
         &mut self,
         calibrating: &[&GoldenInputs],
         order: &Order,
-        steps: usize,
+        ranked_by: usize,
         observer: &mut dyn FnMut(Event),
     ) -> Result<(), VariantError> {
         self.keep_named(&[])?;
-        if self.is_near(order, steps)? {
+        if self.is_near(order)? {
             return Ok(());
         }
-        let ranked = self.ranked(calibrating.get(..RANKING_SAMPLES).unwrap_or(calibrating), steps, observer)?;
+        let ranked = self.ranked(calibrating.get(..RANKING_SAMPLES).unwrap_or(calibrating), ranked_by, observer)?;
         let (mut too_few, mut enough) = (0, 1);
         loop {
             self.keep_first(&ranked, enough);
-            if enough >= ranked.len() || self.is_near(order, steps)? {
+            if enough >= ranked.len() || self.is_near(order)? {
                 break;
             }
             (too_few, enough) = (enough, (2 * enough).min(ranked.len()));
@@ -94,7 +94,7 @@ impl<'a> Choice<'a> {
         while enough - too_few > 1 {
             let between = usize::midpoint(too_few, enough);
             self.keep_first(&ranked, between);
-            *(if self.is_near(order, steps)? { &mut enough } else { &mut too_few }) = between;
+            *(if self.is_near(order)? { &mut enough } else { &mut too_few }) = between;
         }
         self.keep_first(&ranked, enough);
         Ok(())
@@ -123,13 +123,12 @@ impl<'a> Choice<'a> {
         steps.into_iter().map(|steps| Ok((steps, self.comparison(steps)?))).collect()
     }
 
-    /// How far the products of every matrix that is changed are from the dense ones', for the first held-out sample as it
-    /// passes through the dense network; the furthest first.
+    /// How far the products of every matrix that is changed are from the dense ones', for the held-out samples as they pass
+    /// through the dense network; the furthest first.
     ///
     /// # Errors
     /// An operation that libtorch refuses.
     pub fn layer_errors(&mut self, steps: usize) -> Result<Vec<LayerError>, VariantError> {
-        let Some(sample) = self.held_out.first() else { return Ok(Vec::new()) };
         let kept = self.kept.clone();
         self.apply(vec![true; kept.len()]);
         let mut watched = Vec::new();
@@ -142,7 +141,7 @@ impl<'a> Choice<'a> {
                 watched.push((name.clone(), error));
             }
         }
-        let answered = self.network.answer(sample, steps);
+        let answered = self.answers(self.held_out, steps);
         for group in &mut self.network.groups(part) {
             group.layers.iter_mut().for_each(|(_, layer)| layer.watch = None);
         }
@@ -191,9 +190,14 @@ impl<'a> Choice<'a> {
         Ok(Comparison::of(references, &answers, self.network.channels()))
     }
 
-    fn is_near(&mut self, order: &Order, steps: usize) -> Result<bool, VariantError> {
-        let found = self.comparison(steps)?;
-        Ok(found.worst_cosine >= order.least_cosine && found.mean_cosine >= order.least_mean_cosine)
+    fn is_near(&mut self, order: &Order) -> Result<bool, VariantError> {
+        let numbers: Vec<usize> = self.references.keys().copied().collect();
+        for steps in numbers {
+            if !order.allows(&self.comparison(steps)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Puts what `of` makes of every matrix that is changed in its place.

@@ -79,8 +79,13 @@ impl Evidence {
     /// A file that is missing, changed or malformed.
     pub fn read(folder: &Path, limits: &GateLimits, domain: i64) -> Result<Self, CheckpointError> {
         let path = folder.join(GATE_FILE);
-        let file = std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
         let malformed = |reason: String| CheckpointError::Malformed { path: path.clone(), reason };
+        let file = std::fs::read(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                malformed("missing, and nothing may run this checkpoint without it: copy the folder anew".to_owned())
+            }
+            _ => CheckpointError::Io { path: path.clone(), source: error },
+        })?;
         let found = sha256(&file);
         if found != limits.sha256 {
             let wanted = &limits.sha256;
@@ -187,7 +192,7 @@ pub fn fault(references: &[Vec<f32>], answers: &[Vec<f32>], limits: &Limits, all
         if answer.len() != reference.len() || cosine.is_nan() || cosine < limits.least_cosine {
             let least = limits.least_cosine;
             return Some(format!(
-                "the cosine of sample {sample} with dense f32 is {cosine:.4}, at least {least} is required"
+                "the cosine of sample {sample} with dense f32 is {cosine:.6}, at least {least} is required"
             ));
         }
     }

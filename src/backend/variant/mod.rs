@@ -8,15 +8,18 @@
 //! | [`candidates`] | each matrix in the wanted format |
 //! | [`comparison`] | how far answers are from those of another network |
 //! | [`choice`] | which matrices have to stay as they are |
+//! | [`magnitudes`] | the largest numbers of a sample, for errors |
 //! | [`evidence`] | the samples with dense f32's answers that every backend is held to at start-up |
 //! | [`teeth`] | whether the gate would refuse a wrong network |
-//! | [`store`] | the folder of a variant |
+//! | [`store`], [`others`] | the folder of a variant, and the source's files that go with it |
 
 pub mod candidates;
 pub mod choice;
 pub mod comparison;
 pub mod evidence;
+pub mod magnitudes;
 pub mod network;
+pub mod others;
 pub mod ranges;
 pub mod store;
 pub mod teeth;
@@ -32,6 +35,7 @@ use candidates::Candidates;
 use choice::Choice;
 use comparison::{Comparison, LayerError};
 use evidence::Evidence;
+use magnitudes::Magnitudes;
 use network::Network;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -63,22 +67,24 @@ pub enum VariantError {
         least: usize,
     },
     /// A layer's input was not finite during the calibration.
-    #[error(
-        "`{layer}`: its input is not finite in calibration sample {sample}, whose largest numbers are {pixels:.1e} \
-         (`image_input`), {state:.1e} (`proprio`, as the network takes it) and {noise:.1e} (`noise`): if these are plausible, the \
-         checkpoint is at fault"
-    )]
+    #[error("`{layer}`: its input is not finite in {sample}; {magnitudes}")]
     NotFinite {
         /// The layer, as in the original release.
         layer: String,
-        /// Index of the sample.
-        sample: usize,
-        /// The largest magnitude of its pixels,
-        pixels: f32,
-        /// of its state,
-        state: f32,
-        /// and of its noise.
-        noise: f32,
+        /// The sample's file, and its place there.
+        sample: String,
+        /// The sample's largest numbers.
+        magnitudes: Magnitudes,
+    },
+    /// The source itself answers a sample with values that are not finite.
+    #[error("dense f32 answers {sample} after {steps} denoising steps with values that are not finite; {magnitudes}")]
+    NoReference {
+        /// The sample's file, and its place there.
+        sample: String,
+        /// Denoising steps.
+        steps: usize,
+        /// The sample's largest numbers.
+        magnitudes: Magnitudes,
     },
     /// A name to keep that no matrix has.
     #[error("--keep {name}: no matrix of this part is called so or below it; they are called {first} and the like")]
@@ -90,10 +96,12 @@ pub enum VariantError {
     },
     /// The variant is too far from its source.
     #[error(
-        "the worst held-out sample's cosine with dense f32 is {worst:.4} and the mean {mean:.4}: at least {least:.4} and \
-         {least_mean:.4} are wanted; {remedy}"
+        "after {steps} denoising steps the worst held-out sample's cosine with dense f32 is {worst:.6} and the mean {mean:.6}: at \
+         least {least} and {least_mean} are wanted; {remedy}"
     )]
     TooFar {
+        /// Denoising steps.
+        steps: usize,
         /// Of the worst sample.
         worst: f64,
         /// Over all samples.
@@ -131,6 +139,14 @@ pub enum VariantError {
     Pattern {
         /// The layer, as in the original release.
         layer: String,
+    },
+    /// A file of the source that cannot be copied.
+    #[error("{}: {reason}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system says.
+        reason: String,
     },
     /// A file cannot be written.
     #[error("{}: {reason}", path.display())]
@@ -239,12 +255,20 @@ pub struct Order {
     pub part: Part,
     /// Which matrices stay as they are.
     pub keep: Keep,
-    /// Numbers of denoising steps that it is made and measured for; the first is the one that matrices are chosen by.
+    /// Numbers of denoising steps that it is made and measured for. It has to be near enough after each; the first is the
+    /// one that matrices are ranked by.
     pub steps: Vec<usize>,
     /// The least cosine of any held-out sample's actions with dense f32's.
     pub least_cosine: f64,
     /// The least mean of those cosines.
     pub least_mean_cosine: f64,
+}
+
+impl Order {
+    /// Whether actions so far from dense f32's are near enough.
+    pub fn allows(&self, found: &Comparison) -> bool {
+        found.worst_cosine >= self.least_cosine && found.mean_cosine >= self.least_mean_cosine
+    }
 }
 
 /// Which matrices stay as they are.
@@ -261,6 +285,8 @@ pub enum Keep {
 pub struct Calibration {
     /// One sample each.
     pub samples: Vec<GoldenInputs>,
+    /// Where each comes from: its file, and its place there.
+    pub origins: Vec<String>,
     /// SHA-256 in lowercase hex.
     pub sha256: String,
 }
@@ -284,6 +310,8 @@ pub struct Report {
     pub calibration_samples: usize,
     /// Samples that were held out.
     pub held_out_samples: usize,
+    /// Where these come from: [`Comparison::worst_sample`] is a place in this list.
+    pub held_out: Vec<String>,
     /// By number of denoising steps: how far the held-out samples' actions are from those of dense f32.
     pub actions: BTreeMap<usize, Comparison>,
     /// How far each matrix's products are from the dense ones', for held-out inputs; the furthest first.
@@ -335,12 +363,17 @@ pub fn make(
     };
     let chosen_by = order.steps.first().copied().unwrap_or(config.denoising_steps);
     let steps = if order.steps.is_empty() { vec![chosen_by] } else { order.steps.clone() };
+    let (calibrating_origins, held_out_origins) = calibration.map(|found| parts(&found.origins)).unwrap_or_default();
     let seen = match order.recipe.needs_samples() {
-        true => ranges::observe(&mut network, order.part, &calibrating, chosen_by, observer)?,
+        true => {
+            let samples = (calibrating.as_slice(), calibrating_origins.as_slice());
+            ranges::observe(&mut network, order.part, samples, &steps, observer)?
+        }
         false => Vec::new(),
     };
     let candidates = Candidates::of(&mut network, order.part, &order.recipe, &seen)?;
     let mut choice = Choice::new(network, candidates, &held_out, &steps)?;
+    check_references(choice.references(), &held_out, &held_out_origins)?;
     match (&order.keep, held_out.is_empty()) {
         (Keep::Auto, false) => choice.decide(&calibrating, order, chosen_by, observer)?,
         (Keep::Auto, true) => choice.keep_named(&[])?,
@@ -350,14 +383,13 @@ pub fn make(
         return Err(VariantError::Nothing { named: order.keep != Keep::Auto });
     }
     let (kept, layers, actions) = (choice.kept(), choice.layer_errors(chosen_by)?, choice.compare()?);
-    if let Some(found) = actions.get(&chosen_by) {
-        check_distance(found, order)?;
-    }
+    actions.iter().try_for_each(|(steps, found)| check_distance(*steps, found, order))?;
     let evidence = calibration.map(|_| Evidence::new(&held_out, choice.references(), MOST_EVIDENCE));
     let gate = evidence.as_ref().map(|evidence| limits(evidence, &actions, order));
     let mut report = Report {
         calibration_samples: calibrating.len(),
         held_out_samples: held_out.len(),
+        held_out: held_out_origins.into_iter().cloned().collect(),
         actions,
         layers,
         kept,
@@ -405,35 +437,58 @@ fn source_sha256(checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
     })
 }
 
-/// The samples to calibrate on, and those that are held out.
 /// Whether the sample at `index` is held out.
 fn is_held_out(index: usize) -> bool {
     index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
 }
 
+/// What belongs to the samples to calibrate on, and to those that are held out.
+fn parts<T>(all: &[T]) -> (Vec<&T>, Vec<&T>) {
+    let part = |held_out: bool| {
+        let chosen = all.iter().enumerate().filter(move |(index, _)| is_held_out(*index) == held_out);
+        chosen.map(|(_, one)| one).collect()
+    };
+    (part(false), part(true))
+}
+
+/// The samples to calibrate on, and those that are held out.
 fn split(samples: &[GoldenInputs]) -> Result<(Vec<&GoldenInputs>, Vec<&GoldenInputs>), VariantError> {
     if samples.len() < LEAST_SAMPLES {
         return Err(VariantError::TooFew { found: samples.len(), least: LEAST_SAMPLES });
     }
-    let part = |held_out: bool| {
-        let chosen = samples.iter().enumerate().filter(move |(index, _)| is_held_out(*index) == held_out);
-        chosen.map(|(_, sample)| sample).collect()
-    };
-    Ok((part(false), part(true)))
+    Ok(parts(samples))
 }
 
-fn check_distance(found: &Comparison, order: &Order) -> Result<(), VariantError> {
-    if found.worst_cosine >= order.least_cosine && found.mean_cosine >= order.least_mean_cosine {
+/// Checks that what the variant is compared with is a number at all.
+fn check_references(
+    references: &BTreeMap<usize, Vec<Vec<f32>>>,
+    samples: &[&GoldenInputs],
+    origins: &[&String],
+) -> Result<(), VariantError> {
+    for (&steps, answers) in references {
+        for ((answer, sample), origin) in answers.iter().zip(samples).zip(origins) {
+            if answer.iter().any(|value| !value.is_finite()) {
+                let magnitudes = Magnitudes::of(sample);
+                return Err(VariantError::NoReference { sample: (*origin).clone(), steps, magnitudes });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_distance(steps: usize, found: &Comparison, order: &Order) -> Result<(), VariantError> {
+    if order.allows(found) {
         return Ok(());
     }
     Err(VariantError::TooFar {
+        steps,
         worst: found.worst_cosine,
         mean: found.mean_cosine,
         least: order.least_cosine,
         least_mean: order.least_mean_cosine,
         remedy: match order.recipe {
             Recipe::Fp8 { .. } | Recipe::Int8 => {
-                "leave more matrices in 16 bits (--keep auto), or accept it (--least-cosine, --least-mean-cosine)"
+                "leave more matrices as they are (--keep auto), or accept it (--least-cosine, --least-mean-cosine)"
             }
             Recipe::TwoToFour { .. } => {
                 "fine-tune with the pattern, leave matrices out (--keep), or accept it (--least-cosine, --least-mean-cosine)"

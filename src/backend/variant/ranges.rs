@@ -1,6 +1,7 @@
 //! What enters each matrix during the calibration: the largest magnitudes, by sample and denoising step, and the norm of
 //! each input.
 
+use super::magnitudes::Magnitudes;
 use super::network::Network;
 use super::{Event, VariantError};
 use crate::backend::engine::golden::GoldenInputs;
@@ -12,8 +13,9 @@ use tch::{Kind, TchError, Tensor};
 /// What entered the matrices of one group.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// The largest magnitude of each call, sample after sample; each sample has as many calls as the others.
-    largest: Vec<f32>,
+    /// For each number of denoising steps, the largest magnitude of each call, sample after sample; each sample has as many
+    /// calls as the others.
+    largest: Vec<Vec<f32>>,
     /// Sums of squares over all rows, [in] f32.
     squares: Option<Tensor>,
     samples: usize,
@@ -22,7 +24,11 @@ pub struct Seen {
 impl Observer for Seen {
     fn see(&mut self, input: &Tensor) -> Result<(), TchError> {
         let input = input.f_to_kind(Kind::Float)?;
-        self.largest.push(input.f_abs()?.f_max()?.f_double_value(&[])? as f32);
+        let largest = input.f_abs()?.f_max()?.f_double_value(&[])? as f32;
+        match self.largest.last_mut() {
+            Some(calls) => calls.push(largest),
+            None => self.largest.push(vec![largest]),
+        }
         let width = input.size().last().copied().unwrap_or(1);
         let squares = input.f_reshape([-1, width])?.f_square()?.f_sum_dim_intlist(0, false, Kind::Float)?;
         self.squares = Some(match self.squares.take() {
@@ -37,13 +43,16 @@ impl Seen {
     /// The range of the inputs: for each denoising step the `percentile` (0 to 100) over the samples of the largest
     /// magnitude, and of these the largest.
     pub fn range(&self, percentile: f64) -> f32 {
-        let calls = self.largest.len() / self.samples.max(1);
-        let of_call = |call: usize| {
-            let mut magnitudes: Vec<f32> = self.largest.iter().skip(call).step_by(calls.max(1)).copied().collect();
-            magnitudes.sort_by(f32::total_cmp);
-            interpolated(&magnitudes, percentile)
+        let of_run = |largest: &Vec<f32>| {
+            let calls = largest.len() / self.samples.max(1);
+            let of_call = |call: usize| {
+                let mut magnitudes: Vec<f32> = largest.iter().skip(call).step_by(calls.max(1)).copied().collect();
+                magnitudes.sort_by(f32::total_cmp);
+                interpolated(&magnitudes, percentile)
+            };
+            (0..calls).map(of_call).fold(0.0, f32::max)
         };
-        (0..calls).map(of_call).fold(0.0, f32::max)
+        self.largest.iter().map(of_run).fold(0.0, f32::max)
     }
 
     /// The Euclidean norm of each input over all samples and rows, [in] f32.
@@ -66,15 +75,16 @@ fn interpolated(sorted: &[f32], percentile: f64) -> f32 {
     }
 }
 
-/// Answers `samples` after `steps` denoising steps and returns what entered each group of `part`.
+/// Answers `samples`, which come from `origins`, after each of `steps` denoising steps and returns what entered each group of
+/// `part`.
 ///
 /// # Errors
 /// [`VariantError::NotFinite`] naming layer and sample, or an operation that libtorch refuses.
 pub fn observe(
     network: &mut Network,
     part: Part,
-    samples: &[&GoldenInputs],
-    steps: usize,
+    (samples, origins): (&[&GoldenInputs], &[&String]),
+    steps: &[usize],
     observer: &mut dyn FnMut(Event),
 ) -> Result<Vec<Seen>, VariantError> {
     let mut seen = Vec::new();
@@ -88,20 +98,23 @@ pub fn observe(
         }
         seen.push(watched);
     }
-    let answered = samples.iter().enumerate().try_for_each(|(index, sample)| {
-        network.answer(sample, steps)?;
-        observer(Event::Answered { stage: "calibrating", done: index + 1, total: samples.len() });
-        let finite = |seen: &Mutex<Seen>| lock(seen).largest.iter().all(|largest| largest.is_finite());
-        match names.iter().zip(&seen).find(|(_, seen)| !finite(seen)) {
-            Some((layer, _)) => Err(VariantError::NotFinite {
-                layer: layer.clone(),
-                sample: index,
-                pixels: largest(&sample.inputs.image_input),
-                state: largest(&sample.inputs.proprio),
-                noise: largest(&sample.noise.data),
-            }),
-            None => Ok(()),
-        }
+    let (mut done, total) = (0, samples.len() * steps.len());
+    let answered = steps.iter().try_for_each(|&steps| {
+        seen.iter().for_each(|seen| lock(seen).largest.push(Vec::new()));
+        samples.iter().zip(origins).try_for_each(|(sample, origin)| {
+            network.answer(sample, steps)?;
+            done += 1;
+            observer(Event::Answered { stage: "calibrating", done, total });
+            let finite = |seen: &Mutex<Seen>| lock(seen).largest.iter().flatten().all(|largest| largest.is_finite());
+            match names.iter().zip(&seen).find(|(_, seen)| !finite(seen)) {
+                Some((layer, _)) => Err(VariantError::NotFinite {
+                    layer: layer.clone(),
+                    sample: (*origin).clone(),
+                    magnitudes: Magnitudes::of(sample),
+                }),
+                None => Ok(()),
+            }
+        })
     });
     for group in &mut network.groups(part) {
         group.layers.iter_mut().for_each(|(_, layer)| layer.watch = None);
@@ -109,10 +122,6 @@ pub fn observe(
     answered?;
     let taken = |watched: Arc<Mutex<Seen>>| Seen { samples: samples.len(), ..std::mem::take(&mut *lock(&watched)) };
     Ok(seen.into_iter().map(taken).collect())
-}
-
-fn largest(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -124,7 +133,7 @@ mod tests {
     use super::*;
 
     fn seen(largest: &[f32], samples: usize) -> Seen {
-        Seen { largest: largest.to_vec(), squares: None, samples }
+        Seen { largest: vec![largest.to_vec()], squares: None, samples }
     }
 
     #[test]
@@ -134,6 +143,12 @@ mod tests {
         assert_eq!(seen.range(100.0), 30.0);
         assert_eq!(seen.range(50.0), 20.0);
         assert_eq!(seen.range(75.0), 25.0);
+    }
+
+    #[test]
+    fn the_range_is_the_largest_over_all_numbers_of_steps() {
+        let seen = Seen { largest: vec![vec![1.0, 2.0], vec![1.0, 10.0, 2.0, 20.0]], squares: None, samples: 2 };
+        assert_eq!(seen.range(100.0), 20.0);
     }
 
     #[test]

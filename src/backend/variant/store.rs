@@ -1,15 +1,14 @@
 //! The folder of a variant: its weights, its configuration, what it is held to, and the source's other files.
 
 use super::evidence::sha256;
+use super::others::Others;
 use super::{Made, VariantError};
 use crate::backend::engine::sidecar::sha256_of_file;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::folders::{
-    ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, CONFIG_FILE, Folders, INDEX_FILE, WEIGHTS_FILE,
-};
+use crate::model::folders::{CONFIG_FILE, Folders, WEIGHTS_FILE};
 use crate::model::policy::Policy;
-use crate::model::variant::{GATE_FILE, KEY, Variant};
+use crate::model::variant::{GATE_FILE, KEY, REPORT_FILE, Variant};
 use crate::model::variant_record::{RECORD, record};
 use crate::model::weight::Weight;
 use safetensors::{Dtype, View};
@@ -18,9 +17,6 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
-
-/// The file beside the weights that says how far the variant is from its source.
-pub const REPORT_FILE: &str = "quantization_report.json";
 
 /// Sizes of the weights, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -44,6 +40,7 @@ pub fn write(
     folders: Folders,
     (checkpoint, config): (&Checkpoint, &ModelConfig),
     made: &Made,
+    others: &Others,
     folder: &Path,
 ) -> Result<(Variant, Sizes), VariantError> {
     let mut variant = made.variant.clone();
@@ -73,8 +70,7 @@ pub fn write(
     let report = folder.join(REPORT_FILE);
     let text = serde_json::to_string_pretty(&made.report).map_err(|error| unwritten(&report, &error))?;
     put(&report, (text + "\n").as_bytes())?;
-    copy_others(folders.base, folder)?;
-    folders.adapter.map_or(Ok(()), |adapter| copy_others(adapter, folder))?;
+    others.copy(folder)?;
     Ok((variant, sizes))
 }
 
@@ -190,33 +186,6 @@ impl View for Stored {
     fn data_len(&self) -> usize {
         size(&self.tensor) as usize
     }
-}
-
-/// Copies what belongs to a checkpoint beside weights and configuration: processors, tokenizer, licence.
-fn copy_others(source: &Path, folder: &Path) -> Result<(), VariantError> {
-    let own = [CONFIG_FILE, INDEX_FILE, GATE_FILE, REPORT_FILE, ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE];
-    let listed = std::fs::read_dir(source).map_err(|error| unwritten(source, &error))?;
-    for entry in listed {
-        let path = entry.map_err(|error| unwritten(source, &error))?.path();
-        let Some(name) = path.file_name() else { continue };
-        let target = folder.join(name);
-        let text = name.to_string_lossy();
-        if path.is_dir() {
-            // A tokenizer may have a folder of its own. Hidden folders are caches.
-            if !text.starts_with('.') {
-                std::fs::create_dir_all(&target).map_err(|error| unwritten(&target, &error))?;
-                copy_others(&path, &target)?;
-            }
-        } else if !own.contains(&text.as_ref()) && !is_weights(&text) {
-            std::fs::copy(&path, &target).map_err(|error| unwritten(&target, &error))?;
-        }
-    }
-    Ok(())
-}
-
-/// Whether a file holds weights of the source: `model.safetensors` or a shard. Processors have safetensors files too.
-fn is_weights(name: &str) -> bool {
-    name == WEIGHTS_FILE || (name.starts_with("model-") && name.ends_with(".safetensors")) || name.ends_with(".bin")
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<(), VariantError> {

@@ -179,14 +179,20 @@ fn adapter_line(adapter: &AdapterFacts) -> String {
 }
 
 fn variant_line(variant: &Variant) -> String {
+    const SHOWN: usize = 8;
+    let shown = variant.kept.get(..SHOWN).unwrap_or(&variant.kept).join(", ");
+    let kept = match variant.kept.len() {
+        0 => "none".to_owned(),
+        count if count <= SHOWN => shown,
+        count => format!("{count}, {shown} and others (--json names all)"),
+    };
     format!(
-        "{}: {} matrices of {} ({}), for domain {} alone, {} left as they were; source sha256 {}",
+        "{}: {} matrices of {} ({}), for domain {} alone, left as they were: {kept}; source sha256 {}",
         variant.method.name(),
         variant.matrices,
         variant.scope.name(),
         variant.criterion,
         variant.domain,
-        variant.kept.len(),
         variant.source_sha256
     )
 }

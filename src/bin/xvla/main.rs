@@ -46,7 +46,6 @@ enum Command {
     Replay(replay::Args),
     /// Write calibration batches of what the model would see of a bag or a data set.
     Calib(calib::Args),
-    /// Store a checkpoint's matrices in FP8, with ranges from calibration batches, and measure what it costs.
     Quantize(quantize::Args),
     /// Make or look into checkpoints.
     #[command(subcommand)]
@@ -67,7 +66,6 @@ enum CheckpointCommand {
     Synth(synth::Args),
     /// Describe a checkpoint and list everything that keeps it from loading.
     Inspect(inspect::Args),
-    /// Prune the matrices to 2:4, store them compressed, and measure what it costs.
     Prune(prune::Args),
 }
 

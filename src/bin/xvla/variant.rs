@@ -219,10 +219,10 @@ fn text(args: &VariantArgs, made: &Outcome, took_s: f64) -> anyhow::Result<Strin
         let worst = relative.enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
         write!(
             text,
-            "\n  {steps} step{}: cosine {:.5} at worst (sample {}), {:.5} in the mean; error {:.2} %",
+            "\n  {steps} step{}: cosine {:.5} at worst ({}), {:.5} in the mean; error {:.2} %",
             output::plural(*steps),
             found.worst_cosine,
-            found.worst_sample,
+            report.held_out.get(found.worst_sample).map_or("", String::as_str),
             found.mean_cosine,
             100.0 * found.relative_error
         )?;
