@@ -1,0 +1,118 @@
+//! mcap files: chunks, summaries and damage.
+
+use super::{drain, expected, fixture, read_bytes};
+use xvla_ros::data::bag::Bag;
+
+#[test]
+fn an_mcap_file_that_was_not_finished_gives_all_that_is_there_and_one_problem() {
+    for name in ["mcap/none.mcap", "mcap/zstd.mcap", "mcap/lz4.mcap", "mcap/unchunked.mcap", "mcap_v9/mcap_v9.mcap"] {
+        let whole = std::fs::read(fixture(name)).unwrap();
+        let mut most = 0;
+        for length in (9..whole.len()).step_by(11).chain([whole.len() - 1]) {
+            let (messages, problems) = read_bytes("cut.mcap", &whole[..length]);
+            assert_eq!(problems.len(), 1, "{name} cut to {length}: {problems:?}");
+            assert!(problems[0].contains("cut.mcap: offset "), "{}", problems[0]);
+            assert!(expected().starts_with(&messages), "{name} cut to {length}");
+            assert!(messages.len() >= most, "{name} cut to {length}");
+            most = most.max(messages.len());
+        }
+        assert_eq!(most, expected().len(), "{name}");
+    }
+}
+
+#[test]
+fn a_chunk_that_is_cut_gives_the_messages_before_the_cut() {
+    // The whole file is one chunk; its first message is near its start.
+    let whole = std::fs::read(fixture("mcap_v8/mcap_v8.mcap")).unwrap();
+    let (messages, problems) = read_bytes("cut.mcap", &whole[..6000]);
+    assert!(!messages.is_empty() && messages.len() < expected().len(), "{}", messages.len());
+    assert!(expected().starts_with(&messages));
+    assert!(problems[0].contains("ends in the middle of a record (opcode 0x06): "), "{problems:?}");
+}
+
+#[test]
+fn a_recording_without_a_summary_has_the_order_of_times_too() {
+    let whole = std::fs::read(fixture("mcap/disordered.mcap")).unwrap();
+    // The footer's record and the magic bytes behind it.
+    let (messages, problems) = read_bytes("cut.mcap", &whole[..whole.len() - 37]);
+    assert!(messages.is_sorted_by_key(|(_, time, _)| *time));
+    assert_eq!((messages.len(), problems.len()), (expected().len(), 1), "{problems:?}");
+}
+
+/// Offset of the first chunk of an mcap file, and the length of its record.
+fn chunk(bytes: &[u8]) -> (usize, usize) {
+    let mut at = 8;
+    loop {
+        let length = u64::from_le_bytes(bytes[at + 1..at + 9].try_into().unwrap()) as usize;
+        if bytes[at] == 0x06 {
+            return (at, length + 9);
+        }
+        at += 9 + length;
+    }
+}
+
+#[test]
+fn a_chunk_with_another_checksum_is_left_out_and_the_others_are_read() {
+    for name in ["mcap/none.mcap", "mcap/zstd.mcap", "mcap/lz4.mcap"] {
+        let mut bytes = std::fs::read(fixture(name)).unwrap();
+        let (at, length) = chunk(&bytes);
+        bytes[at + length - 20] ^= 0x40;
+        let (messages, problems) = read_bytes("damaged.mcap", &bytes);
+        assert!(expected().ends_with(&messages) && messages.len() > 10, "{name}: {}", messages.len());
+        assert_eq!(problems.len(), 1, "{name}: {problems:?}");
+        assert!(problems[0].contains(&format!("damaged.mcap: offset {at}: a chunk ")), "{name}: {problems:?}");
+    }
+}
+
+#[test]
+fn lengths_that_lie_are_told_with_their_offset() {
+    let mut bytes = std::fs::read(fixture("mcap/zstd.mcap")).unwrap();
+    let (at, _) = chunk(&bytes);
+    // The length of the content after decompression.
+    bytes[at + 9 + 16..at + 9 + 24].copy_from_slice(&(1_u64 << 60).to_le_bytes());
+    let (_, problems) = read_bytes("lies.mcap", &bytes);
+    assert!(problems[0].contains(&format!("offset {at}: a chunk of 1152921504606846976 bytes")), "{problems:?}");
+}
+
+#[test]
+fn messages_of_a_channel_that_is_not_declared_are_told_once() {
+    let mut bytes = b"\x89MCAP0\r\n".to_vec();
+    for time in 0..3_u64 {
+        bytes.extend([5]);
+        bytes.extend(26_u64.to_le_bytes());
+        bytes.extend([7, 0, 0, 0, 0, 0]);
+        bytes.extend(time.to_le_bytes());
+        bytes.extend([0; 8]);
+        bytes.extend([0, 1, 0, 0]);
+    }
+    bytes.extend([15, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([2, 20, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([0; 20]);
+    bytes.extend(b"\x89MCAP0\r\n");
+    let (messages, problems) = read_bytes("a.mcap", &bytes);
+    assert_eq!((messages.len(), problems.len()), (0, 1), "{problems:?}");
+    assert!(problems[0].contains("a.mcap: offset 8: a message of channel 7, which is not declared"), "{problems:?}");
+}
+
+#[test]
+fn a_summary_that_is_damaged_is_done_without() {
+    let mut bytes = std::fs::read(fixture("mcap/zstd.mcap")).unwrap();
+    let footer = bytes.len() - 37;
+    let summary = u64::from_le_bytes(bytes[footer + 9..footer + 17].try_into().unwrap()) as usize;
+    bytes[summary + 1..summary + 9].fill(0xff);
+    let (messages, problems) = read_bytes("a.mcap", &bytes);
+    assert_eq!(messages, expected());
+    assert!(problems.len() == 1 && problems[0].contains("its summary is damaged"), "{problems:?}");
+}
+
+#[test]
+fn a_bag_without_messages_has_topics_and_no_span() {
+    let bytes = std::fs::read(fixture("mcap/none.mcap")).unwrap();
+    let (at, _) = chunk(&bytes);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.mcap");
+    std::fs::write(&path, &bytes[..at]).unwrap();
+    let bag = Bag::open(&path).unwrap();
+    assert_eq!(bag.span(), None);
+    assert_eq!(drain(&bag, bag.read(|_| true)).0, []);
+}

@@ -1,0 +1,170 @@
+//! SQLite files: the order of rows, indexes, views and damage.
+
+use super::{read, refusal};
+use rusqlite::Connection;
+use std::path::Path;
+
+/// A database of `count` messages of one topic, with times that run backwards, changed by `change`.
+fn database(path: &Path, count: usize, change: &str) {
+    let database = Connection::open(path).unwrap();
+    let tables = "CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT);
+         CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB);
+         INSERT INTO topics VALUES (1, '/a', 'std_msgs/msg/String', 'cdr');";
+    database.execute_batch(tables).unwrap();
+    database.execute_batch("BEGIN").unwrap();
+    for number in 0..count as i64 {
+        let insert = "INSERT INTO messages (topic_id, timestamp, data) VALUES (1, ?1, ?2)";
+        database.execute(insert, (count as i64 - number, vec![number as u8; 600])).unwrap();
+    }
+    database.execute_batch("COMMIT").unwrap();
+    database.execute_batch(change).unwrap();
+}
+
+#[test]
+fn times_are_in_order_with_and_without_an_index() {
+    for change in ["", "CREATE INDEX timestamp_idx ON messages (timestamp ASC)"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db3");
+        database(&path, 3000, change);
+        let (messages, problems) = read(&path);
+        assert!(problems.is_empty(), "{problems:?}");
+        let times: Vec<i64> = messages.into_iter().map(|(_, time, _)| time).collect();
+        assert_eq!(times, (1..=3000).collect::<Vec<_>>(), "{change}");
+    }
+}
+
+#[test]
+fn messages_of_the_same_time_are_all_read_once_and_in_the_order_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    database(&path, 2500, "UPDATE messages SET timestamp = 0; CREATE INDEX timestamp_idx ON messages (timestamp ASC)");
+    let (messages, _) = read(&path);
+    assert_eq!(messages.len(), 2500);
+    let numbers = messages.iter().map(|(_, _, data)| data[..2].to_owned());
+    assert!(numbers.eq((0..2500).map(|number| format!("{:02x}", number % 256))));
+}
+
+/// A database of `count` messages whose index does not know of `change`.
+fn database_with_an_old_index(path: &Path, count: usize, change: &str) {
+    database(path, count, "CREATE INDEX timestamp_idx ON messages (timestamp ASC)");
+    let connect = || Connection::open(path).unwrap();
+    let hide = "CREATE TABLE hidden AS SELECT * FROM sqlite_master WHERE name = 'timestamp_idx';
+         PRAGMA writable_schema = ON; DELETE FROM sqlite_master WHERE name = 'timestamp_idx';";
+    let show = "PRAGMA writable_schema = ON; INSERT INTO sqlite_master SELECT * FROM hidden; DROP TABLE hidden";
+    for step in [hide, change, show] {
+        // The schema is read when a database is opened.
+        connect().execute_batch(step).unwrap();
+    }
+}
+
+#[test]
+fn an_index_that_gives_rows_other_times_costs_no_message_and_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    database_with_an_old_index(&path, 3000, "UPDATE messages SET timestamp = 10 * timestamp + 1 WHERE id % 700 = 0");
+    let (messages, problems) = read(&path);
+    let times: Vec<i64> = messages.iter().map(|(_, time, _)| *time).collect();
+    assert_eq!((times.len(), times.is_sorted(), times.last()), (3000, true, Some(&23_011)));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("index on `timestamp` has another time for row 2800"), "{problems:?}");
+}
+
+#[test]
+fn messages_that_an_index_lacks_come_last_and_are_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    let more = "INSERT INTO messages VALUES (3001, 1, 5, x'00'), (3002, 1, 4, x'01')";
+    database_with_an_old_index(&path, 3000, more);
+    let (messages, problems) = read(&path);
+    let times: Vec<i64> = messages.iter().map(|(_, time, _)| *time).collect();
+    assert_eq!((times.len(), &times[2998..]), (3002, [2999, 3000, 4, 5].as_slice()));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("index on `timestamp` lacks 2 of its messages"), "{problems:?}");
+}
+
+#[test]
+fn rows_that_an_index_has_and_the_table_has_not_are_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    database_with_an_old_index(&path, 3000, "DELETE FROM messages WHERE id % 1000 = 0");
+    let (messages, problems) = read(&path);
+    assert_eq!((messages.len(), messages.is_sorted_by_key(|(_, time, _)| *time)), (2997, true));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("has a row 3000 that is not there"), "{problems:?}");
+}
+
+#[test]
+fn a_table_without_the_column_of_data_is_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    database(&path, 3, "ALTER TABLE messages RENAME COLUMN data TO content");
+    let (messages, problems) = read(&path);
+    assert_eq!((messages.len(), problems.len()), (0, 1), "{problems:?}");
+    assert!(problems[0].contains("no such column: data"), "{problems:?}");
+}
+
+#[test]
+fn rows_whose_numbers_have_gaps_are_no_problem() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    let gaps = "CREATE INDEX timestamp_idx ON messages (timestamp ASC); DELETE FROM messages WHERE id % 3 = 0";
+    database(&path, 3000, gaps);
+    let (messages, problems) = read(&path);
+    assert_eq!((messages.len(), problems), (2000, vec![]));
+}
+
+#[test]
+fn rows_that_hold_no_message_are_told_by_their_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    database(
+        &path,
+        5,
+        "UPDATE messages SET data = 'text' WHERE id = 2; UPDATE messages SET topic_id = 9 WHERE id >= 4",
+    );
+    let (messages, problems) = read(&path);
+    assert_eq!((messages.len(), problems.len()), (2, 2), "{problems:?}");
+    assert!(
+        problems.iter().any(|problem| problem.contains("row 2 of `messages`: topic `/a`: its data are Text")),
+        "{problems:?}"
+    );
+    assert!(problems.iter().any(|problem| problem.contains("topic 9, which is not declared")), "{problems:?}");
+}
+
+#[test]
+fn a_database_that_is_cut_gives_the_rows_that_are_there() {
+    for change in ["", "CREATE INDEX timestamp_idx ON messages (timestamp ASC)"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db3");
+        database(&path, 1000, change);
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let (messages, problems) = read(&path);
+        assert!(messages.len() > 300, "{change}: {} messages, {problems:?}", messages.len());
+        assert!(problems.iter().any(|problem| problem.contains("a.db3")), "{problems:?}");
+        assert!(messages.is_sorted_by_key(|(_, time, _)| *time));
+    }
+}
+
+#[test]
+fn a_write_ahead_log_that_a_crash_left_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, crashed) = (folder.path().join("a.db3"), folder.path().join("b.db3"));
+    database(&path, 3, "PRAGMA journal_mode = WAL");
+    let writer = Connection::open(&path).unwrap();
+    writer.execute_batch("PRAGMA wal_autocheckpoint = 0; INSERT INTO messages VALUES (99, 1, 99, x'00')").unwrap();
+    for ending in ["", "-wal"] {
+        let beside = |path: &Path| format!("{}{ending}", path.display());
+        std::fs::copy(beside(&path), beside(&crashed)).unwrap();
+    }
+    let (messages, problems) = read(&crashed);
+    assert_eq!((messages.len(), problems.len()), (4, 0), "{problems:?}");
+}
+
+#[test]
+fn other_tables_are_told_to_be_no_bag() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE photos(id INTEGER)").unwrap();
+    assert!(refusal(&path).contains("no tables `topics` and `messages`"));
+}
