@@ -3,6 +3,7 @@
 use super::{read, refusal};
 use rusqlite::Connection;
 use std::path::Path;
+use xvla_ros::data::bag::Bag;
 
 /// A database of `count` messages of one topic, with times that run backwards, changed by `change`.
 fn database(path: &Path, count: usize, change: &str) {
@@ -167,4 +168,84 @@ fn other_tables_are_told_to_be_no_bag() {
     let path = folder.path().join("a.db3");
     Connection::open(&path).unwrap().execute_batch("CREATE TABLE photos(id INTEGER)").unwrap();
     assert!(refusal(&path).contains("no tables `topics` and `messages`"));
+}
+
+#[test]
+fn a_view_in_the_place_of_definitions_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    let endless = "CREATE VIEW message_definitions AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)
+         SELECT cast(x AS TEXT) AS topic_type, 'ros2msg' AS encoding, 'uint8 a' AS encoded_message_definition FROM n";
+    database(&path, 3, endless);
+    let (messages, problems) = read(&path);
+    assert_eq!((messages.len(), problems), (3, vec![]));
+}
+
+/// Makes each interior page of a table point to one other page many times over: a million million rows in a small file.
+fn lead_in_circles(path: &Path, table: &str) {
+    const PAGE: usize = 4096;
+    const DEPTH: usize = 8;
+    let root = |table: &str| {
+        let query = "SELECT rootpage FROM sqlite_master WHERE name = ?1";
+        Connection::open(path).unwrap().query_row(query, [table], |row| row.get::<_, i64>(0)).unwrap() as usize
+    };
+    let (root, messages) = (root(table), root("messages"));
+    let mut bytes = std::fs::read(path).unwrap();
+    let is_leaf = |page: &usize| bytes[(page - 1) * PAGE] == 0x0d && *page != messages;
+    let leaves: Vec<usize> = (4..=bytes.len() / PAGE).filter(is_leaf).take(DEPTH + 1).collect();
+    let pages: Vec<usize> = std::iter::once(root).chain(leaves).collect();
+    for pair in pages.windows(2) {
+        let next = u32::try_from(pair[1]).unwrap().to_be_bytes();
+        let mut page = vec![0; PAGE];
+        let cells = 60;
+        page[..8].copy_from_slice(&[5, 0, 0, 0, cells, 0, 0, 0]);
+        page[5..7].copy_from_slice(&(PAGE as u16 - 6 * u16::from(cells)).to_be_bytes());
+        page[8..12].copy_from_slice(&next);
+        for cell in 0..usize::from(cells) {
+            let at = PAGE - 6 * (cell + 1);
+            page[12 + 2 * cell..14 + 2 * cell].copy_from_slice(&(at as u16).to_be_bytes());
+            page[at..at + 4].copy_from_slice(&next);
+            page[at + 4..at + 6].copy_from_slice(&[0x81, cell as u8]);
+        }
+        bytes[(pair[0] - 1) * PAGE..pair[0] * PAGE].copy_from_slice(&page);
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn pages_that_lead_in_circles_are_told_once() {
+    for change in ["", "CREATE INDEX timestamp_idx ON messages (timestamp ASC)"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db3");
+        database(&path, 300, change);
+        lead_in_circles(&path, "messages");
+        let (messages, problems) = read(&path);
+        assert!(!messages.is_empty() && messages.len() < 300, "{change}: {} messages", messages.len());
+        let circles = problems.iter().filter(|problem| problem.contains("its rows are out of order")).count();
+        assert_eq!(circles, 1, "{change}: {problems:?}");
+    }
+}
+
+#[test]
+fn topics_that_lead_in_circles_are_told_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    database(&path, 300, "");
+    lead_in_circles(&path, "topics");
+    let told = match Bag::open(&path) {
+        Ok(bag) => bag.problems().iter().map(ToString::to_string).collect(),
+        Err(refusal) => vec![refusal.to_string()],
+    };
+    assert!(told.len() == 1 && told[0].contains("table `topics`: its rows are out of order"), "{told:?}");
+}
+
+#[test]
+fn a_value_that_is_longer_than_any_message_is_not_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    let computed = "ALTER TABLE messages DROP COLUMN data; ALTER TABLE messages ADD data AS (zeroblob(1000000000))";
+    database(&path, 1, computed);
+    let (messages, problems) = read(&path);
+    assert_eq!((messages.len(), problems.len()), (0, 1), "{problems:?}");
+    assert!(problems[0].contains("row 1 of `messages`: string or blob too big: left out"), "{problems:?}");
 }

@@ -1,9 +1,15 @@
 //! Opens SQLite files that may be damaged, hostile or left by a crash, and changes none of them.
 
 use super::super::problem::{At, Problem};
+use super::MAX_MESSAGE_BYTES;
+use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::sync::Arc;
+
+/// The longest value that SQLite makes room for, bytes: a little more than the longest message, so that one which is too
+/// long is told with its length.
+const MAX_VALUE_BYTES: i32 = (MAX_MESSAGE_BYTES + (1 << 20)) as i32;
 
 /// Opens a database without ever changing it or its folder. A journal beside it, which a recorder leaves that was
 /// killed, is taken into account where SQLite can; otherwise the problem says that it is not.
@@ -39,7 +45,9 @@ pub(super) fn connect(path: &Path, shown: &Arc<Path>, problems: &mut Vec<Problem
 fn open(path: &Path, query: &str, damaged: &str) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let database = Connection::open_with_flags(format!("file:{}?{query}", escaped(path)), flags)?;
-    // What a hostile file defines as views or triggers must not run.
+    // A column may be computed, and a row may say that it is as long as SQLite takes: a gigabyte.
+    database.set_limit(Limit::SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)?;
+    // Views and computed columns of a hostile file must not call functions that do anything. Views are never read.
     database.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA query_only = ON; PRAGMA cell_size_check = ON;")?;
     database.execute_batch(&format!("PRAGMA writable_schema = {damaged}"))?;
     database.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;

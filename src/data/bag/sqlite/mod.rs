@@ -3,20 +3,27 @@
 mod connect;
 mod order;
 mod reading;
+mod rows;
 
 pub(super) use reading::Reading;
 
 use super::problem::{At, Problem};
 use super::topic::{BagTopic, Definition, Numbers, Topics};
 use connect::{connect, told};
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, Row, params};
+use rows::{each_row, has, is_table, number_of, text};
+use rusqlite::Connection;
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How SQLite's files begin.
 pub(super) const MAGIC: &[u8] = b"SQLite format 3\0";
+/// The longest message, bytes.
+const MAX_MESSAGE_BYTES: usize = 256 << 20;
+/// Message definitions are kept up to this many bytes together: more than any bag's, which are some kilobytes each.
+const MAX_DEFINITIONS_BYTES: usize = 64 << 20;
+
 /// An SQLite file that has been looked into.
 #[derive(Clone, Debug)]
 pub(super) struct SqliteFile {
@@ -46,23 +53,25 @@ impl SqliteFile {
         let whole = |reason: String| Problem::new(shown, At::File, reason);
         let length = std::fs::metadata(path).map_err(|error| whole(error.to_string()))?.len();
         let database = connect(path, shown, problems)?;
-        let tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name IN ('topics', 'messages')";
-        let tables: i64 = database.query_row(tables, [], |row| row.get(0)).map_err(|error| whole(told(&error)))?;
-        if tables != 2 {
-            return Err(whole("has no tables `topics` and `messages`: not a bag of ROS 2".to_owned()));
-        }
-        let (mut numbers, mut names) = (Numbers::new(), HashMap::new());
-        for (id, topic) in topics_of(&database).map_err(|error| whole(format!("table `topics`: {}", told(&error))))? {
-            names.insert(id, topic.name.clone());
-            if let Some(number) = topics.add(topic) {
-                numbers.insert(id, number);
+        for table in ["topics", "messages"] {
+            if !is_table(&database, table).map_err(|error| whole(told(&error)))? {
+                return Err(whole("has no tables `topics` and `messages`: not a bag of ROS 2".to_owned()));
             }
         }
-        let time = |which: &str| {
-            database
-                .query_row(&format!("SELECT {which}(timestamp) FROM messages"), [], |row| row.get::<_, Option<i64>>(0))
-        };
-        let span_ns = time("min").ok().flatten().zip(time("max").ok().flatten());
+        let (mut numbers, mut names) = (Numbers::new(), HashMap::new());
+        let end = each_topic(&database, |id, topic| {
+            let name = topic.name.clone();
+            if let Some(number) = topics.add(topic) {
+                numbers.insert(id, number);
+                names.insert(id, name);
+            }
+        });
+        match end {
+            Err(reason) if numbers.is_empty() => return Err(whole(format!("table `topics`: {reason}"))),
+            Err(reason) => problems.push(whole(format!("table `topics`: {reason}: what comes before is read"))),
+            Ok(()) => {}
+        }
+        let span_ns = order::span(&database);
         Ok(Self {
             path: path.to_owned(),
             shown: shown.clone(),
@@ -84,55 +93,57 @@ impl SqliteFile {
     }
 }
 
-/// Whether a table has a column.
-fn has(database: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
-    let query = "SELECT count(*) FROM pragma_table_info(?1) WHERE name = ?2";
-    database.query_row(query, params![table, column], |row| row.get::<_, i64>(0)).map(|count| count > 0)
-}
-
-/// The topics by their ids. Older recorders have no QoS profiles, hashes or definitions.
-fn topics_of(database: &Connection) -> rusqlite::Result<Vec<(i64, BagTopic)>> {
-    let definitions = definitions(database).unwrap_or_default();
-    let optional = |column: &str| {
-        Ok::<_, rusqlite::Error>(if has(database, "topics", column)? { column.to_owned() } else { "''".to_owned() })
-    };
-    let (qos, hash) = (optional("offered_qos_profiles")?, optional("type_description_hash")?);
-    let query = format!("SELECT id, name, type, serialization_format, {qos}, {hash} FROM topics ORDER BY id");
-    let mut statement = database.prepare(&query)?;
-    let mut rows = statement.query([])?;
-    let mut topics = Vec::new();
-    while let Some(row) = rows.next()? {
-        let text = |column: usize| text(row, column);
-        let message_type = text(2);
-        topics.push((
-            row.get(0)?,
-            BagTopic {
-                name: text(1),
+/// Shows `visit` the topics with their ids. Older recorders have no QoS profiles, hashes or definitions.
+///
+/// # Errors
+/// Why the topics end early. Those before have been shown.
+fn each_topic(database: &Connection, mut visit: impl FnMut(i64, BagTopic)) -> Result<(), String> {
+    let definitions = definitions(database);
+    let optional = |column| if has(database, "topics", column) == Ok(true) { column } else { "''" };
+    let (qos, hash) = (optional("offered_qos_profiles"), optional("type_description_hash"));
+    let number = number_of(database, "topics");
+    let query =
+        format!("SELECT {number}, id, name, type, serialization_format, {qos}, {hash} FROM topics ORDER BY {number}");
+    each_row(database, &query, true, |_, row| {
+        // No message can be of a topic whose id is no number.
+        if let Ok(id) = row.get(1) {
+            let text = |column: usize| text(row, column);
+            let message_type = text(3);
+            let topic = BagTopic {
+                name: text(2),
                 definition: definitions.get(&message_type).cloned(),
                 message_type,
-                serialization: text(3),
-                type_hash: Some(text(5)).filter(|hash| !hash.is_empty()),
+                serialization: text(4),
+                type_hash: Some(text(6)).filter(|hash| !hash.is_empty()),
                 messages: None,
-                offered_qos: text(4),
-            },
-        ));
-    }
-    Ok(topics)
+                offered_qos: text(5),
+            };
+            visit(id, topic);
+        }
+        ControlFlow::Continue(())
+    })
 }
 
-/// Message definitions by type, where the recorder stored them.
-fn definitions(database: &Connection) -> rusqlite::Result<HashMap<String, Definition>> {
-    let query = "SELECT topic_type, encoding, encoded_message_definition FROM message_definitions";
-    let mut statement = database.prepare(query)?;
-    let rows =
-        statement.query_map([], |row| Ok((text(row, 0), Definition { encoding: text(row, 1), text: text(row, 2) })))?;
-    rows.filter(|row| row.as_ref().map_or(true, |(_, definition)| !definition.text.is_empty())).collect()
-}
-
-/// A column as text; nothing if it is something else.
-fn text(row: &Row<'_>, column: usize) -> String {
-    match row.get_ref(column) {
-        Ok(ValueRef::Text(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
-        _ => String::new(),
+/// Message definitions by type, where the recorder stored them, and as far as they can be read.
+fn definitions(database: &Connection) -> HashMap<String, Definition> {
+    const TABLE: &str = "message_definitions";
+    let mut found = HashMap::new();
+    if is_table(database, TABLE) != Ok(true) {
+        return found;
     }
+    let number = number_of(database, TABLE);
+    let query =
+        format!("SELECT {number}, topic_type, encoding, encoded_message_definition FROM {TABLE} ORDER BY {number}");
+    let mut left = MAX_DEFINITIONS_BYTES;
+    // A bag is read without definitions as well.
+    let _ = each_row(database, &query, true, |_, row| {
+        let definition = Definition { encoding: text(row, 2), text: text(row, 3) };
+        let Some(rest) = left.checked_sub(definition.text.len()) else { return ControlFlow::Break(()) };
+        left = rest;
+        if !definition.text.is_empty() {
+            found.insert(text(row, 1), definition);
+        }
+        ControlFlow::Continue(())
+    });
+    found
 }

@@ -5,7 +5,7 @@
 //! is told of. The rows that it has not given by then, or at its end, come from the table.
 
 use super::connect::told;
-use super::text;
+use super::rows::{each_time, text, time};
 use rusqlite::{Connection, params};
 use std::collections::HashSet;
 
@@ -26,6 +26,8 @@ enum Source {
 /// The rows of one file, one after the other.
 #[derive(Debug)]
 pub(super) struct Order {
+    /// What numbers the rows.
+    number: &'static str,
     source: Source,
     /// Rows that come next, and the place of the next of them.
     keys: Vec<Key>,
@@ -38,16 +40,17 @@ pub(super) struct Order {
 impl Order {
     /// Adds to `reasons` what is wrong with the table, should it be sorted at once.
     pub(super) fn new(database: &Connection, reasons: &mut Vec<String>) -> Self {
-        let mut plan = String::new();
-        let explained = database.query_row(&format!("EXPLAIN QUERY PLAN {NEXT_TIMES}"), params![0, 1], |row| {
-            plan = text(row, 3);
-            Ok(())
-        });
-        let mut order = Self { source: Source::Index, keys: Vec::new(), next: 0, passed: 0, last: None };
-        if explained.is_err() || !plan.contains("COVERING INDEX") {
+        let number = "id";
+        let mut order = Self { number, source: Source::Index, keys: Vec::new(), next: 0, passed: 0, last: None };
+        if !is_indexed(database, number) {
             order.take_from_table(database, reasons);
         }
         order
+    }
+
+    /// What numbers the rows.
+    pub(super) fn number(&self) -> &'static str {
+        self.number
     }
 
     /// The row whose turn it is; the same one until [`Self::pass`]. Adds to `reasons` what is wrong with the order.
@@ -86,7 +89,7 @@ impl Order {
 
     /// Looks up which rows come next in the index.
     fn look_up(&mut self, database: &Connection, reasons: &mut Vec<String>) {
-        match next_keys(database, self.last) {
+        match next_keys(database, self.number, self.last) {
             Ok(found) if found.is_empty() => self.end_of_index(database, reasons),
             Ok(found) => {
                 (self.keys, self.next) = (ascending(self.last, found), 0);
@@ -102,9 +105,12 @@ impl Order {
     /// than the index gave; if it seems to, all of them are looked at.
     fn end_of_index(&mut self, database: &Connection, reasons: &mut Vec<String>) {
         // Two queries, as one for both would go over all rows, of the index at that.
-        let ends = "SELECT (SELECT min(id) FROM messages NOT INDEXED), (SELECT max(id) FROM messages NOT INDEXED)";
+        let number = self.number;
+        let ends = format!(
+            "SELECT (SELECT min({number}) FROM messages NOT INDEXED), (SELECT max({number}) FROM messages NOT INDEXED)"
+        );
         let ends =
-            database.query_row(ends, [], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)));
+            database.query_row(&ends, [], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, Option<i64>>(1)?)));
         let expected = match ends {
             Ok((Some(first), Some(last))) => i128::from(last) - i128::from(first) + 1,
             Ok(_) => 0,
@@ -113,32 +119,35 @@ impl Order {
         if expected == self.passed as i128 {
             return self.give_up();
         }
-        self.take_from_table(database, reasons);
-        let left = self.keys.len();
-        if left > 0 {
+        let untimed = self.take_from_table(database, reasons);
+        let lacking = self.keys.len() - untimed;
+        if lacking > 0 {
             reasons.push(format!(
-                "its index on `timestamp` lacks {left} of its messages: they come last (`sqlite3 FILE REINDEX` mends it)"
+                "its index on `timestamp` lacks {lacking} of its messages: they come last (`sqlite3 FILE REINDEX` mends \
+                 it)"
+            ));
+        }
+        if untimed > 0 {
+            reasons.push(format!(
+                "the `timestamp` of {untimed} of its messages is no integer: they come last, as if received at time zero"
             ));
         }
     }
 
-    /// Puts the rows in order that the index has not given. If the table is damaged, its rows are taken from both ends up
-    /// to the damage.
-    fn take_from_table(&mut self, database: &Connection, reasons: &mut Vec<String>) {
-        let mut keys = Vec::new();
-        if let Err(problem) = scan(database, true, None, &mut keys) {
-            let ahead = keys.iter().map(|(_, id)| *id).max();
-            reasons.push(match ahead {
-                Some(id) => format!("damaged behind row {id}: {problem}"),
-                None => format!("table `messages`: {problem}"),
-            });
-            // What the other end cannot give has been told.
-            let _ = scan(database, false, ahead, &mut keys);
-        }
+    /// Puts the rows in order that the index has not given; gives the number of those without a time.
+    fn take_from_table(&mut self, database: &Connection, reasons: &mut Vec<String>) -> usize {
         let given = self.given(database);
-        keys.retain(|(_, id)| !given.contains(id));
+        let (mut keys, mut untimed) = (Vec::new(), 0);
+        let end = each_time(database, self.number, |id, time| {
+            if !given.contains(&id) {
+                untimed += usize::from(time.is_none());
+                keys.push((time.unwrap_or(0), id));
+            }
+        });
+        reasons.extend(end.err());
         keys.sort_unstable();
         (self.source, self.keys, self.next) = (Source::Table, keys, 0);
+        untimed
     }
 
     /// The rows that were passed: the index gives the same ones again.
@@ -146,7 +155,7 @@ impl Order {
         let mut given = HashSet::with_capacity(self.passed);
         let (mut left, mut last) = (self.passed, None);
         while left > 0 {
-            let keys = next_keys(database, last).map(|found| ascending(last, found)).unwrap_or_default();
+            let keys = next_keys(database, self.number, last).map(|found| ascending(last, found)).unwrap_or_default();
             given.extend(keys.iter().take(left).map(|(_, id)| *id));
             left = left.saturating_sub(keys.len());
             last = keys.last().copied();
@@ -166,17 +175,57 @@ fn ascending(last: Option<Key>, mut keys: Vec<Key>) -> Vec<Key> {
     keys
 }
 
-const NEXT_OF_TIME: &str = "SELECT timestamp, id FROM messages WHERE timestamp = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
-const NEXT_TIMES: &str = "SELECT timestamp, id FROM messages WHERE timestamp > ?1 ORDER BY timestamp, id LIMIT ?2";
-const FIRST_TIMES: &str = "SELECT timestamp, id FROM messages ORDER BY timestamp, id LIMIT ?1";
+/// First and last receive time, nanoseconds. A damaged table gives those of the rows that can be read.
+pub(super) fn span(database: &Connection) -> Option<(i64, i64)> {
+    let number = "id";
+    if is_indexed(database, number) {
+        let end = |order| {
+            let query =
+                format!("SELECT timestamp FROM messages WHERE timestamp >= ?1 ORDER BY timestamp {order} LIMIT 1");
+            database.query_row(&query, [i64::MIN], |row| row.get(0)).ok()
+        };
+        return end("ASC").zip(end("DESC"));
+    }
+    let mut span: Option<(i64, i64)> = None;
+    // How the table is damaged is told when it is read.
+    let _ = each_time(database, number, |_, time| {
+        if let Some(time) = time {
+            let (first, last) = span.unwrap_or((time, time));
+            span = Some((first.min(time), last.max(time)));
+        }
+    });
+    span
+}
+
+/// Whether an index gives the rows in the order of their times. One on topic and time, say, would be read whole and sorted
+/// for each batch.
+fn is_indexed(database: &Connection, number: &str) -> bool {
+    let plan = || {
+        let mut statement = database.prepare(&format!("EXPLAIN QUERY PLAN {}", from_time(number)))?;
+        let steps = statement.query_map([0, 1], |row| Ok(text(row, 3)))?;
+        steps.collect::<rusqlite::Result<Vec<String>>>()
+    };
+    matches!(plan().as_deref(), Ok([step]) if step.starts_with("SEARCH ") && step.contains(" COVERING INDEX "))
+}
+
+/// The rows from a time on, and how many at most.
+fn from_time(number: &str) -> String {
+    format!("SELECT timestamp, {number} FROM messages WHERE timestamp >= ?1 ORDER BY timestamp, {number} LIMIT ?2")
+}
 
 /// The rows that come behind `last` in the index, at most [`BATCH_ROWS`]. Those of the same time are asked for apart, as
 /// SQLite would otherwise go over all of them each time.
-fn next_keys(database: &Connection, last: Option<Key>) -> rusqlite::Result<Vec<Key>> {
+fn next_keys(database: &Connection, number: &str, last: Option<Key>) -> rusqlite::Result<Vec<Key>> {
     let rows = BATCH_ROWS as i64;
-    let Some((time, id)) = last else { return collect(database, FIRST_TIMES, params![rows]) };
-    let same = collect(database, NEXT_OF_TIME, params![time, id, rows])?;
-    if same.is_empty() { collect(database, NEXT_TIMES, params![time, rows]) } else { Ok(same) }
+    let Some((time, id)) = last else { return collect(database, &from_time(number), params![i64::MIN, rows]) };
+    let same = format!(
+        "SELECT timestamp, {number} FROM messages WHERE timestamp = ?1 AND {number} > ?2 ORDER BY {number} LIMIT ?3"
+    );
+    let same = collect(database, &same, params![time, id, rows])?;
+    match time.checked_add(1) {
+        Some(behind) if same.is_empty() => collect(database, &from_time(number), params![behind, rows]),
+        _ => Ok(same),
+    }
 }
 
 fn collect(database: &Connection, query: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Key>> {
@@ -185,27 +234,24 @@ fn collect(database: &Connection, query: &str, values: &[&dyn rusqlite::ToSql]) 
     rows.collect()
 }
 
-/// Appends the times and numbers of all rows in the table's order or against it, those behind `above` only. The rows before
-/// an error are kept. Numbers that do not run one way would be rows of a page that is given twice, perhaps without end.
-fn scan(database: &Connection, ascending: bool, above: Option<i64>, keys: &mut Vec<Key>) -> Result<(), String> {
-    let order = if ascending { "ASC" } else { "DESC" };
-    let query = format!("SELECT timestamp, id FROM messages NOT INDEXED WHERE id > ?1 ORDER BY id {order}");
-    let wrong = |error: rusqlite::Error| told(&error);
-    let mut statement = database.prepare(&query).map_err(wrong)?;
-    let mut rows = statement.query(params![above.unwrap_or(i64::MIN)]).map_err(wrong)?;
-    let mut previous: Option<i64> = None;
-    while let Some(row) = rows.next().map_err(wrong)? {
-        let id = row.get(1).map_err(wrong)?;
-        if previous.is_some_and(|previous| if ascending { id <= previous } else { id >= previous }) {
-            return Err("its rows are out of order".to_owned());
-        }
-        previous = Some(id);
-        keys.push((time(row, 0), id));
-    }
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// A time; one that is no number is taken for zero.
-pub(super) fn time(row: &rusqlite::Row<'_>, column: usize) -> i64 {
-    row.get(column).unwrap_or(0)
+    #[test]
+    fn only_an_index_that_begins_with_the_time_gives_the_order() {
+        for (index, expected) in [
+            ("timestamp", true),
+            ("timestamp, topic_id", false),
+            ("topic_id, timestamp", false),
+            ("timestamp DESC", false),
+            ("timestamp) WHERE (topic_id = 3", false),
+        ] {
+            let database = Connection::open_in_memory().unwrap();
+            let table =
+                "CREATE TABLE messages (id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB)";
+            database.execute_batch(&format!("{table}; CREATE INDEX i ON messages ({index})")).unwrap();
+            assert_eq!(is_indexed(&database, "rowid"), expected, "{index}");
+        }
+    }
 }

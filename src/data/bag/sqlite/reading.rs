@@ -2,9 +2,10 @@
 
 use super::super::message::Head;
 use super::super::problem::{At, Place, Problem};
-use super::SqliteFile;
 use super::connect::{connect, told};
-use super::order::{Key, Order, time};
+use super::order::{Key, Order};
+use super::rows::time;
+use super::{MAX_MESSAGE_BYTES, SqliteFile};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, Statement};
 use std::collections::HashSet;
@@ -13,8 +14,6 @@ use std::ops::Range;
 /// Messages are copied out of SQLite until this many bytes are there, or this many of them.
 const BATCH_BYTES: usize = 2 << 20;
 const BATCH_ROWS: usize = 1024;
-/// The longest message, bytes.
-const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 /// A message and where its data are, or why there is none.
 type Entry = Result<(Head, Range<usize>), Problem>;
@@ -105,7 +104,8 @@ impl Reading {
         let Self { file, database, wanted, order, batch, data, undeclared, .. } = self;
         let whole = |reason: String| Err(Problem::new(&file.shown, At::File, reason));
         let mut reasons = Vec::new();
-        let mut statement = match database.prepare("SELECT topic_id, data, timestamp FROM messages WHERE id = ?1") {
+        let row_of = format!("SELECT topic_id, data, timestamp FROM messages WHERE {} = ?1", order.number());
+        let mut statement = match database.prepare(&row_of) {
             Ok(statement) => statement,
             Err(error) => {
                 if order.peek(database, &mut reasons).is_some() {
