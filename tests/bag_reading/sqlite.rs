@@ -249,3 +249,15 @@ fn a_value_that_is_longer_than_any_message_is_not_made() {
     assert_eq!((messages.len(), problems.len()), (0, 1), "{problems:?}");
     assert!(problems[0].contains("row 1 of `messages`: string or blob too big: left out"), "{problems:?}");
 }
+
+#[test]
+fn a_write_ahead_log_beside_the_target_of_a_link_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, link) = (folder.path().join("a.db3"), folder.path().join("link.db3"));
+    database(&path, 3, "PRAGMA journal_mode = WAL");
+    let writer = Connection::open(&path).unwrap();
+    writer.execute_batch("PRAGMA wal_autocheckpoint = 0; INSERT INTO messages VALUES (99, 1, 99, x'00')").unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let (messages, problems) = read(&link);
+    assert_eq!((messages.len(), problems.len()), (4, 0), "{problems:?}");
+}

@@ -15,6 +15,8 @@ const MAX_VALUE_BYTES: i32 = (MAX_MESSAGE_BYTES + (1 << 20)) as i32;
 /// killed, is taken into account where SQLite can; otherwise the problem says that it is not.
 pub(super) fn connect(path: &Path, shown: &Arc<Path>, problems: &mut Vec<Problem>) -> Result<Connection, Problem> {
     let whole = |reason: String| Problem::new(shown, At::File, reason);
+    // A journal lies beside the file itself, not beside a link to it.
+    let path = &std::fs::canonicalize(path).map_err(|error| whole(error.to_string()))?;
     for (ending, name) in [("-wal", "write-ahead log"), ("-journal", "journal")] {
         let mut beside = path.as_os_str().to_owned();
         beside.push(ending);
