@@ -261,3 +261,68 @@ fn a_write_ahead_log_beside_the_target_of_a_link_is_read() {
     let (messages, problems) = read(&link);
     assert_eq!((messages.len(), problems.len()), (4, 0), "{problems:?}");
 }
+
+/// Makes the table anew with other columns.
+fn with_columns(columns: &str) -> String {
+    format!(
+        "ALTER TABLE messages RENAME TO old; CREATE TABLE messages {columns};
+         INSERT INTO messages (id, topic_id, timestamp, data) SELECT id, topic_id, timestamp, data FROM old;
+         DROP TABLE old;"
+    )
+}
+
+const WITHOUT_KEY: &str = "(id INTEGER, topic_id INTEGER, timestamp INTEGER, data BLOB)";
+const INDEX: &str = "CREATE INDEX timestamp_idx ON messages (timestamp ASC);";
+
+#[test]
+fn all_rows_are_read_whatever_their_column_id_holds() {
+    for ids in ["NULL", "id % 60", "CASE WHEN id % 10 = 0 THEN NULL ELSE id END", "'x'", "-id"] {
+        for index in ["", INDEX] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.db3");
+            database(&path, 120, &format!("{} UPDATE messages SET id = {ids}; {index}", with_columns(WITHOUT_KEY)));
+            let (messages, problems) = read(&path);
+            let times: Vec<i64> = messages.into_iter().map(|(_, time, _)| time).collect();
+            assert_eq!((times, problems), ((1..=120).collect(), vec![]), "{ids}; {index}");
+        }
+    }
+}
+
+#[test]
+fn the_lowest_and_the_highest_row_number_are_numbers_like_others() {
+    for index in ["", INDEX] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db3");
+        let ends = "UPDATE messages SET id = -9223372036854775808 WHERE id = 7;
+             UPDATE messages SET id = 9223372036854775807 WHERE id = 9;";
+        database(&path, 120, &format!("{ends} {index}"));
+        let (messages, problems) = read(&path);
+        assert_eq!((messages.len(), problems), (120, vec![]), "{index}");
+    }
+}
+
+#[test]
+fn a_table_without_row_numbers_is_read_by_its_key() {
+    for index in ["", INDEX] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db3");
+        let columns = "(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB) WITHOUT ROWID";
+        database(&path, 120, &format!("{} {index}", with_columns(columns)));
+        let (messages, problems) = read(&path);
+        assert_eq!((messages.len(), problems), (120, vec![]), "{index}");
+    }
+}
+
+#[test]
+fn messages_without_a_time_come_last_beside_times_below_zero() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.db3");
+    let change = "UPDATE messages SET timestamp = NULL WHERE id % 10 = 0;
+         UPDATE messages SET timestamp = -id WHERE id % 10 = 1;";
+    database(&path, 120, &format!("{change} {INDEX}"));
+    let (messages, problems) = read(&path);
+    let times: Vec<i64> = messages.iter().map(|(_, time, _)| *time).collect();
+    assert_eq!((times.len(), times[0], times[11], &times[108..]), (120, -111, -1, [0; 12].as_slice()));
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("`timestamp` of 12 of its messages is no integer: they come last"), "{problems:?}");
+}

@@ -5,7 +5,7 @@
 //! is told of. The rows that it has not given by then, or at its end, come from the table.
 
 use super::connect::told;
-use super::rows::{each_time, text, time};
+use super::rows::{each_time, number_of, text, time};
 use rusqlite::{Connection, params};
 use std::collections::HashSet;
 
@@ -40,7 +40,7 @@ pub(super) struct Order {
 impl Order {
     /// Adds to `reasons` what is wrong with the table, should it be sorted at once.
     pub(super) fn new(database: &Connection, reasons: &mut Vec<String>) -> Self {
-        let number = "id";
+        let number = number_of(database, "messages");
         let mut order = Self { number, source: Source::Index, keys: Vec::new(), next: 0, passed: 0, last: None };
         if !is_indexed(database, number) {
             order.take_from_table(database, reasons);
@@ -177,7 +177,7 @@ fn ascending(last: Option<Key>, mut keys: Vec<Key>) -> Vec<Key> {
 
 /// First and last receive time, nanoseconds. A damaged table gives those of the rows that can be read.
 pub(super) fn span(database: &Connection) -> Option<(i64, i64)> {
-    let number = "id";
+    let number = number_of(database, "messages");
     if is_indexed(database, number) {
         let end = |order| {
             let query =
