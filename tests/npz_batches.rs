@@ -292,7 +292,10 @@ fn a_bomb_is_refused_from_its_directory_before_anything_is_inflated() {
 #[test]
 fn a_bomb_that_lies_about_its_size_is_stopped_while_inflating() {
     let folder = Folder::new();
-    write_members(&folder.path(), CompressionMethod::Deflated, &[("input_ids.npy", vec![0; 8 << 20])]);
+    let mut member = encode(&NpyArray { shape: vec![109], data: NpyData::I64(vec![0; 109]) }).unwrap();
+    assert_eq!(member.len(), 1000);
+    member.resize(8 << 20, 0);
+    write_members(&folder.path(), CompressionMethod::Deflated, &[("input_ids.npy", member)]);
     // The inflated size stands in the local header and in the directory; say 1,000 in both.
     let mut bytes = std::fs::read(folder.path()).unwrap();
     let declared = (8_u32 << 20).to_le_bytes();
@@ -306,6 +309,60 @@ fn a_bomb_that_lies_about_its_size_is_stopped_while_inflating() {
     let mut npz = NpzReader::open(&folder.path(), Limits::default()).unwrap();
     let error = npz.read("input_ids").unwrap_err().to_string();
     assert!(error.contains("`input_ids`") && error.contains("larger than its declared"), "{error}");
+}
+
+/// [`batch`] with one member replaced.
+fn with_member(path: &Path, method: CompressionMethod, key: &str, member: Vec<u8>) {
+    let others = arrays().into_iter().filter(|(name, _)| *name != key);
+    let mut members: Vec<_> = others.map(|(name, array)| (format!("{name}.npy"), encode(&array).unwrap())).collect();
+    members.push((format!("{key}.npy"), member));
+    let members: Vec<_> = members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    write_members(path, method, &members);
+}
+
+#[test]
+fn values_that_would_outgrow_the_limit_when_they_are_cast_are_refused() {
+    let folder = Folder::new();
+    for (key, shape, bytes) in
+        [("input_ids", vec![1, 900_000], 7_200_000), ("image_input", vec![2, 1, 3, 500, 300], 3_600_000)]
+    {
+        let data = NpyData::I8(vec![0; shape.iter().product()]);
+        let member = encode(&NpyArray { shape, data }).unwrap();
+        with_member(&folder.path(), CompressionMethod::Deflated, key, member);
+        let error = read_batch(&folder.path(), Limits { max_bytes: 1 << 20, ..Limits::default() }).unwrap_err();
+        let DatasetError::TooLarge { key: named, bytes: needed, .. } = &error else { panic!("{error}") };
+        assert_eq!(named, key);
+        // What the arrays before take is counted with it.
+        assert!((bytes..bytes + 1000).contains(needed), "{error}");
+    }
+}
+
+#[test]
+fn type_and_shape_are_judged_before_the_values_are_looked_at() {
+    let judged = |shape: &[usize], spoil: &dyn Fn(&mut Vec<u8>)| {
+        let folder = Folder::new();
+        let data = NpyData::F32(vec![0.0; shape.iter().product()]);
+        let mut member = encode(&NpyArray { shape: shape.to_vec(), data }).unwrap();
+        spoil(&mut member);
+        with_member(&folder.path(), CompressionMethod::Stored, "image_input", member);
+        let mut bytes = std::fs::read(folder.path()).unwrap();
+        // A value that does not have the checksum that the archive says, far behind the header.
+        let start = bytes.windows(11).position(|window| window == b"image_input").unwrap();
+        bytes[start + 30_000] ^= 1;
+        std::fs::write(folder.path(), bytes).unwrap();
+        read(&folder.path()).unwrap_err()
+    };
+    let damaged = judged(&[2, 2, 3, 40, 60], &|_| {});
+    assert!(matches!(damaged, DatasetError::Array { .. }), "{damaged}");
+    let shape = judged(&[2, 2, 4, 40, 60], &|_| {});
+    assert!(matches!(shape, DatasetError::Shape { .. }), "{shape}");
+    let dtype = judged(&[2, 2, 3, 40, 60], &|member| {
+        let at = member.windows(3).position(|window| window == b"<f4").unwrap();
+        member[at..at + 3].copy_from_slice(b"<c8");
+    });
+    assert!(matches!(dtype, DatasetError::Dtype { .. }), "{dtype}");
+    let longer = judged(&[2, 2, 3, 40, 60], &|member| member.extend([0; 400]));
+    assert!(longer.to_string().contains("takes 115200 bytes, but 115600 are there"), "{longer}");
 }
 
 #[test]

@@ -41,30 +41,26 @@ pub struct Batch {
 pub fn read_batch(path: &Path, limits: Limits) -> Result<Batch, DatasetError> {
     let mut file = BatchFile { path, npz: NpzReader::open(path, limits)? };
 
-    let (shape, input_ids) = file.integers("input_ids")?;
-    let [batch, tokens] = file.extents("input_ids", shape, "[B, L]", |[b, l]| b > 0 && l > 0)?;
+    let shape = |[b, l]: [usize; 2]| b > 0 && l > 0;
+    let ([batch, tokens], input_ids) = file.integers("input_ids", "[B, L]", shaped(shape))?;
 
-    let array = file.require("image_input", "float32 or float16")?;
-    let (shape, image_input) = file.floats("image_input", array)?;
     let expected = format!("[B={batch}, V, 3, H, W]");
-    let accepted = |[b, v, c, h, w]: [usize; 5]| b == batch && v > 0 && c == 3 && h > 0 && w > 0;
-    let [_, views, _, height, width] = file.extents("image_input", shape, &expected, accepted)?;
+    let shape = |[b, v, c, h, w]: [usize; 5]| b == batch && v > 0 && c == 3 && h > 0 && w > 0;
+    let images = file.floats("image_input", "float32 or float16", &expected, shaped(shape))?;
+    let ([_, views, _, height, width], image_input) = images.ok_or_else(|| file.npz.missing("image_input"))?;
 
-    let (shape, image_mask) = file.booleans("image_mask")?;
     let expected = format!("[B={batch}, V={views}]");
-    file.extents("image_mask", shape, &expected, |found| found == [batch, views])?;
+    let (_, image_mask) = file.booleans("image_mask", &expected, shaped(|found| found == [batch, views]))?;
+    let (_, domain_id) = file.integers("domain_id", &format!("[B={batch}]"), shaped(|found| found == [batch]))?;
 
-    let (shape, domain_id) = file.integers("domain_id")?;
-    file.extents("domain_id", shape, &format!("[B={batch}]"), |found| found == [batch])?;
-
-    let array = file.require("proprio", "float32")?;
-    let (mut shape, proprio) = file.floats("proprio", array)?;
-    if let [b, _, _, ..] = *shape
-        && b == batch
-    {
-        shape = vec![b, proprio.len().checked_div(b).unwrap_or(0)];
-    }
-    let [_, proprio_dim] = file.extents("proprio", shape, &format!("[B={batch}, P]"), |[b, _]| b == batch)?;
+    let shape = |shape: &[usize]| match shape {
+        [b, rest @ ..] if *b == batch && !rest.is_empty() => {
+            Some([batch, rest.iter().try_fold(1_usize, |count, extent| count.checked_mul(*extent))?])
+        }
+        _ => None,
+    };
+    let state = file.floats("proprio", "float32", &format!("[B={batch}, P]"), shape)?;
+    let ([_, proprio_dim], proprio) = state.ok_or_else(|| file.npz.missing("proprio"))?;
 
     let noise = file.chunk("noise", batch)?;
     let actions = file.chunk("actions", batch)?;
@@ -139,6 +135,14 @@ fn with_expected(error: DatasetError, expected: &'static str) -> DatasetError {
     }
 }
 
+/// The extents of an array and its values; `None` when there is none.
+type Found<T, const N: usize> = Option<([usize; N], T)>;
+
+/// The extents of a shape of `N` dimensions that `accepts` agrees with.
+fn shaped<const N: usize>(accepts: impl Fn([usize; N]) -> bool) -> impl Fn(&[usize]) -> Option<[usize; N]> {
+    move |shape| <[usize; N]>::try_from(shape).ok().filter(|extents| accepts(*extents))
+}
+
 /// An archive being read as a batch: every error gets the file's path.
 struct BatchFile<'a> {
     path: &'a Path,
@@ -146,26 +150,63 @@ struct BatchFile<'a> {
 }
 
 impl BatchFile<'_> {
-    fn require(&mut self, key: &str, expected: &'static str) -> Result<NpyArray, DatasetError> {
-        self.npz.require(key).map_err(|error| with_expected(error, expected))
+    /// Reads an array whose shape `extents` understands, and whose values are cast to some of `value_bytes` each.
+    /// Type and shape are judged before the values are looked at.
+    fn read<const N: usize>(
+        &mut self,
+        key: &str,
+        (dtype, value_bytes): (&'static str, usize),
+        expected: &str,
+        extents: impl FnOnce(&[usize]) -> Option<[usize; N]>,
+    ) -> Result<Found<NpyData, N>, DatasetError> {
+        let mut judged = None;
+        let array = self.npz.read_as(key, value_bytes, |shape| {
+            judged = extents(shape);
+            judged.map(drop).ok_or_else(|| DatasetError::Shape {
+                path: self.path.to_owned(),
+                key: key.to_owned(),
+                expected: expected.to_owned(),
+                found: shape.to_vec(),
+            })
+        });
+        let array = array.map_err(|error| with_expected(error, dtype))?;
+        Ok(judged.zip(array.map(|array| array.data)))
     }
 
-    fn integers(&mut self, key: &str) -> Result<(Vec<usize>, Vec<i64>), DatasetError> {
-        let NpyArray { shape, data } = self.require(key, "int64")?;
-        let values = self.exact(key, "int64", data, NpyData::into_i64)?;
-        Ok((shape, values))
+    fn integers<const N: usize>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        extents: impl FnOnce(&[usize]) -> Option<[usize; N]>,
+    ) -> Result<([usize; N], Vec<i64>), DatasetError> {
+        let found = self.read(key, ("int64", size_of::<i64>()), expected, extents)?;
+        let (extents, data) = found.ok_or_else(|| self.npz.missing(key))?;
+        Ok((extents, self.exact(key, "int64", data, NpyData::into_i64)?))
     }
 
-    fn booleans(&mut self, key: &str) -> Result<(Vec<usize>, Vec<bool>), DatasetError> {
-        let NpyArray { shape, data } = self.require(key, "bool")?;
-        let values = self.exact(key, "bool", data, NpyData::into_bool)?;
-        Ok((shape, values))
+    fn booleans<const N: usize>(
+        &mut self,
+        key: &str,
+        expected: &str,
+        extents: impl FnOnce(&[usize]) -> Option<[usize; N]>,
+    ) -> Result<([usize; N], Vec<bool>), DatasetError> {
+        let found = self.read(key, ("bool", size_of::<bool>()), expected, extents)?;
+        let (extents, data) = found.ok_or_else(|| self.npz.missing(key))?;
+        Ok((extents, self.exact(key, "bool", data, NpyData::into_bool)?))
     }
 
-    fn floats(&self, key: &str, array: NpyArray) -> Result<(Vec<usize>, Vec<f32>), DatasetError> {
-        let values = self.exact(key, "float32", array.data, NpyData::into_f32)?;
+    fn floats<const N: usize>(
+        &mut self,
+        key: &str,
+        dtype: &'static str,
+        expected: &str,
+        extents: impl FnOnce(&[usize]) -> Option<[usize; N]>,
+    ) -> Result<Found<Vec<f32>, N>, DatasetError> {
+        let found = self.read(key, (dtype, size_of::<f32>()), expected, extents)?;
+        let Some((extents, data)) = found else { return Ok(None) };
+        let values = self.exact(key, "float32", data, NpyData::into_f32)?;
         match values.iter().position(|value| !value.is_finite()) {
-            None => Ok((array.shape, values)),
+            None => Ok(Some((extents, values))),
             Some(index) => Err(DatasetError::NotFinite { path: self.path.to_owned(), key: key.to_owned(), index }),
         }
     }
@@ -191,30 +232,8 @@ impl BatchFile<'_> {
 
     /// An optional [B, T, A] array.
     fn chunk(&mut self, key: &str, batch: usize) -> Result<Option<HostArray>, DatasetError> {
-        let Some(array) = self.npz.read(key).map_err(|error| with_expected(error, "float32"))? else {
-            return Ok(None);
-        };
-        let (shape, data) = self.floats(key, array)?;
-        let accepted = |[b, t, a]: [usize; 3]| b == batch && t > 0 && a > 0;
-        let shape = self.extents(key, shape, &format!("[B={batch}, T, A]"), accepted)?;
-        Ok(Some(HostArray { shape: shape.to_vec(), data }))
-    }
-
-    /// The extents of an array of `N` dimensions that `accepted` agrees with.
-    fn extents<const N: usize>(
-        &self,
-        key: &str,
-        shape: Vec<usize>,
-        expected: &str,
-        accepted: impl FnOnce([usize; N]) -> bool,
-    ) -> Result<[usize; N], DatasetError> {
-        let refuse = |found| DatasetError::Shape {
-            path: self.path.to_owned(),
-            key: key.to_owned(),
-            expected: expected.to_owned(),
-            found,
-        };
-        let extents = <[usize; N]>::try_from(shape).map_err(refuse)?;
-        if accepted(extents) { Ok(extents) } else { Err(refuse(extents.to_vec())) }
+        let shape = |[b, t, a]: [usize; 3]| b == batch && t > 0 && a > 0;
+        let found = self.floats(key, "float32", &format!("[B={batch}, T, A]"), shaped(shape))?;
+        Ok(found.map(|(extents, data)| HostArray { shape: extents.to_vec(), data }))
     }
 }

@@ -48,7 +48,7 @@ macro_rules! elements {
             }
         }
 
-        #[derive(Clone, Copy)]
+        #[derive(Clone, Copy, Debug, PartialEq)]
         enum Element {
             $( $Variant, )+
         }
@@ -108,19 +108,62 @@ fn malformed(reason: impl Into<String>) -> NpyError {
     NpyError::Malformed(reason.into())
 }
 
+/// What an array's header says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct NpyHead {
+    pub(super) shape: Vec<usize>,
+    /// Byte order and element type, such as `<f4`.
+    descr: String,
+    element: Element,
+    big_endian: bool,
+    fortran_order: bool,
+    /// Where its values begin, bytes.
+    values_at: usize,
+}
+
+impl NpyHead {
+    /// So many bytes at the start of a file hold every header.
+    pub(super) const MAX_BYTES: u64 = header::MAX_BYTES;
+
+    /// Reads the header of a file of which only the start may be there.
+    ///
+    /// # Errors
+    /// See [`NpyError`].
+    pub(super) fn read(start: &[u8]) -> Result<Self, NpyError> {
+        let (Header { descr, fortran_order, shape }, rest) = Header::split(start)?;
+        let (element, big_endian) = Element::parse(&descr).ok_or_else(|| NpyError::Dtype(descr.clone()))?;
+        Ok(Self { shape, descr, element, big_endian, fortran_order, values_at: start.len() - rest.len() })
+    }
+
+    /// Bytes of the values where each takes `least` or more; `None` for more than a machine can count.
+    pub(super) fn bytes(&self, least: usize) -> Option<usize> {
+        count(&self.shape).and_then(|count| count.checked_mul(self.element.size().max(least)))
+    }
+
+    /// Compares the shape with a file's `length` in bytes.
+    ///
+    /// # Errors
+    /// It has more or fewer values.
+    pub(super) fn check_length(&self, length: u64) -> Result<(), NpyError> {
+        let (needed, found) = (self.bytes(0), length.saturating_sub(self.values_at as u64));
+        if needed.is_some_and(|needed| needed as u64 == found) {
+            return Ok(());
+        }
+        let needed = needed.map_or("more than memory can hold".to_owned(), |needed| format!("{needed} bytes"));
+        let Self { shape, descr, .. } = self;
+        Err(malformed(format!("shape {shape:?} of {descr} takes {needed}, but {found} are there")))
+    }
+}
+
 /// Reads one array from the bytes of a `.npy` file; Fortran order is brought to row-major.
 ///
 /// # Errors
 /// See [`NpyError`]; bytes that do not match the header's shape exactly are damage.
 pub fn decode(bytes: &[u8]) -> Result<NpyArray, NpyError> {
-    let (Header { descr, fortran_order, shape }, body) = Header::split(bytes)?;
-    let (element, big_endian) = Element::parse(&descr).ok_or_else(|| NpyError::Dtype(descr.clone()))?;
-    let needed = count(&shape).and_then(|count| count.checked_mul(element.size()));
-    if needed != Some(body.len()) {
-        let needed = needed.map_or("more than memory can hold".to_owned(), |needed| format!("{needed} bytes"));
-        let found = body.len();
-        return Err(malformed(format!("shape {shape:?} of {descr} takes {needed}, but {found} are there")));
-    }
+    let head = NpyHead::read(bytes)?;
+    head.check_length(bytes.len() as u64)?;
+    let NpyHead { shape, element, big_endian, fortran_order, values_at, .. } = head;
+    let body = bytes.get(values_at..).unwrap_or_default();
     let stored = Stored { body, big_endian, column_major: fortran_order.then_some(shape.as_slice()) };
     let data = match element {
         Element::Bool => {

@@ -1,6 +1,6 @@
 //! NumPy's archives (`.npz`): a zip whose members are `<key>.npy`, stored or deflated.
 
-use super::npy::{self, NpyArray, NpyError};
+use super::npy::{self, NpyArray, NpyError, NpyHead};
 use crate::data::DatasetError;
 use crate::data::partial::partial_file;
 use crate::error::{PROBE_BYTES, check_content};
@@ -14,7 +14,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 /// How much a file may make this program allocate, whatever the file says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of all arrays together, inflated.
+    /// Bytes of all arrays together, inflated, and as what they become where they are cast.
     pub max_bytes: u64,
     /// Members of the archive.
     pub max_members: usize,
@@ -38,7 +38,7 @@ pub struct NpzReader {
     limits: Limits,
     /// Length of the file.
     length: u64,
-    /// Bytes inflated so far.
+    /// Bytes that the arrays take which were read so far.
     used: u64,
 }
 
@@ -92,13 +92,23 @@ impl NpzReader {
     /// # Errors
     /// A damaged or unsupported member, or one that inflates to something else than it declared.
     pub fn read(&mut self, key: &str) -> Result<Option<NpyArray>, DatasetError> {
-        match self.archive.index_for_name(&format!("{key}.npy")) {
-            Some(index) => {
-                let bytes = self.inflate(key, index)?;
-                npy::decode(&bytes).map(Some).map_err(|error| self.npy_error(key, error))
-            }
-            None => Ok(None),
-        }
+        self.read_as(key, 0, |_| Ok(()))
+    }
+
+    /// Reads the array called `key`, each value of which takes `value_bytes` or more once it is cast. Its shape is shown to
+    /// `accept` and held against the limit before more than its header is inflated: a small file can hold billions of zeros.
+    ///
+    /// # Errors
+    /// As [`Self::read`], or what `accept` has against the shape.
+    pub fn read_as(
+        &mut self,
+        key: &str,
+        value_bytes: usize,
+        accept: impl FnOnce(&[usize]) -> Result<(), DatasetError>,
+    ) -> Result<Option<NpyArray>, DatasetError> {
+        let Some(index) = self.archive.index_for_name(&format!("{key}.npy")) else { return Ok(None) };
+        let bytes = self.inflate(key, index, value_bytes, accept)?;
+        npy::decode(&bytes).map(Some).map_err(|error| npy_error(&self.path, key, error))
     }
 
     /// Reads the array called `key`.
@@ -106,19 +116,29 @@ impl NpzReader {
     /// # Errors
     /// As [`Self::read`], or when there is none.
     pub fn require(&mut self, key: &str) -> Result<NpyArray, DatasetError> {
-        self.read(key)?.ok_or_else(|| {
-            let keys = self.keys();
-            DatasetError::MissingKey {
-                path: self.path.clone(),
-                key: key.to_owned(),
-                present: if keys.is_empty() { "no arrays".to_owned() } else { keys.join(", ") },
-            }
-        })
+        self.read(key)?.ok_or_else(|| self.missing(key))
     }
 
-    fn inflate(&mut self, key: &str, index: usize) -> Result<Vec<u8>, DatasetError> {
+    /// The error that there is no array called `key`.
+    pub fn missing(&self, key: &str) -> DatasetError {
+        let keys = self.keys();
+        DatasetError::MissingKey {
+            path: self.path.clone(),
+            key: key.to_owned(),
+            present: if keys.is_empty() { "no arrays".to_owned() } else { keys.join(", ") },
+        }
+    }
+
+    fn inflate(
+        &mut self,
+        key: &str,
+        index: usize,
+        value_bytes: usize,
+        accept: impl FnOnce(&[usize]) -> Result<(), DatasetError>,
+    ) -> Result<Vec<u8>, DatasetError> {
         let path = self.path.clone();
         let damaged = |reason: String| DatasetError::Array { path: path.clone(), key: key.to_owned(), reason };
+        let truncated = |error: std::io::Error| damaged(format!("truncated or damaged: {error}"));
         let left = self.limits.max_bytes.saturating_sub(self.used);
 
         let member = self.archive.by_index(index).map_err(|error| damaged(error.to_string()))?;
@@ -127,22 +147,31 @@ impl NpzReader {
             return Err(damaged(format!("compression {method:?} is not supported: expected stored or deflated")));
         }
         let declared = member.size();
-        let reserved = declared.min(self.length.saturating_add(RESERVED_BYTES)).min(left);
-        let mut bytes = Vec::with_capacity(reserved as usize);
         // One byte more than declared tells an honest member from one that lies about its size.
         let mut content = member.take(declared.saturating_add(1).min(left.saturating_add(1)));
-        content.read_to_end(&mut bytes).map_err(|error| damaged(format!("truncated or damaged: {error}")))?;
+        let mut bytes = Vec::new();
+        content.by_ref().take(NpyHead::MAX_BYTES).read_to_end(&mut bytes).map_err(truncated)?;
+        let head = NpyHead::read(&bytes).map_err(|error| npy_error(&path, key, error))?;
+        accept(&head.shape)?;
+        head.check_length(declared).map_err(|error| npy_error(&path, key, error))?;
+        let kept = head.bytes(value_bytes).map_or(u64::MAX, |bytes| bytes as u64);
+        if kept <= left {
+            let reserved = declared.min(self.length.saturating_add(RESERVED_BYTES)).min(left);
+            bytes.reserve((reserved as usize).saturating_sub(bytes.len()));
+            content.read_to_end(&mut bytes).map_err(truncated)?;
+        }
         drop(content);
 
         let found = bytes.len() as u64;
-        if found > left {
-            return Err(self.too_large(key, self.used.saturating_add(found)));
+        let taken = found.max(kept);
+        if taken > left {
+            return Err(self.too_large(key, self.used.saturating_add(taken)));
         }
         if found != declared {
             let relation = if found > declared { "more than" } else { "less than" };
             return Err(damaged(format!("inflates to {relation} the {declared} bytes that the directory declares")));
         }
-        self.used = self.used.saturating_add(found);
+        self.used = self.used.saturating_add(taken);
         Ok(bytes)
     }
 
@@ -153,15 +182,13 @@ impl NpzReader {
     fn too_large(&self, key: &str, bytes: u64) -> DatasetError {
         DatasetError::TooLarge { path: self.path.clone(), key: key.to_owned(), bytes, limit: self.limits.max_bytes }
     }
+}
 
-    fn npy_error(&self, key: &str, error: NpyError) -> DatasetError {
-        let (path, key) = (self.path.clone(), key.to_owned());
-        match error {
-            NpyError::Malformed(reason) => DatasetError::Array { path, key, reason },
-            NpyError::Dtype(found) => {
-                DatasetError::Dtype { path, key, expected: "int64, float32, float16 or bool", found }
-            }
-        }
+fn npy_error(path: &Path, key: &str, error: NpyError) -> DatasetError {
+    let (path, key) = (path.to_owned(), key.to_owned());
+    match error {
+        NpyError::Malformed(reason) => DatasetError::Array { path, key, reason },
+        NpyError::Dtype(found) => DatasetError::Dtype { path, key, expected: "int64, float32, float16 or bool", found },
     }
 }
 

@@ -5,6 +5,8 @@ use super::{NpyError, malformed};
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// NumPy refuses longer headers too, unless told otherwise.
 const MAX_HEADER_BYTES: usize = 10_000;
+/// Magic, version and length take 12 bytes at most.
+pub(super) const MAX_BYTES: u64 = 12 + MAX_HEADER_BYTES as u64;
 /// NumPy's limit on dimensions.
 const MAX_DIMENSIONS: usize = 64;
 
