@@ -116,3 +116,70 @@ fn a_bag_without_messages_has_topics_and_no_span() {
     assert_eq!(bag.span(), None);
     assert_eq!(drain(&bag, bag.read(|_| true)).0, []);
 }
+
+/// Offset, opcode and length of each record from `at` on.
+fn records(bytes: &[u8], mut at: usize) -> Vec<(usize, u8, usize)> {
+    let mut found = Vec::new();
+    while at + 9 <= bytes.len() - 8 {
+        let length = 9 + number(bytes, at + 1) as usize;
+        found.push((at, bytes[at], length));
+        at += length;
+    }
+    found
+}
+
+fn number(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+fn add(bytes: &mut [u8], at: usize, more: usize) {
+    let sum = number(bytes, at) + more as u64;
+    bytes[at..at + 8].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// Inserts `more` at an offset behind all chunks, so that only the offsets of the footer change.
+fn insert(bytes: &mut Vec<u8>, at: usize, more: &[u8]) {
+    let footer = bytes.len() - 37;
+    for place in [footer + 9, footer + 17] {
+        if number(bytes, place) as usize >= at && number(bytes, place) > 0 {
+            add(bytes, place, more.len());
+        }
+    }
+    bytes.splice(at..at, more.iter().copied());
+}
+
+/// The first record of `opcode`.
+fn first(bytes: &[u8], opcode: u8) -> (usize, usize) {
+    let (at, _, length) = records(bytes, 8).into_iter().find(|(_, found, _)| *found == opcode).unwrap();
+    (at, length)
+}
+
+#[test]
+fn messages_outside_of_chunks_are_read_beside_a_summary() {
+    let mut bytes = std::fs::read(fixture("mcap/none.mcap")).unwrap();
+    let (chunk_at, chunk_length) = chunk(&bytes);
+    let content_at = chunk_at + 9 + 40;
+    let inside = &bytes[content_at..chunk_at + chunk_length];
+    let message = records(&[inside, &[0; 8]].concat(), 0).into_iter().find(|(_, opcode, _)| *opcode == 5).unwrap();
+    let message = inside[message.0..message.0 + message.2].to_vec();
+    let (data_end, _) = first(&bytes, 15);
+    insert(&mut bytes, data_end, &message.repeat(3));
+    let (statistics, _) = first(&bytes, 11);
+    add(&mut bytes, statistics + 9, 3);
+    let (messages, problems) = read_bytes("a.mcap", &bytes);
+    assert_eq!((messages.len(), problems), (expected().len() + 3, vec![]));
+}
+
+#[test]
+fn a_chunk_that_the_summary_lists_twice_is_read_once() {
+    let mut bytes = std::fs::read(fixture("mcap/none.mcap")).unwrap();
+    let (at, length) = first(&bytes, 8);
+    let index = bytes[at..at + length].to_vec();
+    insert(&mut bytes, at, &index);
+    for _ in 0..2 {
+        assert_eq!(read_bytes("a.mcap", &bytes), (expected(), vec![]));
+        // The next time the number of chunks agrees with the list.
+        let (statistics, _) = first(&bytes, 11);
+        add(&mut bytes, statistics + 9 + 8 + 2 + 4 + 4 + 4, 1);
+    }
+}

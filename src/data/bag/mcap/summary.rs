@@ -14,6 +14,11 @@ const STEP_BYTES: usize = 256 << 10;
 /// Longer than any record of a summary.
 const MAX_RECORD_BYTES: u64 = 16 << 20;
 
+/// What stands before the entries of a message index: its frame, the channel and their length.
+const INDEX_BYTES: u64 = FRAME_BYTES + 6;
+/// Time and offset of a message.
+const INDEX_ENTRY_BYTES: u64 = 16;
+
 /// Reads the summary of a file; `None` where there is none, or one that does not tell everything.
 ///
 /// # Errors
@@ -69,18 +74,22 @@ impl Statistics {
     }
 }
 
-/// The chunk that an index entry describes.
-fn chunk(mut fields: Fields<'_>) -> Option<Piece> {
+/// The chunk that an index entry describes, and the number of messages in it: behind the chunk stands an index for each of
+/// its channels, with an entry for each message.
+fn chunk(mut fields: Fields<'_>) -> Option<(Piece, u64)> {
     let (start, _end, offset, _length) = (fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?);
-    let channels = fields.by_channel()?.into_iter().map(|(channel, _)| channel).collect();
-    Some(Piece { offset, start, kind: Kind::Chunk { channels } })
+    let channels: Vec<u16> = fields.by_channel()?.into_iter().map(|(channel, _)| channel).collect();
+    let heads = INDEX_BYTES * channels.len() as u64;
+    let messages = fields.u64()?.saturating_sub(heads) / INDEX_ENTRY_BYTES;
+    Some((Piece { offset, start, kind: Kind::Chunk { channels } }, messages))
 }
 
 #[derive(Default)]
 struct Found {
     declared: Declared,
     statistics: Option<Statistics>,
-    pieces: Vec<Piece>,
+    /// The chunks, each with the number of its messages.
+    chunks: Vec<(Piece, u64)>,
 }
 
 impl Found {
@@ -88,7 +97,7 @@ impl Found {
         let damaged = || "it is damaged".to_owned();
         match opcode {
             op::STATISTICS => self.statistics = Some(Statistics::read(Fields(body)).ok_or_else(damaged)?),
-            op::CHUNK_INDEX => self.pieces.push(chunk(Fields(body)).ok_or_else(damaged)?),
+            op::CHUNK_INDEX => self.chunks.push(chunk(Fields(body)).ok_or_else(damaged)?),
             _ => self.declared.take(opcode, body)?,
         }
         Ok(())
@@ -97,20 +106,45 @@ impl Found {
     /// What the summary tells, if it tells of everything that the file holds.
     fn contents(mut self, data_end: u64) -> Option<Contents> {
         let statistics = self.statistics?;
-        if statistics.channels as usize != self.declared.channels() || statistics.chunks as usize != self.pieces.len() {
+        self.chunks.sort_by_key(|(chunk, _)| chunk.offset);
+        self.chunks.dedup_by_key(|(chunk, _)| chunk.offset);
+        if statistics.channels as usize != self.declared.channels() || statistics.chunks as usize != self.chunks.len() {
             return None;
         }
         let times = statistics.times;
-        if self.pieces.is_empty() && statistics.messages > 0 {
+        let indexed = self.chunks.iter().fold(0_u64, |sum, (_, messages)| sum.saturating_add(*messages));
+        let mut pieces: Vec<Piece> = self.chunks.into_iter().map(|(chunk, _)| chunk).collect();
+        if pieces.is_empty() && statistics.messages > 0 {
             let kind = Kind::Run { to: data_end };
-            self.pieces.push(Piece { offset: MAGIC.len() as u64, start: times.0, kind });
+            pieces.push(Piece { offset: MAGIC.len() as u64, start: times.0, kind });
+        } else if indexed != statistics.messages {
+            // Others lie outside of the chunks, or in chunks without an index.
+            return None;
         }
         Some(Contents {
-            pieces: self.pieces,
+            pieces,
             declared: self.declared,
             span: (statistics.messages > 0).then_some(times),
             messages: Some(statistics.by_channel.into_iter().collect()),
             end: None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn the_summaries_of_recorders_tell_everything() {
+        let bags = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bags");
+        for name in
+            ["mcap_v8/mcap_v8.mcap", "mcap/none.mcap", "mcap/lz4.mcap", "mcap/disordered.mcap", "mcap/unchunked.mcap"]
+        {
+            let file = Arc::new(File::open(bags.join(name)).unwrap());
+            let length = file.metadata().unwrap().len();
+            assert!(read(&file, length).unwrap().is_some(), "{name}");
+        }
     }
 }
