@@ -183,3 +183,44 @@ fn a_chunk_that_the_summary_lists_twice_is_read_once() {
         add(&mut bytes, statistics + 9 + 8 + 2 + 4 + 4 + 4, 1);
     }
 }
+
+/// An mcap file of one chunk with this content.
+fn file_of_a_chunk(content: &[u8]) -> Vec<u8> {
+    let mut bytes = b"\x89MCAP0\r\n".to_vec();
+    bytes.push(6);
+    bytes.extend((40 + content.len() as u64).to_le_bytes());
+    bytes.extend([0; 16]);
+    bytes.extend((content.len() as u64).to_le_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend((content.len() as u64).to_le_bytes());
+    bytes.extend(content);
+    bytes.extend([15, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([2, 20, 0, 0, 0, 0, 0, 0, 0]);
+    bytes.extend([0; 20]);
+    bytes.extend(b"\x89MCAP0\r\n");
+    bytes
+}
+
+#[test]
+fn records_that_are_damaged_alike_are_one_problem_with_their_number() {
+    for (opcode, reason) in [
+        (5, "a message without a header: left out (and 999 more)"),
+        (4, "a channel whose record is damaged (and 999 more)"),
+        (3, "a schema whose record is damaged (and 999 more)"),
+    ] {
+        let record = [opcode, 0, 0, 0, 0, 0, 0, 0, 0];
+        let (_, problems) = read_bytes("a.mcap", &file_of_a_chunk(&record.repeat(1000)));
+        assert!(problems.len() == 1 && problems[0].ends_with(reason), "{problems:?}");
+    }
+}
+
+#[test]
+fn messages_without_a_header_outside_of_chunks_are_one_problem_with_their_number() {
+    let whole = std::fs::read(fixture("mcap/unchunked.mcap")).unwrap();
+    let mut bytes = whole.clone();
+    let (data_end, _) = first(&bytes, 15);
+    insert(&mut bytes, data_end, &[5, 0, 0, 0, 0, 0, 0, 0, 0].repeat(1000));
+    let (messages, problems) = read_bytes("a.mcap", &bytes);
+    assert_eq!((messages, problems.len()), (expected(), 1), "{problems:?}");
+    assert!(problems[0].ends_with("a message without a header: left out (and 999 more)"), "{problems:?}");
+}

@@ -102,6 +102,30 @@ impl Problem {
     }
 }
 
+/// Problems of which a damaged file can have millions: the first of each kind, and how many follow it.
+#[derive(Debug, Default)]
+pub(super) struct Tally(Vec<(Problem, u64)>);
+
+impl Tally {
+    /// Counts a problem, whose reason is its kind.
+    pub(super) fn add(&mut self, file: &Arc<Path>, at: At, reason: &'static str) {
+        match self.0.iter_mut().find(|(first, _)| first.reason == reason) {
+            Some((_, more)) => *more = more.saturating_add(1),
+            None => self.0.push((Problem::new(file, at, reason), 0)),
+        }
+    }
+
+    /// The first problem of each kind, with the number of the others.
+    pub(super) fn into_problems(self) -> impl Iterator<Item = Problem> {
+        self.0.into_iter().map(|(mut first, more)| {
+            if more > 0 {
+                first.reason.push_str(&format!(" (and {more} more)"));
+            }
+            first
+        })
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let one_line = |text: &str| printable(text).replace(['\n', '\t'], " ");
@@ -122,5 +146,17 @@ mod tests {
         let file: Arc<Path> = Path::new("bag/a.mcap").into();
         let problem = Problem::new(&file, At::Offset(12), "cut\noff").on("/a\u{1b}[2J\nb");
         assert_eq!(problem.to_string(), "bag/a.mcap: offset 12: topic `/a\\u{1b}[2J b`: cut off");
+    }
+
+    #[test]
+    fn problems_of_one_kind_are_one_with_their_number() {
+        let file: Arc<Path> = Path::new("a.mcap").into();
+        let mut tally = Tally::default();
+        for offset in 7..10 {
+            tally.add(&file, At::Offset(offset), "cut off");
+        }
+        tally.add(&file, At::Offset(20), "damaged");
+        let lines: Vec<String> = tally.into_problems().map(|problem| problem.to_string()).collect();
+        assert_eq!(lines, ["a.mcap: offset 7: cut off (and 2 more)", "a.mcap: offset 20: damaged"]);
     }
 }

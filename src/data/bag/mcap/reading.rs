@@ -5,7 +5,7 @@
 //! nothing but reading the whole file would tell another.
 
 use super::super::message::Head;
-use super::super::problem::{At, Place, Problem};
+use super::super::problem::{At, Place, Problem, Tally};
 use super::chunk::{self, Buffers, MAX_CHUNK_BYTES};
 use super::records::{FRAME_BYTES, MESSAGE_BYTES, MessageHead, frame};
 use super::window::Window;
@@ -17,6 +17,8 @@ use std::collections::{HashSet, VecDeque};
 const STEP_BYTES: usize = 4 << 20;
 /// Larger chunks that are not compressed are read message by message, in the file's order.
 const WHOLE_CHUNK_BYTES: u64 = 64 << 20;
+/// What is told of a message that is shorter than its header.
+const NO_HEADER: &str = "a message without a header: left out";
 /// The most that chunks which overlap may hold together; beyond it the order is given up.
 const MAX_HELD_BYTES: usize = MAX_CHUNK_BYTES as usize;
 
@@ -212,25 +214,21 @@ impl Reading {
         };
         let mut content = Vec::new();
         self.buffers.swap_content(&mut content);
-        let (mut entries, mut end) = (Vec::new(), 0);
+        let (mut entries, mut end, mut damaged) = (Vec::new(), 0, Tally::default());
         for (offset, opcode, body) in chunk::records(content.get(..loaded.length).unwrap_or_default()) {
             end = offset + FRAME_BYTES as usize + body.len();
             if opcode != op::MESSAGE {
                 continue;
             }
             let offset = offset as u64;
+            let at = At::InChunk { chunk: piece.offset, offset };
             match MessageHead::read(body) {
-                Some(head) => {
-                    if self.wants(head.channel, At::InChunk { chunk: piece.offset, offset }) {
-                        entries.push(Entry { time: head.log_time, offset });
-                    }
-                }
-                None => {
-                    let at = At::InChunk { chunk: piece.offset, offset };
-                    self.problems.push_back(Problem::new(&shown, at, "a message without a header: left out"));
-                }
+                Some(head) if self.wants(head.channel, at) => entries.push(Entry { time: head.log_time, offset }),
+                Some(_) => {}
+                None => damaged.add(&shown, at, NO_HEADER),
             }
         }
+        self.problems.extend(damaged.into_problems());
         if end < loaded.length && !loaded.cut {
             let at = At::InChunk { chunk: piece.offset, offset: end as u64 };
             let reason = "the chunk ends in the middle of a record: what follows in it is left out";
@@ -272,7 +270,15 @@ impl Reading {
     }
 
     /// Brings a run to its next message that is wanted, or to its end.
-    fn step(&mut self, mut at: u64, to: u64) -> (u64, Option<Entry>) {
+    fn step(&mut self, at: u64, to: u64) -> (u64, Option<Entry>) {
+        let mut damaged = Tally::default();
+        let found = self.step_over(at, to, &mut damaged);
+        self.problems.extend(damaged.into_problems());
+        found
+    }
+
+    /// The same, with what is wrong with the messages that it passes.
+    fn step_over(&mut self, mut at: u64, to: u64, damaged: &mut Tally) -> (u64, Option<Entry>) {
         while at < to {
             let probe = match self.window.bytes(at, FRAME_BYTES + MESSAGE_BYTES as u64) {
                 Ok(probe) => probe,
@@ -299,7 +305,7 @@ impl Reading {
                     );
                 }
                 (op::MESSAGE, head) if head.is_none() || length < MESSAGE_BYTES as u64 => {
-                    self.problem(at, "a message without a header: left out".to_owned());
+                    damaged.add(&self.file.shown, At::Offset(at), NO_HEADER);
                 }
                 (op::MESSAGE, Some(head)) if self.wants(head.channel, At::Offset(at)) => {
                     return (at, Some(Entry { time: head.log_time, offset: at }));

@@ -193,7 +193,7 @@ impl Declared {
     ///
     /// # Errors
     /// The record is damaged.
-    pub(super) fn take(&mut self, opcode: u8, body: &[u8]) -> Result<(), String> {
+    pub(super) fn take(&mut self, opcode: u8, body: &[u8]) -> Result<(), &'static str> {
         match opcode {
             op::SCHEMA => {
                 let (id, schema) = schema(Fields(body)).ok_or("a schema whose record is damaged")?;

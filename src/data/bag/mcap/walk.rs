@@ -1,7 +1,7 @@
 //! An mcap file without a summary, as a recorder leaves it that was killed: its records are walked over from the start,
 //! from header to header. A chunk is opened only if its index names a channel that is not declared yet, or it has none.
 
-use super::super::problem::{At, Problem};
+use super::super::problem::{At, Problem, Tally};
 use super::chunk::{self, Buffers};
 use super::records::{CHUNK_PROBE_BYTES, ChunkHead, FRAME_BYTES, MESSAGE_BYTES, MessageHead, frame, index_of_channel};
 use super::window::Window;
@@ -37,9 +37,11 @@ pub(super) fn walk(
         contents: Contents::default(),
         counts: HashMap::new(),
         pending: None,
-        problems,
+        damaged: Tally::default(),
     };
-    walk.run()?;
+    let end = walk.run();
+    problems.extend(walk.damaged.into_problems());
+    end?;
     let mut contents = walk.contents;
     contents.messages = Some(walk.counts);
     Ok(contents)
@@ -55,7 +57,8 @@ struct Walk<'a> {
     counts: HashMap<u16, u64>,
     /// The chunk whose indexes come now.
     pending: Option<(Piece, ChunkHead)>,
-    problems: &'a mut Vec<Problem>,
+    /// Records that are left out.
+    damaged: Tally,
 }
 
 impl Walk<'_> {
@@ -90,7 +93,7 @@ impl Walk<'_> {
                 op::SCHEMA | op::CHANNEL if body <= MAX_RECORD_BYTES => {
                     let body = self.window.bytes(offset + FRAME_BYTES, body)?;
                     if let Err(reason) = self.contents.declared.take(opcode, body) {
-                        self.problems.push(Problem::new(self.shown, At::Offset(offset), reason));
+                        self.damaged.add(self.shown, At::Offset(offset), reason);
                     }
                 }
                 op::MESSAGE_INDEX => self.index(offset)?,
@@ -116,7 +119,7 @@ impl Walk<'_> {
             let piece = Piece { offset, start: head.start, kind: Kind::Chunk { channels: Vec::new() } };
             self.pending = Some((piece, head));
         } else if (head.len() as u64) == CHUNK_PROBE_BYTES {
-            self.problems.push(Problem::new(self.shown, At::Offset(offset), "a chunk with a damaged header: left out"));
+            self.damaged.add(self.shown, At::Offset(offset), "a chunk with a damaged header: left out");
         }
         Ok(())
     }
@@ -147,7 +150,7 @@ impl Walk<'_> {
                         *self.counts.entry(head.channel).or_default() += 1;
                         messages = true;
                     } else if let Err(reason) = self.contents.declared.take(opcode, body) {
-                        self.problems.push(Problem::new(self.shown, At::Offset(piece.offset), reason));
+                        self.damaged.add(self.shown, At::Offset(piece.offset), reason);
                     }
                 }
             }
