@@ -3,7 +3,9 @@
 use super::metadata::{self, FILE_NAME, FileEntry, Metadata};
 use super::problem::{At, BagError, Problem};
 use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 /// The files of a bag and what its metadata say.
@@ -20,6 +22,40 @@ pub(super) struct FoundFile {
     pub(super) path: PathBuf,
     /// Receive time of its first message by the metadata, nanoseconds.
     pub(super) start_ns: Option<i64>,
+}
+
+/// Files of a bag, each of them once.
+#[derive(Default)]
+struct Files {
+    list: Vec<FoundFile>,
+    /// The path of each file, by its device and number there.
+    by_file: HashMap<(u64, u64), PathBuf>,
+    /// The path of each file, by that which it has without compression.
+    by_name: HashMap<PathBuf, PathBuf>,
+}
+
+impl Files {
+    /// Adds a file, unless it is there by another path or with another compression, which is a problem.
+    fn add(&mut self, file: FoundFile, problems: &mut Vec<Problem>) {
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let identity = std::fs::metadata(&file.path).map(|file| (file.dev(), file.ino())).ok();
+        let bare = without_compression(&file.path);
+        if let Some(first) = identity.and_then(|identity| self.by_file.get(&identity)) {
+            if *first != file.path {
+                problems.push(whole(&file.path, format!("the same file as `{}`: read once", name(first))));
+            }
+        } else if let Some(first) = self.by_name.get(&bare) {
+            let reason = format!(
+                "left out beside `{}`, which is taken for the same without compression: give the file itself to read it",
+                name(first)
+            );
+            problems.push(whole(&file.path, reason));
+        } else {
+            self.by_file.extend(identity.map(|identity| (identity, file.path.clone())));
+            self.by_name.insert(bare, file.path.clone());
+            self.list.push(file);
+        }
+    }
 }
 
 /// Finds the files of the bag at `path`: a folder, or one file.
@@ -56,7 +92,9 @@ pub(super) fn find(path: &Path) -> Result<Found, BagError> {
         }
     }
     if found.files.is_empty() {
-        found.files = present.into_iter().map(|path| FoundFile { path, start_ns: None }).collect();
+        let mut files = Files::default();
+        present.into_iter().for_each(|path| files.add(FoundFile { path, start_ns: None }, &mut found.problems));
+        found.files = files.list;
     }
     if found.files.is_empty() {
         let reason = match found.problems.first() {
@@ -72,15 +110,19 @@ pub(super) fn find(path: &Path) -> Result<Found, BagError> {
 fn take_named(folder: &Path, metadata: Metadata, present: &[PathBuf], found: &mut Found) {
     let about = folder.join(FILE_NAME);
     found.problems.extend(metadata.doubts.iter().map(|doubt| whole(&about, doubt.clone())));
+    let (mut files, mut named) = (Files::default(), HashSet::new());
     for entry in &metadata.files {
         match resolve(folder, entry) {
-            Some(path) if found.files.iter().any(|file| file.path == path) => {}
-            Some(path) => found.files.push(FoundFile { path, start_ns: entry.start_ns }),
+            Some(path) => {
+                named.insert(path.clone());
+                files.add(FoundFile { path, start_ns: entry.start_ns }, &mut found.problems);
+            }
             None => found.problems.push(whole(&about, format!("names `{}`, which is not there", entry.path))),
         }
     }
+    found.files = files.list;
     if !found.files.is_empty() {
-        for path in present.iter().filter(|path| !found.files.iter().any(|file| file.path == **path)) {
+        for path in present.iter().filter(|path| !named.contains(*path)) {
             let reason = format!("not named in {FILE_NAME}: left out; give the file itself to read it");
             found.problems.push(whole(path, reason));
         }
@@ -116,6 +158,12 @@ fn is_storage(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_lowercase();
     let bare = name.strip_suffix(".zstd").or(name.strip_suffix(".zst")).unwrap_or(&name);
     bare.ends_with(".mcap") || bare.ends_with(".db3")
+}
+
+/// The path that a file has before it is compressed as a whole.
+fn without_compression(path: &Path) -> PathBuf {
+    let is_compressed = |ending: &OsStr| ending.eq_ignore_ascii_case("zstd") || ending.eq_ignore_ascii_case("zst");
+    if path.extension().is_some_and(is_compressed) { path.with_extension("") } else { path.to_owned() }
 }
 
 fn whole(path: &Path, reason: String) -> Problem {

@@ -1,0 +1,43 @@
+//! Folders in which a file of the bag lies twice.
+
+use super::{copied, expected, read};
+use std::path::Path;
+
+fn told(folder: &Path) -> String {
+    let (messages, problems) = read(folder);
+    assert_eq!((messages, problems.len()), (expected(), 1), "{problems:?}");
+    problems.into_iter().next().unwrap()
+}
+
+#[test]
+fn a_file_beside_its_compressed_copy_is_read_once() {
+    let folder = copied("sqlite_file");
+    let compressed = folder.path().join("sqlite_file.db3.zstd");
+    let unpacked = zstd::decode_all(std::fs::File::open(&compressed).unwrap()).unwrap();
+    std::fs::write(folder.path().join("sqlite_file.db3"), unpacked).unwrap();
+    let about = folder.path().join("metadata.yaml");
+    let with_metadata = told(folder.path());
+    assert!(with_metadata.contains("sqlite_file.db3: not named in metadata.yaml"), "{with_metadata}");
+    std::fs::remove_file(about).unwrap();
+    let without = told(folder.path());
+    let reason =
+        "sqlite_file.db3.zstd: left out beside `sqlite_file.db3`, which is taken for the same without compression";
+    assert!(without.contains(reason), "{without}");
+}
+
+#[test]
+fn a_link_to_another_file_of_the_bag_is_not_read_again() {
+    let folder = copied("mcap_v9");
+    let (file, about) = (folder.path().join("mcap_v9.mcap"), folder.path().join("metadata.yaml"));
+    std::os::unix::fs::symlink(&file, folder.path().join("z.mcap")).unwrap();
+    let text = std::fs::read_to_string(&about).unwrap();
+    let named = text.replacen("- mcap_v9.mcap\n", "- mcap_v9.mcap\n  - z.mcap\n", 1);
+    assert_ne!(named, text);
+    std::fs::write(&about, named).unwrap();
+    assert!(told(folder.path()).contains("z.mcap: the same file as `mcap_v9.mcap`: read once"));
+    std::fs::remove_file(&about).unwrap();
+    assert!(told(folder.path()).contains("z.mcap: the same file as `mcap_v9.mcap`: read once"));
+    std::fs::remove_file(folder.path().join("z.mcap")).unwrap();
+    std::fs::hard_link(&file, folder.path().join("z.mcap")).unwrap();
+    assert!(told(folder.path()).contains("z.mcap: the same file as `mcap_v9.mcap`: read once"));
+}
