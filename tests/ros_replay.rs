@@ -23,6 +23,10 @@ const OUTPUTS: [&str; 4] = ["xvla/action_chunk", "xvla/stage_latency", "xvla/mod
 /// How long the robot moves under each of two instructions.
 const HALF: Duration = Duration::from_secs(5);
 
+/// Held while something is recorded or replayed: what runs beside a recording disturbs what it times, a replay at full
+/// speed most of all.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A bag, and the parameters of the node that it was recorded with.
 struct Recorded {
     bag: PathBuf,
@@ -47,8 +51,6 @@ enum State {
 
 /// Records a node whose robot has two cameras at 30 Hz and a state at 100 Hz, and whose instruction changes once.
 fn record(name: &str, storage: &str, state: State, extra: &[&str]) -> Recorded {
-    // What runs beside a recording disturbs what it times.
-    static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let joints = format!("proprio.joint_names:=[{}]", JOINTS.join(", "));
     let of_state = match state {
@@ -120,6 +122,7 @@ fn play(robot: &mut Robot, kind: &str, topic: &str, rate_hz: f64, fields: Value)
 impl Recorded {
     fn replayed(&self) -> &Replayed {
         self.replay.get_or_init(|| {
+            let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
             let [json, written] = ["json", "mcap"].map(|ending| self.bag.with_extension(format!("replay.{ending}")));
             let mut command = Command::new(env!("CARGO_BIN_EXE_xvla"));
             command.args(["replay", "--compare", "--bag"]).arg(&self.bag).arg("--checkpoint").arg(&self.checkpoint);
