@@ -10,16 +10,20 @@ use crate::error::CheckpointError;
 use crate::model::checkpoint::Checkpoint;
 use std::path::{Path, PathBuf};
 
-/// The sources that decide what libtorch computes.
-const NETWORK: [&str; 8] = [
+/// The sources that decide what libtorch is asked and what it computes.
+const NETWORK: [&str; 12] = [
+    include_str!("golden.rs"),
+    include_str!("../libtorch.rs"),
     include_str!("../../model/action_space.rs"),
+    include_str!("../../model/domain.rs"),
+    include_str!("../../model/flow.rs"),
     include_str!("../../model/layers.rs"),
     include_str!("../../model/policy.rs"),
     include_str!("../../model/projector.rs"),
     include_str!("../../model/text.rs"),
     include_str!("../../model/vision.rs"),
     include_str!("../../model/vlm.rs"),
-    include_str!("../libtorch.rs"),
+    include_str!("../../model/weight/mod.rs"),
 ];
 
 /// What libtorch was asked, and what asked and answered, as far as the answer depends on it.
