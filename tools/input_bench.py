@@ -241,6 +241,7 @@ def main() -> int:
         finally:
             node.terminate()
             node.wait(10)
+            robot.destroy_node()
             rclpy.try_shutdown()
 
 

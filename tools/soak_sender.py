@@ -90,6 +90,7 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     # What was published last has to leave this process first.
     time.sleep(0.5)
+    node.destroy_node()
     rclpy.try_shutdown()
     return 0
 

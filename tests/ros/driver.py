@@ -86,7 +86,8 @@ class Driver:
         self.parameters = AsyncParameterClient(self.node, node_name)
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
-        threading.Thread(target=self.executor.spin, daemon=True).start()
+        self.spinning = threading.Thread(target=self.executor.spin, daemon=True)
+        self.spinning.start()
 
     def remember(self, kind, entry):
         with self.changed:
@@ -261,6 +262,16 @@ class Driver:
         for stream in list(self.streams):
             self.cut(stream)
 
+    def end(self):
+        """Ends the process. The participant's shared memory, 32 MiB, goes only when its node is destroyed."""
+        self.silence()
+        self.executor.shutdown(timeout_sec=1.0)
+        self.spinning.join(timeout=1.0)
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+        # What a callback may still hold up is not waited for.
+        os._exit(0)
+
     def clock(self, seconds):
         """Publishes a moment on /clock."""
         message = Clock()
@@ -416,11 +427,7 @@ def main():
         command = json.loads(line)
         answer = getattr(driver, command.pop("do"))(**command)
         print(json.dumps(answer), flush=True)
-    # The participant's shared memory goes with it; nothing else is torn down under the thread that spins.
-    driver.silence()
-    driver.executor.shutdown(timeout_sec=1.0)
-    rclpy.try_shutdown()
-    os._exit(0)
+    driver.end()
 
 
 main()
