@@ -101,10 +101,10 @@ fn of_camera(camera: &Camera, inputs: &Inputs, now: Now) -> Option<Complaint> {
     }
 }
 
-fn of_losses(camera: &Camera, remedy: Option<&str>) -> Option<Complaint> {
+fn of_losses(camera: &Camera, remedy: fn() -> Option<&'static str>) -> Option<Complaint> {
     let share = camera.loss.recent_share();
-    let remedy = remedy.map_or(String::new(), |remedy| format!(": {remedy}"));
     let text = || {
+        let remedy = remedy().map_or(String::new(), |remedy| format!(": {remedy}"));
         format!(
             "{}: {:.0} % of the frames get lost on the way, if the camera's rate is what it was{remedy}",
             camera.topic.name,

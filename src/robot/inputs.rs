@@ -45,8 +45,8 @@ pub struct Inputs {
     new_faults: Vec<String>,
     /// What keeps messages from arriving, in a person's words: publishers whose QoS does not fit.
     pub obstacles: Vec<String>,
-    /// What helps against lost frames with this middleware, if that is known.
-    pub loss_remedy: Option<&'static str>,
+    /// What helps against lost frames with this middleware at the moment, if that is known.
+    pub loss_remedy: fn() -> Option<&'static str>,
 }
 
 impl Inputs {
@@ -70,7 +70,7 @@ impl Inputs {
             last_skew: None,
             new_faults: Vec::new(),
             obstacles: Vec::new(),
-            loss_remedy: None,
+            loss_remedy: || None,
         }
     }
 

@@ -41,6 +41,7 @@ pub mod qos;
 pub mod reset;
 pub mod rosout;
 pub mod services;
+pub mod shared_memory;
 pub mod signal;
 pub mod stream;
 pub mod subscriptions;

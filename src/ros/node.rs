@@ -16,6 +16,7 @@ use super::parameter_services::ParameterServices;
 use super::params::{NodeParameters, Unsettled};
 use super::reset::Reset;
 use super::rosout::Rosout;
+use super::shared_memory;
 use super::subscriptions::Subscriptions;
 use super::turn::Turn;
 use crate::config::topic_names::Names;
@@ -102,7 +103,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     let dump_calibration = DumpCalibration::new(node, dump)?;
     let model_info = ModelInfoTopic::new(node, clock.clone(), facts)?;
     let mut inputs = Inputs::new(&config);
-    inputs.loss_remedy = loss_remedy();
+    inputs.loss_remedy = shared_memory::loss_remedy;
     if config.proprio.source == ProprioSource::Proprio {
         inputs.expect_state(
             &state_spec(Folders::new(&config.checkpoint, config.adapter.as_deref())).map_err(PipelineError::from)?,
@@ -185,14 +186,6 @@ fn settle(
         diagnostics.publish(&inputs, &Health::of_inputs(&inputs, clock.present()), Some(error));
     }
     settled.map(Some)
-}
-
-/// What helps against lost frames, if the middleware is Fast DDS, ROS 2's default.
-fn loss_remedy() -> Option<&'static str> {
-    let is_fast_dds = std::env::var("RMW_IMPLEMENTATION").map_or(true, |name| name.contains("fastrtps"));
-    is_fast_dds.then_some(
-        "start the camera driver with the shared-memory profile (FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds_shm.xml)",
-    )
 }
 
 fn names(node: &Node, arguments: &Arguments) -> r2r::Result<Names> {

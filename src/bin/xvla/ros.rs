@@ -1,9 +1,11 @@
 //! What `doctor` says about ROS 2: environment, messages, middleware, and whether camera images will arrive.
 
+#[path = "shared_memory.rs"]
+mod shared_memory;
+
 use super::Finding;
 use std::env;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Shared memory that camera images need: at 512 KiB, Fast DDS's default, an image of 640×480 does not fit and is
 /// cut into pieces, more than half of which get lost at 30 Hz.
@@ -12,7 +14,7 @@ const SET_UP: &str = "source /opt/ros/<distro>/setup.bash, or scripts/env.sh of 
 
 /// Every ROS finding.
 pub fn findings() -> Vec<Finding> {
-    vec![node(), distribution(), messages(), middleware(), profile(), shared_memory()]
+    vec![node(), distribution(), messages(), middleware(), profile(), shared_memory::access(), shared_memory::room()]
 }
 
 /// Whether the node was built, and stands beside this program.
@@ -89,82 +91,6 @@ fn segment_size(xml: &str) -> Option<u64> {
     after.split_once('<')?.0.trim().parse().ok()
 }
 
-/// Fast DDS keeps its segments in /dev/shm. The probe is a file without a name: anyone may write to that folder, and a
-/// name that can be guessed could be a link to somewhere else.
-fn shared_memory() -> Finding {
-    let usable = tempfile::tempfile_in(SHARED_MEMORY).and_then(|mut probe| probe.write_all(b"probe"));
-    match usable {
-        Ok(()) => judge(in_container(), shared_memory_mount().as_ref()),
-        Err(error) => Finding::note(
-            "shared memory",
-            format!("{SHARED_MEMORY}: {error}"),
-            "mount a tmpfs there (containers: --ipc=host, or --shm-size=256m where all participants are in one)",
-        ),
-    }
-}
-
-const SHARED_MEMORY: &str = "/dev/shm";
-
-/// The file system at /dev/shm.
-struct Mount {
-    /// What is mounted: `shm` for one that Docker, Podman or Kubernetes made for a container, whatever its size; with
-    /// `--ipc=host` it is the host's, which is called `tmpfs`.
-    source: String,
-    /// Its limit in bytes, if it has one.
-    bytes: Option<u64>,
-}
-
-/// What a /dev/shm that can be written means for participants elsewhere on this machine.
-///
-/// Fast DDS takes whoever has the same network addresses for a neighbour with the same /dev/shm. In a container with the
-/// network of its host that is wrong: topics match, and no data comes.
-fn judge(in_container: bool, mount: Option<&Mount>) -> Finding {
-    let size = mount.and_then(|mount| mount.bytes).map_or(String::new(), |bytes| format!(", {} MiB", bytes >> 20));
-    let found = format!("{SHARED_MEMORY} can be written{size}");
-    if !in_container {
-        return Finding::ok("shared memory", found);
-    }
-    match mount {
-        Some(mount) if mount.source != "shm" => {
-            Finding::ok("shared memory", format!("{found}; in a container, but mounted from outside"))
-        }
-        _ => Finding::note(
-            "shared memory",
-            format!(
-                "{found}; it is this container's own, or its pod's: participants elsewhere do not see it, so that their topics match and no data comes"
-            ),
-            "start this container and those of the cameras with --ipc=host, or leave shared memory out of the Fast DDS \
-             profiles of both sides",
-        ),
-    }
-}
-
-/// Whether this process seems to run in a container: the marks that Docker, Podman and systemd-nspawn leave.
-fn in_container() -> bool {
-    ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists())
-        || env::var_os("container").is_some()
-}
-
-/// What is mounted at /dev/shm; `None` if it is a part of another file system.
-fn shared_memory_mount() -> Option<Mount> {
-    let mounts = procfs::process::Process::myself().ok()?.mountinfo().ok()?;
-    // A later mount covers those before it.
-    let mount = mounts.into_iter().rfind(|mount| mount.mount_point == Path::new(SHARED_MEMORY))?;
-    let bytes = mount.super_options.get("size").and_then(|size| size_in_bytes(size.as_deref()?));
-    Some(Mount { source: mount.mount_source?, bytes })
-}
-
-/// The size of a tmpfs as its mount options tell it: a number that may end in `k`, `m` or `g`.
-fn size_in_bytes(text: &str) -> Option<u64> {
-    let (number, shift) = match text.chars().last()? {
-        'k' => (text.strip_suffix('k')?, 10),
-        'm' => (text.strip_suffix('m')?, 20),
-        'g' => (text.strip_suffix('g')?, 30),
-        _ => (text, 0),
-    };
-    number.parse::<u64>().ok()?.checked_mul(1 << shift)
-}
-
 fn prefixes() -> Vec<PathBuf> {
     let list = env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
     env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect()
@@ -179,33 +105,5 @@ mod tests {
         let xml = "<transport_descriptor><segment_size> 33554432 </segment_size></transport_descriptor>";
         assert_eq!(segment_size(xml), Some(33_554_432));
         assert_eq!(segment_size("<profiles/>"), None);
-    }
-
-    fn mounted(source: &str) -> Mount {
-        Mount { source: source.to_owned(), bytes: Some(64 << 20) }
-    }
-
-    #[test]
-    fn a_containers_own_shared_memory_is_noted_with_what_it_does() {
-        for mount in [Some(&mounted("shm")), None] {
-            let line = judge(true, mount).line();
-            assert!(line.starts_with("note") && line.contains("topics match and no data comes"), "{line}");
-            assert!(line.contains("--ipc=host"), "{line}");
-        }
-    }
-
-    #[test]
-    fn shared_memory_that_is_the_hosts_is_fine() {
-        assert!(judge(true, Some(&mounted("tmpfs"))).line().starts_with("ok"));
-        assert!(judge(false, Some(&mounted("shm"))).line().starts_with("ok"));
-        assert!(judge(false, None).line().starts_with("ok"));
-    }
-
-    #[test]
-    fn the_size_of_a_tmpfs_is_read_in_its_units() {
-        assert_eq!(
-            ["65536k", "64m", "1g", "4096", "50%", ""].map(size_in_bytes),
-            [Some(64 << 20), Some(64 << 20), Some(1 << 30), Some(4096), None, None]
-        );
     }
 }
