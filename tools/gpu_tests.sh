@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test that needs a GPU on this machine's GPU, one program after the other and the node last, and prints a line
-# for each: pass, skip with the reason, or fail with the tests that failed. Ends with 1 if any failed. Programs that were
-# built elsewhere need only this checkout and a Python with PyTorch for CUDA 13.
+# for each: pass, skip with the reason, or fail with the tests that failed. Ends with 1 if any failed, and with 77 if all
+# were skipped. Programs that were built elsewhere need only this checkout and a Python with PyTorch for CUDA 13.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/options.sh
@@ -146,4 +146,8 @@ echo "$passed passed, $skipped skipped, $failed failed in $SECONDS s"
   echo "gpu_tests: --only $only names no test" >&2
   exit 2
 }
-((failed == 0))
+((failed == 0)) || exit 1
+((passed > 0)) || {
+  echo 'gpu_tests: nothing was tested; the lines above say why' >&2
+  exit 77
+}
