@@ -41,6 +41,14 @@ pub trait Recorder {
     /// # Errors
     /// The failure of anything queued before.
     fn synchronize(&mut self) -> Result<(), BackendError>;
+
+    /// Gives memory that nothing uses any more back to the device. An allocator cannot do that while it records.
+    ///
+    /// # Errors
+    /// As [`Recorder::synchronize`].
+    fn release_unused(&mut self) -> Result<(), BackendError> {
+        Ok(())
+    }
 }
 
 /// A part of the network with the buffers that it reads and writes.
@@ -183,28 +191,43 @@ impl<K: Debug + PartialEq, W: Work, R: Recorder> Recordings<K, W, R> {
         key: K,
         prepare: &mut dyn FnMut() -> Result<W, BackendError>,
     ) -> Result<Entry<K, W, R::Graph>, BackendError> {
+        // What is queued may hang, and some of what `prepare` and the warm-up do waits for it without a limit.
+        self.recorder.synchronize()?;
         // The old recording goes first, because on a small GPU the new one needs its memory.
         if self.entries.len() >= self.capacity {
-            self.recorder.synchronize()?;
-            self.entries.remove(0);
+            self.give_up_oldest()?;
         }
         let began = Instant::now();
-        let made = match self.record(prepare) {
-            Err(BackendError::OutOfMemory(reason)) if !self.entries.is_empty() => {
-                let kept = self.entries.len();
-                tracing::warn!(
-                    "{reason}: {kept} recordings are given up to record {key:?}, and made anew when they are needed"
-                );
-                self.recorder.synchronize()?;
-                self.entries.clear();
-                self.record(prepare)
+        let (work, graph) = loop {
+            match self.record(prepare) {
+                Err(BackendError::OutOfMemory(reason)) if !self.entries.is_empty() => {
+                    self.make_room(&reason, &key)?;
+                }
+                made => break made?,
             }
-            made => made,
         };
-        let (work, graph) = made?;
         self.made += 1;
         tracing::info!(?key, seconds = began.elapsed().as_secs_f64(), "recorded a new set of inputs");
         Ok(Entry { key, graph, work })
+    }
+
+    /// Gives up the least recently used recording for that of `key`, which ran out of memory, and keeps no more than fit from
+    /// now on.
+    fn make_room(&mut self, reason: &str, key: &K) -> Result<(), BackendError> {
+        self.capacity = self.entries.len();
+        tracing::warn!(
+            "{reason}: a recording is given up to record {key:?}, and made anew when it is needed; the GPU's memory holds \
+             {} of this part",
+            self.capacity
+        );
+        self.recorder.synchronize()?;
+        self.give_up_oldest()
+    }
+
+    /// Drops the least recently used recording, whose replays are done.
+    fn give_up_oldest(&mut self) -> Result<(), BackendError> {
+        self.entries.remove(0);
+        self.recorder.release_unused()
     }
 
     fn record(&mut self, prepare: &mut dyn FnMut() -> Result<W, BackendError>) -> Result<(W, R::Graph), BackendError> {
@@ -228,17 +251,35 @@ mod tests {
     /// What happened on the stream, in order.
     type Log = Rc<RefCell<Vec<String>>>;
 
+    /// The device's memory in recordings: what is free, and what an allocator holds that nothing uses any more.
+    #[derive(Default)]
+    struct Memory {
+        free: isize,
+        unused: isize,
+    }
+
+    /// A recording, which takes its memory while it is made.
+    struct MockGraph(Rc<RefCell<Memory>>);
+
+    impl Drop for MockGraph {
+        fn drop(&mut self) {
+            self.0.borrow_mut().unused += 1;
+        }
+    }
+
     /// A stream that logs its calls. Work that runs while it records is logged as recorded.
     struct MockStream {
         log: Log,
         recording: Rc<RefCell<bool>>,
+        memory: Rc<RefCell<Memory>>,
         refuses: bool,
+        hangs: Rc<RefCell<bool>>,
     }
 
     impl Recorder for MockStream {
-        type Graph = usize;
+        type Graph = MockGraph;
 
-        fn record(&mut self, work: &mut dyn FnMut() -> Result<(), BackendError>) -> Result<usize, BackendError> {
+        fn record(&mut self, work: &mut dyn FnMut() -> Result<(), BackendError>) -> Result<MockGraph, BackendError> {
             *self.recording.borrow_mut() = true;
             let worked = work();
             *self.recording.borrow_mut() = false;
@@ -246,18 +287,28 @@ mod tests {
             if self.refuses {
                 return Err(BackendError::Capture("operation not permitted when stream is capturing".to_owned()));
             }
-            let mut log = self.log.borrow_mut();
-            log.push("recorded".to_owned());
-            Ok(log.len())
+            let free = &mut self.memory.borrow_mut().free;
+            if *free <= 0 {
+                return Err(BackendError::OutOfMemory("2 GiB".to_owned()));
+            }
+            *free -= 1;
+            self.log.borrow_mut().push("recorded".to_owned());
+            Ok(MockGraph(self.memory.clone()))
         }
 
-        fn replay(&mut self, _: &usize) -> Result<(), BackendError> {
+        fn replay(&mut self, _: &MockGraph) -> Result<(), BackendError> {
             self.log.borrow_mut().push("replay".to_owned());
             Ok(())
         }
 
         fn synchronize(&mut self) -> Result<(), BackendError> {
             self.log.borrow_mut().push("synchronize".to_owned());
+            if *self.hangs.borrow() { Err(BackendError::Deadline) } else { Ok(()) }
+        }
+
+        fn release_unused(&mut self) -> Result<(), BackendError> {
+            let mut memory = self.memory.borrow_mut();
+            memory.free += std::mem::take(&mut memory.unused);
             Ok(())
         }
     }
@@ -288,26 +339,32 @@ mod tests {
     struct Bench {
         log: Log,
         recording: Rc<RefCell<bool>>,
+        memory: Rc<RefCell<Memory>>,
+        hangs: Rc<RefCell<bool>>,
         recordings: Recordings<u32, MockWork, MockStream>,
         prepared: usize,
-        /// How many of the works that are prepared next run out of memory.
-        failures: usize,
     }
 
     impl Bench {
         fn new(capacity: usize, refuses: bool) -> Self {
-            let (log, recording) = (Log::default(), Rc::new(RefCell::new(false)));
-            let stream = MockStream { log: log.clone(), recording: recording.clone(), refuses };
-            Self { log, recording, recordings: Recordings::new(stream, capacity), prepared: 0, failures: 0 }
+            let (log, recording, hangs) = (Log::default(), Rc::default(), Rc::default());
+            let memory = Rc::new(RefCell::new(Memory { free: 100, unused: 0 }));
+            let (of_stream, recorder_hangs) = (memory.clone(), Rc::clone(&hangs));
+            let stream = MockStream {
+                log: log.clone(),
+                recording: Rc::clone(&recording),
+                memory: of_stream,
+                refuses,
+                hangs: recorder_hangs,
+            };
+            Self { log, recording, memory, hangs, recordings: Recordings::new(stream, capacity), prepared: 0 }
         }
 
         /// Replays the recording for `key` with `input`. Returns the address of the static input.
         fn answer(&mut self, key: u32, input: f32, fails: bool) -> Result<*const f32, BackendError> {
-            let Self { log, recording, prepared, failures, .. } = self;
+            let Self { log, recording, prepared, .. } = self;
             let prepare = || {
                 *prepared += 1;
-                let fails = fails || *failures > 0;
-                *failures = failures.saturating_sub(1);
                 Ok(MockWork { input: Box::new(0.0), log: log.clone(), recording: recording.clone(), fails })
             };
             let load = |work: &mut MockWork| {
@@ -328,8 +385,8 @@ mod tests {
     fn the_first_frame_warms_up_settles_records_and_replays_and_the_second_only_replays() {
         let mut bench = Bench::new(4, false);
         bench.answer(3, 1.0, false).unwrap();
-        let first = ["kernel", "kernel", "synchronize", "settle", "kernel into recording", "recorded", "replay"];
-        assert_eq!(bench.take_log(), first);
+        let first = ["synchronize", "kernel", "kernel", "synchronize", "settle", "kernel into recording", "recorded"];
+        assert_eq!(bench.take_log(), [first.as_slice(), &["replay"]].concat());
         bench.answer(3, 2.0, false).unwrap();
         assert_eq!(bench.take_log(), ["replay"]);
     }
@@ -367,17 +424,45 @@ mod tests {
     }
 
     #[test]
-    fn recordings_are_given_up_for_one_that_runs_out_of_memory() {
-        let mut bench = Bench::new(4, false);
-        for key in [1, 2] {
+    fn a_recording_that_runs_out_of_memory_takes_the_place_of_the_one_used_least() {
+        let mut bench = Bench::new(8, false);
+        bench.memory.borrow_mut().free = 2;
+        for key in [1, 2, 1, 3] {
             bench.answer(key, 0.0, false).unwrap();
         }
-        bench.failures = 1;
-        bench.answer(3, 0.0, false).unwrap();
-        assert_eq!((bench.recordings.len(), bench.prepared), (1, 4));
-        bench.failures = 2;
-        assert!(matches!(bench.answer(4, 0.0, false), Err(BackendError::OutOfMemory(_))), "it is tried once more only");
-        bench.answer(3, 0.0, false).unwrap();
+        let prepared = bench.prepared;
+        bench.answer(1, 0.0, false).unwrap();
+        assert_eq!((bench.recordings.len(), bench.prepared), (2, prepared), "1 was kept");
+    }
+
+    #[test]
+    fn once_memory_was_short_no_more_recordings_are_kept_than_it_holds() {
+        let mut bench = Bench::new(8, false);
+        bench.memory.borrow_mut().free = 2;
+        for key in [1, 2, 3] {
+            bench.answer(key, 0.0, false).unwrap();
+        }
+        let prepared = bench.prepared;
+        bench.answer(4, 0.0, false).unwrap();
+        assert_eq!(bench.prepared, prepared + 1, "it is not tried in vain again");
+    }
+
+    #[test]
+    fn a_recording_that_finds_no_memory_even_alone_is_an_error() {
+        let mut bench = Bench::new(8, false);
+        bench.answer(1, 0.0, false).unwrap();
+        bench.memory.borrow_mut().free = -100;
+        assert!(matches!(bench.answer(2, 0.0, false), Err(BackendError::OutOfMemory(_))));
+        assert!(bench.recordings.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_prepared_on_a_device_that_hangs() {
+        let mut bench = Bench::new(8, false);
+        bench.answer(1, 0.0, false).unwrap();
+        *bench.hangs.borrow_mut() = true;
+        assert!(matches!(bench.answer(2, 0.0, false), Err(BackendError::Deadline)));
+        assert_eq!(bench.prepared, 1);
     }
 
     #[test]

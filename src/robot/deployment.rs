@@ -117,7 +117,7 @@ pub fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), DeploymentEr
         );
     }
     let channels = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
-    for (index, set) in sets.into_iter().take(most).enumerate() {
+    for (index, set) in likeliest_last(sets.into_iter().take(most).collect()).into_iter().enumerate() {
         // A fallback that has taken over meanwhile records nothing.
         if index > 0 && pipeline.recorded_view_sets().is_none() {
             break;
@@ -147,6 +147,14 @@ fn rehearse_one(
         }
         other => other.into(),
     })
+}
+
+/// The order in which sets are rehearsed. The first, that of all cameras, shows whether the deployment fits. Where memory holds
+/// fewer recordings than there are sets, the latest stay, so the likeliest come last and the first once more.
+fn likeliest_last(sets: Vec<Vec<bool>>) -> Vec<Vec<bool>> {
+    let again = sets.first().filter(|_| sets.len() > 1).cloned();
+    let first = sets.first().cloned();
+    first.into_iter().chain(sets.into_iter().skip(1).rev()).chain(again).collect()
 }
 
 /// The sets of cameras that can make an observation, each as which of them are there: any that is not required may be
@@ -204,6 +212,15 @@ mod tests {
         let sets = texts(&[false; 4], 8);
         assert_eq!(sets, ["abcd", ".bcd", "a.cd", "ab.d", "abc.", "..cd", ".b.d", ".bc."]);
         assert_eq!(texts(&[false; 4], 1), ["abcd"]);
+    }
+
+    #[test]
+    fn the_set_of_all_cameras_is_rehearsed_first_and_last() {
+        let order = likeliest_last(view_sets(&[true, false, false], 8));
+        let letters =
+            |set: &Vec<bool>| set.iter().map(|is_there| if *is_there { 'x' } else { '.' }).collect::<String>();
+        assert_eq!(order.iter().map(letters).collect::<Vec<_>>(), ["xxx", "x..", "xx.", "x.x", "xxx"]);
+        assert_eq!(likeliest_last(view_sets(&[true], 8)).len(), 1);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::session::{PipelineStage, Session};
 use crate::backend::BackendError;
 use crate::backend::capture::Recorder;
-use crate::backend::shim::Graph;
+use crate::backend::shim::{self, Graph};
 use std::sync::Arc;
 
 /// Records what is queued on the stream of one part of the network.
@@ -34,5 +34,12 @@ impl Recorder for StreamRecorder {
 
     fn synchronize(&mut self) -> Result<(), BackendError> {
         self.session.finish(self.stage)
+    }
+
+    fn release_unused(&mut self) -> Result<(), BackendError> {
+        // Freeing waits for the whole device without a limit.
+        self.session.finish(PipelineStage::Vlm)?;
+        self.session.finish(PipelineStage::Policy)?;
+        shim::release_unused_memory()
     }
 }
