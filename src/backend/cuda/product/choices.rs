@@ -82,6 +82,8 @@ pub struct Choices {
     made_for: MadeFor,
     kind: Kind,
     known: BTreeMap<String, Implementation>,
+    /// What was chosen once and cannot be used any more.
+    refused: BTreeMap<String, Implementation>,
 }
 
 /// The file's contents.
@@ -94,7 +96,7 @@ struct Kept {
 impl Choices {
     /// The choices in `cache` for products of `kind` (f16 or bf16).
     pub fn read(made_for: MadeFor, kind: Kind, cache: &KernelCache) -> Self {
-        let mut choices = Self { made_for, kind, known: BTreeMap::new() };
+        let mut choices = Self { made_for, kind, known: BTreeMap::new(), refused: BTreeMap::new() };
         choices.refresh(cache);
         choices
     }
@@ -102,6 +104,12 @@ impl Choices {
     /// What computes products of `shape`; `None` if nobody has chosen yet.
     pub fn of(&self, shape: &Shape) -> Option<Implementation> {
         self.known.get(&self.name(shape)).copied()
+    }
+
+    /// Forgets the choice for `shape`, which the library or the GPU refuses, so that the next one takes its place in the file.
+    pub fn refuse(&mut self, shape: &Shape) {
+        let name = self.name(shape);
+        self.refused.extend(self.known.remove_entry(&name));
     }
 
     /// Waits for the right to choose, at most for `patience`, and reads what others have chosen by then. The right lasts
@@ -134,7 +142,10 @@ impl Choices {
     fn refresh(&mut self, cache: &KernelCache) {
         let Some(text) = cache.read(&self.made_for.file_name()) else { return };
         match serde_json::from_slice::<Kept>(&text) {
-            Ok(kept) if kept.made_for == self.made_for => self.known.extend(kept.choices),
+            Ok(kept) if kept.made_for == self.made_for => {
+                let usable = kept.choices.into_iter().filter(|(name, choice)| self.refused.get(name) != Some(choice));
+                self.known.extend(usable);
+            }
             Ok(_) => {}
             Err(error) => tracing::warn!("{}: {error}; algorithms are chosen anew", self.made_for.file_name()),
         }
@@ -212,6 +223,18 @@ mod tests {
         for choices in [first, second] {
             assert_eq!((choices.of(&SHAPE), choices.of(&small)), (Some(LIBRARY), Some(own())));
         }
+    }
+
+    #[test]
+    fn a_choice_that_is_refused_is_replaced_for_every_later_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = KernelCache::within(folder.path());
+        Choices::read(made_for(), Kind::Half, &cache).keep(&[(SHAPE, LIBRARY)], &cache);
+        let mut choices = Choices::read(made_for(), Kind::Half, &cache);
+        choices.refuse(&SHAPE);
+        assert_eq!(choices.of(&SHAPE), None);
+        assert_eq!(choices.keep(&[(SHAPE, own())], &cache), []);
+        assert_eq!(Choices::read(made_for(), Kind::Half, &cache).of(&SHAPE), Some(own()));
     }
 
     #[test]

@@ -18,8 +18,9 @@ use crate::backend::BackendError;
 use crate::backend::cuda::device::kernel_cache::PATIENCE;
 use crate::backend::cuda::device::kernels::Kernels;
 use crate::backend::cuda::device::memory::Span;
-use crate::backend::cuda::device::session::Session;
+use crate::backend::cuda::device::session::{Session, wait_for};
 use crate::backend::path::Products;
+use crate::backend::stream::patience;
 use cudarc::driver::{CudaStream, sys as driver};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -134,7 +135,7 @@ impl Gemm {
 
     /// The first plan for a shape: what an earlier start has chosen, else the library's best guess or, where the library
     /// has no such product, this project's kernel.
-    fn plan(&self, shape: &Shape) -> Result<Plan, BackendError> {
+    fn plan(&mut self, shape: &Shape) -> Result<Plan, BackendError> {
         if let Some(plan) = self.known_plan(shape) {
             return Ok(plan);
         }
@@ -154,24 +155,28 @@ impl Gemm {
     }
 
     /// The plan that an earlier start has made; `None` if there is none, or if what it has chosen is refused by now.
-    fn known_plan(&self, shape: &Shape) -> Option<Plan> {
-        let plan = match self.choices.of(shape)? {
-            Implementation::CublasLt(algorithm) => self.library.plan_with(shape, algorithm).map(|library| Plan {
-                library: Some(library),
-                kernels: Vec::new(),
-                chosen: Choice::Library(0),
-                tuned: true,
-            }),
-            Implementation::Own(tiling) => self.known_kernel(shape, tiling).map(|kernels| Plan {
-                library: None,
-                kernels,
-                chosen: Choice::Own(0),
-                tuned: true,
-            }),
+    fn known_plan(&mut self, shape: &Shape) -> Option<Plan> {
+        match self.plan_of(shape, self.choices.of(shape)?) {
+            Ok(plan) => {
+                self.session.cache().count_choice(false);
+                Some(plan)
+            }
+            Err(error) => {
+                tracing::warn!("{shape:?}: an algorithm is chosen anew: {error}");
+                self.choices.refuse(shape);
+                None
+            }
+        }
+    }
+
+    fn plan_of(&self, shape: &Shape, chosen: Implementation) -> Result<Plan, BackendError> {
+        let (library, kernels, chosen) = match chosen {
+            Implementation::CublasLt(algorithm) => {
+                (Some(self.library.plan_with(shape, algorithm)?), Vec::new(), Choice::Library(0))
+            }
+            Implementation::Own(tiling) => (None, self.known_kernel(shape, tiling)?, Choice::Own(0)),
         };
-        let plan = plan.inspect_err(|error| tracing::warn!("{shape:?}: an algorithm is chosen anew: {error}")).ok()?;
-        self.session.cache().count_choice(false);
-        Some(plan)
+        Ok(Plan { library, kernels, chosen, tuned: true })
     }
 
     fn known_kernel(&self, shape: &Shape, tiling: Tiling) -> Result<Vec<MatMul>, BackendError> {
@@ -216,7 +221,7 @@ impl Gemm {
         let mut made = Vec::new();
         for (shape, products) in new {
             let Some(plan) = self.plans.get(&shape) else { continue };
-            let fastest = self.fastest(&shape, plan, &products);
+            let fastest = self.fastest(&shape, plan, &products)?;
             made.extend(fastest.and_then(|choice| plan.implementation(choice)).map(|chosen| (shape, chosen)));
             if let Some(plan) = self.plans.get_mut(&shape) {
                 plan.chosen = fastest.unwrap_or(plan.chosen);
@@ -255,17 +260,24 @@ impl Gemm {
     }
 
     /// The fastest choice for a shape; `None` if none could be timed. A suggestion that fails to run is skipped.
-    fn fastest(&self, shape: &Shape, plan: &Plan, products: &[Product]) -> Option<Choice> {
-        let time = |choice: Choice, trials: usize| {
-            self.time(shape, plan, choice, products, trials).ok().map(|ms| (ms, choice))
+    ///
+    /// # Errors
+    /// A GPU that is lost or hangs.
+    fn fastest(&self, shape: &Shape, plan: &Plan, products: &[Product]) -> Result<Option<Choice>, BackendError> {
+        let time = |choice: Choice, trials: usize| match self.time(shape, plan, choice, products, trials) {
+            Ok(ms) => Some(Ok((ms, choice))),
+            Err(error) if error.forbids_cleaning_up() => Some(Err(error)),
+            Err(_) => None,
         };
         let algorithms = plan.library.as_ref().map_or(0, CublasLtPlan::algorithm_count);
         let library = (0..algorithms).map(Choice::Library);
         let own = (0..plan.kernels.len()).map(Choice::Own);
-        let mut timed: Vec<(f32, Choice)> = library.chain(own).filter_map(|choice| time(choice, 1)).collect();
+        let timed: Result<Vec<(f32, Choice)>, _> = library.chain(own).filter_map(|choice| time(choice, 1)).collect();
+        let mut timed = timed?;
         timed.sort_by(|a, b| a.0.total_cmp(&b.0));
         let finalists = timed.iter().take(FINALISTS).filter_map(|(_, choice)| time(*choice, TRIALS));
-        let (ms, choice) = finalists.min_by(|a, b| a.0.total_cmp(&b.0))?;
+        let finalists = finalists.collect::<Result<Vec<_>, _>>()?;
+        let Some((ms, choice)) = finalists.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)) else { return Ok(None) };
         let us = |ms: f32| f64::from(ms) * 1e3 / PRODUCTS_PER_TRIAL as f64;
         let library = timed.iter().find(|(_, choice)| matches!(choice, Choice::Library(_))).map(|(ms, _)| us(*ms));
         let how = match choice {
@@ -275,7 +287,7 @@ impl Gemm {
             Choice::Own(index) => format!("{:?}", plan.kernels.get(index).map(MatMul::tiling)),
         };
         tracing::debug!(?shape, candidates = timed.len(), library_us = library, fastest_us = us(ms), how, "product");
-        Some(choice)
+        Ok(Some(choice))
     }
 
     /// Milliseconds that `PRODUCTS_PER_TRIAL` products take with one choice, replayed from a graph as in an inference.
@@ -305,6 +317,8 @@ impl Gemm {
             start.record(stream)?;
             graph.launch()?;
             end.record(stream)?;
+            // A candidate that hangs is an error, and so is the start; asking for the time would wait for ever.
+            wait_for(self.session.context(), &end, Some(patience()))?;
             fastest_ms = fastest_ms.min(start.elapsed_ms(&end)?);
         }
         Ok(fastest_ms)
