@@ -28,8 +28,10 @@ pub enum BackendError {
     /// The device failed or is gone; this process cannot use it any more.
     #[error("GPU failed: {0}")]
     DeviceLost(String),
-    /// The device did not finish before its deadline. This process does not wait for it any more.
-    #[error("the device did not answer within its deadline (policy.deadline_ms)")]
+    /// The device did not finish in time. This process does not wait for it any more.
+    #[error(
+        "the device did not answer in time: within policy.deadline_ms, or within 60 s while it loads, records and uploads"
+    )]
     Deadline,
     /// A fault that was set off on purpose.
     #[error("a drill: this inference was made to fail (drill.fault)")]
@@ -180,7 +182,6 @@ impl BackendError {
             "hardware_stack_error",
             "cuda_error_assert",
             "cuda_error_no_device",
-            "cublas_status_execution_failed",
         ];
         if text.contains("out of memory") || text.contains("out_of_memory") || text.contains("alloc_failed") {
             return Self::OutOfMemory(first_line(&message));
@@ -206,6 +207,20 @@ impl BackendError {
     pub fn abandon<T>(&self, value: T) {
         if self.forbids_cleaning_up() {
             std::mem::forget(value);
+        }
+    }
+}
+
+/// Makes what goes with `held`, which lies on a device. If the device is lost meanwhile, `held` is leaked.
+///
+/// # Errors
+/// The error of `make`.
+pub fn beside<H, M>(held: H, make: impl FnOnce() -> Result<M, BackendError>) -> Result<(H, M), BackendError> {
+    match make() {
+        Ok(made) => Ok((held, made)),
+        Err(error) => {
+            error.abandon(held);
+            Err(error)
         }
     }
 }
@@ -279,6 +294,27 @@ mod tests {
             let error = BackendError::from_device_message(format!("CUDA_ERROR_{name}: in words"));
             assert!(error.forbids_cleaning_up(), "{name}");
         }
+    }
+
+    /// A value that tells whether it was dropped.
+    struct Held(std::rc::Rc<std::cell::Cell<bool>>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+
+    #[test]
+    fn what_was_loaded_before_is_leaked_if_the_device_is_lost_while_the_rest_loads_and_dropped_otherwise() {
+        let dropped_after = |error: BackendError| {
+            let dropped = std::rc::Rc::default();
+            let held = Held(std::rc::Rc::clone(&dropped));
+            assert!(beside(held, || Err::<(), _>(error)).is_err());
+            dropped.get()
+        };
+        assert!(!dropped_after(BackendError::DeviceLost("gone".to_owned())));
+        assert!(dropped_after(BackendError::OutOfMemory("2 GiB".to_owned())));
     }
 
     #[test]

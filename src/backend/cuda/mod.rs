@@ -21,6 +21,7 @@ use super::path::{ExecutionPath, Operators};
 use crate::backend::BackendError;
 #[cfg(feature = "tensorrt")]
 use crate::backend::VlmBackend;
+use crate::backend::error::beside;
 use crate::config::{Device, Dtype};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
@@ -67,17 +68,12 @@ fn load_onto(
     let fused = operators == Operators::OwnKernels;
     // The vision-language part is loaded completely first, so that the policy's weights can use the memory that it
     // frees.
-    let vlm = CapturedVlm::new(Vlm::new(&root, config)?, config, session.clone(), fused)?;
+    let (stream, vlm) = beside(stream, || CapturedVlm::new(Vlm::new(&root, config)?, config, session.clone(), fused))?;
     tracing::debug!("queued the vision-language part's weights");
-    let policy = Policy::new(&root, &config.policy, config.projection_dim).map_err(BackendError::from);
-    let policy = policy.and_then(|policy| CapturedPolicy::new(policy, &config.action_space, session.clone(), fused));
-    let policy = match policy {
-        Ok(policy) => policy,
-        Err(error) => {
-            error.abandon((vlm, stream));
-            return Err(error);
-        }
-    };
+    let ((vlm, stream), policy) = beside((vlm, stream), || {
+        let policy = Policy::new(&root, &config.policy, config.projection_dim)?;
+        CapturedPolicy::new(policy, &config.action_space, session.clone(), fused)
+    })?;
     // Weights were converted and joined on one part's stream. After this wait both parts may use them.
     let backends = Backends {
         vlm: Box::new(vlm),

@@ -18,6 +18,7 @@ use super::libtorch::LibtorchVlm;
 use super::loaded::{Backends, Target};
 use super::path::{ExecutionPath, Operators};
 use crate::backend::BackendError;
+use crate::backend::error::beside;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use session::{Graph, OnnxRuntime};
@@ -45,10 +46,11 @@ pub fn load(checkpoint: &Checkpoint, config: &ModelConfig, target: &Target) -> R
         },
     )?;
 
-    let root = checkpoint.root(device::kind(target.dtype), device);
-    let vlm = LibtorchVlm::new(&root, config)?;
     let domain = target.sizes.domain;
-    let projections = projections(checkpoint, &root, config, domain)?;
+    let (session, (vlm, projections)) = beside(session, || {
+        let root = checkpoint.root(device::kind(target.dtype), device);
+        Ok((LibtorchVlm::new(&root, config)?, projections(checkpoint, &root, config, domain)?))
+    })?;
     let network = EngineNetwork::new(Box::new(session), projections, wanted.tensors, domain, path);
     Ok(Backends {
         vlm: Box::new(vlm),

@@ -13,6 +13,7 @@ use crate::backend::cuda::device::session::{PipelineStage, Session};
 use crate::backend::cuda::device::stream::GpuStream;
 use crate::backend::engine::work::{EngineNetwork, EnginePolicy, EngineWork, projections};
 use crate::backend::engine::{self, BuildSpec, Source, precision_of};
+use crate::backend::error::beside;
 use crate::backend::libtorch::LibtorchVlm;
 use crate::backend::loaded::{Backends, Target};
 use crate::backend::path::{ExecutionPath, Operators};
@@ -57,17 +58,20 @@ fn load_onto(
         |path, sidecar| open(&library, path, &sidecar.read_engine(path)?, &wanted.tensors, session),
     )?;
 
-    let stream = GpuStream::new(session.clone())?;
-    let _no_grad = tch::no_grad_guard();
-    let root = checkpoint.root(device::kind(target.dtype), device::resolve(target.device)?);
-    let vlm = Vlm::new(&root, config)?;
-    let (vlm, operators): (Box<dyn VlmBackend>, _) = if target.engine.cuda_graph {
-        cuda::captured_vlm(vlm, config, session, target)?
-    } else {
-        (Box::new(LibtorchVlm::of(vlm)), Operators::Libtorch)
-    };
     let domain = target.sizes.domain;
-    let projections = projections(checkpoint, &root, config, domain)?;
+    let _no_grad = tch::no_grad_guard();
+    let (engine, (stream, vlm, operators, projections)) = beside(engine, || {
+        let stream = GpuStream::new(session.clone())?;
+        let root = checkpoint.root(device::kind(target.dtype), device::resolve(target.device)?);
+        let vlm = Vlm::new(&root, config)?;
+        let (vlm, operators): (Box<dyn VlmBackend>, _) = if target.engine.cuda_graph {
+            cuda::captured_vlm(vlm, config, session, target)?
+        } else {
+            (Box::new(LibtorchVlm::of(vlm)), Operators::Libtorch)
+        };
+        let ((stream, vlm), projections) = beside((stream, vlm), || projections(checkpoint, &root, config, domain))?;
+        Ok((stream, vlm, operators, projections))
+    })?;
     let network = EngineNetwork::new(Box::new(engine), projections, wanted.tensors, domain, path);
     let policy = TensorRtPolicy::new(sidecar.engine_sha256, network, session, target.engine.cuda_graph);
     let backends = Backends {

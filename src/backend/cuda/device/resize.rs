@@ -74,6 +74,35 @@ fn int(value: usize) -> super::kernels::Argument {
     Int(i32::try_from(value).unwrap_or(i32::MAX))
 }
 
+impl Buffers {
+    fn new(session: &Session, pixels: usize, between: usize) -> Result<Self, BackendError> {
+        // SAFETY: every byte of a pixel is written before the device reads it, and the padding may hold anything.
+        let host = unsafe { session.context().alloc_pinned_with_flags::<u8>(pixels, 0) }?;
+        Ok(Self {
+            host,
+            device: buffer(&[pixels], Kind::Uint8, session.device())?,
+            between: buffer(&[between], Kind::Uint8, session.device())?,
+        })
+    }
+
+    /// Copies all pixels to the device, and records `read` once it has them.
+    fn send(&mut self, frames: &[Frame], stream: &CudaStream, read: &CudaEvent) -> Result<(), BackendError> {
+        let host = self.host.as_mut_slice()?;
+        let mut rest = &mut *host;
+        for frame in frames {
+            let pixels = frame.image.data();
+            let Some((place, after)) = rest.split_at_mut_checked(pixels.len().next_multiple_of(4)) else { break };
+            if let Some(place) = place.get_mut(..pixels.len()) {
+                place.copy_from_slice(pixels);
+            }
+            rest = after;
+        }
+        // SAFETY: both sides are equally long; the host's side is not written before `read` has passed.
+        unsafe { result::memcpy_htod_async(self.device.data_ptr() as u64, host, stream.cu_stream()) }?;
+        Ok(read.record(stream)?)
+    }
+}
+
 /// Frames of one size whose views and pixels follow each other, so that one launch resizes them all.
 struct Run<'a> {
     resampling: &'a Resampling,
@@ -124,12 +153,11 @@ impl Resizer {
         let length = |frame: &Frame| frame.image.data().len().next_multiple_of(4);
         let needed = frames.iter().map(length).sum();
         wait_for(self.session.context(), &self.read, Some(patience()))?;
-        let mut buffers = self.buffers(needed, frames, size)?;
-        self.send(&mut buffers, frames)?;
+        let [pixels, between] = self.send(needed, frames, size)?;
 
         let [height, width] = size;
         let plane = 3 * height * width;
-        let (pixels, between, planes) = (Span::of(&buffers.device), Span::of(&buffers.between), Span::of(images));
+        let planes = Span::of(images);
         let mut start = 0;
         let alike = |a: &Frame, b: &Frame| {
             a.view + 1 == b.view && Arc::ptr_eq(&a.resampling, &b.resampling) && length(a) == a.image.data().len()
@@ -149,14 +177,16 @@ impl Resizer {
             )?;
             start += run.iter().map(length).sum::<usize>();
         }
-        self.buffers = Some(buffers);
         Ok(())
     }
 
     /// Copies resampling tables to the device, unless they are there already.
     fn ensure_tables(&mut self, resampling: &Arc<Resampling>) -> Result<(), BackendError> {
         let device = Device::Cuda(self.session.device());
+        let session = &self.session;
         let make = || -> Result<_, BackendError> {
+            // The copies wait for what is queued, and would do so without a limit.
+            session.finish(PipelineStage::Vlm)?;
             let tables = match &resampling.method {
                 ResampleMethod::Bicubic { columns, rows, .. } => {
                     Tables { columns: AxisTable::new(columns, device)?, rows: AxisTable::new(rows, device)? }
@@ -170,46 +200,24 @@ impl Resizer {
         self.tables.get_or_make(|(known, _)| Arc::ptr_eq(known, resampling), make).map(drop)
     }
 
-    /// Buffers for `needed` bytes of pixels, those of the last frame if they are large enough.
-    fn buffers(&mut self, needed: usize, frames: &[Frame], size: [usize; 2]) -> Result<Buffers, BackendError> {
+    /// Copies all pixels, `needed` bytes, to the device. Returns where they are, and the place between the two passes. The
+    /// buffers are those of the last frame if they are large enough, and stay in `self` whatever fails, because the device
+    /// may still read them.
+    fn send(&mut self, needed: usize, frames: &[Frame], size: [usize; 2]) -> Result<[Span; 2], BackendError> {
         let [height, width] = size;
         let between_of = |frame: &Frame| {
             let (from_width, from_height) = frame.resampling.from;
             3 * (from_width * height).max(from_height * width)
         };
         let between = frames.iter().map(between_of).sum::<usize>() + 4;
-        if let Some(buffers) = self.buffers.take()
-            && buffers.host.len() >= needed
-            && buffers.between.numel() >= between
-        {
-            return Ok(buffers);
-        }
-        let device = self.session.device();
-        // SAFETY: every byte of a pixel is written before the device reads it, and the padding may hold anything.
-        let host = unsafe { self.session.context().alloc_pinned_with_flags::<u8>(needed, 0) }?;
-        Ok(Buffers {
-            host,
-            device: buffer(&[needed], Kind::Uint8, device)?,
-            between: buffer(&[between], Kind::Uint8, device)?,
-        })
-    }
-
-    /// Copies all pixels to the device.
-    fn send(&mut self, buffers: &mut Buffers, frames: &[Frame]) -> Result<(), BackendError> {
-        let host = buffers.host.as_mut_slice()?;
-        let mut rest = &mut *host;
-        for frame in frames {
-            let pixels = frame.image.data();
-            let Some((place, after)) = rest.split_at_mut_checked(pixels.len().next_multiple_of(4)) else { break };
-            if let Some(place) = place.get_mut(..pixels.len()) {
-                place.copy_from_slice(pixels);
-            }
-            rest = after;
-        }
-        let stream = self.session.stream(PipelineStage::Vlm);
-        // SAFETY: both sides are equally long; the host's side is not written before `read` has passed.
-        unsafe { result::memcpy_htod_async(buffers.device.data_ptr() as u64, host, stream.cu_stream()) }?;
-        Ok(self.read.record(stream)?)
+        let is_small = |buffers: &mut Buffers| buffers.host.len() < needed || buffers.between.numel() < between;
+        drop(self.buffers.take_if(is_small));
+        let buffers = match &mut self.buffers {
+            Some(buffers) => buffers,
+            none => none.insert(Buffers::new(&self.session, needed, between)?),
+        };
+        buffers.send(frames, self.session.stream(PipelineStage::Vlm), &self.read)?;
+        Ok([Span::of(&buffers.device), Span::of(&buffers.between)])
     }
 
     fn resize(&self, run: &Run, size: [usize; 2]) -> Result<(), BackendError> {
