@@ -154,6 +154,11 @@ const char* xvla_use_default_stream(int device) {
   });
 }
 
+// Whether everything is done that this thread's current stream was given. A failure of any of it is an error.
+const char* xvla_is_idle(int device, bool* idle) {
+  return guarded([&] { *idle = c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).query(); });
+}
+
 // A recording on the device that this thread uses at the moment.
 const char* xvla_recording_new(void** recording) {
   return guarded([&] { *recording = new Recording(); });

@@ -3,7 +3,7 @@
 use crate::backend::BackendError;
 use crate::config::{Device, Dtype};
 use std::path::{Path, PathBuf};
-use tch::{Cuda, Kind, Tensor};
+use tch::{Cuda, Kind};
 
 /// libtorch's device for `device`, if this machine has it.
 ///
@@ -33,18 +33,6 @@ pub fn kind(dtype: Dtype) -> Kind {
         Dtype::F16 => Kind::Half,
         Dtype::Bf16 => Kind::BFloat16,
     }
-}
-
-/// Waits until everything that libtorch has queued on a GPU is done; there is nothing to wait for on the host.
-///
-/// # Errors
-/// The failure of anything queued before.
-pub fn wait(device: tch::Device) -> Result<(), BackendError> {
-    if device.is_cuda() {
-        // Fetching a value waits as tch's `synchronize` does, but that one panics when the GPU is lost.
-        let _ = Tensor::f_zeros([1], (Kind::Float, device))?.f_to(tch::Device::Cpu)?;
-    }
-    Ok(())
 }
 
 /// Threads that libtorch's operators use.

@@ -1,8 +1,8 @@
 //! The stream of libtorch's own devices. Operators run in the order of the calls, at once on the CPU and queued by
 //! libtorch on a GPU.
 
+use super::libtorch_gpu;
 use super::stream::{DeviceBatch, Finished, HostBatch, HostImages, Pending, Stream};
-use super::{device, libtorch_gpu};
 use crate::backend::BackendError;
 use crate::types::HostArray;
 use std::time::Instant;
@@ -26,7 +26,7 @@ impl HostStream {
     fn lap(&mut self) -> Result<f64, BackendError> {
         // On a GPU the work is only queued at this point. Waiting for it counts its time to the stage that it belongs
         // to.
-        device::wait(self.device)?;
+        libtorch_gpu::wait(self.device)?;
         let now = Instant::now();
         let lap = now.duration_since(self.last);
         self.last = now;

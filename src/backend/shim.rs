@@ -13,6 +13,7 @@ mod ffi {
     unsafe extern "C" {
         pub fn xvla_use_stream(device: c_int, stream: *mut c_void) -> *const c_char;
         pub fn xvla_use_default_stream(device: c_int) -> *const c_char;
+        pub fn xvla_is_idle(device: c_int, idle: *mut bool) -> *const c_char;
         pub fn xvla_recording_new(recording: *mut *mut c_void) -> *const c_char;
         pub fn xvla_recording_free(recording: *mut c_void);
         pub fn xvla_recording_begin(recording: *mut c_void) -> *const c_char;
@@ -69,6 +70,14 @@ pub unsafe fn use_stream(device: usize, stream: *mut c_void) -> Result<(), Backe
 pub fn use_default_stream(device: usize) -> Result<(), BackendError> {
     // SAFETY: the function takes only a number.
     check(unsafe { ffi::xvla_use_default_stream(device as c_int) }).map_err(device_error)
+}
+
+/// Whether everything that this thread's current stream was given is done.
+pub fn is_idle(device: usize) -> Result<bool, BackendError> {
+    let mut idle = false;
+    // SAFETY: the shim writes one byte, 0 or 1, or leaves it.
+    check(unsafe { ffi::xvla_is_idle(device as c_int, &mut idle) }).map_err(device_error)?;
+    Ok(idle)
 }
 
 /// The allocator's counters on GPU `device`.

@@ -4,9 +4,9 @@
 
 use super::library::Library;
 use crate::backend::BackendError;
-use crate::backend::device;
 use crate::backend::engine::step::{StepEngine, StepTensors};
 use crate::backend::engine::{Direction, Element, IoTensor};
+use crate::backend::libtorch_gpu;
 use crate::model::onnx::file::data_path;
 use half::{bf16, f16};
 use ort::ep;
@@ -104,7 +104,7 @@ impl StepEngine for OnnxRuntime {
             inputs.map(|(name, tensor)| Ok((name, self.input(name, tensor)?))).collect::<Result<_, BackendError>>()?;
         // ONNX Runtime has a stream of its own, so libtorch's queued work must be done before the graph reads its
         // results.
-        device::wait(self.device)?;
+        libtorch_gpu::wait(self.device)?;
         let outputs = self.session.run(inputs).map_err(|error| self.library.refused(&error))?;
         let action = outputs.get("action").ok_or_else(|| self.library.refused(&"the graph gave no `action`"))?;
         let (_, values) = action.try_extract_tensor::<f32>().map_err(|error| self.library.refused(&error))?;
