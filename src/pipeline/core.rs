@@ -1,9 +1,10 @@
 //! The state behind [`super::Pipeline`]: the open checkpoint, the backends that were loaded from it, and the change to
 //! the fallback when they fail.
 
-use super::fallback::{self, Place};
+use super::fallback::{self, DeviceState, Place};
 use super::inference::{Postprocess, Queued};
 use super::latency::milliseconds;
+use super::loader::{Loaded, Loader};
 use super::noise;
 use super::non_finite::NonFinite;
 use super::preparation::Preparation;
@@ -11,7 +12,7 @@ use super::prepare::{self, Preparer};
 use super::provenance::{Provenance, Runtime};
 use super::request::{Input, Request};
 use super::validate::{self, own_input_spec};
-use super::{Options, PipelineError, gate};
+use super::{Options, PipelineError};
 use crate::backend::drill::Drill;
 use crate::backend::select::{self, Backends, Target};
 use crate::backend::stream::{HostBatch, HostImages};
@@ -52,7 +53,7 @@ pub(super) struct Core {
     target: Target,
     preparer: Preparer,
     postprocess: Arc<Postprocess>,
-    device_lost: bool,
+    device: DeviceState,
     /// Whether a batch has been told of whose images may be pixels of 0 to 1.
     told_of_unit_range: bool,
     /// The number of times that the backends have been replaced.
@@ -62,104 +63,6 @@ pub(super) struct Core {
 /// Locks the core. A poisoned lock is accepted: the next request overwrites anything that a panic left incomplete.
 pub(super) fn lock(core: &Mutex<Core>) -> MutexGuard<'_, Core> {
     core.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Everything that backends are loaded from.
-struct Loader<'a> {
-    options: &'a Options,
-    checkpoint: &'a Checkpoint,
-    config: &'a ModelConfig,
-    target: &'a Target,
-    steps: usize,
-}
-
-/// The backends that could be loaded, and where they run.
-pub(super) struct Loaded {
-    pub(super) backends: Backends,
-    runtime: Arc<Runtime>,
-    place: Place,
-}
-
-impl Loaded {
-    /// Frees the backends once the device has finished what is queued there; leaks them if the device is lost by then.
-    fn free(mut self) {
-        if let Err(error) = self.backends.stream.drain() {
-            error.abandon(self);
-        }
-    }
-
-    /// Frees the backends after `failure`, or leaks them where it forbids that.
-    fn dispose(self, failure: &PipelineError) {
-        if failure.forbids_cleaning_up() {
-            std::mem::forget(self);
-        } else {
-            self.free();
-        }
-    }
-}
-
-impl Loader<'_> {
-    /// Loads backends at `place`, or at the first of its successors where loading succeeds. `reason` says why the place
-    /// before `place` is not used; it is `None` for the configured place.
-    fn load(
-        &self,
-        mut place: Place,
-        mut reason: Option<String>,
-        device_lost: &mut bool,
-    ) -> Result<Loaded, PipelineError> {
-        loop {
-            let failure = match self.load_at(&place) {
-                Ok(backends) => return Ok(self.loaded(backends, place, reason)),
-                Err(failure) => failure,
-            };
-            *device_lost |= failure.loses_device();
-            match fallback::successor(self.options, &place, *device_lost) {
-                Some(next) if fallback::may_help(&failure) => place = next,
-                _ => return Err(failure),
-            }
-            reason = Some(match reason {
-                Some(before) => format!("{before}; then {failure}"),
-                None => failure.to_string(),
-            });
-        }
-    }
-
-    fn load_at(&self, place: &Place) -> Result<Backends, PipelineError> {
-        let is_configured = *place == Place::configured(self.options);
-        let overlap = self.options.overlap && is_configured;
-        let target = Target { device: place.device, dtype: place.dtype, overlap, ..self.target.clone() };
-        let backends = gate::load(&place.backend, self.checkpoint, self.config, &target, self.steps)?;
-        Ok(match self.options.drill.as_ref().filter(|_| is_configured) {
-            Some(drill) => Backends { policy: drill.wrap(backends.policy), ..backends },
-            None => backends,
-        })
-    }
-
-    fn loaded(&self, backends: Backends, place: Place, reason: Option<String>) -> Loaded {
-        let backend = backends.policy.name();
-        let degraded = reason.map(|reason| fallback::degraded(self.options, backend, place.device, reason));
-        if let Some(degraded) = &degraded {
-            tracing::warn!("{degraded}");
-        }
-        if let Some(reason) = backends.path.slow_because() {
-            tracing::warn!(
-                "{backend} runs libtorch's operators, recorded, because its kernels are not for {reason}: several times \
-                 slower than what the GPU can do (dtype f16 or bf16 and sizes as published take the kernels)"
-            );
-        }
-        if self.options.preprocess == Preprocess::Device && !backends.stream.resizes() {
-            tracing::warn!("preprocess: device has no effect with {backend}: images are resized on the host");
-        }
-        let runtime = Runtime {
-            backend,
-            device: place.device,
-            dtype: place.dtype,
-            engine_sha256: backends.policy.engine_sha256().map(str::to_owned),
-            path: backends.path_so_far(),
-            degraded,
-        };
-        Loaded { backends, runtime: Arc::new(runtime), place }
-    }
 }
 
 impl Core {
@@ -181,8 +84,8 @@ impl Core {
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
         let target = options.target(own_input_spec(&config, &processors, options.domain));
         let loader = Loader { options, checkpoint: &checkpoint, config: &config, target: &target, steps };
-        let mut device_lost = false;
-        let active = loader.load(Place::configured(options), None, &mut device_lost)?;
+        let mut device = DeviceState::default();
+        let active = loader.load(Place::configured(options), None, &mut device, &mut || false)?;
         let postprocess = Postprocess {
             space: config.action_space.clone(),
             statistics: processors.action.clone(),
@@ -206,7 +109,7 @@ impl Core {
             checkpoint,
             target,
             preparer,
-            device_lost,
+            device,
         })
     }
 
@@ -270,8 +173,8 @@ impl Core {
             return Err(failure);
         }
         let Some(failed) = self.active.take() else { return Err(failure) };
-        self.device_lost |= failure.loses_device();
-        let Some(next) = fallback::successor(&self.options, &failed.place, self.device_lost) else {
+        self.device.note(&failure);
+        let Some(next) = fallback::successor(&self.options, &failed.place, self.device) else {
             return Err(self.give_up(failed, failure));
         };
         tracing::error!("backend {} on {}: {failure}", failed.place.backend, failed.place.device);
@@ -287,11 +190,14 @@ impl Core {
         }
         // A panic while the next one loads leaves nothing that runs, and the requests after it are told why.
         self.ended.clone_from(&reason);
+        let suspended = self.suspended.take();
         let Self { options, checkpoint, config, target, steps, .. } = &*self;
         let loader = Loader { options, checkpoint, config, target, steps: steps.load(Ordering::Relaxed) };
-        let mut device_lost = self.device_lost;
-        let loaded = loader.load(next, Some(reason), &mut device_lost);
-        self.device_lost = device_lost;
+        let (mut device, mut suspended) = (self.device, suspended);
+        // What is suspended may come back, but an answer from the device is worth more.
+        let mut make_room = || suspended.take().map(Loaded::free).is_some();
+        let loaded = loader.load(next, Some(reason), &mut device, &mut make_room);
+        (self.device, self.suspended) = (device, suspended);
         match loaded {
             Ok(loaded) => self.activate(loaded),
             Err(error) => {
@@ -299,7 +205,7 @@ impl Core {
                 match self.suspended.take() {
                     Some(suspended) if error.forbids_cleaning_up() => suspended.dispose(&error),
                     // Nothing better could be loaded than what answered with values that are not finite.
-                    Some(suspended) => self.activate(suspended),
+                    Some(suspended) => self.resume(suspended),
                     None => {}
                 }
                 return Err(error);
@@ -312,6 +218,12 @@ impl Core {
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = loaded.runtime.clone();
         self.active = Some(loaded);
         self.generation += 1;
+    }
+
+    /// Lets backends run again whose successors have answered no better. Their device has the memory that they need.
+    fn resume(&mut self, suspended: Loaded) {
+        self.device.has_room();
+        self.activate(suspended);
     }
 
     /// Frees backends that failed, and with them what is suspended if it lies on a device that is lost.
@@ -330,7 +242,7 @@ impl Core {
             Some(suspended) if is_non_finite => {
                 self.non_finite.was_the_requests_fault();
                 failed.dispose(&failure);
-                self.activate(suspended);
+                self.resume(suspended);
             }
             suspended if failure.forbids_cleaning_up() => {
                 self.ended = failure.to_string();

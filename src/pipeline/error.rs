@@ -52,9 +52,9 @@ impl From<BackendError> for PipelineError {
 }
 
 impl PipelineError {
-    /// Whether the device cannot be used, at least for now: it is lost, out of memory or has missed its deadline.
-    pub fn loses_device(&self) -> bool {
-        matches!(self, Self::Backend(error) if error.loses_device())
+    /// Whether the device has too little free memory.
+    pub fn exhausts_device(&self) -> bool {
+        matches!(self, Self::Backend(BackendError::OutOfMemory(_)))
     }
 
     /// Whether nothing on the device can be freed any more: see [`BackendError::forbids_cleaning_up`].

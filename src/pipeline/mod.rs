@@ -8,7 +8,7 @@
 //! | what to load, what a request holds | [`options`], [`request`], [`noise`] |
 //! | an inference from its request to its answer | [`core`], [`prepare`], [`validate`], [`inference`], [`in_flight`] |
 //! | what an observation becomes without the weights | [`preparation`] |
-//! | what runs, and what takes over when it fails | [`gate`], [`fallback`], [`provenance`] |
+//! | what runs, and what takes over when it fails | [`loader`], [`gate`], [`parity`], [`fallback`], [`provenance`] |
 //! | what a checkpoint and an embodiment fix, and the state that is fed | [`facts`], [`feedback`] |
 //! | the inference thread of a live pipeline | [`worker`], [`slot`], [`epoch`] |
 //! | milliseconds and percentiles | [`latency`] |
@@ -23,11 +23,13 @@ mod gate;
 mod in_flight;
 mod inference;
 pub mod latency;
+mod loader;
 #[cfg(test)]
 pub mod mock;
 pub mod noise;
 mod non_finite;
 pub mod options;
+mod parity;
 mod preparation;
 pub mod prepare;
 pub mod provenance;

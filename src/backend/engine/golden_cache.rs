@@ -11,9 +11,11 @@ use crate::model::checkpoint::Checkpoint;
 use std::path::{Path, PathBuf};
 
 /// The sources that decide what libtorch is asked and what it computes.
-const NETWORK: [&str; 12] = [
+const NETWORK: [&str; 14] = [
     include_str!("golden.rs"),
     include_str!("../libtorch.rs"),
+    include_str!("../libtorch_gpu.rs"),
+    include_str!("../../../csrc/cuda_shim.cpp"),
     include_str!("../../model/action_space.rs"),
     include_str!("../../model/domain.rs"),
     include_str!("../../model/flow.rs"),
