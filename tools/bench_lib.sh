@@ -26,15 +26,20 @@ prepare() {
   mkdir -p "$results"
 }
 
-# Makes a full-size checkpoint with its batches, unless an earlier run did: DTYPE.
+# Makes a full-size checkpoint with its batches, unless an earlier run did and came to its end: DTYPE.
 synthesise() {
   local checkpoint="$work/base_$1" calib="$work/calib_$1"
-  [[ -d "$checkpoint" && -d "$calib" ]] && return
+  [[ -f "$checkpoint.whole" ]] && return
   echo "==> synthesising $checkpoint" >&2
+  rm -rf "$checkpoint" "$calib"
   "$xvla" checkpoint synth --preset base --dtype "$1" --out "$checkpoint" --calib "$calib" \
     --domain 3 >&2
   "$python" tools/text_tokens.py --checkpoint "$checkpoint" --calib "$calib" --tokens "$TEXT_TOKENS"
+  touch "$checkpoint.whole"
 }
+
+# Rows that are missing because their command failed.
+failures=0
 
 # Runs a command that takes --json, and keeps what it wrote or why it failed: NAME LABEL COMMAND...
 measure() {
@@ -45,7 +50,14 @@ measure() {
   if ! "$@" --json "$results/$name.json" > "$results/$name.log" 2>&1; then
     echo "    failed: $(last_line "$results/$name.log")" >&2
     skip "$name" "$label" "$(last_line "$results/$name.log")"
+    failures=$((failures + 1))
   fi
+}
+
+# Writes the table, and ends with 1 if rows are missing from it that should be there.
+finish() {
+  "$python" tools/gpu_table.py "$results" --out "$out"
+  ((failures == 0)) || die "$failures of the commands failed; the table says which and why"
 }
 
 # Notes why a row of the table is missing: NAME LABEL REASON.

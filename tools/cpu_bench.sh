@@ -30,4 +30,4 @@ measure reference_eager "PyTorch eager" "$python" tools/gpu_reference.py --devic
   --steps 1 --tokens "$TEXT_TOKENS" --iters "$iters" --warmup "$warmup"
 measure xvla_libtorch_f32_1 "xvla libtorch, f32" "$xvla" bench --checkpoint "$work/base_f32" --calib "$work/calib_f32" \
   --backend libtorch --device cpu --dtype f32 --steps 1 --iters "$iters" --warmup "$warmup"
-"$python" tools/gpu_table.py "$results" --out "$out"
+finish

@@ -39,12 +39,13 @@ backend() {
 # An engine, built before it is measured unless an earlier run did: DTYPE. On a GPU that TensorRT does not support, the
 # table says so.
 engine() {
-  local steps
+  local steps before="$failures"
   for steps in 1 10; do
     measure "xvla_tensorrt_$1_$steps" "xvla tensorrt, $1" "$xvla" bench --checkpoint "$work/base_$1" \
       --calib "$work/calib_$1" --backend tensorrt --device cuda --dtype "$1" --steps "$steps" --iters "$iters" \
       --warmup "$warmup" --engine-cache "$work/engines" --rebuild-engine
   done
+  failures="$before"
 }
 
 prepare gpu_results
@@ -61,4 +62,4 @@ backend cuda_graph f16
 backend cuda_graph bf16
 engine f16
 engine bf16
-"$python" tools/gpu_table.py "$results" --out "$out"
+finish

@@ -25,10 +25,16 @@ read_options "programs build features python logs only limit" "" "$@"
 # In the order in which they run. The last one leaves the GPU's context unusable, but only in its own process.
 readonly PROGRAMS=(gpu_goldens gpu_kernel_builds gpu_kernel_cache gpu_fp8 gpu_sparse24 gpu_tensorrt gpu_backend gpu_failure)
 
+# The commit of this checkout, and whether anything differs from it.
+describe_commit() {
+  git describe --always --dirty 2> /dev/null || echo unknown
+}
+
 # Builds the test programs into a folder, named as cargo names the tests: DIR.
 build_into() {
   local built name
   mkdir -p "$1"
+  describe_commit > "$1/commit"
   export XVLA_CUDA=1
   # shellcheck source=/dev/null
   source scripts/env.sh
@@ -114,7 +120,7 @@ count() {
 
 card="$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2> /dev/null | head -n 1)" || true
 echo "GPU: ${card:-none}"
-echo "date: $(date --utc +%F), commit $(git rev-parse --short HEAD 2> /dev/null || echo unknown)"
+echo "date: $(date --utc +%F), programs of commit $(cat "$programs/commit" 2> /dev/null || echo unknown)"
 
 for test in tests/gpu/test_*.py; do
   name="$(basename "$test" .py)"
