@@ -4,8 +4,14 @@
 //! Each message names what is at fault and how to fix it, fits on one line, and keeps its cause as `source`.
 
 mod content;
+mod files;
+mod instruction;
+mod listed;
 
-pub use content::{PROBE_BYTES, check_content, printable};
+pub use content::{PROBE_BYTES, check_content, in_one_line, printable};
+pub use files::{MOST_BYTES, open_regular, read_regular};
+pub use instruction::{MOST_INSTRUCTION_BYTES, check_instruction};
+pub use listed::listed;
 
 use std::path::PathBuf;
 
@@ -204,6 +210,12 @@ pub enum InputError {
     /// The instruction holds no words.
     #[error("`instruction`: empty: say what the robot should do")]
     EmptyInstruction,
+    /// The instruction is longer than anything that is said.
+    #[error("`instruction`: {bytes} bytes, at most {MOST_INSTRUCTION_BYTES} are taken: say it in fewer words")]
+    LongInstruction {
+        /// Its length.
+        bytes: usize,
+    },
     /// A sample has no camera view at all.
     #[error("`image_mask`: sample {sample} has no valid view: at least one camera must be present")]
     NoView {

@@ -32,11 +32,24 @@ pub fn check_content(bytes: &[u8]) -> Result<(), String> {
 
 /// `text` with its control characters escaped, line ends and tabs excepted.
 ///
-/// Errors quote what files hold, and files may hold anything. A NUL cannot be part of a ROS message, and other control
-/// characters would steer the terminal.
+/// Errors quote what files hold, and files may hold anything. A NUL cannot be part of a ROS message, other control
+/// characters would steer the terminal, and those that turn the direction of writing show something else than is there.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    let is_hidden = |character: char| character.is_control() && !matches!(character, '\n' | '\t');
-    if !text.contains(is_hidden) {
+    escaped(text, |character| is_hidden(character) && !matches!(character, '\n' | '\t'))
+}
+
+/// `text` as [`printable`] shows it, with line ends and tabs escaped, too: what is quoted cannot look like a line of its own.
+pub fn in_one_line(text: &str) -> Cow<'_, str> {
+    escaped(text, is_hidden)
+}
+
+fn is_hidden(character: char) -> bool {
+    let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    character.is_control() || turns || matches!(character, '\u{2028}' | '\u{2029}')
+}
+
+fn escaped(text: &str, is_hidden: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_hidden) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len() + 8);
@@ -76,6 +89,16 @@ mod tests {
         for bytes in [safetensors.as_slice(), b"{}", b"PK\x03\x04", b" {\"version\": \"1.0\"}"] {
             assert_eq!(check_content(bytes), Ok(()));
         }
+    }
+
+    #[test]
+    fn characters_that_turn_the_direction_of_writing_are_escaped() {
+        assert_eq!(printable("a\u{202e}b\u{2066}c"), "a\\u{202e}b\\u{2066}c");
+    }
+
+    #[test]
+    fn what_is_quoted_in_one_line_has_no_line_of_its_own() {
+        assert_eq!(in_one_line("go\n[ERROR] lies\u{2028}"), "go\\n[ERROR] lies\\u{2028}");
     }
 
     #[test]

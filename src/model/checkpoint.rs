@@ -5,11 +5,12 @@
 //! adapter changes, and of those only, the merged copy takes memory of its own.
 
 use super::adapter::Adapter;
+use super::file_watch::FileWatch;
 use super::folders::{CONFIG_FILE, Folders, INDEX_FILE, WEIGHTS_FILE, incomplete};
 use super::layout::Layout;
 pub use super::weights::TensorEntry;
 use super::weights::{Weights, malformed};
-use crate::error::{CheckpointError, check_content};
+use crate::error::{CheckpointError, MOST_BYTES, check_content, read_regular};
 use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
@@ -169,13 +170,19 @@ impl Checkpoint {
         Ok(format!("{:x}", Sha256::digest(text)))
     }
 
+    /// The mapped files, which must stay as they are for as long as tensors on the host are views of them.
+    pub fn watch(&self) -> FileWatch {
+        let adapter = self.adapter.as_ref().map(|adapter| adapter.watch().clone()).unwrap_or_default();
+        self.weights.watch().clone().and(adapter)
+    }
+
     /// SHA-256 of the `config.json` that describes the weights, in lowercase hex.
     ///
     /// # Errors
     /// A file that cannot be read.
     pub fn config_sha256(&self) -> Result<String, CheckpointError> {
         let path = self.config_folder.join(CONFIG_FILE);
-        let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io { path, source })?;
+        let bytes = read_regular(&path, MOST_BYTES).map_err(|source| CheckpointError::Io { path, source })?;
         Ok(format!("{:x}", Sha256::digest(bytes)))
     }
 
@@ -419,8 +426,8 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let bytes =
-        std::fs::read(&index_path).map_err(|source| CheckpointError::Io { path: index_path.clone(), source })?;
+    let bytes = read_regular(&index_path, MOST_BYTES)
+        .map_err(|source| CheckpointError::Io { path: index_path.clone(), source })?;
     check_content(&bytes).map_err(|reason| malformed(&index_path, reason))?;
     let index: Index =
         serde_json::from_slice(&bytes).map_err(|error| malformed(&index_path, format!("weight map: {error}")))?;

@@ -1,6 +1,6 @@
 //! Where the files of a checkpoint lie, and what a folder is that is given as a checkpoint and is none.
 
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, MOST_BYTES, read_regular};
 use serde_json::Value;
 use std::path::{Component, Path, PathBuf};
 
@@ -102,7 +102,7 @@ fn a_file(file: &Path) -> String {
 }
 
 fn an_adapter(folder: &Path) -> String {
-    let bytes = std::fs::read(folder.join(ADAPTER_CONFIG_FILE)).unwrap_or_default();
+    let bytes = read_regular(&folder.join(ADAPTER_CONFIG_FILE), MOST_BYTES).unwrap_or_default();
     let config: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let text = |key: &str| config.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let kind = text("peft_type").unwrap_or("PEFT");

@@ -31,6 +31,7 @@ pub mod checkpoint;
 pub mod config;
 mod config_json;
 pub mod domain;
+pub mod file_watch;
 pub mod flow;
 pub mod folders;
 pub mod layers;

@@ -3,7 +3,8 @@
 //! libtorch maps a file privately (`from_file`); every tensor is a view of that map and keeps it alive. Tensors are
 //! copied only if their alignment demands it.
 
-use crate::error::{CheckpointError, PROBE_BYTES, check_content};
+use super::file_watch::FileWatch;
+use crate::error::{CheckpointError, PROBE_BYTES, check_content, open_regular};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use sha2::{Digest, Sha256};
@@ -12,7 +13,7 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use tch::{Device, Kind, Tensor};
 
 /// The format's own limit; a larger header means that the file is not a safetensors file.
@@ -50,7 +51,7 @@ impl TensorEntry {
 struct Mapped {
     path: PathBuf,
     /// The file stays open, so that a hash covers the mapped file even if another file has taken its path since.
-    file: File,
+    file: Arc<File>,
     bytes: Tensor, // [file size] u8
 }
 
@@ -62,6 +63,7 @@ pub struct Weights {
     entries: BTreeMap<String, TensorEntry>,
     /// What the headers say besides: text by name.
     metadata: BTreeMap<String, String>,
+    watch: FileWatch,
     /// [`Weights::sha256`], once somebody has asked for it.
     sha256: OnceLock<String>,
 }
@@ -73,13 +75,20 @@ impl Weights {
     /// A missing, truncated or malformed file; a tensor that is in two of them.
     pub fn open(path: PathBuf, paths: Vec<PathBuf>) -> Result<Self, CheckpointError> {
         let mut files = Vec::with_capacity(paths.len());
-        let (mut entries, mut metadata) = (BTreeMap::new(), BTreeMap::new());
+        let (mut entries, mut metadata, mut watch) = (BTreeMap::new(), BTreeMap::new(), FileWatch::default());
         for (file, path) in paths.into_iter().enumerate() {
-            let opened = File::open(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+            let io = |source| CheckpointError::Io { path: path.clone(), source };
+            let opened = Arc::new(open_regular(&path).map_err(io)?);
+            watch.add(&path, &opened).map_err(io)?;
             metadata.extend(read_header(&path, &opened, file, &mut entries)?);
             files.push(map_file(path, opened)?);
         }
-        Ok(Self { path, files, entries, metadata, sha256: OnceLock::new() })
+        Ok(Self { path, files, entries, metadata, watch, sha256: OnceLock::new() })
+    }
+
+    /// The mapped files, which must stay as they are.
+    pub fn watch(&self) -> &FileWatch {
+        &self.watch
     }
 
     /// The file, or the folder of several.
@@ -122,7 +131,7 @@ impl Weights {
     pub fn sha256_with(&self, more: &[u8]) -> Result<String, CheckpointError> {
         let mut hasher = Sha256::new();
         for Mapped { path, file, .. } in &self.files {
-            let (io, mut file) = (|source| CheckpointError::Io { path: path.to_owned(), source }, file);
+            let (io, mut file) = (|source| CheckpointError::Io { path: path.to_owned(), source }, &**file);
             file.rewind().map_err(io)?;
             std::io::copy(&mut file, &mut hasher).map_err(io)?;
         }
@@ -258,7 +267,7 @@ fn stored_kind(dtype: Dtype) -> Option<Kind> {
 }
 
 /// Maps a file whose header has been read.
-fn map_file(path: PathBuf, file: File) -> Result<Mapped, CheckpointError> {
+fn map_file(path: PathBuf, file: Arc<File>) -> Result<Mapped, CheckpointError> {
     let size = file.metadata().map_err(|source| CheckpointError::Io { path: path.clone(), source })?.len() as i64;
     // libtorch maps a file by its name. This name refers to the open file, even if another file has taken its path
     // since.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::de::IgnoredAny;
 use tokenizers::TruncationDirection;
 
-use crate::error::{CheckpointError, InputError, check_content};
+use crate::error::{CheckpointError, MOST_BYTES, check_content, check_instruction, read_regular};
 use crate::transform::TransformError;
 use crate::transform::tokenizer_settings::TokenizerSettings;
 
@@ -64,7 +64,8 @@ impl Tokenizer {
     /// A file that cannot be read or is not a tokenizer, or a `max_length` that leaves no room beside its special
     /// tokens.
     pub fn from_file(path: &Path, max_length: usize, pad_id: i64) -> Result<Self, CheckpointError> {
-        let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+        let bytes =
+            read_regular(path, MOST_BYTES).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
         let malformed = |reason| CheckpointError::Malformed { path: path.to_owned(), reason };
         check_content(&bytes).map_err(malformed)?;
         Self::from_bytes(&bytes, max_length, pad_id).map_err(malformed)
@@ -143,9 +144,7 @@ impl Tokenizer {
     /// # Errors
     /// A text without words, one the tokenizer refuses, or one that is too long and must not be cut.
     pub fn encode(&self, text: &str) -> Result<Encoded, TransformError> {
-        if text.trim().is_empty() {
-            return Err(InputError::EmptyInstruction.into());
-        }
+        check_instruction(text)?;
         let refused = |error: tokenizers::Error| TransformError::Tokenizer(error.to_string());
         // The tokenizer's own truncation would stop at the limit, and nobody would know how much was cut off.
         let mut encoding = self.inner.encode_fast(text, false).map_err(refused)?;

@@ -1,7 +1,7 @@
 //! What Hugging Face's files beside a `tokenizer.json` say of padding and cutting. The side that is padded is not taken
 //! from them, because lerobot's processor and X-VLA's own name one.
 
-use crate::error::{CheckpointError, check_content};
+use crate::error::{CheckpointError, MOST_BYTES, check_content, read_regular};
 use serde_json::Value;
 use std::path::Path;
 
@@ -56,7 +56,7 @@ impl TokenizerSettings {
 /// The file at `path`; `None` if there is none.
 fn object(path: &Path) -> Result<Option<Value>, CheckpointError> {
     let malformed = |reason| CheckpointError::Malformed { path: path.to_owned(), reason };
-    let bytes = match std::fs::read(path) {
+    let bytes = match read_regular(path, MOST_BYTES) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(CheckpointError::Io { path: path.to_owned(), source }),

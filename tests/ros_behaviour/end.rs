@@ -3,7 +3,8 @@
 use crate::ros::{JOINTS, NodeProcess, Robot, count, domain, folder, noise_image};
 use crate::{ONE_CAMERA, params_file};
 use serde_json::json;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 
 /// A node that is ready and has nothing to do.
 fn idle() -> NodeProcess {
@@ -40,28 +41,54 @@ fn a_second_signal_ends_the_node_at_once_whatever_it_waits_for() {
     }
 }
 
-/// A node whose checkpoint is a pipe that nobody writes to: reading it is a disk that never answers.
-fn loads_forever(name: &str, domain: u32) -> NodeProcess {
+/// Holds a lease of the file that it is given: whoever opens that waits for it, for some 45 s unless the lease ends before.
+const LEASE: &str = "import fcntl, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+with open(sys.argv[1], 'w') as file:
+    fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    print('held', flush=True)
+    sys.stdin.read()
+";
+
+/// A node whose checkpoint lies on a disk that does not answer, and the disk.
+fn loads_for_long(name: &str, domain: u32) -> (NodeProcess, Child) {
     let folder = folder().join(name);
     std::fs::create_dir(&folder).unwrap();
-    pipe(&folder.join("config.json"));
+    let mut disk = Command::new("python3")
+        .args(["-c", LEASE, folder.join("config.json").to_str().unwrap()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(disk.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "held\n", "the file system of {} has no leases", folder.display());
     let checkpoint = format!("checkpoint:={}", folder.display());
-    NodeProcess::start(domain, &["-p", &checkpoint, "-p", "proprio.joint_names:=[a]", "-p", "cameras:=[front]"])
+    let given = ["-p", &checkpoint, "-p", "proprio.joint_names:=[a]", "-p", "cameras:=[front]"];
+    (NodeProcess::start(domain, &given), disk)
+}
+
+/// Lets the disk answer.
+fn end(mut disk: Child) {
+    drop(disk.stdin.take());
+    assert!(disk.wait().unwrap().success());
 }
 
 #[test]
 fn a_signal_ends_the_node_while_its_checkpoint_is_still_loading() {
-    let node = loads_forever("never_loads", domain());
+    let (node, disk) = loads_for_long("never_loads", domain());
     node.wait_for_line("loading");
     assert_eq!(node.end_with("TERM"), Some(0));
+    end(disk);
 }
 
 #[test]
 fn diagnostics_say_that_the_checkpoint_is_loading() {
     let domain = domain();
-    let _node = loads_forever("still_loads", domain);
+    let (_node, disk) = loads_for_long("still_loads", domain);
     let report = Robot::start(domain, "/xvla").report(|report| !report["inference"].is_null());
     assert_eq!(report["inference"]["message"], "loading the checkpoint");
+    end(disk);
 }
 
 #[test]

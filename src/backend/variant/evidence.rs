@@ -8,7 +8,7 @@
 use super::choice::Answers;
 use super::comparison::{Comparison, cosine};
 use crate::backend::engine::golden::{GoldenInputs, SMALL_CHANNEL};
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, read_regular};
 use crate::model::config::ModelConfig;
 use crate::model::variant::{GATE_FILE, GateLimits, Limits};
 use crate::types::{HostArray, ModelInputs};
@@ -17,6 +17,9 @@ use safetensors::{Dtype, SafeTensorError};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
+
+/// The most bytes of the file, which holds a few batches of one sample.
+const MOST_GATE_BYTES: u64 = 1 << 30;
 
 /// Samples with dense f32's answers.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +83,7 @@ impl Evidence {
     pub fn read(folder: &Path, limits: &GateLimits, domain: i64) -> Result<Self, CheckpointError> {
         let path = folder.join(GATE_FILE);
         let malformed = |reason: String| CheckpointError::Malformed { path: path.clone(), reason };
-        let file = std::fs::read(&path).map_err(|error| match error.kind() {
+        let file = read_regular(&path, MOST_GATE_BYTES).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 malformed("missing, and nothing may run this checkpoint without it: copy the folder anew".to_owned())
             }

@@ -4,6 +4,7 @@ use super::evidence::sha256;
 use super::others::Others;
 use super::{Made, VariantError};
 use crate::backend::engine::sidecar::sha256_of_file;
+use crate::error::{MOST_BYTES, read_regular};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::folders::{CONFIG_FILE, Folders, WEIGHTS_FILE};
@@ -56,7 +57,7 @@ pub fn write(
         .map_err(|error| unwritten(&weights, &error))?;
     variant.weights_sha256 = sha256_of_file(&weights).map_err(|error| unwritten(&weights, &error))?;
     let source = folders.holding(CONFIG_FILE).join(CONFIG_FILE);
-    let text = std::fs::read(&source).map_err(|error| unwritten(&source, &error))?;
+    let text = read_regular(&source, MOST_BYTES).map_err(|error| unwritten(&source, &error))?;
     let mut written: Value = serde_json::from_slice(&text).map_err(|error| unwritten(&source, &error))?;
     if let Value::Object(keys) = &mut written {
         let value = serde_json::to_value(&variant).map_err(|error| unwritten(&source, &error))?;

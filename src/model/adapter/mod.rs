@@ -13,7 +13,8 @@ mod names;
 use super::folders::{ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, WEIGHTS_FILE, convert};
 use super::layout::Layout;
 use super::weights::{TensorEntry, Weights, malformed};
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, MOST_BYTES, read_regular};
+use crate::model::file_watch::FileWatch;
 use config::LoraConfig;
 use names::{BaseNames, Found, Role};
 use std::collections::BTreeMap;
@@ -59,6 +60,11 @@ struct Halves {
 }
 
 impl Adapter {
+    /// The mapped file, which must stay as it is.
+    pub fn watch(&self) -> &FileWatch {
+        self.weights.watch()
+    }
+
     /// Opens the adapter in `folder` for the weights of `base`, and checks that every tensor of it fits one of the base.
     ///
     /// # Errors
@@ -68,7 +74,8 @@ impl Adapter {
         if !path.exists() {
             return Err(malformed(folder, not_an_adapter(folder)));
         }
-        let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        let bytes =
+            read_regular(&path, MOST_BYTES).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
         let config = LoraConfig::parse(&path, &bytes)?;
         let file = folder.join(ADAPTER_WEIGHTS_FILE);
         let pickled = folder.join("adapter_model.bin");

@@ -9,7 +9,7 @@ use super::action_space::{ActionMode, ActionSpace};
 use super::config::{ModelConfig, PolicyConfig, StageConfig, TextConfig, VisionConfig};
 use super::folders::{CONFIG_FILE, Folders, incomplete};
 use super::variant;
-use crate::error::{CheckpointError, check_content};
+use crate::error::{CheckpointError, MOST_BYTES, check_content, read_regular};
 use raw::{Kind, Raw, RawText, RawVision, widths};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -80,7 +80,8 @@ fn check_base(folders: Folders) -> Result<(), CheckpointError> {
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
     let malformed = |reason| CheckpointError::Malformed { path: path.to_owned(), reason };
-    let bytes = std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
+    let bytes =
+        read_regular(path, MOST_BYTES).map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
     check_content(&bytes).map_err(malformed)?;
     let mut deserializer = serde_json::Deserializer::from_slice(&bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {

@@ -56,6 +56,8 @@ pub struct Processors {
     pub padding_side: Option<PaddingSide>,
     /// lerobot's name of the tokenizer: a model on a hub, or a folder.
     pub tokenizer_name: Option<String>,
+    /// Names of the files with statistics that the steps refer to, which lie beside theirs.
+    pub state_files: Vec<String>,
     /// The tokenizer's folder within the checkpoint, where lerobot has stored one.
     pub tokenizer_folder: Option<PathBuf>,
     /// The embodiment the checkpoint was tuned for.
@@ -98,7 +100,8 @@ impl Processors {
         match (before, after) {
             (None, None) => Ok(Self::default()),
             (Some(before), Some(after)) => {
-                let mut processors = Self { present: true, ..Self::default() };
+                let state_files = before.state_files().chain(after.state_files()).collect();
+                let mut processors = Self { present: true, state_files, ..Self::default() };
                 processors.read_before(&before)?;
                 processors.read_after(&after)?;
                 Ok(processors)

@@ -1,7 +1,7 @@
 //! Normaliser steps: which feature they change, in which mode, and with which stored statistics.
 
 use super::step::StepAt;
-use crate::error::{CheckpointError, check_content};
+use crate::error::{CheckpointError, MOST_BYTES, check_content, listed, read_regular};
 use crate::transform::state::{Mode, Normalization};
 use serde::Deserialize;
 use serde_json::Value;
@@ -127,7 +127,8 @@ impl StepAt<'_> {
             return Err(self.refuse("state_file", &format!("{name:?} is not a file name")));
         }
         let path = self.file.folder.join(name);
-        let bytes = std::fs::read(&path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+        let bytes =
+            read_regular(&path, MOST_BYTES).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
         check_content(&bytes).map_err(|reason| CheckpointError::Malformed { path: path.clone(), reason })?;
         let statistics = Statistics { path, bytes: Some(bytes) };
         statistics.tensors()?;
@@ -173,12 +174,7 @@ impl Statistics {
     /// What an error says about the tensors that are there.
     fn list(&self) -> String {
         const NAMED: usize = 8;
-        let names = self.names();
-        let named = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-        match names.len().saturating_sub(NAMED) {
-            0 => format!("the file has {named}"),
-            more => format!("the file has {named} and {more} more"),
-        }
+        format!("the file has {}", listed(&self.names(), NAMED))
     }
 
     /// The values of one statistic of the feature `key`; `mode` is why they are needed.

@@ -1,6 +1,6 @@
 //! The two JSON files as lists of steps, with the errors that name a step.
 
-use crate::error::{CheckpointError, check_content};
+use crate::error::{CheckpointError, MOST_BYTES, check_content, read_regular};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -42,7 +42,7 @@ impl StepFile {
     /// Reads the file called `name`; `None` if there is none.
     pub(super) fn open(folder: &Path, name: &str) -> Result<Option<Self>, CheckpointError> {
         let path = folder.join(name);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match read_regular(&path, MOST_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(CheckpointError::Io { path, source }),
@@ -59,6 +59,11 @@ impl StepFile {
     /// The steps in the order in which they run.
     pub(super) fn steps(&self) -> impl Iterator<Item = StepAt<'_>> {
         self.steps.iter().enumerate().map(|(index, step)| StepAt { file: self, index, step })
+    }
+
+    /// Names of the files that the steps have their state in.
+    pub(super) fn state_files(&self) -> impl Iterator<Item = String> {
+        self.steps.iter().filter_map(|step| step.state_file.clone())
     }
 
     pub(super) fn malformed(&self, reason: String) -> CheckpointError {

@@ -1,0 +1,106 @@
+//! Files that are used as they were opened.
+
+use crate::error::CheckpointError;
+use std::fs::{File, Metadata};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// Mapped files and what they were like when they were opened.
+///
+/// What is written into a mapped file shows in memory at once, so that a network goes on with other weights than those that
+/// were checked, and one that was cut short ends the process. A file that is renamed to its path is another one and does
+/// nothing.
+#[derive(Clone, Debug, Default)]
+pub struct FileWatch(Vec<Watched>);
+
+#[derive(Clone, Debug)]
+struct Watched {
+    path: PathBuf,
+    file: Arc<File>,
+    facts: (u64, SystemTime),
+}
+
+fn facts(of: &Metadata) -> io::Result<(u64, SystemTime)> {
+    Ok((of.len(), of.modified()?))
+}
+
+impl FileWatch {
+    /// Watches one more file, which was opened from `path`.
+    ///
+    /// # Errors
+    /// A file whose metadata cannot be read.
+    pub fn add(&mut self, path: &Path, file: &Arc<File>) -> io::Result<()> {
+        let facts = facts(&file.metadata()?)?;
+        self.0.push(Watched { path: path.to_owned(), file: file.clone(), facts });
+        Ok(())
+    }
+
+    /// Watches all files of `other`, too.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
+    /// Checks that nobody has written to any of the files. Costs a call of the operating system each.
+    ///
+    /// # Errors
+    /// The first file that has changed.
+    pub fn check(&self) -> Result<(), CheckpointError> {
+        self.0.iter().try_for_each(|Watched { path, file, facts: before }| {
+            let now = file.metadata().and_then(|of| facts(&of));
+            if now.map_err(|source| CheckpointError::Io { path: path.clone(), source })? == *before {
+                return Ok(());
+            }
+            Err(CheckpointError::Malformed {
+                path: path.clone(),
+                reason: "was written to while its weights are in use: start again; a new file has to be renamed to that name, \
+                         which leaves the old one as it is"
+                    .to_owned(),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::FileTimes;
+    use std::time::Duration;
+
+    fn watched() -> (tempfile::TempDir, PathBuf, FileWatch) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, "weights").unwrap();
+        let mut watch = FileWatch::default();
+        watch.add(&path, &Arc::new(File::open(&path).unwrap())).unwrap();
+        (folder, path, watch)
+    }
+
+    #[test]
+    fn a_file_that_another_one_takes_the_place_of_has_not_changed() {
+        let (folder, path, watch) = watched();
+        let other = folder.path().join("other");
+        std::fs::write(&other, "more weights").unwrap();
+        std::fs::rename(other, path).unwrap();
+        watch.check().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_has_changed() {
+        let (_folder, path, watch) = watched();
+        File::options().write(true).open(&path).unwrap().set_len(3).unwrap();
+        let error = watch.check().unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}: was written to", path.display())), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_written_to_has_changed_although_it_is_as_long_as_before() {
+        let (_folder, path, watch) = watched();
+        let file = File::options().write(true).open(path).unwrap();
+        file.set_times(FileTimes::new().set_modified(SystemTime::now() + Duration::from_secs(5))).unwrap();
+        assert!(watch.check().is_err());
+    }
+}
