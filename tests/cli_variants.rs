@@ -114,6 +114,16 @@ fn bench_runs_an_fp8_checkpoint() {
 }
 
 #[test]
+fn bench_names_the_batch_of_a_domain_that_a_variant_was_not_made_for() {
+    let (bench, other) = (bench(), Bench::of(&["--batches", "2", "--domain", "4"]));
+    let (out, arguments) = arguments(&bench, QUANTIZE, "fp8", &[]);
+    succeeds(arguments);
+    let calibration = other.calibration();
+    let given = ["bench", "--checkpoint", text(&out), "--calib", text(&calibration), "--steps", "10", "--iters", "1"];
+    fails(given, &["calib_00000.npz", "`domain_id`: 4", "quantised for domain 3 alone"]);
+}
+
+#[test]
 fn infer_runs_an_int8_checkpoint() {
     let bench = bench();
     let (out, arguments) = arguments(&bench, INT8, "int8", &[]);

@@ -1,6 +1,6 @@
 //! Measures backends: each one answers the same batches, and the times of every stage are recorded for every inference.
 
-use super::infer::{answer, max_abs_delta};
+use super::infer::{answer, max_abs_delta, with_path};
 use super::memory::{Peak, Segment, process_age};
 use crate::backend::select;
 use crate::backend::stream::DeviceMemory;
@@ -181,7 +181,9 @@ fn one(
     let (load_ms, load) = (milliseconds(start.elapsed()), segment.finish());
 
     let (mut segment, start) = (Segment::start(), Instant::now());
-    pipeline.warm_up()?;
+    // Its sizes and domain are those of the first batch.
+    let sized_by = plan.batches.first().map_or(plan.options.checkpoint.as_path(), PathBuf::as_path);
+    pipeline.warm_up().map_err(|error| with_path(sized_by, error))?;
     let first_inference_ms = milliseconds(start.elapsed());
     let first_action_ms = reference.is_empty().then(process_age).flatten().map(milliseconds);
 
@@ -236,14 +238,15 @@ fn throughput(plan: &Plan, pipeline: &Pipeline) -> Result<Throughput, OfflineErr
     let depth = if pipeline.overlaps() { 2 } else { 1 };
     let noise = Noise::from(noise::draw(plan.seed, &pipeline.noise_shape(1)));
     let files = plan.batches.iter().take(KEPT);
-    let batches: Vec<_> = files.map(|path| read_batch(path, Limits::default())).collect::<Result<_, _>>()?;
-    let inputs = batches.into_iter().map(|batch| Arc::new(batch.inputs));
-    let single: Vec<_> = inputs.filter(|inputs| inputs.batch == 1).collect();
+    let batches = files.map(|path| Ok((path, Arc::new(read_batch(path, Limits::default())?.inputs))));
+    let mut single = batches.collect::<Result<Vec<_>, OfflineError>>()?;
+    single.retain(|(_, inputs)| inputs.batch == 1);
     let mut e2e_ms = Vec::with_capacity(plan.iterations);
     let mut in_flight = VecDeque::with_capacity(depth);
     let start = Instant::now();
-    for inputs in single.iter().cycle().take(plan.iterations) {
-        in_flight.push_back(pipeline.begin(Request::new(inputs.clone(), noise.clone()))?);
+    for (path, inputs) in single.iter().cycle().take(plan.iterations) {
+        let begun = pipeline.begin(Request::new(inputs.clone(), noise.clone()));
+        in_flight.push_back(begun.map_err(|error| with_path(path, error))?);
         if in_flight.len() == depth
             && let Some(inference) = in_flight.pop_front()
         {

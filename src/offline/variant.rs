@@ -4,7 +4,7 @@ use super::OfflineError;
 use super::infer::with_path;
 use crate::backend::device;
 use crate::backend::engine::golden::InputSpec;
-use crate::backend::variant::others::Others;
+use crate::backend::variant::others::{Counting, Others};
 pub use crate::backend::variant::store::Sizes;
 use crate::backend::variant::{Calibration, VariantError, make, store};
 pub use crate::backend::variant::{Event, Keep, Order, Recipe, Report};
@@ -15,6 +15,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 pub use crate::model::variant::REPORT_FILE;
 use crate::model::variant::Variant;
+use crate::pipeline::prepare::tokenizer_folder;
 use crate::pipeline::validate::own_input_spec;
 use crate::pipeline::{Options, PipelineError, Preparation};
 use crate::transform::rotation::distance_from_rotation_6d;
@@ -67,7 +68,8 @@ pub fn write(plan: &Plan, observer: &mut dyn FnMut(Event)) -> Result<Outcome, Of
         order.steps.push(config.denoising_steps);
     }
     check_domain(&preparation, order.domain)?;
-    let others = Others::of(options.folders())?;
+    let (folders, processors) = (options.folders(), preparation.processors());
+    let others = Others::of(Counting { folders, processors, tokenizer: tokenizer_folder(folders, processors) })?;
     let folder = plan.calibration.as_deref();
     let calibration = folder.map(|folder| calibration(&preparation, folder, order.domain, plan.seed)).transpose()?;
     let (calibration, notices) = calibration.unzip();

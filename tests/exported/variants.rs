@@ -10,7 +10,7 @@ use xvla_ros::backend::engine::golden::{GoldenInputs, InputSpec};
 use xvla_ros::backend::libtorch::LibtorchPolicy;
 use xvla_ros::backend::variant::evidence::Evidence;
 use xvla_ros::backend::variant::network::Network;
-use xvla_ros::backend::variant::others::Others;
+use xvla_ros::backend::variant::others::{Counting, Others};
 use xvla_ros::backend::variant::{Made, Report, store};
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::config::ModelConfig;
@@ -19,6 +19,7 @@ use xvla_ros::model::policy::LINEAR_INPUTS;
 use xvla_ros::model::variant::{FORMAT, GateLimits, Limits, Method, Part, Variant};
 use xvla_ros::model::vlm::VlmTokens;
 use xvla_ros::model::weight::{Weight, fp8, sparse24};
+use xvla_ros::transform::processors::Processors;
 
 /// A layer that [`variant`] leaves as it is.
 pub const KEPT: &str = "transformer.blocks.0.attn.proj";
@@ -54,7 +55,10 @@ pub fn variant(checkpoint: &Path, sizes: InputSpec, method: Method) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let made = Made { variant, matrices, evidence, report: Report::default() };
     let folders = Folders::new(checkpoint, None);
-    store::write(folders, (&opened, &config), &made, &Others::of(folders).unwrap(), folder.path()).unwrap();
+    let processors = Processors::load(folders.base).unwrap();
+    let counting = Counting { folders, processors: &processors, tokenizer: folders.base };
+    let others = Others::of(counting).unwrap();
+    store::write(folders, (&opened, &config), &made, &others, folder.path()).unwrap();
     folder
 }
 

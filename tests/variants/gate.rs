@@ -272,11 +272,14 @@ fn a_variant_that_is_too_far_is_not_written() {
 
 /// How many matrices `--keep auto` leaves alone for a least cosine.
 fn kept(least_cosine: f64) -> Made {
+    try_keep(least_cosine).unwrap()
+}
+
+fn try_keep(least_cosine: f64) -> Result<Made, OfflineError> {
     try_make(FP8, Part::Transformer, |plan| {
         plan.order.keep = Keep::Auto;
         plan.order.least_cosine = least_cosine;
     })
-    .unwrap()
 }
 
 #[test]
@@ -291,6 +294,17 @@ fn matrices_are_kept_until_the_worst_sample_is_near_enough() {
     let Made { outcome, .. } = kept(wanted);
     assert!(outcome.report.actions[&STEPS].worst_cosine >= wanted);
     assert!((1..12).contains(&outcome.report.kept.len()), "{:?}", outcome.report.kept);
+}
+
+#[test]
+fn a_variant_that_keeps_most_matrices_says_how_few_it_changes() {
+    let alone = make(FP8, Part::Transformer).outcome.report.actions[&STEPS].worst_cosine;
+    // The strictest of these limits that anything can be changed within.
+    let limits = [100.0, 50.0, 20.0, 10.0, 7.0, 5.0].map(|part| 1.0 - (1.0 - alone) / part);
+    let Made { outcome, .. } = limits.into_iter().find_map(|limit| try_keep(limit).ok()).unwrap();
+    let (kept, warnings) = (outcome.report.kept.len(), outcome.report.warnings.join("\n"));
+    assert!(kept > 6, "{kept}");
+    assert!(warnings.contains(&format!("only {} of 12 matrices could be changed", 12 - kept)), "{warnings}");
 }
 
 /// The worst cosines after one and after four denoising steps of a policy pruned by wanda, and how it is made for both.

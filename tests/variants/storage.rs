@@ -157,8 +157,45 @@ fn what_is_not_the_checkpoints_stays_behind_and_is_told() {
 }
 
 #[test]
+fn what_could_not_be_copied_and_would_not_be_stays_behind() {
+    let folder = copy_of_source();
+    std::os::unix::fs::symlink("/nowhere/at/all", folder.path().join("optimizer.bin")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(folder.path().join("notes.txt")).status().unwrap().success());
+    std::fs::create_dir_all(folder.path().join("wandb/run/files/media")).unwrap();
+    let made = try_make(MAGNITUDE, Part::Transformer, |plan| plan.checkpoint = folder.path().to_owned()).unwrap();
+    let warnings = made.outcome.report.warnings.join("; ");
+    assert!(
+        warnings.contains("not copied from the source: notes.txt, optimizer.bin, wandb/run/files/media/"),
+        "{warnings}"
+    );
+}
+
+#[test]
+fn statistics_come_along_whatever_their_file_is_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = super::fixtures().join("checkpoints/vendored_mean_std");
+    for entry in std::fs::read_dir(source).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let processor = folder.path().join("policy_preprocessor.json");
+    let mut steps: serde_json::Value = serde_json::from_slice(&std::fs::read(&processor).unwrap()).unwrap();
+    let step = steps["steps"].as_array_mut().unwrap().iter_mut().find(|step| step["state_file"].is_string()).unwrap();
+    let name = step["state_file"].take();
+    step["state_file"] = "normalizer.safetensors".into();
+    std::fs::write(&processor, steps.to_string()).unwrap();
+    std::fs::rename(folder.path().join(name.as_str().unwrap()), folder.path().join("normalizer.safetensors")).unwrap();
+    let made = try_make(MAGNITUDE, Part::Transformer, |plan| {
+        plan.checkpoint = folder.path().to_owned();
+        plan.calibration = None;
+        plan.order.domain = 0;
+    });
+    assert_eq!(inspect(Folders::new(made.unwrap().folder.path(), None)).unwrap().problems, Vec::<String>::new());
+}
+
+#[test]
 fn an_entry_of_the_source_that_cannot_be_read_is_told_by_its_own_name() {
-    for (link, target) in [("lost", "/nowhere/at/all"), ("myself", ".")] {
+    for (link, target) in [("card.json", "/nowhere/at/all"), ("myself", ".")] {
         let folder = copy_of_source();
         std::os::unix::fs::symlink(target, folder.path().join(link)).unwrap();
         let made = try_make(MAGNITUDE, Part::Transformer, |plan| plan.checkpoint = folder.path().to_owned());

@@ -3,7 +3,7 @@
 use super::candidates::Candidates;
 use super::comparison::{Comparison, LayerError, ProductError};
 use super::network::Network;
-use super::{Event, Order, VariantError};
+use super::{Event, Keep, Order, VariantError};
 use crate::backend::engine::golden::GoldenInputs;
 use crate::model::weight::{Watch, Weight};
 use std::collections::BTreeMap;
@@ -109,6 +109,17 @@ impl<'a> Choice<'a> {
     pub fn kept(&self) -> Vec<String> {
         let groups = self.candidates.groups.iter().zip(&self.kept);
         groups.filter(|(_, kept)| **kept).flat_map(|(group, _)| group.names.clone()).collect()
+    }
+
+    /// What to tell if fewer than half of the matrices differ from the source's, although nobody named those that do not.
+    pub fn warning(&self, order: &Order) -> Option<String> {
+        let all: usize = self.candidates.groups.iter().map(|group| group.names.len()).sum();
+        let changed = all - self.kept().len();
+        (order.keep == Keep::Auto && 2 * changed < all).then(|| {
+            format!(
+                "only {changed} of {all} matrices could be changed within the limits: it gains little over its source (--keep auto)"
+            )
+        })
     }
 
     /// Compares the answers to the held-out samples with dense f32's, for each number of denoising steps.

@@ -242,7 +242,10 @@ pub fn make(
         kept,
         warnings: calibration
             .map(|calibration| teeth::warnings(&calibration.samples, held_out.len()))
-            .unwrap_or_default(),
+            .into_iter()
+            .flatten()
+            .chain(choice.warning(order))
+            .collect(),
         ..Report::default()
     };
     if let (Some(evidence), Some(gate)) = (&evidence, &gate) {

@@ -5,6 +5,7 @@ use anyhow::bail;
 use clap::Parser;
 use serde::Serialize;
 use std::path::PathBuf;
+use xvla_ros::error::listed;
 use xvla_ros::model::variant::{GateLimits, Variant};
 use xvla_ros::offline::fact_sheet::{FactSheet, fact_sheet};
 use xvla_ros::offline::inspect::{AdapterFacts, Inspection, inspect};
@@ -180,19 +181,15 @@ fn adapter_line(adapter: &AdapterFacts) -> String {
 
 fn variant_line(variant: &Variant) -> String {
     const SHOWN: usize = 8;
-    let shown = variant.kept.get(..SHOWN).unwrap_or(&variant.kept).join(", ");
-    let kept = match variant.kept.len() {
-        0 => "none".to_owned(),
-        count if count <= SHOWN => shown,
-        count => format!("{count}, {shown} and others (--json names all)"),
-    };
+    let names_all = if variant.kept.len() > SHOWN { " (--json names all)" } else { "" };
     format!(
-        "{}: {} matrices of {} ({}), for domain {} alone, left as they were: {kept}; source sha256 {}",
+        "{}: {} matrices of {} ({}), for domain {} alone, left as they were: {}{names_all}; source sha256 {}",
         variant.method.name(),
         variant.matrices,
         variant.scope.name(),
         variant.criterion,
         variant.domain,
+        listed(&variant.kept, SHOWN),
         variant.source_sha256
     )
 }

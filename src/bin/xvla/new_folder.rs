@@ -5,6 +5,7 @@ use procfs::process::Process;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs::{File, TryLockError};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -62,7 +63,13 @@ fn place(target: &Path) -> anyhow::Result<PathBuf> {
     if std::fs::read_dir(target).with_context(named)?.next().is_some() {
         bail!("{}: exists and is not empty: remove it or choose another folder", target.display());
     }
-    target.canonicalize().with_context(named)
+    let whole = target.canonicalize().with_context(named)?;
+    // What is mounted there cannot be replaced by a folder that is renamed to it.
+    let device = |path: &Path| std::fs::metadata(path).map(|data| data.dev()).with_context(named);
+    if whole.parent().map(device).transpose()? != Some(device(&whole)?) {
+        bail!("{}: a file system is mounted there: choose a folder within it", target.display());
+    }
+    Ok(whole)
 }
 
 /// Makes a folder and locks it.

@@ -11,9 +11,10 @@ use xvla_ros::backend::device;
 use xvla_ros::backend::variant::VariantError;
 use xvla_ros::config::Device;
 use xvla_ros::data::batch::calibration_files;
+use xvla_ros::error::listed;
 use xvla_ros::model::variant::Part;
 use xvla_ros::offline::OfflineError;
-use xvla_ros::offline::variant::{self, Event, Keep, Order, Outcome, Plan, REPORT_FILE, Recipe};
+use xvla_ros::offline::variant::{self, Event, Keep, Order, Outcome, Plan, REPORT_FILE, Recipe, Report};
 
 /// Layers that the report names, those furthest from dense first.
 const LAYERS_SHOWN: usize = 3;
@@ -117,8 +118,10 @@ pub fn keep(text: &str) -> Result<Keep, String> {
 fn check_apart(out: &Path, source: &Path) -> anyhow::Result<()> {
     let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let (parent, source) = (whole(parent)?, whole(source)?);
-    if parent.starts_with(&source) {
+    // A link is where it leads to.
+    let place = if out.exists() { whole(out)? } else { whole(parent)? };
+    let source = whole(source)?;
+    if place.starts_with(&source) {
         bail!(
             "--out {}: lies in {}, which it is made from: choose a folder beside it",
             out.display(),
@@ -205,8 +208,21 @@ fn text(args: &VariantArgs, made: &Outcome, took_s: f64) -> anyhow::Result<Strin
     );
     if report.actions.is_empty() {
         text += "\nnot compared with its source: no calibration batches were given (--calib)";
-        return Ok(text);
+    } else {
+        write_comparison(&mut text, report)?;
     }
+    write!(text, "\n  kept as they are: {}", listed(&report.kept, KEPT_SHOWN))?;
+    if report.kept.len() > KEPT_SHOWN {
+        write!(text, " ({REPORT_FILE} names all)")?;
+    }
+    for warning in &report.warnings {
+        write!(text, "\n  warning: {warning}")?;
+    }
+    Ok(text)
+}
+
+/// Adds how far the variant is from its source.
+fn write_comparison(text: &mut String, report: &Report) -> std::fmt::Result {
     write!(
         text,
         "\nagainst dense f32 on {} held-out sample{} ({} to calibrate):",
@@ -241,14 +257,5 @@ fn text(args: &VariantArgs, made: &Outcome, took_s: f64) -> anyhow::Result<Strin
     let furthest = report.layers.iter().take(LAYERS_SHOWN);
     let furthest = furthest.map(|error| format!("{} {:.1} %", error.layer, 100.0 * error.relative_error));
     write!(text, "\n  products furthest from dense: {}", furthest.collect::<Vec<_>>().join(", "))?;
-    let shown = report.kept.get(..KEPT_SHOWN).unwrap_or(&report.kept).join(", ");
-    match report.kept.len() {
-        0 => text += "\n  kept as they are: none",
-        count if count <= KEPT_SHOWN => write!(text, "\n  kept as they are: {shown}")?,
-        count => write!(text, "\n  kept as they are: {count}, {shown} and others ({REPORT_FILE} names all)")?,
-    }
-    for warning in &report.warnings {
-        write!(text, "\n  warning: {warning}")?;
-    }
-    Ok(text)
+    Ok(())
 }
