@@ -17,9 +17,10 @@ use crate::backend::drill::Drill;
 use crate::backend::select::{self, Backends, Target};
 use crate::backend::stream::{HostBatch, HostImages};
 use crate::backend::{BackendError, queue};
-use crate::config::Preprocess;
+use crate::config::{Device, Preprocess};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
+use crate::model::file_watch::FileWatch;
 use crate::model::state_spec::StateSpec;
 use crate::transform::processors::Processors;
 use crate::types::{ModelInputs, Observation};
@@ -42,6 +43,8 @@ pub(super) struct Core {
     pub(super) recordings: Arc<AtomicU64>,
     /// The weights stay open, so that a fallback is loaded from the same files even if their path has changed since.
     pub(super) checkpoint: Checkpoint,
+    /// Its files, in which networks on the host have their weights.
+    files: Arc<FileWatch>,
     pub(super) runtime: SharedRuntime,
     /// `None` once a device was lost and nothing could take over.
     pub(super) active: Option<Loaded>,
@@ -106,6 +109,7 @@ impl Core {
             state,
             steps: Arc::new(AtomicUsize::new(steps)),
             recordings: Arc::default(),
+            files: Arc::new(checkpoint.watch()),
             checkpoint,
             target,
             preparer,
@@ -329,6 +333,8 @@ impl Core {
         let Some(active) = &mut self.active else {
             return Err(BackendError::DeviceLost(self.ended.clone()).into());
         };
+        let files = (active.place.device == Device::Cpu).then(|| self.files.clone());
+        files.iter().try_for_each(|files| files.check())?;
         let Backends { vlm, policy, stream, .. } = &mut active.backends;
         let checks_later = stream.only_queues();
         if !checks_later {
@@ -379,6 +385,7 @@ impl Core {
             postprocess: self.postprocess.clone(),
             origin,
             finite: self.non_finite.finite(),
+            files,
             // From here on: what was compiled or recorded for this request is not the device's delay.
             deadline: self.options.deadline.map(|deadline| Instant::now() + deadline),
             generation: self.generation,

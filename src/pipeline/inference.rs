@@ -7,6 +7,7 @@ use super::{PipelineError, validate};
 use crate::backend::host_stream::download;
 use crate::backend::stream::{Finished, Pending};
 use crate::model::action_space::ActionSpace;
+use crate::model::file_watch::FileWatch;
 use crate::model::vlm::VlmTokens;
 use crate::transform::axis_angle;
 use crate::transform::state::Normalization;
@@ -67,6 +68,8 @@ pub(super) struct Queued {
     /// The state that relative channels of the actions are added to, [B, P]; empty if there are no such channels.
     pub(super) origin: Vec<f32>,
     pub(super) finite: Finite,
+    /// The files that the weights lie in, unless they were copied to a device.
+    pub(super) files: Option<Arc<FileWatch>>,
     /// The moment at which waiting ends with an error; `None` to wait without limit.
     pub(super) deadline: Option<Instant>,
     /// The generation of the backends that run it; see [`super::core::Core`].
@@ -83,6 +86,8 @@ impl Queued {
                 return Err(error.into());
             }
         };
+        // Whatever was written there while the network computed is in its answer.
+        self.files.iter().try_for_each(|files| files.check())?;
         let Finished { actions_raw, upload_ms, vlm_ms, policy_ms } = finished;
         let chunk = self.postprocess.apply(actions_raw, &self.origin)?;
         self.finite.note();

@@ -77,6 +77,8 @@ impl Loader<'_> {
         let is_configured = *place == Place::configured(self.options);
         let overlap = self.options.overlap && is_configured;
         let target = Target { device: place.device, dtype: place.dtype, overlap, ..self.target.clone() };
+        // A fallback is loaded long after the files were opened.
+        self.checkpoint.watch().check()?;
         let backends = gate::load(&place.backend, self.checkpoint, self.config, &target, self.steps)?;
         Ok(match self.options.drill.as_ref().filter(|_| is_configured) {
             Some(drill) => Backends { policy: drill.wrap(backends.policy), ..backends },
@@ -94,6 +96,13 @@ impl Loader<'_> {
             tracing::warn!(
                 "{backend} runs libtorch's operators, recorded, because its kernels are not for {reason}: several times \
                  slower than what the GPU can do (dtype f16 or bf16 and sizes as published take the kernels)"
+            );
+        }
+        if self.options.deadline.is_some() && !backends.stream.only_queues() {
+            tracing::warn!(
+                "policy.deadline_ms has no effect with {backend} on {}, whose calls return only when they are done: \
+                 guard.inference_ms holds the robot meanwhile",
+                place.device
             );
         }
         if self.options.preprocess == Preprocess::Device && !backends.stream.resizes() {

@@ -285,3 +285,20 @@ fn the_time_of_a_request_includes_the_attempt_that_failed() {
     let times = answer(&pipeline(options(), slow, nothing)).unwrap().times;
     assert!(times.e2e_ms >= 50.0, "{times:?}");
 }
+
+#[test]
+fn weights_that_somebody_writes_to_answer_nothing_any_more() {
+    let (folder, options) = (tempfile::tempdir().unwrap(), options());
+    for entry in std::fs::read_dir(&options.checkpoint).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let pipeline = Pipeline::load(&Options { checkpoint: folder.path().to_owned(), ..options }).unwrap();
+    answer(&pipeline).unwrap();
+    let weights = folder.path().join("model.safetensors");
+    let mut other = std::fs::read(&weights).unwrap();
+    other.iter_mut().rev().take(100).for_each(|byte| *byte = 0);
+    std::fs::write(&weights, other).unwrap();
+    let error = answer(&pipeline).map(drop).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors: was written to"), "{error}");
+}
