@@ -301,6 +301,9 @@ fn a_backend_that_hangs_is_noticed_by_its_deadline() {
     let mut arm = arm(&["guard.inference_ms:=400"]);
     told_of(&mut arm, "control", "an inference has not ended", |arm| set(arm, "drill.fault", json!("hang")));
     assert_held(&mut arm, "an inference has not ended");
+    for part in ["inference", "robot"] {
+        told_of(&mut arm, part, "an inference has not ended", |_| ());
+    }
     set(&mut arm, "drill.fault", json!("none"));
     assert_recovers(&mut arm);
 }

@@ -119,6 +119,26 @@ fn the_denoising_steps_of_a_model_that_records_nothing_change_while_it_runs() {
 }
 
 #[test]
+fn two_nodes_of_one_name_are_told() {
+    let domain = domain();
+    let (first, mut robot) = (idle_node(domain), Robot::start(domain, "/xvla"));
+    let second = idle_node(domain);
+    robot.report(|report| {
+        report["inputs"]["message"].as_str().is_some_and(|text| text.contains("2 nodes are called /xvla"))
+    });
+    first.wait_for_line("2 nodes are called /xvla");
+    drop(second);
+}
+
+/// A node without a model.
+fn idle_node(domain: u32) -> NodeProcess {
+    let checkpoint = format!("checkpoint:={}", checkpoint().display());
+    let joints = format!("proprio.joint_names:=[{}]", JOINTS.join(", "));
+    let parameters = [checkpoint.as_str(), "cameras:=[front]", "domain_id:=0", &joints, "lifecycle.autostart:=false"];
+    NodeProcess::start(domain, &parameters.iter().flat_map(|parameter| ["-p", parameter]).collect::<Vec<_>>())
+}
+
+#[test]
 fn every_change_of_state_is_an_event() {
     let mut managed = Managed::start();
     assert!(managed.change("configure") && managed.change("activate"));
@@ -176,6 +196,10 @@ fn a_model_that_cannot_be_loaded_leaves_the_node_unconfigured_and_says_why() {
     assert!(!managed.change("configure"));
     assert_eq!(managed.state(), "unconfigured");
     managed.robot.log_line_with(&["not configured", "model.safetensors"]);
+    managed.robot.report(|report| {
+        let said = report["inference"]["message"].as_str().unwrap_or_default();
+        report["inference"]["level"] == 2 && said.contains("not configured") && said.contains("model.safetensors")
+    });
     std::fs::write(broken.join("model.safetensors"), weights).unwrap();
     assert!(managed.change("configure"), "once the file is whole");
 }

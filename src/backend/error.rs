@@ -110,7 +110,10 @@ pub enum BackendError {
         dtype: Dtype,
     },
     /// The backend's answers to a variant's samples are too far from those of dense f32, so it must not move a robot.
-    #[error("backend `{backend}` fails the gate of this {method} checkpoint: {reason}")]
+    #[error(
+        "backend `{backend}` fails the gate of this {method} checkpoint: {reason}; copy the folder anew if its files were \
+         changed, make the variant again, or run its source"
+    )]
     Gate {
         /// Name of the backend.
         backend: String,
@@ -201,6 +204,17 @@ impl BackendError {
     /// ever.
     pub fn forbids_cleaning_up(&self) -> bool {
         matches!(self, Self::DeviceLost(_) | Self::Deadline)
+    }
+
+    /// What is wrong, for a line that tells what is done about it.
+    pub fn without_remedy(&self) -> String {
+        match self {
+            Self::Engine { path, reason, .. } => format!("engine {}: {reason}", path.display()),
+            Self::EngineMismatch { path, field, expected, found, .. } => {
+                format!("engine {}: `{field}` is {found}, expected {expected}", path.display())
+            }
+            other => other.to_string(),
+        }
     }
 
     /// Drops `value`, which lies on the device that failed with this error, or leaks it if it cannot be freed.

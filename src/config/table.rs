@@ -15,6 +15,7 @@ use super::rule::{
     choice, choice_or_unknown, flag, integer, integers, milliseconds, number, numbers, parsed, path, text, texts,
 };
 use super::schema::{Table, parameters};
+use crate::error::{InputError, check_instruction};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -87,7 +88,11 @@ parameters! {
         /// The robot's name in diagnostics; empty for the name of this machine.
         hardware_id: String = text(""),
         /// Instruction until one arrives on the topic; empty to wait for it. When it is set, it replaces what the topic said.
-        instruction: Option<String> = text("").unless_blank().live(),
+        instruction: Option<String> = text("").checked(|text| match check_instruction(&text) {
+            Ok(()) => Ok(Some(text)),
+            Err(InputError::EmptyInstruction) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }).live(),
         /// Threads for libtorch's operators; 0 for its own choice.
         num_threads: Option<usize> = integer(0).within(0..=1024).unless(0),
         /// Names of the cameras, in the checkpoint's order of views; empty for the checkpoint's own, or else camera_0, camera_1 and so on for its views.
@@ -260,8 +265,7 @@ parameters! {
     /// How the policy is run.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct PolicyConfig {
-        /// Longest wait for an inference on a device, milliseconds; after it the fallback takes over; 0 to wait for
-        /// ever.
+        /// Longest wait for an inference of cuda_graph or tensorrt, milliseconds; after it the fallback takes over; 0 to wait for ever.
         deadline: Option<Duration> = milliseconds(0).named("deadline_ms"),
         /// Largest number of inferences per second; 0 for one on every new set of inputs, -1 for one when ~/infer_once asks for it.
         rate_hz: f64 = number(0.0).within(-1.0..=1000.0).checked(|rate_hz| {

@@ -50,6 +50,8 @@ impl Health {
         let mut complaints: Vec<Complaint> =
             inputs.cameras().iter().filter_map(|camera| of_camera(camera, inputs, now)).collect();
         complaints.extend(inputs.states().iter().filter_map(|state| of_state(state, now)));
+        let strangers = inputs.states().iter().filter_map(|state| state.strangers(now));
+        complaints.extend(strangers.map(|text| Complaint::new(Level::Warn, text)));
         complaints.extend(of_matching(inputs, now));
         complaints.extend(of_cameras_left_out(inputs, now));
         let waiting_for = inputs.waiting_for(now);

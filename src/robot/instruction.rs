@@ -5,7 +5,7 @@
 
 use super::time::Now;
 use super::topic::Topic;
-use crate::error::InputError;
+use crate::error::{InputError, check_instruction};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -51,17 +51,21 @@ impl Instruction {
         self.text.as_deref()
     }
 
-    /// Takes an instruction. A blank one is dropped. Returns the reason for a new fault.
+    /// Takes an instruction. One that is blank or of many kilobytes is dropped. Returns the reason for a new fault.
     pub(super) fn take(&mut self, text: String, origin: Origin, now: Now) -> Option<String> {
         self.unmatched.retain(|heard| now.at.saturating_duration_since(heard.at) < PATIENCE);
         if let Some(copy) = self.unmatched.iter().position(|heard| heard.origin != origin && heard.text == text) {
             self.unmatched.remove(copy);
             return None;
         }
-        self.unmatched.push_back(Heard { origin, text: text.clone(), at: now.at });
+        let faulty = check_instruction(&text).err();
+        // What is too long is not kept until its copy comes, and counts twice then.
+        if !matches!(faulty, Some(InputError::LongInstruction { .. })) {
+            self.unmatched.push_back(Heard { origin, text: text.clone(), at: now.at });
+        }
         self.topic.count(now);
-        if text.trim().is_empty() {
-            return self.topic.drop_invalid(&InputError::EmptyInstruction, now);
+        if let Some(error) = faulty {
+            return self.topic.drop_invalid(&error, now);
         }
         self.changed |= self.text.as_ref().is_some_and(|before| *before != text);
         self.text = Some(text);
@@ -93,6 +97,13 @@ mod tests {
             instruction.take((*text).to_owned(), *origin, now);
         }
         instruction
+    }
+
+    #[test]
+    fn what_is_blank_or_of_many_kilobytes_changes_nothing_and_is_counted() {
+        let (long, blank) = ("go ".repeat(10_000), "\u{200b}");
+        let heard = heard(&[(Volatile, "go"), (Volatile, &long), (Volatile, blank)]);
+        assert_eq!((heard.text(), heard.topic.dropped_invalid), (Some("go"), 2));
     }
 
     #[test]

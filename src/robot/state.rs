@@ -5,12 +5,12 @@ use super::history::{Found, History};
 use super::time::{Now, stamps_lag};
 use super::topic::Topic;
 use crate::config::{Config, JointConfig, JointUnit, Named, ProprioConfig, ProprioFeed, ProprioSource, RotationLayout};
-use crate::error::InputError;
+use crate::error::{InputError, listed};
 use crate::pipeline::{StateSpec, StateWidth};
 use crate::transform::rotation::Quaternion;
 use crate::transform::state::{EE6D_ARM, check_finite, ee6d_arm};
 use crate::types::{Stamp, Stamped};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A message about the robot's state, as it was sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,6 +85,11 @@ pub fn is_latched(kind: Kind, config: &ProprioConfig) -> bool {
     }
 }
 
+/// Joints that a complaint names.
+const STRANGERS_NAMED: usize = 8;
+/// How long a message that names other joints is remembered.
+const STRANGERS_REMEMBERED: Duration = Duration::from_secs(5);
+
 /// How old a value may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Limits {
@@ -107,6 +112,8 @@ pub struct State {
     /// How rotations become channels.
     layout: RotationLayout,
     content: Content,
+    /// The latest message that names no joint of these: when it came, and what it names.
+    strangers: Option<(Instant, String)>,
 }
 
 #[derive(Debug)]
@@ -212,6 +219,7 @@ impl State {
                     history: History::default(),
                 },
             },
+            strangers: None,
         }
     }
 
@@ -240,6 +248,9 @@ impl State {
         self.topic.check_stamp(stamp, now)?;
         match (&mut self.content, reading) {
             (Content::Joints(joints), Reading::Joints { names, positions }) => {
+                if !joints.iter().any(|joint| names.contains(&joint.name)) {
+                    self.strangers = Some((now.at, listed(&names, STRANGERS_NAMED)));
+                }
                 take_joints(joints, &names, &positions, stamp, now)
             }
             (Content::Pose(history), Reading::Pose { frame_id, position_m, orientation }) => {
@@ -311,6 +322,18 @@ impl State {
             Content::Pose(history) => self.limits.freshness(history, now),
             Content::Channels { history, .. } => self.limits.freshness(history, now),
         }
+    }
+
+    /// What to say of messages that name other joints than these, while nothing comes of some of these.
+    pub fn strangers(&self, now: Now) -> Option<String> {
+        let Content::Joints(joints) = &self.content else { return None };
+        let (at, names) = self.strangers.as_ref()?;
+        if self.freshness(now) == Freshness::Fresh || now.at.saturating_duration_since(*at) > STRANGERS_REMEMBERED {
+            return None;
+        }
+        let wanted: Vec<&str> = joints.iter().map(|joint| joint.name.as_str()).collect();
+        let (topic, wanted) = (&self.topic.name, listed(&wanted, STRANGERS_NAMED));
+        Some(format!("messages on {topic} name {names}, and none of {wanted} (proprio.joint_names)"))
     }
 
     /// Age of the newest stamp, ms, negative if it lies ahead; of the joint that is oldest.

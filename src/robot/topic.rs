@@ -77,7 +77,8 @@ impl Topic {
     /// have been logged of late.
     pub(super) fn drop_invalid(&mut self, error: &InputError, now: Now) -> Option<String> {
         self.dropped_invalid += 1;
-        let reason = error.to_string();
+        let error = error.to_string();
+        let reason = if error.contains(&self.name) { error } else { format!("{}: {error}", self.name) };
         let previous = self.last_fault.replace(Fault { reason: reason.clone(), at: now.at });
         let is_new = previous.is_none_or(|previous| previous.reason != reason);
         (is_new && self.log.lets_pass(now.at)).then_some(reason)

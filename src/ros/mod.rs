@@ -31,6 +31,7 @@ pub mod logging;
 pub mod messages;
 pub mod model;
 pub mod model_info;
+mod namesakes;
 pub mod node;
 pub mod outputs;
 pub mod parameter_events;

@@ -11,6 +11,7 @@ use super::infer_once::InferOnce;
 use super::lifecycle::Lifecycle;
 use super::model::Model;
 use super::model_info::ModelInfoTopic;
+use super::namesakes::Namesakes;
 use super::outputs::Outputs;
 use super::parameter_services::ParameterServices;
 use super::params::{NodeParameters, Unsettled};
@@ -112,6 +113,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
     let policy_loop = PolicyLoop::new(&config, inputs);
     let starts_itself = config.lifecycle.autostart;
     let mut turn = Turn {
+        namesakes: Namesakes::of(&own_name),
         own_name,
         lifecycle: Lifecycle::new(node, clock.clone())?,
         starts_itself,
@@ -128,6 +130,8 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         looked: None,
         policy_loop,
         jump_log: Throttle::default(),
+        acts: false,
+        acts_log: Throttle::default(),
         measured: Vec::new(),
         model_info: model_info.clone(),
         model: Model::new(config, outputs, model_info, record, control.clone()),

@@ -11,6 +11,7 @@ use super::infer_once::InferOnce;
 use super::lifecycle::{Lifecycle, Task};
 use super::model::{Model, Progress, StepsAreFixed};
 use super::model_info::ModelInfoTopic;
+use super::namesakes::Namesakes;
 use super::outputs::Event;
 use super::qos::QosWatch;
 use super::reset::Reset;
@@ -18,6 +19,7 @@ use super::stream::Stream;
 use super::subscriptions::Subscriptions;
 use crate::config::Config;
 use crate::config::live::Proposal;
+use crate::error::in_one_line;
 use crate::robot::control::build::ControlError;
 use crate::robot::control::{Settings, SharedControl, build};
 use crate::robot::guard::Guard;
@@ -52,11 +54,16 @@ pub(super) struct Turn {
     pub(super) dump_calibration: DumpCalibration,
     pub(super) subscriptions: Subscriptions,
     pub(super) qos_watch: QosWatch,
+    pub(super) namesakes: Namesakes,
     /// When the publishers were last looked at.
     pub(super) looked: Option<Instant>,
     pub(super) policy_loop: PolicyLoop,
     /// Limits the lines about jumps of ROS time.
     pub(super) jump_log: Throttle,
+    /// Whether the inputs could be acted on, as the log told last.
+    pub(super) acts: bool,
+    /// Limits the lines about that.
+    pub(super) acts_log: Throttle,
     /// The robot's state of the present.
     pub(super) measured: Vec<f32>,
     pub(super) model_info: ModelInfoTopic,
@@ -101,6 +108,7 @@ impl Turn {
         self.policy_loop.inputs.measured(now, &mut self.measured);
         let lost =
             self.record.lock().runtime.as_ref().and_then(|runtime| runtime.degraded.as_ref().map(ToString::to_string));
+        self.tell_of_rest(health, now.at);
         let mut control = self.control.lock();
         control.watch().inputs(health.may_act, &health.reason, now.at);
         control.watch().inference_since(self.model.busy_since());
@@ -112,6 +120,20 @@ impl Turn {
         match &self.stream {
             Some(stream) if !stream.is_running() => Err(NodeError::Died("control")),
             _ => Ok(()),
+        }
+    }
+
+    /// Logs that the policy stands still for its inputs, and that it goes on: whoever asks later why an arm stood still finds
+    /// it there.
+    fn tell_of_rest(&mut self, health: &Health, now: Instant) {
+        if health.may_act == self.acts || !self.acts_log.lets_pass(now) {
+            return;
+        }
+        self.acts = health.may_act;
+        if health.may_act {
+            tracing::info!("the inputs can be acted on");
+        } else {
+            tracing::warn!("the policy stands still: {}", in_one_line(&health.reason));
         }
     }
 
@@ -164,7 +186,8 @@ impl Turn {
         }
         self.looked = Some(Instant::now());
         self.subscriptions.listen_to_latched(node)?;
-        self.policy_loop.inputs.obstacles = self.qos_watch.look(node).iter().map(ToString::to_string).collect();
+        let unreachable = self.qos_watch.look(node).into_iter().map(|publisher| publisher.to_string());
+        self.policy_loop.inputs.obstacles = unreachable.chain(self.namesakes.look(node)).collect();
         Ok(())
     }
 
@@ -267,6 +290,7 @@ impl Turn {
             self.model.unload();
             return self.failed(error);
         }
+        self.record.lock().not_configured = None;
         self.lifecycle.end(Outcome::Success);
         if std::mem::take(&mut self.starts_itself) { self.transit("activate") } else { Ok(()) }
     }
@@ -296,6 +320,7 @@ impl Turn {
     fn failed(&mut self, error: NodeError) -> Result<(), NodeError> {
         if self.lifecycle.state() == State::Configuring && !self.starts_itself {
             tracing::error!("not configured: {error}");
+            self.record.lock().not_configured = Some(error.to_string());
             self.lifecycle.end(Outcome::Failure);
             return Ok(());
         }

@@ -183,7 +183,7 @@ pub fn open<T>(
     if located.built || !config.rebuild || !is_the_files {
         return Err(reason);
     }
-    tracing::info!("building an engine, which may take minutes: {reason}");
+    tracing::info!("building an engine, which may take minutes: {}", reason.without_remedy());
     let path = located.path;
     let sidecar = cache::single_flight(&path, || None, make)?.sidecar;
     let opened = open(&path, &sidecar)?;
@@ -222,7 +222,7 @@ fn locate(
     match find() {
         Ok(sidecar) => Ok(Located { path, sidecar, built: false }),
         Err(reason) if config.rebuild => {
-            tracing::info!("building an engine, which may take minutes: {reason}");
+            tracing::info!("building an engine, which may take minutes: {}", reason.without_remedy());
             let made = cache::single_flight(&path, || find().ok(), make)?;
             Ok(Located { path, sidecar: made.sidecar, built: !made.reused })
         }

@@ -33,7 +33,7 @@ pub enum DumpError {
     )]
     NoFolder,
     /// It is not known yet what the model sees.
-    #[error("the model is still loading")]
+    #[error("there is no model yet: wait until the node is configured, or `ros2 lifecycle set` it to configure")]
     Loading,
     /// One dump at a time.
     #[error("a dump runs already: {written} of {of} batches are in {}", folder.display())]

@@ -119,6 +119,11 @@ impl Control {
         self.controller.as_mut()
     }
 
+    /// How long an inference has been under way that takes longer than it may; `None` if there is none.
+    pub fn hanging(&self, now: Now) -> Option<Duration> {
+        self.watch.hanging(now)
+    }
+
     /// The words for `cause`.
     pub fn words(&self, cause: &Cause) -> String {
         self.controller.as_ref().map_or(String::new(), |controller| controller.words(cause, &self.watch))

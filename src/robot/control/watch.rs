@@ -90,6 +90,12 @@ impl Watch {
         self.lost_backend.as_deref()
     }
 
+    /// How long an inference has been under way that takes longer than it may; `None` if there is none.
+    pub fn hanging(&self, now: Now) -> Option<Duration> {
+        let begun = self.busy_since.filter(|begun| now.is_past(*begun, self.inference))?;
+        Some(now.at.saturating_duration_since(begun))
+    }
+
     /// What keeps the robot from being moved at `now`, the worst first. Before anything was told, the inputs do.
     pub fn cause(&self, now: Now) -> Option<Cause> {
         let since = |then: Instant| now.at.saturating_duration_since(then);
@@ -100,8 +106,8 @@ impl Watch {
         if !may_act {
             return Some(Cause::Inputs);
         }
-        match self.busy_since.filter(|begun| now.is_past(*begun, self.inference)) {
-            Some(begun) => Some(Cause::Hanging(since(begun))),
+        match self.hanging(now) {
+            Some(busy) => Some(Cause::Hanging(busy)),
             None if self.failures >= FAILURES => Some(Cause::Failing),
             None => self.lost_backend.is_some().then_some(Cause::Backend),
         }

@@ -34,6 +34,19 @@ pub fn recent_trouble(controller: &Controller, now: Instant) -> Option<Cause> {
     (now.saturating_duration_since(at) < MEMORY).then_some(cause)
 }
 
+/// The health of a robot that the node holds by itself, for its inputs, its inferences, its backend or its guard; `None` if it
+/// plays, or waits for the next plan.
+pub fn held(control: &Control, now: Instant) -> Option<Health> {
+    let controller = control.controller().filter(|_| control.halt().is_active())?;
+    let cause = recent_trouble(controller, now)?;
+    let is_clamped = controller.latest().is_some_and(|sent| sent.verdict == Verdict::Clamped);
+    let is_between_plans = matches!(cause, Cause::NoPlan | Cause::Starved(_));
+    (!is_clamped && !is_between_plans).then(|| Health {
+        may_act: false,
+        ..Health::new(Level::Warn, format!("the robot is held: {}", control.words(&cause)))
+    })
+}
+
 /// The health of a robot that a stop or a pause holds; `None` if there is neither.
 pub fn halted(halt: &Halt) -> Option<Health> {
     let level = if halt.stopped().is_some() { Level::Error } else { Level::Warn };

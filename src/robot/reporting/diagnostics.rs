@@ -6,7 +6,7 @@ use super::record::{Record, SharedRecord};
 use crate::config::Config;
 use crate::data::messages::Header;
 use crate::data::messages::diagnostics::{DiagnosticArray, DiagnosticStatus, KeyValue};
-use crate::error::printable;
+use crate::error::in_one_line;
 use crate::pipeline::latency::Summary;
 use crate::robot::control::SharedControl;
 use crate::robot::health::{Health, Level};
@@ -118,15 +118,19 @@ impl DiagnosticReport {
         failure: Option<&str>,
         now: Now,
     ) -> Vec<(&'static str, Health)> {
+        let (rest, control, hanging) = match self.control.as_ref().map(SharedControl::lock) {
+            Some(control) => (
+                Rest { halted: control::halted(control.halt()), held: control::held(&control, now.at) },
+                control::health(&control, now.at),
+                control.hanging(now),
+            ),
+            None => (Rest::default(), None, None),
+        };
         let inference = match failure {
             Some(failure) => Health::new(Level::Error, failure),
-            None => inference_health(&self.record.lock(), now.at),
+            None => inference_health(&self.record.lock(), hanging, now.at),
         };
-        let (halted, control) = match self.control.as_ref().map(SharedControl::lock) {
-            Some(control) => (control::halted(control.halt()), control::health(&control, now.at)),
-            None => (None, None),
-        };
-        let robot = robot_health(inputs, inputs_health, &inference, halted);
+        let robot = robot_health(inputs, inputs_health, &inference, rest);
         let parts = [("inputs", inputs_health.clone()), ("inference", inference), ("robot", robot)];
         parts.into_iter().chain(control.map(|control| ("control", control))).collect()
     }
@@ -140,7 +144,7 @@ impl DiagnosticReport {
         DiagnosticStatus {
             level: health.level as u8,
             name: format!("{}: {part}", self.node_name),
-            message: printable(&health.reason).into_owned(),
+            message: in_one_line(&health.reason).into_owned(),
             hardware_id: self.hardware_id.clone(),
             values,
         }
@@ -149,7 +153,7 @@ impl DiagnosticReport {
     fn robot_values(&self, inputs: &Inputs, health: &Health) -> Vec<KeyValue> {
         vec![
             pair("may_act", health.may_act),
-            pair("instruction", inputs.instruction_text().unwrap_or_default().chars().take(QUOTED).collect::<String>()),
+            pair("instruction", quoted(inputs.instruction_text().unwrap_or_default())),
             pair("frame_id", &self.frame_id),
         ]
     }
@@ -223,26 +227,42 @@ fn topic_values(topic: &Topic) -> [KeyValue; 2] {
     ]
 }
 
-/// Whether the robot may be acted on: an inference runs on inputs that can be trusted, and nobody has `halted` the robot.
-fn robot_health(inputs: &Inputs, inputs_health: &Health, inference: &Health, halted: Option<Health>) -> Health {
-    if let Some(halted) = halted {
+/// The beginning of an instruction, which may be longer than a line.
+fn quoted(instruction: &str) -> String {
+    let start: String = instruction.chars().take(QUOTED).collect();
+    if start.len() < instruction.len() { start + "…" } else { start }
+}
+
+/// What keeps the robot from being moved: a stop or pause that somebody has asked for, and what the node holds it for.
+#[derive(Default)]
+struct Rest {
+    halted: Option<Health>,
+    held: Option<Health>,
+}
+
+/// Whether the robot may be acted on: an inference runs on inputs that can be trusted, and nothing keeps the robot at rest.
+fn robot_health(inputs: &Inputs, inputs_health: &Health, inference: &Health, rest: Rest) -> Health {
+    if let Some(halted) = rest.halted {
         return halted;
     }
     let stopped = [inputs_health, inference].into_iter().find(|health| !health.may_act);
+    if let Some(held) = rest.held.filter(|_| stopped.is_none()) {
+        return held;
+    }
     match (stopped, inputs.instruction_text()) {
         (Some(stopped), _) => Health {
             level: stopped.level,
             reason: format!("the policy stands still: {}", stopped.reason),
             may_act: false,
         },
-        (None, Some(instruction)) => Health::new(Level::Ok, format!("acting on \"{instruction}\"")),
+        (None, Some(instruction)) => Health::new(Level::Ok, format!("acting on \"{}\"", quoted(instruction))),
         (None, None) => Health::new(Level::Stale, "the policy stands still: no instruction"),
     }
 }
 
 /// The health of the inference. What a drill sets off is told first, whatever it has led to.
-fn inference_health(record: &Record, now: Instant) -> Health {
-    let health = health_without_drill(record, now);
+fn inference_health(record: &Record, hanging: Option<Duration>, now: Instant) -> Health {
+    let health = health_without_drill(record, hanging, now);
     match record.drill.as_deref() {
         None | Some("") => health,
         Some(drill) => Health {
@@ -253,19 +273,31 @@ fn inference_health(record: &Record, now: Instant) -> Health {
     }
 }
 
-fn health_without_drill(record: &Record, now: Instant) -> Health {
+/// `hanging` is how long an inference has been under way that takes longer than it may.
+fn health_without_drill(record: &Record, hanging: Option<Duration>, now: Instant) -> Health {
     let at_rest = |reason: &str| Health { may_act: false, ..Health::new(Level::Ok, reason) };
     match record.lifecycle {
         None | Some(State::Configuring | State::Active | State::ErrorProcessing) => {}
         Some(State::Inactive | State::Activating | State::Deactivating) => {
             return at_rest("inactive: the model is loaded");
         }
-        Some(State::Unconfigured | State::CleaningUp) => return at_rest("unconfigured: no model is loaded"),
+        Some(State::Unconfigured | State::CleaningUp) => {
+            return match &record.not_configured {
+                None => at_rest("unconfigured: no model is loaded"),
+                Some(reason) => Health::new(Level::Error, format!("not configured: {reason}")),
+            };
+        }
         Some(State::Finalized | State::ShuttingDown) => return at_rest("finalized: the node has been shut down"),
     }
     let Some(runtime) = &record.runtime else {
         return Health { may_act: false, ..Health::new(Level::Warn, "loading the checkpoint") };
     };
+    if let Some(hanging) = hanging {
+        return Health::new(
+            Level::Error,
+            format!("an inference has not ended after {:.1} s (guard.inference_ms)", hanging.as_secs_f64()),
+        );
+    }
     match (&record.last_failure, &runtime.degraded) {
         (Some(failure), _) if failure.is_recent(now) => {
             Health::new(Level::Error, format!("no chunk: {}", failure.reason))
@@ -322,7 +354,7 @@ fn inference_values(record: &Record) -> Vec<KeyValue> {
 }
 
 fn pair(key: &str, value: impl ToString) -> KeyValue {
-    KeyValue { key: printable(key).into_owned(), value: printable(&value.to_string()).into_owned() }
+    KeyValue { key: in_one_line(key).into_owned(), value: in_one_line(&value.to_string()).into_owned() }
 }
 
 #[cfg(test)]
@@ -412,10 +444,17 @@ mod tests {
     }
 
     #[test]
+    fn an_inference_that_does_not_end_is_an_error_and_no_reason_to_act() {
+        let health = inference_health(&running(None), Some(Duration::from_millis(2300)), Instant::now());
+        assert_eq!((health.level, health.may_act), (Level::Error, false));
+        assert!(health.reason.contains("has not ended after 2.3 s"), "{}", health.reason);
+    }
+
+    #[test]
     fn loading_is_no_error_and_no_reason_to_act() {
-        let health = inference_health(&Record::default(), Instant::now());
+        let health = inference_health(&Record::default(), None, Instant::now());
         assert_eq!((health.level, health.may_act), (Level::Warn, false));
-        assert_eq!(inference_health(&running(None), Instant::now()).level, Level::Ok);
+        assert_eq!(inference_health(&running(None), None, Instant::now()).level, Level::Ok);
     }
 
     #[test]
@@ -423,14 +462,14 @@ mod tests {
         let at = Instant::now();
         let last_failure = Some(Fault { reason: "not finite".to_owned(), at });
         let record = Record { last_failure, ..running(None) };
-        let health = |ms| inference_health(&record, after_ms(at, ms));
+        let health = |ms| inference_health(&record, None, after_ms(at, ms));
         assert_eq!(health(1_000), Health::new(Level::Error, "no chunk: not finite"));
         assert_eq!(health(7_000).level, Level::Ok);
     }
 
     #[test]
     fn a_fallback_warns_for_as_long_as_it_runs_and_says_why() {
-        let health = inference_health(&running(Some(fallback())), Instant::now());
+        let health = inference_health(&running(Some(fallback())), None, Instant::now());
         assert_eq!(health, Health::new(Level::Warn, "fallback libtorch on cpu instead of cuda_graph: GPU failed"));
     }
 
@@ -438,17 +477,17 @@ mod tests {
     fn what_a_drill_sets_off_is_a_warning_at_least_and_told_before_all_else() {
         let at = Instant::now();
         let drilled = |record| Record { drill: Some("error".to_owned()), ..record };
-        let health = inference_health(&drilled(running(None)), at);
+        let health = inference_health(&drilled(running(None)), None, at);
         assert_eq!(health, Health::new(Level::Warn, "drill: error; ready, no chunk yet"));
         let last_failure = Some(Fault { reason: "made to fail".to_owned(), at });
-        let health = inference_health(&drilled(Record { last_failure, ..running(None) }), at);
+        let health = inference_health(&drilled(Record { last_failure, ..running(None) }), None, at);
         assert_eq!(health, Health::new(Level::Error, "drill: error; no chunk: made to fail"));
     }
 
     #[test]
     fn a_drill_that_sets_nothing_off_is_no_warning() {
         let record = Record { drill: Some(String::new()), ..running(None) };
-        assert_eq!(inference_health(&record, Instant::now()).level, Level::Ok);
+        assert_eq!(inference_health(&record, None, Instant::now()).level, Level::Ok);
     }
 
     #[test]

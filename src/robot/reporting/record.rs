@@ -16,6 +16,8 @@ const LATENCIES: usize = 100;
 pub struct Record {
     /// The state of a managed node; `None` for what is none.
     pub lifecycle: Option<State>,
+    /// Why the latest attempt to configure the node has failed; `None` once one has not.
+    pub not_configured: Option<String>,
     /// Facts about the model; `None` while it is loading.
     pub facts: Option<ModelFacts>,
     /// What runs at present; `None` while the checkpoint is being loaded.

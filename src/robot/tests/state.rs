@@ -33,6 +33,16 @@ fn joints_of_several_publishers_are_merged() {
 }
 
 #[test]
+fn messages_that_name_other_joints_are_told_with_both_names_until_the_right_ones_come() {
+    let mut bench = Bench::new();
+    bench.joints(&["Shoulder", "elbow"], &[1.0, 2.0], 0);
+    let said = "messages on joint_states name Shoulder, elbow, and none of a, b (proprio.joint_names)";
+    assert!(bench.health().reason.contains(said), "{}", bench.health().reason);
+    bench.joints(&["a", "b"], &[1.0, 2.0], 10);
+    assert!(!bench.health().reason.contains("messages on"), "{}", bench.health().reason);
+}
+
+#[test]
 fn the_joint_of_a_publisher_that_died_is_named() {
     let mut bench = Bench::new();
     bench.everything();
