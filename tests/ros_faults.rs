@@ -171,6 +171,8 @@ fn a_state_that_jumps_away_from_what_is_commanded_is_not_followed() {
     let mut arm = arm(&["guard.mode:=reject", "limits.channel.a0.velocity:=0.0", "limits.channel.a1.velocity:=0.0"]);
     told_of(&mut arm, "control", "a0 distance from the measured state", |arm| arm.play_joints_at(&[50.0, 0.2, 0.3]));
     assert_held(&mut arm, "a0 distance from the measured state");
+    let report = told_of(&mut arm, "robot", "the robot is held: a0 distance", |_| ());
+    assert_eq!(report["robot"]["values"]["may_act"], "false");
     arm.play_joints();
     assert!(arm.commands(0.5).iter().any(|command| verdict(command) == 0), "it goes on");
 }

@@ -185,6 +185,8 @@ impl BackendError {
             "hardware_stack_error",
             "cuda_error_assert",
             "cuda_error_no_device",
+            // It may be a product that is refused, and what runs there may have failed before it. Destructors would crash then.
+            "cublas_status_execution_failed",
         ];
         if text.contains("out of memory") || text.contains("out_of_memory") || text.contains("alloc_failed") {
             return Self::OutOfMemory(first_line(&message));

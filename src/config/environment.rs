@@ -1,5 +1,5 @@
 //! Defaults for environment variables that libraries read when the process starts, before `main`. A program can set
-//! such a default only by executing itself again.
+//! such a default only by executing itself again. And the memory that the middleware shares between processes.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -47,6 +47,20 @@ impl Setting {
     fn is_undecided(&self) -> bool {
         !self.unless.iter().chain([&self.name]).any(|name| std::env::var_os(name).is_some())
     }
+}
+
+/// What a participant takes of /dev/shm with `config/fastdds_shm.xml`, bytes: its segment and its ports.
+pub const SHARED_MEMORY_OF_A_PARTICIPANT: u64 = 34 << 20;
+
+/// What is left of /dev/shm, bytes; `None` if it is not there or has no limit of its own.
+pub fn free_shared_memory() -> Option<u64> {
+    let of = rustix::fs::statvfs("/dev/shm").ok().filter(|of| of.f_blocks > 0)?;
+    Some(of.f_bavail.saturating_mul(of.f_frsize))
+}
+
+/// Whether the middleware is Fast DDS, ROS 2's default.
+pub fn is_fast_dds() -> bool {
+    std::env::var("RMW_IMPLEMENTATION").map_or(true, |name| name.contains("fastrtps"))
 }
 
 /// Executes this program again, in the same process, with those of `settings` that the user has not decided. Returns at

@@ -15,7 +15,7 @@ use super::rule::{
     choice, choice_or_unknown, flag, integer, integers, milliseconds, number, numbers, parsed, path, text, texts,
 };
 use super::schema::{Table, parameters};
-use crate::error::{InputError, check_instruction};
+use crate::error::{InputError, MOST_INSTRUCTION_BYTES, check_instruction};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ parameters! {
         instruction: Option<String> = text("").checked(|text| match check_instruction(&text) {
             Ok(()) => Ok(Some(text)),
             Err(InputError::EmptyInstruction) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(_) => Err(format!("{} bytes, at most {MOST_INSTRUCTION_BYTES} are taken", text.len())),
         }).live(),
         /// Threads for libtorch's operators; 0 for its own choice.
         num_threads: Option<usize> = integer(0).within(0..=1024).unless(0),

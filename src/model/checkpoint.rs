@@ -176,6 +176,37 @@ impl Checkpoint {
         self.weights.watch().clone().and(adapter)
     }
 
+    /// Whether a network of `kind` on the host uses the mapped files themselves: tensors of another dtype are converted copies.
+    pub fn is_viewed_in(&self, kind: Kind) -> bool {
+        self.weights.entries().iter().any(|(name, entry)| match self.weights.kind_of(name, entry) {
+            Ok(stored) => stored == kind,
+            // Quantised matrices stay as they are stored.
+            Err(_) => true,
+        })
+    }
+
+    /// Looks once more at files whose time has changed since `before`: a hash that is still the same shows that nobody has
+    /// written anything else. That reads them whole, and needs the hash from before.
+    ///
+    /// # Errors
+    /// A file with other content, or whose content was never hashed.
+    pub fn recheck(&self, before: &FileWatch) -> Result<FileWatch, CheckpointError> {
+        if before.is_unchanged() {
+            return Ok(before.clone());
+        }
+        let now = before.as_now();
+        if before.has_other_lengths() || !self.has_the_hash_of_its_start()? {
+            before.check()?;
+        }
+        now.check().map(|()| now)
+    }
+
+    fn has_the_hash_of_its_start(&self) -> Result<bool, CheckpointError> {
+        let Some(known) = self.weights.known_sha256() else { return Ok(false) };
+        let adapter_is_the_same = self.adapter.as_ref().is_none_or(|adapter| adapter.watch().is_unchanged());
+        Ok(adapter_is_the_same && self.weights.sha256_with(&[])? == known)
+    }
+
     /// SHA-256 of the `config.json` that describes the weights, in lowercase hex.
     ///
     /// # Errors

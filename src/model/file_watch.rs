@@ -44,23 +44,48 @@ impl FileWatch {
         self
     }
 
-    /// Checks that nobody has written to any of the files. Costs a call of the operating system each.
+    /// Whether all files are as they were when they were opened, by length and time. Costs a call of the operating system each.
+    /// What cannot be asked, as where a server is away, counts as unchanged.
+    pub fn is_unchanged(&self) -> bool {
+        self.0.iter().all(Watched::is_unchanged)
+    }
+
+    /// Checks that nobody has written to any of the files.
     ///
     /// # Errors
     /// The first file that has changed.
     pub fn check(&self) -> Result<(), CheckpointError> {
-        self.0.iter().try_for_each(|Watched { path, file, facts: before }| {
-            let now = file.metadata().and_then(|of| facts(&of));
-            if now.map_err(|source| CheckpointError::Io { path: path.clone(), source })? == *before {
-                return Ok(());
-            }
-            Err(CheckpointError::Malformed {
-                path: path.clone(),
+        match self.0.iter().find(|watched| !watched.is_unchanged()) {
+            None => Ok(()),
+            Some(changed) => Err(CheckpointError::Malformed {
+                path: changed.path.clone(),
                 reason: "was written to while its weights are in use: start again; a new file has to be renamed to that name, \
                          which leaves the old one as it is"
                     .to_owned(),
-            })
-        })
+            }),
+        }
+    }
+
+    /// The same files as they are now.
+    #[must_use]
+    pub fn as_now(&self) -> Self {
+        let now = |watched: &Watched| Watched { facts: watched.now().unwrap_or(watched.facts), ..watched.clone() };
+        Self(self.0.iter().map(now).collect())
+    }
+
+    /// Whether any file has another length.
+    pub fn has_other_lengths(&self) -> bool {
+        self.0.iter().any(|watched| watched.now().is_some_and(|(length, _)| length != watched.facts.0))
+    }
+}
+
+impl Watched {
+    fn now(&self) -> Option<(u64, SystemTime)> {
+        self.file.metadata().and_then(|of| facts(&of)).ok()
+    }
+
+    fn is_unchanged(&self) -> bool {
+        self.now().is_none_or(|now| now == self.facts)
     }
 }
 

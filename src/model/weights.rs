@@ -124,6 +124,11 @@ impl Weights {
         Ok(self.sha256.get_or_init(|| hash).clone())
     }
 
+    /// What [`Weights::sha256`] was, if somebody has asked for it.
+    pub fn known_sha256(&self) -> Option<&str> {
+        self.sha256.get().map(String::as_str)
+    }
+
     /// SHA-256 of the mapped files, one after the other, followed by `more`, in lowercase hex.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::backend::drill::Drill;
 use crate::backend::select::{self, Backends, Target};
 use crate::backend::stream::{HostBatch, HostImages};
 use crate::backend::{BackendError, queue};
-use crate::config::{Device, Preprocess};
+use crate::config::Preprocess;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use crate::model::file_watch::FileWatch;
@@ -43,8 +43,10 @@ pub(super) struct Core {
     pub(super) recordings: Arc<AtomicU64>,
     /// The weights stay open, so that a fallback is loaded from the same files even if their path has changed since.
     pub(super) checkpoint: Checkpoint,
-    /// Its files, in which networks on the host have their weights.
+    /// Its files, which are the weights of a network on the host.
     files: Arc<FileWatch>,
+    /// Whether somebody has written to them.
+    has_other_files: bool,
     pub(super) runtime: SharedRuntime,
     /// `None` once a device was lost and nothing could take over.
     pub(super) active: Option<Loaded>,
@@ -88,7 +90,7 @@ impl Core {
         let target = options.target(own_input_spec(&config, &processors, options.domain));
         let loader = Loader { options, checkpoint: &checkpoint, config: &config, target: &target, steps };
         let mut device = DeviceState::default();
-        let active = loader.load(Place::configured(options), None, &mut device, &mut || false)?;
+        let active = loader.load(Place::configured(options), None, &mut device)?;
         let postprocess = Postprocess {
             space: config.action_space.clone(),
             statistics: processors.action.clone(),
@@ -110,6 +112,7 @@ impl Core {
             steps: Arc::new(AtomicUsize::new(steps)),
             recordings: Arc::default(),
             files: Arc::new(checkpoint.watch()),
+            has_other_files: false,
             checkpoint,
             target,
             preparer,
@@ -194,14 +197,11 @@ impl Core {
         }
         // A panic while the next one loads leaves nothing that runs, and the requests after it are told why.
         self.ended.clone_from(&reason);
-        let suspended = self.suspended.take();
         let Self { options, checkpoint, config, target, steps, .. } = &*self;
         let loader = Loader { options, checkpoint, config, target, steps: steps.load(Ordering::Relaxed) };
-        let (mut device, mut suspended) = (self.device, suspended);
-        // What is suspended may come back, but an answer from the device is worth more.
-        let mut make_room = || suspended.take().map(Loaded::free).is_some();
-        let loaded = loader.load(next, Some(reason), &mut device, &mut make_room);
-        (self.device, self.suspended) = (device, suspended);
+        let mut device = self.device;
+        let loaded = loader.load(next, Some(reason), &mut device);
+        self.device = device;
         match loaded {
             Ok(loaded) => self.activate(loaded),
             Err(error) => {
@@ -314,6 +314,30 @@ impl Core {
         queued
     }
 
+    /// The files that the active network has its weights in; `None` if it has copies.
+    ///
+    /// # Errors
+    /// Files that somebody has written to. Those of another time are read once to see whether they are others.
+    fn files_in_use(&mut self) -> Result<Option<Arc<FileWatch>>, PipelineError> {
+        if !self.active.as_ref().is_some_and(|active| active.views_files) {
+            return Ok(None);
+        }
+        if !self.files.is_unchanged() && !self.has_other_files {
+            match self.checkpoint.recheck(&self.files) {
+                Ok(now) => {
+                    tracing::warn!("the weights' files have another time than before, and the same content");
+                    self.files = Arc::new(now);
+                }
+                Err(error) => {
+                    self.has_other_files = true;
+                    return Err(error.into());
+                }
+            }
+        }
+        self.files.check()?;
+        Ok(Some(self.files.clone()))
+    }
+
     fn queue_inputs(
         &mut self,
         request: &Request,
@@ -330,11 +354,10 @@ impl Core {
         let space = &self.config.action_space;
         let origin = if space.deltas.is_empty() { Vec::new() } else { proprio.clone() };
         space.mask_state(&mut proprio, self.config.policy.proprio_dim.unsigned_abs() as usize);
+        let files = self.files_in_use()?;
         let Some(active) = &mut self.active else {
             return Err(BackendError::DeviceLost(self.ended.clone()).into());
         };
-        let files = (active.place.device == Device::Cpu).then(|| self.files.clone());
-        files.iter().try_for_each(|files| files.check())?;
         let Backends { vlm, policy, stream, .. } = &mut active.backends;
         let checks_later = stream.only_queues();
         if !checks_later {

@@ -3,8 +3,9 @@
 use super::fallback::{self, DeviceState, Place};
 use super::provenance::Runtime;
 use super::{Options, PipelineError, gate};
+use crate::backend::device;
 use crate::backend::select::{Backends, Target};
-use crate::config::Preprocess;
+use crate::config::{Device, Preprocess};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub(super) struct Loaded {
     pub(super) backends: Backends,
     pub(super) runtime: Arc<Runtime>,
     pub(super) place: Place,
+    /// Whether the network's weights are the checkpoint's files, mapped, rather than copies of them.
+    pub(super) views_files: bool,
 }
 
 impl Loaded {
@@ -45,19 +48,16 @@ impl Loaded {
 
 impl Loader<'_> {
     /// Loads backends at `place`, or at the first of its successors where loading succeeds. `reason` says why the place
-    /// before `place` is not used; it is `None` for the configured place. Where the device is full, `make_room` may free
-    /// something there, and returns whether it did.
+    /// before `place` is not used; it is `None` for the configured place.
     pub(super) fn load(
         &self,
         mut place: Place,
         mut reason: Option<String>,
         device: &mut DeviceState,
-        make_room: &mut dyn FnMut() -> bool,
     ) -> Result<Loaded, PipelineError> {
         loop {
             let failure = match self.load_at(&place) {
                 Ok(backends) => return Ok(self.loaded(backends, place, reason)),
-                Err(failure) if failure.exhausts_device() && make_room() => continue,
                 Err(failure) => failure,
             };
             device.note(&failure);
@@ -78,8 +78,10 @@ impl Loader<'_> {
         let overlap = self.options.overlap && is_configured;
         let target = Target { device: place.device, dtype: place.dtype, overlap, ..self.target.clone() };
         // A fallback is loaded long after the files were opened.
-        self.checkpoint.watch().check()?;
+        let files = self.checkpoint.recheck(&self.checkpoint.watch())?;
         let backends = gate::load(&place.backend, self.checkpoint, self.config, &target, self.steps)?;
+        // What was written while they were read is in the network.
+        files.check()?;
         Ok(match self.options.drill.as_ref().filter(|_| is_configured) {
             Some(drill) => Backends { policy: drill.wrap(backends.policy), ..backends },
             None => backends,
@@ -100,8 +102,8 @@ impl Loader<'_> {
         }
         if self.options.deadline.is_some() && !backends.stream.only_queues() {
             tracing::warn!(
-                "policy.deadline_ms has no effect with {backend} on {}, whose calls return only when they are done: \
-                 guard.inference_ms holds the robot meanwhile",
+                "policy.deadline_ms has no effect with {backend} on {}, whose calls return only when they are done: what \
+                 guard.on_inference says is done after guard.inference_ms instead",
                 place.device
             );
         }
@@ -116,6 +118,7 @@ impl Loader<'_> {
             path: backends.path_so_far(),
             degraded,
         };
-        Loaded { backends, runtime: Arc::new(runtime), place }
+        let views_files = place.device == Device::Cpu && self.checkpoint.is_viewed_in(device::kind(place.dtype));
+        Loaded { backends, runtime: Arc::new(runtime), place, views_files }
     }
 }

@@ -46,6 +46,7 @@ pub mod pace;
 pub mod player;
 pub mod policy_loop;
 pub mod reporting;
+pub mod rest_log;
 pub mod restarts;
 pub mod selection;
 pub mod state;

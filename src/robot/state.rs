@@ -248,7 +248,7 @@ impl State {
         self.topic.check_stamp(stamp, now)?;
         match (&mut self.content, reading) {
             (Content::Joints(joints), Reading::Joints { names, positions }) => {
-                if !joints.iter().any(|joint| names.contains(&joint.name)) {
+                if !names.is_empty() && !joints.iter().any(|joint| names.contains(&joint.name)) {
                     self.strangers = Some((now.at, listed(&names, STRANGERS_NAMED)));
                 }
                 take_joints(joints, &names, &positions, stamp, now)
@@ -324,11 +324,15 @@ impl State {
         }
     }
 
-    /// What to say of messages that name other joints than these, while nothing comes of some of these.
+    /// What to say of messages that name other joints than these, while nothing comes of any of these.
     pub fn strangers(&self, now: Now) -> Option<String> {
         let Content::Joints(joints) = &self.content else { return None };
         let (at, names) = self.strangers.as_ref()?;
-        if self.freshness(now) == Freshness::Fresh || now.at.saturating_duration_since(*at) > STRANGERS_REMEMBERED {
+        let is_of_all = match self.freshness(now) {
+            Freshness::Waiting { joints } | Freshness::TooOld { joints, .. } => joints.is_empty(),
+            Freshness::Fresh | Freshness::Behind { .. } => false,
+        };
+        if !is_of_all || now.at.saturating_duration_since(*at) > STRANGERS_REMEMBERED {
             return None;
         }
         let wanted: Vec<&str> = joints.iter().map(|joint| joint.name.as_str()).collect();

@@ -29,6 +29,7 @@ use crate::robot::health::Health;
 use crate::robot::inputs::Inputs;
 use crate::robot::policy_loop::PolicyLoop;
 use crate::robot::reporting::record::SharedRecord;
+use crate::robot::rest_log::RestLog;
 use crate::robot::throttle::Throttle;
 use r2r::Node;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -130,8 +131,7 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         looked: None,
         policy_loop,
         jump_log: Throttle::default(),
-        acts: false,
-        acts_log: Throttle::default(),
+        rest_log: RestLog::default(),
         measured: Vec::new(),
         model_info: model_info.clone(),
         model: Model::new(config, outputs, model_info, record, control.clone()),

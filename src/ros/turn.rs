@@ -27,6 +27,7 @@ use crate::robot::health::Health;
 use crate::robot::lifecycle::{Outcome, State};
 use crate::robot::policy_loop::{PolicyLoop, Step};
 use crate::robot::reporting::record::SharedRecord;
+use crate::robot::rest_log::RestLog;
 use crate::robot::selection::Undecodable;
 use crate::robot::throttle::Throttle;
 use r2r::Node;
@@ -60,10 +61,8 @@ pub(super) struct Turn {
     pub(super) policy_loop: PolicyLoop,
     /// Limits the lines about jumps of ROS time.
     pub(super) jump_log: Throttle,
-    /// Whether the inputs could be acted on, as the log told last.
-    pub(super) acts: bool,
-    /// Limits the lines about that.
-    pub(super) acts_log: Throttle,
+    /// What the log tells of the inputs.
+    pub(super) rest_log: RestLog,
     /// The robot's state of the present.
     pub(super) measured: Vec<f32>,
     pub(super) model_info: ModelInfoTopic,
@@ -108,7 +107,12 @@ impl Turn {
         self.policy_loop.inputs.measured(now, &mut self.measured);
         let lost =
             self.record.lock().runtime.as_ref().and_then(|runtime| runtime.degraded.as_ref().map(ToString::to_string));
-        self.tell_of_rest(health, now.at);
+        if let Some(health) = self.rest_log.news(health, now.at) {
+            match health.may_act {
+                true => tracing::info!("the inputs can be acted on"),
+                false => tracing::warn!("the policy stands still: {}", in_one_line(&health.reason)),
+            }
+        }
         let mut control = self.control.lock();
         control.watch().inputs(health.may_act, &health.reason, now.at);
         control.watch().inference_since(self.model.busy_since());
@@ -120,20 +124,6 @@ impl Turn {
         match &self.stream {
             Some(stream) if !stream.is_running() => Err(NodeError::Died("control")),
             _ => Ok(()),
-        }
-    }
-
-    /// Logs that the policy stands still for its inputs, and that it goes on: whoever asks later why an arm stood still finds
-    /// it there.
-    fn tell_of_rest(&mut self, health: &Health, now: Instant) {
-        if health.may_act == self.acts || !self.acts_log.lets_pass(now) {
-            return;
-        }
-        self.acts = health.may_act;
-        if health.may_act {
-            tracing::info!("the inputs can be acted on");
-        } else {
-            tracing::warn!("the policy stands still: {}", in_one_line(&health.reason));
         }
     }
 

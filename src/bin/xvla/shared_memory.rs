@@ -6,11 +6,9 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use xvla_ros::config::environment::{SHARED_MEMORY_OF_A_PARTICIPANT as PARTICIPANT, free_shared_memory, is_fast_dds};
 
 const SHARED_MEMORY: &str = "/dev/shm";
-
-/// What a participant with `config/fastdds_shm.xml` takes of it: its segment, and its ports.
-const PARTICIPANT: u64 = 34 << 20;
 
 /// Fast DDS keeps its segments in /dev/shm. The probe is a file without a name: anyone may write to that folder, and a
 /// name that can be guessed could be a link to somewhere else.
@@ -88,8 +86,10 @@ fn size_in_bytes(text: &str) -> Option<u64> {
 
 /// Whether another participant finds room, and what those that were killed have left.
 pub fn room() -> Finding {
-    let free = rustix::fs::statvfs(SHARED_MEMORY).map(|of| of.f_bavail.saturating_mul(of.f_frsize));
-    judge_room(free.ok(), &Left::in_folder(Path::new(SHARED_MEMORY)))
+    if !is_fast_dds() {
+        return Finding::ok("shm room", "not asked for: only Fast DDS keeps segments there");
+    }
+    judge_room(free_shared_memory(), &Left::in_folder(Path::new(SHARED_MEMORY)))
 }
 
 /// Segments whose participants are gone.
@@ -136,9 +136,15 @@ fn judge_room(free: Option<u64>, left: &Left) -> Finding {
     let found = match (is_short, left.segments) {
         (false, 0) => return Finding::ok("shm room", room),
         (false, _) => format!("{room}; {of_dead}"),
-        (true, 0) => format!("{room}, less than the {} MiB of a participant: images get lost", mib(PARTICIPANT)),
+        (true, 0) => format!(
+            "{room}, less than the {} MiB of one more participant, whose images would get lost",
+            mib(PARTICIPANT)
+        ),
         (true, _) => {
-            format!("{room}, less than the {} MiB of a participant: images get lost; {of_dead}", mib(PARTICIPANT))
+            format!(
+                "{room}, less than the {} MiB of one more participant, whose images would get lost; {of_dead}",
+                mib(PARTICIPANT)
+            )
         }
     };
     let remedy = match left.segments {
@@ -207,7 +213,7 @@ mod tests {
 
         let short = judge_room(Some(20 << 20), &Left::default()).line();
         assert!(
-            short.starts_with("note") && short.contains("20 MiB free") && short.contains("images get lost"),
+            short.starts_with("note") && short.contains("20 MiB free") && short.contains("images would get lost"),
             "{short}"
         );
         assert!(judge_room(Some(1 << 30), &Left::default()).line().starts_with("ok"));

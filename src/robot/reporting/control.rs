@@ -35,13 +35,16 @@ pub fn recent_trouble(controller: &Controller, now: Instant) -> Option<Cause> {
 }
 
 /// The health of a robot that the node holds by itself, for its inputs, its inferences, its backend or its guard; `None` if it
-/// plays, or waits for the next plan.
+/// plays, or waits for the next plan. What counts is the latest tick, not the trouble of one before.
 pub fn held(control: &Control, now: Instant) -> Option<Health> {
     let controller = control.controller().filter(|_| control.halt().is_active())?;
-    let cause = recent_trouble(controller, now)?;
-    let is_clamped = controller.latest().is_some_and(|sent| sent.verdict == Verdict::Clamped);
-    let is_between_plans = matches!(cause, Cause::NoPlan | Cause::Starved(_));
-    (!is_clamped && !is_between_plans).then(|| Health {
+    let cause = match controller.latest() {
+        Some(sent) if sent.verdict == Verdict::Held => sent.cause,
+        Some(_) => None,
+        None => recent_trouble(controller, now),
+    };
+    let is_between_plans = |cause: &Cause| matches!(cause, Cause::NoPlan | Cause::Starved(_));
+    cause.filter(|cause| !is_between_plans(cause)).map(|cause| Health {
         may_act: false,
         ..Health::new(Level::Warn, format!("the robot is held: {}", control.words(&cause)))
     })

@@ -2,6 +2,7 @@
 //! acted on.
 
 use super::control;
+use super::health::{Rest, inference_health, quoted, robot_health};
 use super::record::{Record, SharedRecord};
 use crate::config::Config;
 use crate::data::messages::Header;
@@ -11,15 +12,10 @@ use crate::pipeline::latency::Summary;
 use crate::robot::control::SharedControl;
 use crate::robot::health::{Health, Level};
 use crate::robot::inputs::Inputs;
-use crate::robot::lifecycle::State;
 use crate::robot::time::Now;
 use crate::robot::topic::Topic;
 use std::time::{Duration, Instant};
 
-/// Inferences withdrawn since the latest chunk, from which on that is worth a warning.
-const MANY_WITHDRAWN: u64 = 5;
-/// Characters of an instruction that a report quotes.
-const QUOTED: usize = 200;
 /// The shortest time between two reports that tell only another reason why the robot is held.
 const ANOTHER_CAUSE: Duration = Duration::from_millis(200);
 /// The time between two reports if no level changes.
@@ -227,90 +223,6 @@ fn topic_values(topic: &Topic) -> [KeyValue; 2] {
     ]
 }
 
-/// The beginning of an instruction, which may be longer than a line.
-fn quoted(instruction: &str) -> String {
-    let start: String = instruction.chars().take(QUOTED).collect();
-    if start.len() < instruction.len() { start + "…" } else { start }
-}
-
-/// What keeps the robot from being moved: a stop or pause that somebody has asked for, and what the node holds it for.
-#[derive(Default)]
-struct Rest {
-    halted: Option<Health>,
-    held: Option<Health>,
-}
-
-/// Whether the robot may be acted on: an inference runs on inputs that can be trusted, and nothing keeps the robot at rest.
-fn robot_health(inputs: &Inputs, inputs_health: &Health, inference: &Health, rest: Rest) -> Health {
-    if let Some(halted) = rest.halted {
-        return halted;
-    }
-    let stopped = [inputs_health, inference].into_iter().find(|health| !health.may_act);
-    if let Some(held) = rest.held.filter(|_| stopped.is_none()) {
-        return held;
-    }
-    match (stopped, inputs.instruction_text()) {
-        (Some(stopped), _) => Health {
-            level: stopped.level,
-            reason: format!("the policy stands still: {}", stopped.reason),
-            may_act: false,
-        },
-        (None, Some(instruction)) => Health::new(Level::Ok, format!("acting on \"{}\"", quoted(instruction))),
-        (None, None) => Health::new(Level::Stale, "the policy stands still: no instruction"),
-    }
-}
-
-/// The health of the inference. What a drill sets off is told first, whatever it has led to.
-fn inference_health(record: &Record, hanging: Option<Duration>, now: Instant) -> Health {
-    let health = health_without_drill(record, hanging, now);
-    match record.drill.as_deref() {
-        None | Some("") => health,
-        Some(drill) => Health {
-            level: health.level.max(Level::Warn),
-            reason: format!("drill: {drill}; {}", health.reason),
-            may_act: health.may_act,
-        },
-    }
-}
-
-/// `hanging` is how long an inference has been under way that takes longer than it may.
-fn health_without_drill(record: &Record, hanging: Option<Duration>, now: Instant) -> Health {
-    let at_rest = |reason: &str| Health { may_act: false, ..Health::new(Level::Ok, reason) };
-    match record.lifecycle {
-        None | Some(State::Configuring | State::Active | State::ErrorProcessing) => {}
-        Some(State::Inactive | State::Activating | State::Deactivating) => {
-            return at_rest("inactive: the model is loaded");
-        }
-        Some(State::Unconfigured | State::CleaningUp) => {
-            return match &record.not_configured {
-                None => at_rest("unconfigured: no model is loaded"),
-                Some(reason) => Health::new(Level::Error, format!("not configured: {reason}")),
-            };
-        }
-        Some(State::Finalized | State::ShuttingDown) => return at_rest("finalized: the node has been shut down"),
-    }
-    let Some(runtime) = &record.runtime else {
-        return Health { may_act: false, ..Health::new(Level::Warn, "loading the checkpoint") };
-    };
-    if let Some(hanging) = hanging {
-        return Health::new(
-            Level::Error,
-            format!("an inference has not ended after {:.1} s (guard.inference_ms)", hanging.as_secs_f64()),
-        );
-    }
-    match (&record.last_failure, &runtime.degraded) {
-        (Some(failure), _) if failure.is_recent(now) => {
-            Health::new(Level::Error, format!("no chunk: {}", failure.reason))
-        }
-        (_, Some(degraded)) => Health::new(Level::Warn, degraded.to_string()),
-        _ if record.withdrawn.saturating_sub(record.withdrawn_before_chunk) >= MANY_WITHDRAWN => {
-            Health::new(Level::Warn, "no chunk: instructions change, or inputs stop, faster than an inference takes")
-        }
-        _ if record.chunks_published == 0 => Health::new(Level::Ok, "ready, no chunk yet"),
-        _ => Health::new(Level::Ok, format!("{} chunks published", record.chunks_published)),
-    }
-}
-
 /// The values of the inference status. Backend, device and precision are those that computed the latest chunk, which
 /// may differ from the configured ones.
 fn inference_values(record: &Record) -> Vec<KeyValue> {
@@ -362,7 +274,6 @@ mod tests {
     use super::*;
     use crate::config::{Device, Dtype, Parameters, Value};
     use crate::pipeline::{Degraded, ExecutionPath, Operators, Runtime};
-    use crate::robot::topic::Fault;
     use std::sync::Arc;
 
     fn running(degraded: Option<Degraded>) -> Record {
@@ -441,53 +352,6 @@ mod tests {
         assert_eq!(rates_hz(0, vec![7, 0]), [0.0, 0.0], "there is no rate before the second report");
         assert_eq!(rates_hz(1000, vec![37, 0]), [30.0, 0.0]);
         assert_eq!(rates_hz(3000, vec![57, 3]), [10.0, 1.5]);
-    }
-
-    #[test]
-    fn an_inference_that_does_not_end_is_an_error_and_no_reason_to_act() {
-        let health = inference_health(&running(None), Some(Duration::from_millis(2300)), Instant::now());
-        assert_eq!((health.level, health.may_act), (Level::Error, false));
-        assert!(health.reason.contains("has not ended after 2.3 s"), "{}", health.reason);
-    }
-
-    #[test]
-    fn loading_is_no_error_and_no_reason_to_act() {
-        let health = inference_health(&Record::default(), None, Instant::now());
-        assert_eq!((health.level, health.may_act), (Level::Warn, false));
-        assert_eq!(inference_health(&running(None), None, Instant::now()).level, Level::Ok);
-    }
-
-    #[test]
-    fn a_failed_inference_is_an_error_for_a_few_seconds() {
-        let at = Instant::now();
-        let last_failure = Some(Fault { reason: "not finite".to_owned(), at });
-        let record = Record { last_failure, ..running(None) };
-        let health = |ms| inference_health(&record, None, after_ms(at, ms));
-        assert_eq!(health(1_000), Health::new(Level::Error, "no chunk: not finite"));
-        assert_eq!(health(7_000).level, Level::Ok);
-    }
-
-    #[test]
-    fn a_fallback_warns_for_as_long_as_it_runs_and_says_why() {
-        let health = inference_health(&running(Some(fallback())), None, Instant::now());
-        assert_eq!(health, Health::new(Level::Warn, "fallback libtorch on cpu instead of cuda_graph: GPU failed"));
-    }
-
-    #[test]
-    fn what_a_drill_sets_off_is_a_warning_at_least_and_told_before_all_else() {
-        let at = Instant::now();
-        let drilled = |record| Record { drill: Some("error".to_owned()), ..record };
-        let health = inference_health(&drilled(running(None)), None, at);
-        assert_eq!(health, Health::new(Level::Warn, "drill: error; ready, no chunk yet"));
-        let last_failure = Some(Fault { reason: "made to fail".to_owned(), at });
-        let health = inference_health(&drilled(Record { last_failure, ..running(None) }), None, at);
-        assert_eq!(health, Health::new(Level::Error, "drill: error; no chunk: made to fail"));
-    }
-
-    #[test]
-    fn a_drill_that_sets_nothing_off_is_no_warning() {
-        let record = Record { drill: Some(String::new()), ..running(None) };
-        assert_eq!(inference_health(&record, None, Instant::now()).level, Level::Ok);
     }
 
     #[test]

@@ -6,12 +6,14 @@
 //! | a chunk and where its time went | [`chunk`] |
 //! | the command of a tick | [`command`] |
 //! | the health of commands, and their numbers | [`control`] |
-//! | the health of inputs, inference and robot | [`diagnostics`] |
+//! | the health of inference and robot | [`health`] |
+//! | the report of all of it | [`diagnostics`] |
 //! | what has been loaded | [`model_info`] |
 
 pub mod chunk;
 pub mod command;
 pub mod control;
 pub mod diagnostics;
+mod health;
 pub mod model_info;
 pub mod record;
