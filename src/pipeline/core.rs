@@ -2,6 +2,7 @@
 //! the fallback when they fail.
 
 use super::fallback::{self, DeviceState, Place};
+use super::files::FilesInUse;
 use super::inference::{Postprocess, Queued};
 use super::latency::milliseconds;
 use super::loader::{Loaded, Loader};
@@ -20,7 +21,6 @@ use crate::backend::{BackendError, queue};
 use crate::config::Preprocess;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::ModelConfig;
-use crate::model::file_watch::FileWatch;
 use crate::model::state_spec::StateSpec;
 use crate::transform::processors::Processors;
 use crate::types::{ModelInputs, Observation};
@@ -43,10 +43,7 @@ pub(super) struct Core {
     pub(super) recordings: Arc<AtomicU64>,
     /// The weights stay open, so that a fallback is loaded from the same files even if their path has changed since.
     pub(super) checkpoint: Checkpoint,
-    /// Its files, which are the weights of a network on the host.
-    files: Arc<FileWatch>,
-    /// Whether somebody has written to them.
-    has_other_files: bool,
+    files: FilesInUse,
     pub(super) runtime: SharedRuntime,
     /// `None` once a device was lost and nothing could take over.
     pub(super) active: Option<Loaded>,
@@ -111,8 +108,7 @@ impl Core {
             state,
             steps: Arc::new(AtomicUsize::new(steps)),
             recordings: Arc::default(),
-            files: Arc::new(checkpoint.watch()),
-            has_other_files: false,
+            files: FilesInUse::of(&checkpoint),
             checkpoint,
             target,
             preparer,
@@ -314,30 +310,6 @@ impl Core {
         queued
     }
 
-    /// The files that the active network has its weights in; `None` if it has copies.
-    ///
-    /// # Errors
-    /// Files that somebody has written to. Those of another time are read once to see whether they are others.
-    fn files_in_use(&mut self) -> Result<Option<Arc<FileWatch>>, PipelineError> {
-        if !self.active.as_ref().is_some_and(|active| active.views_files) {
-            return Ok(None);
-        }
-        if !self.files.is_unchanged() && !self.has_other_files {
-            match self.checkpoint.recheck(&self.files) {
-                Ok(now) => {
-                    tracing::warn!("the weights' files have another time than before, and the same content");
-                    self.files = Arc::new(now);
-                }
-                Err(error) => {
-                    self.has_other_files = true;
-                    return Err(error.into());
-                }
-            }
-        }
-        self.files.check()?;
-        Ok(Some(self.files.clone()))
-    }
-
     fn queue_inputs(
         &mut self,
         request: &Request,
@@ -354,7 +326,8 @@ impl Core {
         let space = &self.config.action_space;
         let origin = if space.deltas.is_empty() { Vec::new() } else { proprio.clone() };
         space.mask_state(&mut proprio, self.config.policy.proprio_dim.unsigned_abs() as usize);
-        let files = self.files_in_use()?;
+        let views_files = self.active.as_ref().is_some_and(|active| active.views_files);
+        let files = if views_files { Some(self.files.check(&self.checkpoint)?) } else { None };
         let Some(active) = &mut self.active else {
             return Err(BackendError::DeviceLost(self.ended.clone()).into());
         };

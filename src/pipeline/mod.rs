@@ -8,7 +8,7 @@
 //! | what to load, what a request holds | [`options`], [`request`], [`noise`] |
 //! | an inference from its request to its answer | [`core`], [`prepare`], [`validate`], [`inference`], [`in_flight`] |
 //! | what an observation becomes without the weights | [`preparation`] |
-//! | what runs, and what takes over when it fails | [`loader`], [`gate`], [`parity`], [`fallback`], [`provenance`] |
+//! | what runs, and what takes over when it fails | [`files`], [`loader`], [`gate`], [`parity`], [`fallback`], [`provenance`] |
 //! | what a checkpoint and an embodiment fix, and the state that is fed | [`facts`], [`feedback`] |
 //! | the inference thread of a live pipeline | [`worker`], [`slot`], [`epoch`] |
 //! | milliseconds and percentiles | [`latency`] |
@@ -19,6 +19,7 @@ mod error;
 pub mod facts;
 mod fallback;
 pub mod feedback;
+mod files;
 mod gate;
 mod in_flight;
 mod inference;
