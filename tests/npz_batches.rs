@@ -262,10 +262,21 @@ fn what_is_no_archive_is_refused() {
         let error = read(&folder.path()).unwrap_err();
         assert!(matches!(error, DatasetError::Archive { .. }), "{error}");
     }
-    let error = read(folder.0.path()).unwrap_err();
-    assert!(error.to_string().contains("not a file"), "{error}");
     let error = read(&folder.0.path().join("absent.npz")).unwrap_err();
     assert!(matches!(error, DatasetError::Io { .. }), "{error}");
+}
+
+#[test]
+fn a_pipe_a_device_and_a_folder_are_refused_before_they_are_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    assert!(std::process::Command::new("mkfifo").arg(path("pipe.npz")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", path("device.npz")).unwrap();
+    std::fs::create_dir(path("folder.npz")).unwrap();
+    for name in ["pipe.npz", "device.npz", "folder.npz"] {
+        let refusal = read(&path(name)).unwrap_err().to_string();
+        assert!(refusal.ends_with(&format!("{name}: not a regular file")), "{refusal}");
+    }
 }
 
 #[test]

@@ -19,5 +19,6 @@ pub mod messages;
 pub mod npy;
 pub mod npz;
 mod partial;
+mod regular;
 
 pub use error::DatasetError;

@@ -3,6 +3,7 @@
 use super::npy::{self, NpyArray, NpyError, NpyHead};
 use crate::data::DatasetError;
 use crate::data::partial::partial_file;
+use crate::data::regular::regular_file;
 use crate::error::{PROBE_BYTES, check_content};
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek, Write};
@@ -50,11 +51,8 @@ impl NpzReader {
     pub fn open(path: &Path, limits: Limits) -> Result<Self, DatasetError> {
         let io = |source| DatasetError::Io { path: path.to_owned(), source };
         let broken = |reason: String| DatasetError::Archive { path: path.to_owned(), reason };
+        let length = regular_file(path).map_err(io)?.len();
         let mut file = File::open(path).map_err(io)?;
-        let metadata = file.metadata().map_err(io)?;
-        if !metadata.is_file() {
-            return Err(broken("not a file".to_owned()));
-        }
         let mut probe = Vec::with_capacity(PROBE_BYTES);
         Read::by_ref(&mut file).take(PROBE_BYTES as u64).read_to_end(&mut probe).map_err(io)?;
         check_content(&probe).map_err(broken)?;
@@ -63,7 +61,7 @@ impl NpzReader {
         if archive.len() > limits.max_members {
             return Err(broken(format!("{} members: at most {}", archive.len(), limits.max_members)));
         }
-        let reader = Self { path: path.to_owned(), archive, limits, length: metadata.len(), used: 0 };
+        let reader = Self { path: path.to_owned(), archive, limits, length, used: 0 };
         reader.check_declared_sizes()?;
         Ok(reader)
     }

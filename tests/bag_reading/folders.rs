@@ -1,7 +1,8 @@
-//! Folders in which a file of the bag lies twice.
+//! Folders in which a file of the bag lies twice, or one that is no file.
 
 use super::{copied, expected, read};
 use std::path::Path;
+use std::process::Command;
 
 fn told(folder: &Path) -> String {
     let (messages, problems) = read(folder);
@@ -40,4 +41,23 @@ fn a_link_to_another_file_of_the_bag_is_not_read_again() {
     std::fs::remove_file(folder.path().join("z.mcap")).unwrap();
     std::fs::hard_link(&file, folder.path().join("z.mcap")).unwrap();
     assert!(told(folder.path()).contains("z.mcap: the same file as `mcap_v9.mcap`: read once"));
+}
+
+#[test]
+fn a_pipe_in_the_place_of_any_file_of_the_bag_is_told_and_not_opened() {
+    for (bag, pipe) in [
+        ("mcap_v9", "metadata.yaml"),
+        ("split_v5", "split_v5_3.db3"),
+        ("sqlite_v9", "sqlite_v9.db3-wal"),
+        ("sqlite_v9", "sqlite_v9.db3-journal"),
+    ] {
+        let folder = copied(bag);
+        let path = folder.path().join(pipe);
+        let _ = std::fs::remove_file(&path);
+        // Without metadata all files in the folder are those of the bag.
+        let _ = std::fs::remove_file(folder.path().join("metadata.yaml"));
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let problem = told(folder.path());
+        assert!(problem.contains("not a regular file"), "{pipe}: {problem}");
+    }
 }

@@ -1,7 +1,7 @@
 //! Decompression that trusts no length: buffers grow with what comes out, and files are unpacked beside the bag's.
 
 use super::problem::BagError;
-use std::fs::File;
+use crate::data::regular::open_regular;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
@@ -51,7 +51,7 @@ pub(super) fn zstd(source: &[u8]) -> io::Result<impl Read> {
 /// The file cannot be read, or the disk below TMPDIR is full.
 pub(super) fn unpack(path: &Path) -> Result<(tempfile::NamedTempFile, Option<io::Error>), BagError> {
     let damaged = |source| BagError::Io { path: path.to_owned(), source };
-    let packed = File::open(path).map_err(damaged)?;
+    let packed = open_regular(path).map_err(damaged)?;
     let folder = std::env::temp_dir();
     let full = |error: io::Error| BagError::Unusable {
         path: path.to_owned(),

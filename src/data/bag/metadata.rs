@@ -5,6 +5,7 @@
 
 use super::topic::BagTopic;
 use super::yaml::Node;
+use crate::data::regular::regular_file;
 use std::path::Path;
 
 /// The file's name in the folder of a bag.
@@ -45,7 +46,7 @@ pub(super) struct FileEntry {
 /// # Errors
 /// What is wrong with them, without the path.
 pub(super) fn read(path: &Path) -> Result<Metadata, String> {
-    let length = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    let length = regular_file(path).map_err(|error| error.to_string())?.len();
     if length > MAX_BYTES {
         return Err(format!("{length} bytes: metadata have {MAX_BYTES} at most"));
     }

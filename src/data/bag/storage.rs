@@ -6,8 +6,8 @@ use super::message::Head;
 use super::problem::{At, Problem};
 use super::sqlite::{self, SqliteFile};
 use super::topic::Topics;
+use crate::data::regular::open_regular;
 use crate::error::{PROBE_BYTES, check_content};
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,10 +40,7 @@ pub(super) enum Kind {
 /// # Errors
 /// It cannot be read, or is nothing that a bag consists of.
 pub(super) fn kind(path: &Path) -> Result<Kind, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    if !file.metadata().map_err(|error| error.to_string())?.is_file() {
-        return Err("not a file".to_owned());
-    }
+    let file = open_regular(path).map_err(|error| error.to_string())?;
     let mut probe = Vec::with_capacity(PROBE_BYTES);
     file.take(PROBE_BYTES as u64).read_to_end(&mut probe).map_err(|error| error.to_string())?;
     if probe.is_empty() {

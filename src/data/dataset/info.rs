@@ -2,6 +2,7 @@
 
 use super::template::Template;
 use crate::data::DatasetError;
+use crate::data::regular::regular_file;
 use crate::error::check_content;
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -228,7 +229,7 @@ fn is_known(dtype: &str) -> bool {
 /// The bytes of a file that is not larger than such files are.
 pub(super) fn read_small(path: &Path) -> Result<Vec<u8>, DatasetError> {
     let io = |source| DatasetError::Io { path: path.to_owned(), source };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    let bytes = regular_file(path).map_err(io)?.len();
     if bytes > MAX_JSON_BYTES {
         let reason = format!("{bytes} bytes exceed the limit of {MAX_JSON_BYTES}");
         return Err(DatasetError::Malformed { path: path.to_owned(), reason });

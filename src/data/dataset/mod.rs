@@ -25,6 +25,7 @@ use self::episodes::{Episode, Tasks};
 use self::info::Manifest;
 use self::table::{Row, Table};
 use crate::data::DatasetError;
+use crate::data::regular::regular_file;
 use crate::types::{EncodedImage, ImageFormat};
 use std::path::{Path, PathBuf};
 
@@ -227,9 +228,9 @@ impl Dataset {
         }
         let path = self.folder.join(relative);
         let io = |source| DatasetError::Io { path: path.clone(), source };
-        let metadata = std::fs::metadata(&path).map_err(io)?;
-        if !metadata.is_file() || metadata.len() > MAX_PICTURE_BYTES {
-            let reason = format!("no file of a picture of at most {MAX_PICTURE_BYTES} bytes");
+        let bytes = regular_file(&path).map_err(io)?.len();
+        if bytes > MAX_PICTURE_BYTES {
+            let reason = format!("a picture of {bytes} bytes, more than the {MAX_PICTURE_BYTES} that are read");
             return Err(DatasetError::Malformed { path, reason });
         }
         std::fs::read(&path).map_err(io)

@@ -5,6 +5,7 @@
 
 use super::pages::CheckedPages;
 use crate::data::DatasetError;
+use crate::data::regular::open_regular;
 use half::f16;
 use parquet::basic::{LogicalType, Type as Physical};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
@@ -55,10 +56,7 @@ impl Table {
     /// Opens `path` and reads its directory.
     pub(super) fn open(path: PathBuf) -> Result<Self, DatasetError> {
         let io = |source| DatasetError::Io { path: path.clone(), source };
-        let file = File::open(&path).map_err(io)?;
-        if !file.metadata().map_err(io)?.is_file() {
-            return Err(DatasetError::Malformed { path, reason: "not a file".to_owned() });
-        }
+        let file = open_regular(&path).map_err(io)?;
         match guarded(|| SerializedFileReader::new(file)) {
             Ok(file) => {
                 let rows = file.metadata().file_metadata().num_rows();

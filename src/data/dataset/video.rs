@@ -1,6 +1,7 @@
 //! Single frames of videos, decoded by the program `ffmpeg`: only the frame that is wanted leaves it.
 
 use crate::data::DatasetError;
+use crate::data::regular::regular_file;
 use crate::types::{EncodedImage, ImageFormat};
 use std::io::Read;
 use std::path::Path;
@@ -18,10 +19,7 @@ const MAX_TOLD_BYTES: u64 = 1 << 20;
 /// As in LeRobot, times are the video's own, and chroma is scaled bilinearly: swscale's values are then the same.
 pub(super) fn frame(ffmpeg: &Path, path: &Path, at_s: f64, fps: f64) -> Result<EncodedImage, DatasetError> {
     let broken = |reason: String| DatasetError::Malformed { path: path.to_owned(), reason };
-    let metadata = std::fs::metadata(path).map_err(|source| DatasetError::Io { path: path.to_owned(), source })?;
-    if !metadata.is_file() {
-        return Err(broken("not a file".to_owned()));
-    }
+    regular_file(path).map_err(|source| DatasetError::Io { path: path.to_owned(), source })?;
     if !at_s.is_finite() {
         return Err(broken(format!("the time {at_s} is asked for")));
     }

@@ -11,10 +11,11 @@ pub(super) use reading::Reading;
 
 use super::problem::{At, Problem};
 use super::topic::{Numbers, Topics};
+use crate::data::regular::open_regular;
 use records::Declared;
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// How mcap files begin and end.
@@ -73,13 +74,13 @@ impl McapFile {
     /// # Errors
     /// The file cannot be read at all.
     pub(super) fn open(
-        path: &PathBuf,
+        path: &Path,
         shown: &Arc<Path>,
         topics: &mut Topics,
         problems: &mut Vec<Problem>,
     ) -> Result<Self, Problem> {
         let io = |error: std::io::Error| Problem::new(shown, At::File, error.to_string());
-        let file = Arc::new(File::open(path).map_err(io)?);
+        let file = Arc::new(open_regular(path).map_err(io)?);
         let length = file.metadata().map_err(io)?.len();
         let contents = match summary::read(&file, length) {
             Ok(Some(contents)) => contents,

@@ -2,9 +2,11 @@
 
 use super::super::problem::{At, Problem};
 use super::MAX_MESSAGE_BYTES;
+use crate::data::regular::regular_file;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The longest value that SQLite makes room for, bytes: a little more than the longest message, so that one which is too
@@ -17,21 +19,16 @@ pub(super) fn connect(path: &Path, shown: &Arc<Path>, problems: &mut Vec<Problem
     let whole = |reason: String| Problem::new(shown, At::File, reason);
     // A journal lies beside the file itself, not beside a link to it.
     let path = &std::fs::canonicalize(path).map_err(|error| whole(error.to_string()))?;
-    for (ending, name) in [("-wal", "write-ahead log"), ("-journal", "journal")] {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(ending);
-        if !std::fs::metadata(&beside).is_ok_and(|file| file.len() > 0) {
-            continue;
-        }
-        match open(path, "mode=ro", "OFF") {
+    let is_left = |ending: &str| std::fs::metadata(beside(path, ending)).is_ok_and(|it| it.len() > 0 || !it.is_file());
+    let journals = [("-wal", "write-ahead log"), ("-journal", "journal")];
+    if let Some((ending, name)) = journals.into_iter().find(|(ending, _)| is_left(ending)) {
+        match all_regular(path).and_then(|()| open(path, "mode=ro", "OFF").map_err(|error| told(&error))) {
             Ok(database) => return Ok(database),
-            Err(error) => problems.push(whole(format!(
-                "the {name} beside it (`*{ending}`) cannot be used ({}): what only it holds is missing; `sqlite3 FILE \
-                 .tables` with write access takes it over",
-                told(&error)
+            Err(reason) => problems.push(whole(format!(
+                "the {name} beside it (`*{ending}`) cannot be used ({reason}): what only it holds is missing; `sqlite3 \
+                 FILE .tables` with write access takes it over"
             ))),
         }
-        break;
     }
     match open(path, "immutable=1", "OFF") {
         // SQLite refuses a file that is shorter than it says, unless schemas may be damaged.
@@ -42,6 +39,24 @@ pub(super) fn connect(path: &Path, shown: &Arc<Path>, problems: &mut Vec<Problem
         }
         opened => opened.map_err(|error| whole(told(&error))),
     }
+}
+
+/// The path of a file that SQLite keeps beside a database.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(ending);
+    beside.into()
+}
+
+/// Makes sure that SQLite opens no pipe in the place of a file of its own.
+fn all_regular(path: &Path) -> Result<(), String> {
+    for ending in ["-wal", "-journal", "-shm"] {
+        match regular_file(&beside(path, ending)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(format!("`*{ending}`: {error}")),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn open(path: &Path, query: &str, damaged: &str) -> rusqlite::Result<Connection> {
