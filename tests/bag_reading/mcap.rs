@@ -39,6 +39,28 @@ fn a_recording_without_a_summary_has_the_order_of_times_too() {
     assert_eq!((messages.len(), problems.len()), (expected().len(), 1), "{problems:?}");
 }
 
+#[test]
+fn the_last_chunk_is_read_whole_wherever_the_file_ends_in_its_indexes() {
+    let whole = std::fs::read(fixture("mcap/zstd.mcap")).unwrap();
+    let all = records(&whole, 8);
+    let last = all.iter().rposition(|(_, opcode, _)| *opcode == 6).unwrap();
+    let indexes: Vec<_> = all[last + 1..].iter().take_while(|(_, opcode, _)| *opcode == 7).collect();
+    assert!(indexes.len() > 1, "{indexes:?}");
+    let ends = indexes.iter().flat_map(|(at, _, length)| [at + 5, at + 9 + 3, at + length]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.mcap");
+    for length in ends.chain([indexes[0].0]) {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        let bag = Bag::open(&path).unwrap();
+        for topic in bag.topics() {
+            let wanted: Vec<_> = expected().into_iter().filter(|(name, ..)| *name == topic.name).collect();
+            assert_eq!(topic.messages, Some(wanted.len() as u64), "{} cut to {length}", topic.name);
+            let (messages, problems) = drain(&bag, bag.read(|other| other == topic));
+            assert_eq!((messages, problems.len()), (wanted, 1), "{} cut to {length}: {problems:?}", topic.name);
+        }
+    }
+}
+
 /// Offset of the first chunk of an mcap file, and the length of its record.
 fn chunk(bytes: &[u8]) -> (usize, usize) {
     let mut at = 8;

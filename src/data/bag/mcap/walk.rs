@@ -1,5 +1,6 @@
 //! An mcap file without a summary, as a recorder leaves it that was killed: its records are walked over from the start,
-//! from header to header. A chunk is opened only if its index names a channel that is not declared yet, or it has none.
+//! from header to header. A chunk is opened only if its indexes name a channel that is not declared yet, there are none, or
+//! the file ends before another record tells that they are all there.
 
 use super::super::problem::{At, Problem, Tally};
 use super::chunk::{self, Buffers};
@@ -47,6 +48,14 @@ pub(super) fn walk(
     Ok(contents)
 }
 
+/// A chunk, and what its indexes have told so far.
+struct Pending {
+    offset: u64,
+    head: ChunkHead,
+    /// Channels, each with the number of its messages.
+    indexes: Vec<(u16, u64)>,
+}
+
 struct Walk<'a> {
     file: &'a Arc<File>,
     length: u64,
@@ -56,7 +65,7 @@ struct Walk<'a> {
     contents: Contents,
     counts: HashMap<u16, u64>,
     /// The chunk whose indexes come now.
-    pending: Option<(Piece, ChunkHead)>,
+    pending: Option<Pending>,
     /// Records that are left out.
     damaged: Tally,
 }
@@ -75,6 +84,9 @@ impl Walk<'_> {
             if opcode == 0 {
                 break Some("no record begins here: what follows is left out".to_owned());
             }
+            if opcode != op::MESSAGE_INDEX {
+                self.settle(true)?;
+            }
             if matches!(opcode, op::DATA_END | op::FOOTER) {
                 let tail = self.window.bytes(self.length - MAGIC.len() as u64, MAGIC.len() as u64)?;
                 let finished = tail == MAGIC;
@@ -83,9 +95,6 @@ impl Walk<'_> {
             }
             let next = offset.saturating_add(FRAME_BYTES).saturating_add(body);
             let cut = next > self.length;
-            if opcode != op::MESSAGE_INDEX {
-                self.settle()?;
-            }
             match opcode {
                 op::CHUNK => self.chunk(offset)?,
                 _ if cut => {}
@@ -108,7 +117,7 @@ impl Walk<'_> {
             }
             offset = next;
         };
-        self.settle()?;
+        self.settle(false)?;
         self.contents.end = end.map(|reason| (offset, reason));
         Ok(())
     }
@@ -116,8 +125,7 @@ impl Walk<'_> {
     fn chunk(&mut self, offset: u64) -> io::Result<()> {
         let head = self.window.bytes(offset, CHUNK_PROBE_BYTES)?;
         if let Some(head) = ChunkHead::read(head) {
-            let piece = Piece { offset, start: head.start, kind: Kind::Chunk { channels: Vec::new() } };
-            self.pending = Some((piece, head));
+            self.pending = Some(Pending { offset, head, indexes: Vec::new() });
         } else if (head.len() as u64) == CHUNK_PROBE_BYTES {
             self.damaged.add(self.shown, At::Offset(offset), "a chunk with a damaged header: left out");
         }
@@ -126,31 +134,35 @@ impl Walk<'_> {
 
     fn index(&mut self, offset: u64) -> io::Result<()> {
         let entry = index_of_channel(self.window.bytes(offset + FRAME_BYTES, 6)?);
-        if let (Some((channel, count)), Some((Piece { kind: Kind::Chunk { channels }, .. }, _))) =
-            (entry, &mut self.pending)
-        {
-            channels.push(channel);
-            *self.counts.entry(channel).or_default() += count;
+        if let (Some(entry), Some(pending)) = (entry, &mut self.pending) {
+            pending.indexes.push(entry);
         }
         Ok(())
     }
 
-    /// Takes the chunk that lies behind, with the channels that its indexes named.
-    fn settle(&mut self) -> io::Result<()> {
-        let Some((mut piece, head)) = self.pending.take() else { return Ok(()) };
-        let Kind::Chunk { channels } = &mut piece.kind else { return Ok(()) };
+    /// Takes the chunk that lies behind, with the channels that its indexes named. Where those may not be all of them, as
+    /// of the last chunk of a recorder that was killed, it is looked at as one without indexes.
+    fn settle(&mut self, all_indexes: bool) -> io::Result<()> {
+        let Some(Pending { offset, head, mut indexes }) = self.pending.take() else { return Ok(()) };
+        if !all_indexes {
+            indexes.clear();
+        }
+        for (channel, count) in &indexes {
+            *self.counts.entry(*channel).or_default() += count;
+        }
+        let channels: Vec<u16> = indexes.into_iter().map(|(channel, _)| channel).collect();
         let indexed = !channels.is_empty();
         let mut messages = indexed;
         if !indexed || channels.iter().any(|id| !self.contents.declared.has_channel(*id)) {
             // Problems with its content are told when it is read.
-            let loaded = chunk::load(self.file, self.length, self.shown, piece.offset, &mut self.buffers);
+            let loaded = chunk::load(self.file, self.length, self.shown, offset, &mut self.buffers);
             if let Ok(loaded) = loaded {
                 for (_, opcode, body) in chunk::records(self.buffers.content(loaded.length)) {
                     if let (false, op::MESSAGE, Some(head)) = (indexed, opcode, MessageHead::read(body)) {
                         *self.counts.entry(head.channel).or_default() += 1;
                         messages = true;
                     } else if let Err(reason) = self.contents.declared.take(opcode, body) {
-                        self.damaged.add(self.shown, At::Offset(piece.offset), reason);
+                        self.damaged.add(self.shown, At::Offset(offset), reason);
                     }
                 }
             }
@@ -158,7 +170,7 @@ impl Walk<'_> {
         if messages {
             self.span(head.start, head.end);
         }
-        self.contents.pieces.push(piece);
+        self.contents.pieces.push(Piece { offset, start: head.start, kind: Kind::Chunk { channels } });
         Ok(())
     }
 
