@@ -6,6 +6,7 @@
 mod folders;
 mod mcap;
 mod sqlite;
+mod summaries;
 
 use rusqlite::Connection;
 use serde_json::Value;

@@ -33,8 +33,8 @@ struct Piece {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Kind {
-    /// A chunk, and the channels of its messages where they are known: empty if not.
-    Chunk { channels: Vec<u16> },
+    /// A chunk, the channels of its messages where they are known, empty if not, and how many the summary promises.
+    Chunk { channels: Vec<u16>, promised: Option<u64> },
     /// Messages outside of chunks, up to this offset.
     Run { to: u64 },
 }
@@ -48,6 +48,8 @@ struct Contents {
     span: Option<(u64, u64)>,
     /// Number of messages by channel; `None` where nobody counted.
     messages: Option<HashMap<u16, u64>>,
+    /// How many messages outside of chunks the summary promises.
+    promised: Option<u64>,
     /// Where and why the file ends early.
     end: Option<(u64, String)>,
 }
@@ -64,6 +66,7 @@ pub(super) struct McapFile {
     numbers: Arc<Numbers<u16>>,
     /// First and last receive time, nanoseconds.
     pub(super) span_ns: Option<(i64, i64)>,
+    promised: Option<u64>,
     end: Option<Problem>,
 }
 
@@ -104,6 +107,7 @@ impl McapFile {
             pieces: pieces.into(),
             numbers: Arc::new(numbers),
             span_ns: contents.span.map(|(first, last)| (nanos(first), nanos(last))),
+            promised: contents.promised,
             end: contents.end.map(|(offset, reason)| Problem::new(shown, At::Offset(offset), reason)),
         })
     }

@@ -7,11 +7,11 @@
 use super::super::message::Head;
 use super::super::problem::{At, Place, Problem, Tally};
 use super::chunk::{self, Buffers, MAX_CHUNK_BYTES};
-use super::records::{FRAME_BYTES, MESSAGE_BYTES, MessageHead, frame};
+use super::records::{ChunkHead, FRAME_BYTES, MESSAGE_BYTES, MessageHead, frame};
 use super::window::Window;
-use super::{Kind, McapFile, Piece, nanos};
+use super::{Kind, McapFile, nanos};
 use mcap::records::op;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 /// Messages outside of chunks are read through a window of this size.
 const STEP_BYTES: usize = 4 << 20;
@@ -19,6 +19,10 @@ const STEP_BYTES: usize = 4 << 20;
 const WHOLE_CHUNK_BYTES: u64 = 64 << 20;
 /// What is told of a message that is shorter than its header.
 const NO_HEADER: &str = "a message without a header: left out";
+/// What is told of a chunk whose data are those of another one too.
+const OVERLAPS: &str = "a chunk that overlaps another one in the file: left out";
+/// What is told of a chunk that does not hold what the summary says.
+const FEWER: &str = "a chunk with fewer messages than the summary promises: some are missing, or lie elsewhere";
 /// The most that chunks which overlap may hold together; beyond it the order is given up.
 const MAX_HELD_BYTES: usize = MAX_CHUNK_BYTES as usize;
 
@@ -70,6 +74,12 @@ pub(in super::super) struct Reading {
     passed: u64,
     undeclared: HashSet<u16>,
     problems: VecDeque<Problem>,
+    /// Where the chunks lie that were read: the end of each by its offset.
+    read: BTreeMap<u64, u64>,
+    /// Chunks that are not what the summary says, told at the end.
+    contradicted: Tally,
+    /// Messages outside of chunks that were passed, wanted or not.
+    stepped: u64,
     /// Whether it has been told that the order is given up.
     disordered: bool,
     ended: bool,
@@ -91,6 +101,9 @@ impl Reading {
             passed: 0,
             undeclared: HashSet::new(),
             problems: VecDeque::new(),
+            read: BTreeMap::new(),
+            contradicted: Tally::default(),
+            stepped: 0,
             disordered: false,
             ended: false,
             found: None,
@@ -119,8 +132,11 @@ impl Reading {
             let piece = self.file.pieces.get(self.next_piece).map(|piece| (piece.start, piece.offset));
             match (best, piece) {
                 (None, None) => {
+                    if self.ended {
+                        return self.file.end.take().map(Err);
+                    }
                     self.ended = true;
-                    return self.file.end.take().map(Err);
+                    self.tell_of_contradictions();
                 }
                 (Some(((time, at, _), _)), Some(piece)) if piece < (time, at) && self.may_hold_more() => {
                     self.open_piece()
@@ -187,20 +203,23 @@ impl Reading {
         self.next_piece += 1;
         match &piece.kind {
             Kind::Run { to } => self.open.push(Open::Run { at: piece.offset, to: *to, next: None }),
-            Kind::Chunk { channels } => {
+            Kind::Chunk { channels, promised } => {
                 if channels.is_empty() || channels.iter().any(|channel| self.is_wanted(*channel) != Some(false)) {
-                    self.open_chunk(&piece);
+                    self.open_chunk(piece.offset, *promised);
                 }
                 self.passed = self.passed.max(piece.offset);
             }
         }
     }
 
-    fn open_chunk(&mut self, piece: &Piece) {
+    fn open_chunk(&mut self, at_offset: u64, promised: Option<u64>) {
         let (file, shown) = (self.file.file.clone(), self.file.shown.clone());
-        match chunk::head(&file, &shown, piece.offset) {
+        match chunk::head(&file, &shown, at_offset) {
+            Ok(head) if !self.takes_new_bytes(at_offset, &head) => {
+                return self.contradicted.add(&shown, At::Offset(at_offset), OVERLAPS);
+            }
             Ok(head) if head.compression.is_empty() && head.compressed > WHOLE_CHUNK_BYTES => {
-                let from = piece.offset.saturating_add(head.data_at);
+                let from = at_offset.saturating_add(head.data_at);
                 let to = from.saturating_add(head.compressed).min(self.file.length);
                 return self.open.push(Open::Run { at: from, to, next: None });
             }
@@ -208,20 +227,21 @@ impl Reading {
             Err(problem) => return self.problems.push_back(problem),
         }
         self.buffers.swap_content(&mut self.spare.pop().unwrap_or_default());
-        let loaded = match chunk::load(&file, self.file.length, &shown, piece.offset, &mut self.buffers) {
+        let loaded = match chunk::load(&file, self.file.length, &shown, at_offset, &mut self.buffers) {
             Ok(loaded) => loaded,
             Err(problem) => return self.problems.push_back(problem),
         };
         let mut content = Vec::new();
         self.buffers.swap_content(&mut content);
-        let (mut entries, mut end, mut damaged) = (Vec::new(), 0, Tally::default());
+        let (mut entries, mut end, mut messages, mut damaged) = (Vec::new(), 0, 0_u64, Tally::default());
         for (offset, opcode, body) in chunk::records(content.get(..loaded.length).unwrap_or_default()) {
             end = offset + FRAME_BYTES as usize + body.len();
             if opcode != op::MESSAGE {
                 continue;
             }
+            messages += 1;
             let offset = offset as u64;
-            let at = At::InChunk { chunk: piece.offset, offset };
+            let at = At::InChunk { chunk: at_offset, offset };
             match MessageHead::read(body) {
                 Some(head) if self.wants(head.channel, at) => entries.push(Entry { time: head.log_time, offset }),
                 Some(_) => {}
@@ -230,12 +250,35 @@ impl Reading {
         }
         self.problems.extend(damaged.into_problems());
         if end < loaded.length && !loaded.cut {
-            let at = At::InChunk { chunk: piece.offset, offset: end as u64 };
+            let at = At::InChunk { chunk: at_offset, offset: end as u64 };
             let reason = "the chunk ends in the middle of a record: what follows in it is left out";
             self.problems.push_back(Problem::new(&shown, at, reason));
+        } else if promised.is_some_and(|promised| messages < promised) && !loaded.cut {
+            self.contradicted.add(&shown, At::Offset(at_offset), FEWER);
         }
         entries.sort_by_key(|entry| (entry.time, entry.offset));
-        self.open.push(Open::Chunk { at: piece.offset, content, entries, next: 0 });
+        self.open.push(Open::Chunk { at: at_offset, content, entries, next: 0 });
+    }
+
+    /// Whether no chunk was read yet that has bytes in common with the one at `offset`, which counts as read from now on.
+    fn takes_new_bytes(&mut self, offset: u64, head: &ChunkHead) -> bool {
+        let end = offset.saturating_add(head.data_at).saturating_add(head.compressed);
+        let before = self.read.range(..end).next_back();
+        let is_new = before.is_none_or(|(_, before)| *before <= offset);
+        if is_new {
+            self.read.insert(offset, end);
+        }
+        is_new
+    }
+
+    /// Tells in what the file is not what its summary says.
+    fn tell_of_contradictions(&mut self) {
+        self.problems.extend(std::mem::take(&mut self.contradicted).into_problems());
+        let stepped = self.stepped;
+        if let Some(promised) = self.file.promised.filter(|promised| stepped < *promised) {
+            let reason = format!("its summary promises {promised} messages: {stepped} are there");
+            self.problems.push_back(Problem::new(&self.file.shown, At::File, reason));
+        }
     }
 
     /// Takes the next message of the piece `at`.
@@ -297,6 +340,7 @@ impl Reading {
                 }
                 return (to, None);
             };
+            self.stepped += u64::from(opcode == op::MESSAGE);
             match (opcode, head) {
                 (op::MESSAGE, _) if length > MAX_CHUNK_BYTES => {
                     self.problem(

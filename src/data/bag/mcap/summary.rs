@@ -4,6 +4,7 @@ use super::records::{Declared, FRAME_BYTES, Fields, frame};
 use super::window::Window;
 use super::{Contents, Kind, MAGIC, Piece};
 use mcap::records::op;
+use std::collections::HashSet;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -81,7 +82,7 @@ fn chunk(mut fields: Fields<'_>) -> Option<(Piece, u64)> {
     let channels: Vec<u16> = fields.by_channel()?.into_iter().map(|(channel, _)| channel).collect();
     let heads = INDEX_BYTES * channels.len() as u64;
     let messages = fields.u64()?.saturating_sub(heads) / INDEX_ENTRY_BYTES;
-    Some((Piece { offset, start, kind: Kind::Chunk { channels } }, messages))
+    Some((Piece { offset, start, kind: Kind::Chunk { channels, promised: Some(messages) } }, messages))
 }
 
 #[derive(Default)]
@@ -111,10 +112,22 @@ impl Found {
         if statistics.channels as usize != self.declared.channels() || statistics.chunks as usize != self.chunks.len() {
             return None;
         }
+        let indexes = self.chunks.iter().filter_map(|(chunk, _)| match &chunk.kind {
+            Kind::Chunk { channels, .. } => Some(channels),
+            Kind::Run { .. } => None,
+        });
+        let indexed: HashSet<u16> = indexes.flatten().copied().collect();
+        let counted = statistics.by_channel.iter().filter(|(_, messages)| *messages > 0);
+        if !self.chunks.is_empty() && counted.map(|(channel, _)| channel).any(|channel| !indexed.contains(channel)) {
+            // A chunk with messages of that channel would be passed over where nothing else of it is wanted.
+            return None;
+        }
         let times = statistics.times;
         let indexed = self.chunks.iter().fold(0_u64, |sum, (_, messages)| sum.saturating_add(*messages));
         let mut pieces: Vec<Piece> = self.chunks.into_iter().map(|(chunk, _)| chunk).collect();
+        let mut promised = None;
         if pieces.is_empty() && statistics.messages > 0 {
+            promised = Some(statistics.messages);
             let kind = Kind::Run { to: data_end };
             pieces.push(Piece { offset: MAGIC.len() as u64, start: times.0, kind });
         } else if indexed != statistics.messages {
@@ -126,6 +139,7 @@ impl Found {
             declared: self.declared,
             span: (statistics.messages > 0).then_some(times),
             messages: Some(statistics.by_channel.into_iter().collect()),
+            promised,
             end: None,
         })
     }

@@ -170,7 +170,7 @@ impl Walk<'_> {
         if messages {
             self.span(head.start, head.end);
         }
-        self.contents.pieces.push(Piece { offset, start: head.start, kind: Kind::Chunk { channels } });
+        self.contents.pieces.push(Piece { offset, start: head.start, kind: Kind::Chunk { channels, promised: None } });
         Ok(())
     }
 
