@@ -8,6 +8,9 @@ use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+/// So many of the files that are not there are told by their names.
+const MOST_TOLD: usize = 20;
+
 /// The files of a bag and what its metadata say.
 #[derive(Debug, Default)]
 pub(super) struct Found {
@@ -110,15 +113,22 @@ pub(super) fn find(path: &Path) -> Result<Found, BagError> {
 fn take_named(folder: &Path, metadata: Metadata, present: &[PathBuf], found: &mut Found) {
     let about = folder.join(FILE_NAME);
     found.problems.extend(metadata.doubts.iter().map(|doubt| whole(&about, doubt.clone())));
-    let (mut files, mut named) = (Files::default(), HashSet::new());
+    let (mut files, mut named, mut missing) = (Files::default(), HashSet::new(), 0);
     for entry in &metadata.files {
         match resolve(folder, entry) {
             Some(path) => {
                 named.insert(path.clone());
                 files.add(FoundFile { path, start_ns: entry.start_ns }, &mut found.problems);
             }
-            None => found.problems.push(whole(&about, format!("names `{}`, which is not there", entry.path))),
+            None if missing < MOST_TOLD => {
+                missing += 1;
+                found.problems.push(whole(&about, format!("names `{}`, which is not there", entry.path)));
+            }
+            None => missing += 1,
         }
+    }
+    if missing > MOST_TOLD {
+        found.problems.push(whole(&about, format!("names {} more that are not there", missing - MOST_TOLD)));
     }
     found.files = files.list;
     if !found.files.is_empty() {

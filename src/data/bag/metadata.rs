@@ -6,6 +6,7 @@
 use super::topic::BagTopic;
 use super::yaml::Node;
 use crate::data::regular::regular_file;
+use std::collections::HashMap;
 use std::path::Path;
 
 /// The file's name in the folder of a bag.
@@ -72,8 +73,13 @@ fn parse(text: &str) -> Result<Metadata, String> {
     }
     metadata.topics =
         bag.get("topics_with_message_count").map(Node::items).unwrap_or_default().iter().filter_map(topic).collect();
-    let files = bag.get("files").map(Node::items).unwrap_or_default();
-    metadata.files = paths.iter().filter_map(Node::text).map(|path| entry(path, files)).collect();
+    let mut files = HashMap::new();
+    for file in bag.get("files").map(Node::items).unwrap_or_default() {
+        if let Some(path) = file.get("path").and_then(Node::text) {
+            files.entry(path).or_insert(file);
+        }
+    }
+    metadata.files = paths.iter().filter_map(Node::text).map(|path| entry(path, files.get(path).copied())).collect();
     metadata.span_ns = span(bag);
     Ok(metadata)
 }
@@ -101,9 +107,8 @@ fn topic(node: &Node) -> Option<BagTopic> {
     })
 }
 
-/// The file at `path`, with what `files` tell of it; an empty file has no start.
-fn entry(path: &str, files: &[Node]) -> FileEntry {
-    let about = files.iter().find(|file| file.get("path").and_then(Node::text) == Some(path));
+/// The file at `path`, with what is told `about` it; an empty file has no start.
+fn entry(path: &str, about: Option<&Node>) -> FileEntry {
     let messages = about.and_then(|file| file.get("message_count")?.number::<u64>());
     let start = about.and_then(|file| file.get("starting_time")?.get("nanoseconds_since_epoch")?.number());
     FileEntry { path: path.to_owned(), start_ns: start.filter(|_| messages.is_none_or(|messages| messages > 0)) }
