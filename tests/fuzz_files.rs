@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{FileFailurePersistence, TestRunner};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,11 +21,14 @@ use xvla_ros::data::messages::diagnostics::DiagnosticArray;
 use xvla_ros::data::messages::inputs::{Float32MultiArray, Image, JointState};
 use xvla_ros::data::messages::outputs::{ActionChunk, ModelInfo};
 use xvla_ros::data::messages::{Read, check_definition};
+use xvla_ros::data::npz::NpzReader;
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::folders::Folders;
 use xvla_ros::offline::inspect::inspect;
 use xvla_ros::transform::processors::Processors;
 use xvla_ros::transform::tokenize::{BART_PAD_ID, Tokenizer};
+use zip::CompressionMethod;
+use zip::write::SimpleFileOptions;
 
 /// What a reader may allocate beyond twice the file: buffers, tables and the description of what it found.
 const CONSTANT_BYTES: usize = 8 << 20;
@@ -48,6 +52,15 @@ unsafe impl GlobalAlloc for Counting {
         LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: as for the caller.
         unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // The system moves large blocks by their pages, without a second copy.
+        let live = LIVE.fetch_add(size, Ordering::Relaxed) + size - layout.size();
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: as for the caller.
+        unsafe { System.realloc(block, layout, size) }
     }
 }
 
@@ -305,6 +318,35 @@ fn a_damaged_batch() {
 fn a_member_that_declares_megabytes_which_do_not_come() {
     let read = |folder: &Path| drop(read_batch(&folder.join("inputs.npz"), Limits::default()));
     survives_byte(&fixtures("cases/native_two_views"), "inputs.npz", 40_116, 1, read);
+}
+
+/// Writes an archive of one array of zeros, `a`.
+fn write_zeros(path: &Path, header: &str, bytes: usize) {
+    let mut archive = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
+    archive.start_file("a.npy", SimpleFileOptions::default().compression_method(CompressionMethod::Deflated)).unwrap();
+    archive.write_all(b"\x93NUMPY\x01\x00").unwrap();
+    archive.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
+    archive.write_all(header.as_bytes()).unwrap();
+    archive.write_all(&vec![0; bytes]).unwrap();
+    archive.finish().unwrap();
+}
+
+#[test]
+fn an_array_that_is_cast_takes_the_memory_of_its_values_once() {
+    let count = 16 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.npz");
+    for (descr, bytes, order) in [("|i1", 1, "False"), ("<f4", 4, "False"), ("<f8", 8, "False"), ("<f2", 2, "True")] {
+        let header = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': ({}, 4096)}}", count / 4096);
+        write_zeros(&path, &header, bytes * count);
+        let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let taken = peak_bytes(|| {
+            let mut archive = NpzReader::open(&path, Limits::default()).unwrap();
+            let values = archive.read_as::<f32>("a", |_| Ok(())).unwrap().unwrap();
+            assert_eq!((values.len(), values.iter().any(|value| *value != 0.0)), (count, false));
+        });
+        assert!(taken <= size_of::<f32>() * count + CONSTANT_BYTES, "{descr}, {order}: {taken} bytes");
+    }
 }
 
 #[test]

@@ -349,6 +349,31 @@ fn values_that_would_outgrow_the_limit_when_they_are_cast_are_refused() {
 }
 
 #[test]
+fn an_array_in_fortran_order_is_read_as_the_one_in_row_major_order() {
+    let folder = Folder::new();
+    let shape = [2, 2, 3, 70, 90];
+    let count: usize = shape.iter().product();
+    let values: Vec<f32> = (0..count).map(|index| index as f32).collect();
+    let row_major = NpyArray { shape: shape.to_vec(), data: NpyData::F32(values.clone()) };
+    let mut member = encode(&row_major).unwrap();
+    let start = member.len() - 4 * count;
+    let at = member.windows(5).position(|window| window == b"False").unwrap();
+    member[at..at + 5].copy_from_slice(b"True ");
+    // Each value of the file by its indices, of which the first runs fastest.
+    for stored in 0..count {
+        let (mut rest, mut index, mut stride) = (stored, 0, count);
+        for extent in shape {
+            stride /= extent;
+            index += rest % extent * stride;
+            rest /= extent;
+        }
+        member[start + 4 * stored..start + 4 * stored + 4].copy_from_slice(&values[index].to_le_bytes());
+    }
+    with_member(&folder.path(), CompressionMethod::Deflated, "image_input", member);
+    assert!(read(&folder.path()).unwrap().inputs.image_input == values);
+}
+
+#[test]
 fn type_and_shape_are_judged_before_the_values_are_looked_at() {
     let judged = |shape: &[usize], spoil: &dyn Fn(&mut Vec<u8>)| {
         let folder = Folder::new();

@@ -16,7 +16,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::npy::{Inexact, NpyArray, NpyData};
+use super::npy::{Cast, NpyArray, NpyData};
 use super::npz::{NpzReader, write_npz};
 use crate::data::DatasetError;
 use crate::types::{HostArray, ModelInputs};
@@ -150,17 +150,16 @@ struct BatchFile<'a> {
 }
 
 impl BatchFile<'_> {
-    /// Reads an array whose shape `extents` understands, and whose values are cast to some of `value_bytes` each.
-    /// Type and shape are judged before the values are looked at.
-    fn read<const N: usize>(
+    /// Reads an array whose shape `extents` understands. Type and shape are judged before the values are looked at.
+    fn read<T: Cast, const N: usize>(
         &mut self,
         key: &str,
-        (dtype, value_bytes): (&'static str, usize),
+        dtype: &'static str,
         expected: &str,
         extents: impl FnOnce(&[usize]) -> Option<[usize; N]>,
-    ) -> Result<Found<NpyData, N>, DatasetError> {
+    ) -> Result<Found<Vec<T>, N>, DatasetError> {
         let mut judged = None;
-        let array = self.npz.read_as(key, value_bytes, |shape| {
+        let values = self.npz.read_as(key, |shape| {
             judged = extents(shape);
             judged.map(drop).ok_or_else(|| DatasetError::Shape {
                 path: self.path.to_owned(),
@@ -169,8 +168,8 @@ impl BatchFile<'_> {
                 found: shape.to_vec(),
             })
         });
-        let array = array.map_err(|error| with_expected(error, dtype))?;
-        Ok(judged.zip(array.map(|array| array.data)))
+        let values = values.map_err(|error| with_expected(error, dtype))?;
+        Ok(judged.zip(values))
     }
 
     fn integers<const N: usize>(
@@ -179,9 +178,7 @@ impl BatchFile<'_> {
         expected: &str,
         extents: impl FnOnce(&[usize]) -> Option<[usize; N]>,
     ) -> Result<([usize; N], Vec<i64>), DatasetError> {
-        let found = self.read(key, ("int64", size_of::<i64>()), expected, extents)?;
-        let (extents, data) = found.ok_or_else(|| self.npz.missing(key))?;
-        Ok((extents, self.exact(key, "int64", data, NpyData::into_i64)?))
+        self.read(key, "int64", expected, extents)?.ok_or_else(|| self.npz.missing(key))
     }
 
     fn booleans<const N: usize>(
@@ -190,9 +187,7 @@ impl BatchFile<'_> {
         expected: &str,
         extents: impl FnOnce(&[usize]) -> Option<[usize; N]>,
     ) -> Result<([usize; N], Vec<bool>), DatasetError> {
-        let found = self.read(key, ("bool", size_of::<bool>()), expected, extents)?;
-        let (extents, data) = found.ok_or_else(|| self.npz.missing(key))?;
-        Ok((extents, self.exact(key, "bool", data, NpyData::into_bool)?))
+        self.read(key, "bool", expected, extents)?.ok_or_else(|| self.npz.missing(key))
     }
 
     fn floats<const N: usize>(
@@ -202,32 +197,11 @@ impl BatchFile<'_> {
         expected: &str,
         extents: impl FnOnce(&[usize]) -> Option<[usize; N]>,
     ) -> Result<Found<Vec<f32>, N>, DatasetError> {
-        let found = self.read(key, (dtype, size_of::<f32>()), expected, extents)?;
-        let Some((extents, data)) = found else { return Ok(None) };
-        let values = self.exact(key, "float32", data, NpyData::into_f32)?;
+        let Some((extents, values)) = self.read::<f32, N>(key, dtype, expected, extents)? else { return Ok(None) };
         match values.iter().position(|value| !value.is_finite()) {
             None => Ok(Some((extents, values))),
             Some(index) => Err(DatasetError::NotFinite { path: self.path.to_owned(), key: key.to_owned(), index }),
         }
-    }
-
-    /// The values of `data` after a cast to the type that the contract has for `key`.
-    fn exact<T>(
-        &self,
-        key: &str,
-        expected: &'static str,
-        data: NpyData,
-        cast: impl FnOnce(NpyData) -> Result<Vec<T>, Inexact>,
-    ) -> Result<Vec<T>, DatasetError> {
-        let found = data.dtype();
-        cast(data).map_err(|Inexact { index, value }| DatasetError::Inexact {
-            path: self.path.to_owned(),
-            key: key.to_owned(),
-            index,
-            value,
-            found,
-            expected,
-        })
     }
 
     /// An optional [B, T, A] array.

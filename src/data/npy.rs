@@ -5,12 +5,15 @@
 
 mod cast;
 mod header;
+mod values;
 
-pub use cast::Inexact;
+pub use cast::{Cast, Inexact};
+pub(super) use values::ValuesError;
 
 use crate::types::HostArray;
 use half::f16;
 use header::Header;
+use std::io::Read;
 
 /// A dense array in row-major order.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +44,19 @@ macro_rules! elements {
                 }
             }
 
+            /// Reads values of the type that they are stored in; as [`NpyHead::values`].
+            pub(super) fn read(head: &NpyHead, source: impl Read, reserved: usize) -> Result<Self, ValuesError> {
+                match head.element {
+                    $(
+                        Element::$Variant => {
+                            // A piece is of the type of its array.
+                            let same = |piece| if let Self::$Variant(values) = piece { values } else { Vec::new() };
+                            head.values(source, reserved, |piece| Ok(same(piece))).map(Self::$Variant)
+                        }
+                    )+
+                }
+            }
+
             fn len(&self) -> usize {
                 match self {
                     $( Self::$Variant(values) => values.len(), )+
@@ -59,6 +75,12 @@ macro_rules! elements {
                 match descr {
                     $( $descr => Some(Self::$Variant), )+
                     _ => None,
+                }
+            }
+
+            fn name(self) -> &'static str {
+                match self {
+                    $( Self::$Variant => $name, )+
                 }
             }
 
@@ -135,9 +157,24 @@ impl NpyHead {
         Ok(Self { shape, descr, element, big_endian, fortran_order, values_at: start.len() - rest.len() })
     }
 
-    /// Bytes of the values where each takes `least` or more; `None` for more than a machine can count.
-    pub(super) fn bytes(&self, least: usize) -> Option<usize> {
-        count(&self.shape).and_then(|count| count.checked_mul(self.element.size().max(least)))
+    /// NumPy's name of the element type.
+    pub(super) fn dtype(&self) -> &'static str {
+        self.element.name()
+    }
+
+    /// Bytes of one value.
+    pub(super) fn value_bytes(&self) -> usize {
+        self.element.size()
+    }
+
+    /// Bytes of the values where each takes `value_bytes`; `None` for more than a machine can count.
+    pub(super) fn bytes(&self, value_bytes: usize) -> Option<usize> {
+        count(&self.shape).and_then(|count| count.checked_mul(value_bytes))
+    }
+
+    /// The values among the first bytes of a file.
+    pub(super) fn begun<'a>(&self, start: &'a [u8]) -> &'a [u8] {
+        start.get(self.values_at..).unwrap_or_default()
     }
 
     /// Compares the shape with a file's `length` in bytes.
@@ -145,7 +182,7 @@ impl NpyHead {
     /// # Errors
     /// It has more or fewer values.
     pub(super) fn check_length(&self, length: u64) -> Result<(), NpyError> {
-        let (needed, found) = (self.bytes(0), length.saturating_sub(self.values_at as u64));
+        let (needed, found) = (self.bytes(self.value_bytes()), length.saturating_sub(self.values_at as u64));
         if needed.is_some_and(|needed| needed as u64 == found) {
             return Ok(());
         }
@@ -162,29 +199,13 @@ impl NpyHead {
 pub fn decode(bytes: &[u8]) -> Result<NpyArray, NpyError> {
     let head = NpyHead::read(bytes)?;
     head.check_length(bytes.len() as u64)?;
-    let NpyHead { shape, element, big_endian, fortran_order, values_at, .. } = head;
-    let body = bytes.get(values_at..).unwrap_or_default();
-    let stored = Stored { body, big_endian, column_major: fortran_order.then_some(shape.as_slice()) };
-    let data = match element {
-        Element::Bool => {
-            if let Some((index, byte)) = body.iter().enumerate().find(|(_, byte)| **byte > 1) {
-                return Err(malformed(format!("byte {byte} at index {index} is no bool")));
-            }
-            NpyData::Bool(stored.values(|[byte]| byte == 1))
-        }
-        Element::I8 => NpyData::I8(stored.values(i8::from_le_bytes)),
-        Element::U8 => NpyData::U8(stored.values(u8::from_le_bytes)),
-        Element::I16 => NpyData::I16(stored.values(i16::from_le_bytes)),
-        Element::U16 => NpyData::U16(stored.values(u16::from_le_bytes)),
-        Element::I32 => NpyData::I32(stored.values(i32::from_le_bytes)),
-        Element::U32 => NpyData::U32(stored.values(u32::from_le_bytes)),
-        Element::I64 => NpyData::I64(stored.values(i64::from_le_bytes)),
-        Element::U64 => NpyData::U64(stored.values(u64::from_le_bytes)),
-        Element::F16 => NpyData::F16(stored.values(f16::from_le_bytes)),
-        Element::F32 => NpyData::F32(stored.values(f32::from_le_bytes)),
-        Element::F64 => NpyData::F64(stored.values(f64::from_le_bytes)),
-    };
-    Ok(NpyArray { shape, data })
+    let values = head.begun(bytes);
+    let data = NpyData::read(&head, values, values.len()).map_err(|error| match error {
+        ValuesError::Npy(error) => error,
+        // None of the others can be: all bytes are there, and nothing is cast.
+        ValuesError::Io(_) | ValuesError::Short | ValuesError::Inexact(_) => malformed("truncated"),
+    })?;
+    Ok(NpyArray { shape: head.shape, data })
 }
 
 /// The bytes of a `.npy` file (version 1.0, little-endian, row-major) holding `array`.
@@ -237,46 +258,6 @@ impl Element {
         };
         Some((Self::named(element)?, big_endian))
     }
-}
-
-/// Values as they lie in a file.
-struct Stored<'a> {
-    body: &'a [u8],
-    big_endian: bool,
-    /// The shape if the first index runs fastest; `None` for values that are in row-major order already.
-    column_major: Option<&'a [usize]>,
-}
-
-impl Stored<'_> {
-    /// The values in row-major order.
-    fn values<T, const N: usize>(&self, from_le: impl Fn([u8; N]) -> T) -> Vec<T> {
-        let (stored, _) = self.body.as_chunks::<N>();
-        let value = |bytes: &[u8; N]| {
-            let mut bytes = *bytes;
-            if self.big_endian {
-                bytes.reverse();
-            }
-            from_le(bytes)
-        };
-        match self.column_major {
-            None => stored.iter().map(value).collect(),
-            Some(shape) => {
-                let places = (0..stored.len()).map(|index| column_major_place(index, shape, stored.len()));
-                places.filter_map(|place| stored.get(place)).map(value).collect()
-            }
-        }
-    }
-}
-
-/// Where the value at a row-major index of an array of `count` values lies in column-major order.
-fn column_major_place(mut index: usize, shape: &[usize], count: usize) -> usize {
-    let mut stride = count;
-    shape.iter().rev().fold(0, |place, extent| {
-        stride /= extent;
-        let position = index % extent;
-        index /= extent;
-        place + position * stride
-    })
 }
 
 #[cfg(test)]
@@ -347,6 +328,18 @@ mod tests {
         let body: Vec<u8> = stored.iter().flat_map(|value| value.to_le_bytes()).collect();
         let bytes = with_header("{'descr': '<i8', 'fortran_order': True, 'shape': (2, 3, 4), }", &body);
         assert_eq!(decode(&bytes).unwrap().data, NpyData::I64(expected));
+    }
+
+    #[test]
+    fn columns_of_any_length_are_brought_to_row_major() {
+        for (rows, columns) in [(1, 700_000), (3, 200_000), (5000, 101), (600_000, 2), (700_000, 1)] {
+            let count = rows * columns;
+            let body: Vec<u8> = (0..count).flat_map(|stored| (stored as f64).to_le_bytes()).collect();
+            let header = format!("{{'descr': '<f8', 'fortran_order': True, 'shape': ({rows}, {columns})}}");
+            let NpyData::F64(values) = decode(&with_header(&header, &body)).unwrap().data else { panic!("f64 above") };
+            let expected = (0..count).map(|index| (index % columns * rows + index / columns) as f64);
+            assert!(values.into_iter().eq(expected), "{rows} x {columns}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! NumPy's archives (`.npz`): a zip whose members are `<key>.npy`, stored or deflated.
 
-use super::npy::{self, NpyArray, NpyError, NpyHead};
+use super::npy::{self, Cast, Inexact, NpyArray, NpyData, NpyError, NpyHead, ValuesError};
 use crate::data::DatasetError;
 use crate::data::partial::partial_file;
 use crate::data::regular::regular_file;
@@ -15,7 +15,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 /// How much a file may make this program allocate, whatever the file says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of all arrays together, inflated, and as what they become where they are cast.
+    /// Bytes of all arrays together, inflated, and in memory as what they become where they are cast.
     pub max_bytes: u64,
     /// Members of the archive.
     pub max_members: usize,
@@ -31,6 +31,9 @@ impl Default for Limits {
 /// Room for a member that is reserved before its bytes come, beyond the length of the file: a declared size alone costs
 /// no more.
 const RESERVED_BYTES: u64 = 1 << 20;
+
+/// Deflate writes 258 bytes with two bits at best.
+const MOST_FROM_A_BYTE: u64 = 1032;
 
 /// An open archive.
 pub struct NpzReader {
@@ -90,23 +93,25 @@ impl NpzReader {
     /// # Errors
     /// A damaged or unsupported member, or one that inflates to something else than it declared.
     pub fn read(&mut self, key: &str) -> Result<Option<NpyArray>, DatasetError> {
-        self.read_as(key, 0, |_| Ok(()))
+        let accept = |head: &NpyHead| Ok(head.value_bytes());
+        let found = self.inflate(key, "", accept, |head, source, reserved| NpyData::read(head, source, reserved))?;
+        Ok(found.map(|(head, data)| NpyArray { shape: head.shape, data }))
     }
 
-    /// Reads the array called `key`, each value of which takes `value_bytes` or more once it is cast. Its shape is shown to
-    /// `accept` and held against the limit before more than its header is inflated: a small file can hold billions of zeros.
+    /// Reads the values of the array called `key` in row-major order, each cast to `T` as soon as it is there. The shape is
+    /// shown to `accept` and held against the limit before more than its header is inflated: a small file can hold billions
+    /// of zeros.
     ///
     /// # Errors
-    /// As [`Self::read`], or what `accept` has against the shape.
-    pub fn read_as(
+    /// As [`Self::read`], a value that is no `T`, or what `accept` has against the shape.
+    pub fn read_as<T: Cast>(
         &mut self,
         key: &str,
-        value_bytes: usize,
         accept: impl FnOnce(&[usize]) -> Result<(), DatasetError>,
-    ) -> Result<Option<NpyArray>, DatasetError> {
-        let Some(index) = self.archive.index_for_name(&format!("{key}.npy")) else { return Ok(None) };
-        let bytes = self.inflate(key, index, value_bytes, accept)?;
-        npy::decode(&bytes).map(Some).map_err(|error| npy_error(&self.path, key, error))
+    ) -> Result<Option<Vec<T>>, DatasetError> {
+        let accept = |head: &NpyHead| accept(&head.shape).map(|()| size_of::<T>());
+        let decode = |head: &NpyHead, source: &mut dyn Read, reserved| head.values(source, reserved, T::cast);
+        Ok(self.inflate(key, T::DTYPE, accept, decode)?.map(|(_, values)| values))
     }
 
     /// Reads the array called `key`.
@@ -127,13 +132,17 @@ impl NpzReader {
         }
     }
 
-    fn inflate(
+    /// Reads the array called `key` by `decode`, which is given its header, the bytes of its values and how many of these
+    /// may have their room before they come, and casts them to the type `expected`. `accept` tells from the header how many
+    /// bytes each value takes in memory.
+    fn inflate<V>(
         &mut self,
         key: &str,
-        index: usize,
-        value_bytes: usize,
-        accept: impl FnOnce(&[usize]) -> Result<(), DatasetError>,
-    ) -> Result<Vec<u8>, DatasetError> {
+        expected: &'static str,
+        accept: impl FnOnce(&NpyHead) -> Result<usize, DatasetError>,
+        decode: impl FnOnce(&NpyHead, &mut dyn Read, usize) -> Result<V, ValuesError>,
+    ) -> Result<Option<(NpyHead, V)>, DatasetError> {
+        let Some(index) = self.archive.index_for_name(&format!("{key}.npy")) else { return Ok(None) };
         let path = self.path.clone();
         let damaged = |reason: String| DatasetError::Array { path: path.clone(), key: key.to_owned(), reason };
         let truncated = |error: std::io::Error| damaged(format!("truncated or damaged: {error}"));
@@ -144,33 +153,43 @@ impl NpzReader {
         if !matches!(method, CompressionMethod::Stored | CompressionMethod::Deflated) {
             return Err(damaged(format!("compression {method:?} is not supported: expected stored or deflated")));
         }
-        let declared = member.size();
-        // One byte more than declared tells an honest member from one that lies about its size.
-        let mut content = member.take(declared.saturating_add(1).min(left.saturating_add(1)));
-        let mut bytes = Vec::new();
-        content.by_ref().take(NpyHead::MAX_BYTES).read_to_end(&mut bytes).map_err(truncated)?;
-        let head = NpyHead::read(&bytes).map_err(|error| npy_error(&path, key, error))?;
-        accept(&head.shape)?;
-        head.check_length(declared).map_err(|error| npy_error(&path, key, error))?;
-        let kept = head.bytes(value_bytes).map_or(u64::MAX, |bytes| bytes as u64);
-        if kept <= left {
-            let reserved = declared.min(self.length.saturating_add(RESERVED_BYTES)).min(left);
-            bytes.reserve((reserved as usize).saturating_sub(bytes.len()));
-            content.read_to_end(&mut bytes).map_err(truncated)?;
+        let (packed, declared) = (member.compressed_size().min(self.length), member.size());
+        if declared > packed.saturating_mul(MOST_FROM_A_BYTE) {
+            return Err(damaged(format!("{packed} bytes cannot hold the {declared} that the directory declares")));
         }
-        drop(content);
-
-        let found = bytes.len() as u64;
-        let taken = found.max(kept);
+        // One byte more than declared tells an honest member from one that lies about its size.
+        let mut content = member.take(declared.saturating_add(1));
+        let mut start = Vec::new();
+        content.by_ref().take(NpyHead::MAX_BYTES).read_to_end(&mut start).map_err(truncated)?;
+        let head = NpyHead::read(&start).map_err(|error| npy_error(&path, key, error))?;
+        let value_bytes = accept(&head)?;
+        head.check_length(declared).map_err(|error| npy_error(&path, key, error))?;
+        let taken = head.bytes(value_bytes).map_or(u64::MAX, |bytes| bytes as u64);
         if taken > left {
+            drop(content);
             return Err(self.too_large(key, self.used.saturating_add(taken)));
         }
-        if found != declared {
-            let relation = if found > declared { "more than" } else { "less than" };
-            return Err(damaged(format!("inflates to {relation} the {declared} bytes that the directory declares")));
+        let reserved = taken.min(self.length.saturating_add(RESERVED_BYTES)) as usize / value_bytes.max(1);
+        let mut source = head.begun(&start).chain(&mut content);
+        let decoded = decode(&head, &mut source, reserved);
+        // The end tells of damage, which explains a strange value better than the value itself.
+        let rest = std::io::copy(&mut source, &mut std::io::sink()).map_err(truncated)?;
+        let wrong_length =
+            |relation| damaged(format!("inflates to {relation} the {declared} bytes that the directory declares"));
+        let values = decoded.map_err(|error| match error {
+            ValuesError::Io(error) => truncated(error),
+            ValuesError::Short => wrong_length("less than"),
+            ValuesError::Npy(error) => npy_error(&path, key, error),
+            ValuesError::Inexact(Inexact { index, value }) => {
+                let (path, key, found) = (path.clone(), key.to_owned(), head.dtype());
+                DatasetError::Inexact { path, key, index, value, found, expected }
+            }
+        })?;
+        if rest > 0 {
+            return Err(wrong_length("more than"));
         }
         self.used = self.used.saturating_add(taken);
-        Ok(bytes)
+        Ok(Some((head, values)))
     }
 
     fn broken(&self, reason: String) -> DatasetError {

@@ -12,6 +12,42 @@ pub struct Inexact {
     pub value: String,
 }
 
+/// A type that values of all others can be cast to where nothing is lost.
+pub trait Cast: Copy + Default {
+    /// NumPy's name of it.
+    const DTYPE: &'static str;
+
+    /// The values as this type.
+    ///
+    /// # Errors
+    /// The first value that has no equal.
+    fn cast(data: NpyData) -> Result<Vec<Self>, Inexact>;
+}
+
+impl Cast for f32 {
+    const DTYPE: &'static str = "float32";
+
+    fn cast(data: NpyData) -> Result<Vec<Self>, Inexact> {
+        data.into_f32()
+    }
+}
+
+impl Cast for i64 {
+    const DTYPE: &'static str = "int64";
+
+    fn cast(data: NpyData) -> Result<Vec<Self>, Inexact> {
+        data.into_i64()
+    }
+}
+
+impl Cast for bool {
+    const DTYPE: &'static str = "bool";
+
+    fn cast(data: NpyData) -> Result<Vec<Self>, Inexact> {
+        data.into_bool()
+    }
+}
+
 /// A number of any element type.
 #[derive(Clone, Copy)]
 enum Number {
