@@ -6,7 +6,7 @@ use std::path::Path;
 use xvla_ros::data::bag::Bag;
 
 /// A database of `count` messages of one topic, with times that run backwards, changed by `change`.
-fn database(path: &Path, count: usize, change: &str) {
+pub fn database(path: &Path, count: usize, change: &str) {
     let database = Connection::open(path).unwrap();
     let tables = "CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT);
          CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB);

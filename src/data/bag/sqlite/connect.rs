@@ -42,7 +42,7 @@ pub(super) fn connect(path: &Path, shown: &Arc<Path>, problems: &mut Vec<Problem
 }
 
 /// The path of a file that SQLite keeps beside a database.
-fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut beside = path.as_os_str().to_owned();
     beside.push(ending);
     beside.into()

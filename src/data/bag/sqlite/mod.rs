@@ -4,6 +4,7 @@ mod connect;
 mod order;
 mod reading;
 mod rows;
+mod wal;
 
 pub(super) use reading::Reading;
 
@@ -53,6 +54,7 @@ impl SqliteFile {
         let whole = |reason: String| Problem::new(shown, At::File, reason);
         let length = std::fs::metadata(path).map_err(|error| whole(error.to_string()))?.len();
         let database = connect(path, shown, problems)?;
+        problems.extend(wal::damage_beside(path, shown));
         for table in ["topics", "messages"] {
             if !is_table(&database, table).map_err(|error| whole(told(&error)))? {
                 return Err(whole("has no tables `topics` and `messages`: not a bag of ROS 2".to_owned()));
