@@ -326,3 +326,21 @@ fn messages_without_a_time_come_last_beside_times_below_zero() {
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(problems[0].contains("`timestamp` of 12 of its messages is no integer: they come last"), "{problems:?}");
 }
+
+#[test]
+fn times_that_are_no_integers_are_told_with_their_type_and_not_to_be_mended_by_a_new_index() {
+    for (cast, first) in [("REAL", "Real"), ("TEXT", "Text"), ("BLOB", "Blob")] {
+        for index in ["", INDEX] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("a.db3");
+            let columns = with_columns("(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp, data BLOB)");
+            let change = format!("UPDATE messages SET timestamp = CAST(timestamp AS {cast}) WHERE id > 20;");
+            database(&path, 120, &format!("{columns} {change} {index}"));
+            let (messages, problems) = read(&path);
+            assert_eq!((messages.len(), problems.len()), (120, 1), "{cast}; {index}: {problems:?}");
+            let reason = "`timestamp` of 100 of its messages is no integer: they come last";
+            assert!(problems[0].contains(reason), "{cast}; {index}: {problems:?}");
+            assert!(problems[0].contains(&format!("SQLite's type {first}")), "{cast}; {index}: {problems:?}");
+        }
+    }
+}

@@ -13,8 +13,9 @@ use std::sync::Arc;
 /// long is told with its length.
 const MAX_VALUE_BYTES: i32 = (MAX_MESSAGE_BYTES + (1 << 20)) as i32;
 
-/// Opens a database without ever changing it or its folder. A journal beside it, which a recorder leaves that was
-/// killed, is taken into account where SQLite can; otherwise the problem says that it is not.
+/// Opens a database without ever changing it. A journal beside it, which a recorder leaves that was killed, is taken into
+/// account where SQLite can; otherwise the problem says that it is not. To read a write-ahead log, SQLite keeps a list of
+/// its pages beside it (`*-shm`), and makes one where there is none: nothing else in the folder changes.
 pub(super) fn connect(path: &Path, shown: &Arc<Path>, problems: &mut Vec<Problem>) -> Result<Connection, Problem> {
     let whole = |reason: String| Problem::new(shown, At::File, reason);
     // A journal lies beside the file itself, not beside a link to it.

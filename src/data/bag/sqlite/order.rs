@@ -5,7 +5,7 @@
 //! is told of. The rows that it has not given by then, or at its end, come from the table.
 
 use super::connect::told;
-use super::rows::{each_time, number_of, text, time};
+use super::rows::{each_time, number_of, text};
 use rusqlite::{Connection, params};
 use std::collections::HashSet;
 
@@ -97,6 +97,10 @@ impl Order {
                     self.distrust(database, "is out of order", reasons);
                 }
             }
+            // An index on times that are no integers is not at fault, and cannot be mended.
+            Err(rusqlite::Error::InvalidColumnType(..)) => {
+                self.take_from_table(database, reasons);
+            }
             Err(error) => self.distrust(database, &format!("cannot be read ({})", told(&error)), reasons),
         }
     }
@@ -127,27 +131,33 @@ impl Order {
                  it)"
             ));
         }
-        if untimed > 0 {
-            reasons.push(format!(
-                "the `timestamp` of {untimed} of its messages is no integer: they come last, as if received at time zero"
-            ));
-        }
     }
 
-    /// Puts the rows in order that the index has not given; gives the number of those without a time.
+    /// Puts the rows in order that the index has not given, last those without a time, which it tells of; gives their number.
     fn take_from_table(&mut self, database: &Connection, reasons: &mut Vec<String>) -> usize {
         let given = self.given(database);
-        let (mut keys, mut untimed) = (Vec::new(), 0);
-        let end = each_time(database, self.number, |id, time| {
-            if !given.contains(&id) {
-                untimed += usize::from(time.is_none());
-                keys.push((time.unwrap_or(0), id));
+        let (mut keys, mut untimed, mut first) = (Vec::new(), Vec::new(), None);
+        let end = each_time(database, self.number, |id, time| match time {
+            _ if given.contains(&id) => {}
+            Ok(time) => keys.push((time, id)),
+            Err(found) => {
+                first = first.or(Some(found));
+                untimed.push((0, id));
             }
         });
         reasons.extend(end.err());
+        let count = untimed.len();
+        if let Some(first) = first {
+            reasons.push(format!(
+                "the `timestamp` of {count} of its messages is no integer: they come last, as if received at time zero \
+                 (the first is of SQLite's type {first}, where recorders store nanoseconds as Integer)"
+            ));
+        }
         keys.sort_unstable();
+        untimed.sort_unstable();
+        keys.append(&mut untimed);
         (self.source, self.keys, self.next) = (Source::Table, keys, 0);
-        untimed
+        count
     }
 
     /// The rows that were passed: the index gives the same ones again.
@@ -189,7 +199,7 @@ pub(super) fn span(database: &Connection) -> Option<(i64, i64)> {
     let mut span: Option<(i64, i64)> = None;
     // How the table is damaged is told when it is read.
     let _ = each_time(database, number, |_, time| {
-        if let Some(time) = time {
+        if let Ok(time) = time {
             let (first, last) = span.unwrap_or((time, time));
             span = Some((first.min(time), last.max(time)));
         }
@@ -230,7 +240,7 @@ fn next_keys(database: &Connection, number: &str, last: Option<Key>) -> rusqlite
 
 fn collect(database: &Connection, query: &str, values: &[&dyn rusqlite::ToSql]) -> rusqlite::Result<Vec<Key>> {
     let mut statement = database.prepare(query)?;
-    let rows = statement.query_map(values, |row| Ok((time(row, 0), row.get(1)?)))?;
+    let rows = statement.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
 }
 

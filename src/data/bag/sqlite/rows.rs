@@ -2,7 +2,7 @@
 //! circles.
 
 use super::connect::told;
-use rusqlite::types::ValueRef;
+use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, Row, params};
 use std::ops::ControlFlow;
 
@@ -57,21 +57,25 @@ pub(super) fn each_row(
     Ok(())
 }
 
-/// Shows `visit` number and time of every row of `messages`, whose rows are numbered by `number`; no time where it is no
-/// integer. If the table is damaged, its rows are taken from both ends up to the damage.
+/// Shows `visit` number and time of every row of `messages`, whose rows are numbered by `number`; the type of what stands in
+/// the place of a time that is no integer. If the table is damaged, its rows are taken from both ends up to the damage.
 ///
 /// # Errors
 /// Where and how the table is damaged.
 pub(super) fn each_time(
     database: &Connection,
     number: &str,
-    mut visit: impl FnMut(i64, Option<i64>),
+    mut visit: impl FnMut(i64, Result<i64, Type>),
 ) -> Result<(), String> {
     let query = |order| format!("SELECT {number}, timestamp FROM messages NOT INDEXED ORDER BY {number} {order}");
+    let time = |row: &Row<'_>| match row.get_ref(1) {
+        Ok(ValueRef::Integer(time)) => Ok(time),
+        other => Err(other.map_or(Type::Null, |other| other.data_type())),
+    };
     let mut ahead = None;
     let Err(problem) = each_row(database, &query("ASC"), true, |id, row| {
         ahead = Some(id);
-        visit(id, row.get(1).ok());
+        visit(id, time(row));
         ControlFlow::Continue(())
     }) else {
         return Ok(());
@@ -81,7 +85,7 @@ pub(super) fn each_time(
         if ahead.is_some_and(|ahead| id <= ahead) {
             return ControlFlow::Break(());
         }
-        visit(id, row.get(1).ok());
+        visit(id, time(row));
         ControlFlow::Continue(())
     });
     Err(match ahead {
