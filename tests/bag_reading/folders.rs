@@ -1,10 +1,11 @@
-//! Folders in which a file of the bag lies twice, or one that is no file.
+//! Folders whose files are not what they seem: there twice, no files, or not those of the metadata.
 
-use super::{copied, expected, read};
+use super::{copied, drain, expected, read};
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
+use xvla_ros::data::bag::Bag;
 
 fn told(folder: &Path) -> String {
     let (messages, problems) = read(folder);
@@ -82,4 +83,36 @@ fn metadata_of_many_files_take_no_longer_than_their_length() {
     assert!(begin.elapsed() < Duration::from_secs(15), "{:?}", begin.elapsed());
     assert_eq!((messages, problems.len()), (expected(), 21));
     assert!(problems[20].ends_with("names 59980 more that are not there"), "{}", problems[20]);
+}
+
+/// A copy of a bag whose metadata have another line.
+fn miscounted(bag: &str, line: &str, instead: &str) -> tempfile::TempDir {
+    let folder = copied(bag);
+    let about = folder.path().join("metadata.yaml");
+    let text = std::fs::read_to_string(&about).unwrap();
+    let other = text.replacen(&format!("\n{line}\n"), &format!("\n{instead}\n"), 1);
+    assert_ne!(other, text);
+    std::fs::write(about, other).unwrap();
+    folder
+}
+
+#[test]
+fn metadata_that_count_other_messages_than_are_there_are_told() {
+    let number = expected().len();
+    for (bag, count) in [("mcap_v9", 12_000), ("sqlite_v9", 3), ("sqlite_v4", 12_000), ("sqlite_file", 3)] {
+        let lines = [number, count].map(|count| format!("  message_count: {count}"));
+        let problem = told(miscounted(bag, &lines[0], &lines[1]).path());
+        let reason = format!("metadata.yaml: counts {count} messages of the topics that were read: {number} are there");
+        assert!(problem.ends_with(&reason), "{problem}");
+    }
+}
+
+#[test]
+fn the_counts_of_the_topics_that_are_wanted_are_compared_alone() {
+    let folder = miscounted("mcap_v9", "  - message_count: 10", "  - message_count: 7");
+    let bag = Bag::open(folder.path()).unwrap();
+    let problems = |name: &str| drain(&bag, bag.read(|topic| topic.name == name)).1;
+    let joints = problems("/joint_states");
+    assert!(joints.len() == 1 && joints[0].ends_with("counts 7 messages of the topics that were read: 10 are there"));
+    assert_eq!(problems("/camera/image"), Vec::<String>::new());
 }

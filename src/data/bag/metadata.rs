@@ -21,6 +21,8 @@ const MAX_BYTES: u64 = 4 << 20;
 pub(super) struct Metadata {
     /// First and last receive time, nanoseconds; `None` for a bag without messages.
     pub(super) span_ns: Option<(i64, i64)>,
+    /// Number of messages.
+    pub(super) messages: Option<u64>,
     /// The topics, each with its number of messages.
     pub(super) topics: Vec<BagTopic>,
     /// Paths of the files, in their order.
@@ -80,6 +82,7 @@ fn parse(text: &str) -> Result<Metadata, String> {
         }
     }
     metadata.files = paths.iter().filter_map(Node::text).map(|path| entry(path, files.get(path).copied())).collect();
+    metadata.messages = bag.get("message_count").and_then(Node::number);
     metadata.span_ns = span(bag);
     Ok(metadata)
 }

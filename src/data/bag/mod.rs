@@ -22,20 +22,42 @@ pub use reader::BagReader;
 pub use topic::{BagTopic, Definition};
 
 use crate::types::Stamp;
-use metadata::Metadata;
+use metadata::{FILE_NAME, Metadata};
 use reader::Waiting;
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use storage::{Kind, Storage};
 use topic::Topics;
 
 /// A bag that has been looked into.
 #[derive(Debug)]
 pub struct Bag {
+    folder: PathBuf,
     files: Vec<Waiting>,
     topics: Topics,
     span_ns: Option<(i64, i64)>,
     compressed: bool,
+    counts: Counts,
     problems: Vec<Problem>,
+}
+
+/// How many messages there are by the metadata.
+#[derive(Debug, Default)]
+struct Counts {
+    all: Option<u64>,
+    /// By the number of the topic.
+    by_topic: HashMap<usize, u64>,
+}
+
+impl Counts {
+    /// The number of messages of the topics that are `wanted`; `None` where the metadata do not tell it.
+    fn of(&self, wanted: &[bool]) -> Option<u64> {
+        if let (Some(all), true) = (self.all, wanted.iter().all(|wanted| *wanted)) {
+            return Some(all);
+        }
+        let numbers = wanted.iter().enumerate().filter(|(_, wanted)| **wanted);
+        numbers.map(|(number, _)| self.by_topic.get(&number)).try_fold(0_u64, |sum, count| sum.checked_add(*count?))
+    }
 }
 
 impl Bag {
@@ -58,8 +80,10 @@ impl Bag {
         let mut bag = Self {
             files: Vec::new(),
             topics: Topics::default(),
+            folder: path.to_owned(),
             span_ns: None,
             compressed: metadata.compression_mode == "message",
+            counts: Counts { all: metadata.messages, by_topic: HashMap::new() },
             problems: found.problems,
         };
         let mut failed = Vec::new();
@@ -102,6 +126,7 @@ impl Bag {
         let unseen = some_failed || self.files.iter().any(|file| file.storage.is_none());
         for topic in &metadata.topics {
             let number = self.topics.add(BagTopic { messages: None, ..topic.clone() });
+            self.counts.by_topic.extend(number.zip(topic.messages));
             if let Some(known) = number.and_then(|number| self.topics.list_mut().get_mut(number))
                 && (unseen || known.messages.is_none())
             {
@@ -158,8 +183,14 @@ impl Bag {
     /// - Where chunks with more than 256 MiB overlap in time, or 64 files, a problem says that the order is given up.
     ///
     /// Times of a recorder whose clock jumped back are in order too, and so not as they happened.
+    ///
+    /// Where the metadata count other messages than those that came, and nothing else was wrong, the last thing that is
+    /// given is a problem that says so.
     pub fn read(&self, wanted: impl Fn(&BagTopic) -> bool) -> BagReader {
-        let wanted = self.topics.list().iter().map(wanted).collect();
-        BagReader::new(self.files.clone(), self.topics.clone(), wanted, self.compressed)
+        let wanted: Vec<bool> = self.topics.list().iter().map(wanted).collect();
+        // A bag of which something is wrong already has other numbers for that.
+        let promised = self.counts.of(&wanted).filter(|_| self.problems.is_empty());
+        let promised = promised.map(|messages| (self.folder.join(FILE_NAME).into(), messages));
+        BagReader::new(self.files.clone(), self.topics.clone(), wanted, self.compressed, promised)
     }
 }

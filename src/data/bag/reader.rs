@@ -7,7 +7,8 @@ use super::storage::{Reading, Storage};
 use super::topic::{BagTopic, Topics};
 use crate::types::Stamp;
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The longest message after decompression, bytes.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -45,13 +46,23 @@ pub struct BagReader {
     /// Whether the metadata say that each message is compressed.
     compressed: bool,
     problems: VecDeque<Problem>,
+    /// The metadata and how many messages they promise, as long as nothing is wrong that would explain others.
+    promised: Option<(Arc<Path>, u64)>,
+    /// How many messages came.
+    came: u64,
     /// Bytes of the files that were read to their end.
     passed: u64,
     unpacked: Vec<u8>,
 }
 
 impl BagReader {
-    pub(super) fn new(waiting: Vec<Waiting>, topics: Topics, wanted: Vec<bool>, compressed: bool) -> Self {
+    pub(super) fn new(
+        waiting: Vec<Waiting>,
+        topics: Topics,
+        wanted: Vec<bool>,
+        compressed: bool,
+        promised: Option<(Arc<Path>, u64)>,
+    ) -> Self {
         Self {
             waiting: waiting.into(),
             lanes: Vec::new(),
@@ -59,6 +70,8 @@ impl BagReader {
             wanted,
             compressed,
             problems: VecDeque::new(),
+            promised,
+            came: 0,
             passed: 0,
             unpacked: Vec::new(),
         }
@@ -73,10 +86,15 @@ impl BagReader {
     /// The next message, borrowed until the next call; or a problem, after which reading goes on; `None` at the end.
     #[allow(clippy::should_implement_trait, reason = "an iterator cannot lend")]
     pub fn next(&mut self) -> Option<Result<BagMessage<'_>, Problem>> {
-        let (lane, head) = match self.advance()? {
-            Ok(found) => found,
-            Err(problem) => return Some(Err(problem)),
+        let (lane, head) = match self.advance() {
+            Some(Ok(found)) => found,
+            Some(Err(problem)) => {
+                self.promised = None;
+                return Some(Err(problem));
+            }
+            None => return self.broken_promise().map(Err),
         };
+        self.came += 1;
         let Self { lanes, topics, unpacked, compressed, .. } = self;
         let data = lanes.get_mut(lane)?.reading.data();
         let data = if *compressed || data.starts_with(&ZSTD_MAGIC) {
@@ -97,6 +115,14 @@ impl BagReader {
             place: head.place,
             data,
         }))
+    }
+
+    /// What is wrong with the number of messages that came, once.
+    fn broken_promise(&mut self) -> Option<Problem> {
+        let (about, promised) = self.promised.take()?;
+        let came = self.came;
+        let reason = || format!("counts {promised} messages of the topics that were read: {came} are there");
+        (came != promised).then(|| Problem::new(&about, super::At::File, reason()))
     }
 
     /// Finds the next message and the lane that has its data.
