@@ -19,6 +19,5 @@ pub mod messages;
 pub mod npy;
 pub mod npz;
 mod partial;
-mod regular;
 
 pub use error::DatasetError;

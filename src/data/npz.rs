@@ -3,7 +3,7 @@
 use super::npy::{self, Cast, Inexact, NpyArray, NpyData, NpyError, NpyHead, ValuesError};
 use crate::data::DatasetError;
 use crate::data::partial::partial_file;
-use crate::data::regular::regular_file;
+use crate::error::regular_file;
 use crate::error::{PROBE_BYTES, check_content};
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read, Seek, Write};

@@ -1,7 +1,7 @@
 //! Decompression that trusts no length: buffers grow with what comes out, and files are unpacked beside the bag's.
 
 use super::problem::BagError;
-use crate::data::regular::open_regular;
+use crate::error::open_regular;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 

@@ -5,7 +5,7 @@
 
 use super::topic::BagTopic;
 use super::yaml::Node;
-use crate::data::regular::regular_file;
+use crate::error::regular_file;
 use std::collections::HashMap;
 use std::path::Path;
 

@@ -6,7 +6,7 @@ use super::message::Head;
 use super::problem::{At, Problem};
 use super::sqlite::{self, SqliteFile};
 use super::topic::Topics;
-use crate::data::regular::open_regular;
+use crate::error::open_regular;
 use crate::error::{PROBE_BYTES, check_content};
 use std::io::Read;
 use std::path::{Path, PathBuf};

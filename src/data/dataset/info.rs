@@ -2,8 +2,8 @@
 
 use super::template::Template;
 use crate::data::DatasetError;
-use crate::data::regular::regular_file;
 use crate::error::check_content;
+use crate::error::regular_file;
 use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::Value;

@@ -25,7 +25,7 @@ use self::episodes::{Episode, Tasks};
 use self::info::Manifest;
 use self::table::{Row, Table};
 use crate::data::DatasetError;
-use crate::data::regular::regular_file;
+use crate::error::regular_file;
 use crate::types::{EncodedImage, ImageFormat};
 use std::path::{Path, PathBuf};
 

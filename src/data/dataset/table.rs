@@ -5,7 +5,7 @@
 
 use super::pages::CheckedPages;
 use crate::data::DatasetError;
-use crate::data::regular::open_regular;
+use crate::error::open_regular;
 use half::f16;
 use parquet::basic::{LogicalType, Type as Physical};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};

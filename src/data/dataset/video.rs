@@ -1,7 +1,7 @@
 //! Single frames of videos, decoded by the program `ffmpeg`: only the frame that is wanted leaves it.
 
 use crate::data::DatasetError;
-use crate::data::regular::regular_file;
+use crate::error::regular_file;
 use crate::types::{EncodedImage, ImageFormat};
 use std::io::Read;
 use std::path::Path;

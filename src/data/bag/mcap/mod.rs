@@ -11,7 +11,7 @@ pub(super) use reading::Reading;
 
 use super::problem::{At, Problem};
 use super::topic::{Numbers, Topics};
-use crate::data::regular::open_regular;
+use crate::error::open_regular;
 use records::Declared;
 use std::collections::HashMap;
 use std::fs::File;

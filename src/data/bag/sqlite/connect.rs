@@ -2,7 +2,7 @@
 
 use super::super::problem::{At, Problem};
 use super::MAX_MESSAGE_BYTES;
-use crate::data::regular::regular_file;
+use crate::error::regular_file;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags};
 use std::io::ErrorKind;

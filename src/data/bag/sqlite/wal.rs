@@ -5,7 +5,7 @@
 
 use super::super::problem::{At, Problem};
 use super::connect::beside;
-use crate::data::regular::open_regular;
+use crate::error::open_regular;
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::Path;
 use std::sync::Arc;
