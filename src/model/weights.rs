@@ -114,13 +114,15 @@ impl Weights {
     /// SHA-256 of the mapped files, one after the other, in lowercase hex. It reads them whole.
     ///
     /// # Errors
-    /// A file that can no longer be read.
+    /// A file that can no longer be read, or that was written to since it was opened.
     pub fn sha256(&self) -> Result<String, CheckpointError> {
         // Several who ask at start-up share one reading of gigabytes. The files are mapped, so they are still the same.
         if let Some(known) = self.sha256.get() {
             return Ok(known.clone());
         }
         let hash = self.sha256_with(&[])?;
+        // A hash of files that were written to since they were opened would vouch for the wrong ones later.
+        self.watch.check()?;
         Ok(self.sha256.get_or_init(|| hash).clone())
     }
 
