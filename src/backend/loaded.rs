@@ -51,6 +51,22 @@ impl Backends {
         ExecutionPath { products: self.vlm.products() + self.policy.products(), ..self.path.clone() }
     }
 
+    /// Frees them once the device has finished what is queued there; leaks them if the device is lost by then.
+    pub fn free(mut self) {
+        if let Err(error) = self.stream.drain() {
+            error.abandon(self);
+        }
+    }
+
+    /// Frees them after `failure`, or leaks them where it forbids that.
+    pub fn dispose(self, failure: &BackendError) {
+        if failure.forbids_cleaning_up() {
+            std::mem::forget(self);
+        } else {
+            self.free();
+        }
+    }
+
     /// Waits until everything that loading has queued on the device is done. On a device that is lost meanwhile, the backends
     /// are leaked.
     ///

@@ -1,7 +1,7 @@
 //! The state behind [`super::Pipeline`]: the open checkpoint, the backends that were loaded from it, and the change to
 //! the fallback when they fail.
 
-use super::fallback::{self, DeviceState, Place};
+use super::fallback::{self, Place};
 use super::files::FilesInUse;
 use super::inference::{Postprocess, Queued};
 use super::latency::milliseconds;
@@ -55,7 +55,7 @@ pub(super) struct Core {
     target: Target,
     preparer: Preparer,
     postprocess: Arc<Postprocess>,
-    device: DeviceState,
+    device_lost: bool,
     /// Whether a batch has been told of whose images may be pixels of 0 to 1.
     told_of_unit_range: bool,
     /// The number of times that the backends have been replaced.
@@ -86,8 +86,8 @@ impl Core {
         let steps = options.steps.unwrap_or(config.denoising_steps).max(1);
         let target = options.target(own_input_spec(&config, &processors, options.domain));
         let loader = Loader { options, checkpoint: &checkpoint, config: &config, target: &target, steps };
-        let mut device = DeviceState::default();
-        let active = loader.load(Place::configured(options), None, &mut device)?;
+        let mut device_lost = false;
+        let active = loader.load(Place::configured(options), None, &mut device_lost)?;
         let postprocess = Postprocess {
             space: config.action_space.clone(),
             statistics: processors.action.clone(),
@@ -112,7 +112,7 @@ impl Core {
             checkpoint,
             target,
             preparer,
-            device,
+            device_lost,
         })
     }
 
@@ -176,8 +176,8 @@ impl Core {
             return Err(failure);
         }
         let Some(failed) = self.active.take() else { return Err(failure) };
-        self.device.note(&failure);
-        let Some(next) = fallback::successor(&self.options, &failed.place, self.device) else {
+        self.device_lost |= failure.forbids_cleaning_up();
+        let Some(next) = fallback::successor(&self.options, &failed.place, self.device_lost) else {
             return Err(self.give_up(failed, failure));
         };
         tracing::error!("backend {} on {}: {failure}", failed.place.backend, failed.place.device);
@@ -195,9 +195,9 @@ impl Core {
         self.ended.clone_from(&reason);
         let Self { options, checkpoint, config, target, steps, .. } = &*self;
         let loader = Loader { options, checkpoint, config, target, steps: steps.load(Ordering::Relaxed) };
-        let mut device = self.device;
-        let loaded = loader.load(next, Some(reason), &mut device);
-        self.device = device;
+        let mut device_lost = self.device_lost;
+        let loaded = loader.load(next, Some(reason), &mut device_lost);
+        self.device_lost = device_lost;
         match loaded {
             Ok(loaded) => self.activate(loaded),
             Err(error) => {
@@ -205,7 +205,7 @@ impl Core {
                 match self.suspended.take() {
                     Some(suspended) if error.forbids_cleaning_up() => suspended.dispose(&error),
                     // Nothing better could be loaded than what answered with values that are not finite.
-                    Some(suspended) => self.resume(suspended),
+                    Some(suspended) => self.activate(suspended),
                     None => {}
                 }
                 return Err(error);
@@ -218,12 +218,6 @@ impl Core {
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = loaded.runtime.clone();
         self.active = Some(loaded);
         self.generation += 1;
-    }
-
-    /// Lets backends run again whose successors have answered no better. Their device has the memory that they need.
-    fn resume(&mut self, suspended: Loaded) {
-        self.device.has_room();
-        self.activate(suspended);
     }
 
     /// Frees backends that failed, and with them what is suspended if it lies on a device that is lost.
@@ -242,7 +236,7 @@ impl Core {
             Some(suspended) if is_non_finite => {
                 self.non_finite.was_the_requests_fault();
                 failed.dispose(&failure);
-                self.resume(suspended);
+                self.activate(suspended);
             }
             suspended if failure.forbids_cleaning_up() => {
                 self.ended = failure.to_string();

@@ -52,11 +52,6 @@ impl From<BackendError> for PipelineError {
 }
 
 impl PipelineError {
-    /// Whether the device has too little free memory.
-    pub fn exhausts_device(&self) -> bool {
-        matches!(self, Self::Backend(BackendError::OutOfMemory(_)))
-    }
-
     /// Whether nothing on the device can be freed any more: see [`BackendError::forbids_cleaning_up`].
     pub fn forbids_cleaning_up(&self) -> bool {
         matches!(self, Self::Backend(error) if error.forbids_cleaning_up())

@@ -29,30 +29,6 @@ impl Place {
     }
 }
 
-/// What failures have told of the configured device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct DeviceState {
-    is_lost: bool,
-    is_full: bool,
-}
-
-impl DeviceState {
-    /// Notes what `failure` tells. A device that is lost or hangs stays so; one that is full may have room later.
-    pub(super) fn note(&mut self, failure: &PipelineError) {
-        self.is_lost |= failure.forbids_cleaning_up();
-        self.is_full |= failure.exhausts_device();
-    }
-
-    /// Notes that there is room again.
-    pub(super) fn has_room(&mut self) {
-        self.is_full = false;
-    }
-
-    fn is_usable(self) -> bool {
-        !self.is_lost && !self.is_full
-    }
-}
-
 /// The place that is to blame for `failure` at `place`: libtorch's own, in the configured precision, if it has no answer that
 /// a backend could be compared with. It must not take over then.
 pub(super) fn blamed(options: &Options, place: &Place, failure: &PipelineError) -> Place {
@@ -62,17 +38,16 @@ pub(super) fn blamed(options: &Options, place: &Place, failure: &PipelineError) 
     }
 }
 
-/// The place that takes over from `failed`: the next one that differs and whose device is usable. `None` if there is
-/// none or the options want no fallback.
-pub(super) fn successor(options: &Options, failed: &Place, device: DeviceState) -> Option<Place> {
+/// The place that takes over from `failed`: the next one that differs and whose device is usable. A device that is full is: what
+/// failed there is freed first. `None` if there is none or the options want no fallback.
+pub(super) fn successor(options: &Options, failed: &Place, device_lost: bool) -> Option<Place> {
     if options.fallback == Fallback::None || !select::is_known(&options.backend) {
         return None;
     }
     let places = [Place::libtorch(options.device, options.dtype), Place::libtorch(Device::Cpu, Dtype::F32)];
     // The places before the failed one have been tried and have failed as well.
     let tried = places.iter().rposition(|place| place == failed).map_or(0, |position| position + 1);
-    let usable =
-        |place: &Place| place.device == Device::Cpu || (device.is_usable() && device::resolve(place.device).is_ok());
+    let usable = |place: &Place| place.device == Device::Cpu || (!device_lost && device::resolve(place.device).is_ok());
     places.into_iter().skip(tried).find(usable)
 }
 
@@ -109,9 +84,6 @@ mod tests {
         Options { backend: backend.to_owned(), device, dtype, fallback: Fallback::Libtorch, ..Options::new("model") }
     }
 
-    const USABLE: DeviceState = DeviceState { is_lost: false, is_full: false };
-    const LOST: DeviceState = DeviceState { is_lost: true, is_full: false };
-
     fn cpu() -> Place {
         Place::libtorch(Device::Cpu, Dtype::F32)
     }
@@ -119,7 +91,7 @@ mod tests {
     #[test]
     fn a_backend_on_the_host_is_followed_by_libtorch_in_the_same_precision() {
         let options = options(select::ONNXRUNTIME, Device::Cpu, Dtype::Bf16);
-        let next = successor(&options, &Place::configured(&options), USABLE);
+        let next = successor(&options, &Place::configured(&options), false);
         assert_eq!(next, Some(Place::libtorch(Device::Cpu, Dtype::Bf16)));
     }
 
@@ -127,7 +99,7 @@ mod tests {
     fn whatever_ran_on_a_device_that_is_lost_is_followed_by_the_cpu() {
         for backend in [select::DEFAULT, select::CUDA_GRAPH, select::TENSORRT] {
             let options = options(backend, Device::Cuda(0), Dtype::F16);
-            assert_eq!(successor(&options, &Place::configured(&options), LOST), Some(cpu()), "{backend}");
+            assert_eq!(successor(&options, &Place::configured(&options), true), Some(cpu()), "{backend}");
         }
     }
 
@@ -135,19 +107,7 @@ mod tests {
     fn libtorch_on_a_gpu_is_followed_by_the_cpu_whatever_it_failed_with() {
         let options = options(select::CUDA_GRAPH, Device::Cuda(0), Dtype::F16);
         let fallback = Place::libtorch(Device::Cuda(0), Dtype::F16);
-        assert_eq!(successor(&options, &fallback, USABLE), Some(cpu()));
-    }
-
-    #[test]
-    fn a_device_that_was_full_is_used_again_once_it_has_room_and_one_that_was_lost_is_not() {
-        let mut device = DeviceState::default();
-        device.note(&BackendError::OutOfMemory("2 GiB".to_owned()).into());
-        assert!(!device.is_usable());
-        device.has_room();
-        assert!(device.is_usable());
-        device.note(&BackendError::DeviceLost("gone".to_owned()).into());
-        device.has_room();
-        assert!(!device.is_usable());
+        assert_eq!(successor(&options, &fallback, false), Some(cpu()));
     }
 
     #[test]
@@ -155,9 +115,9 @@ mod tests {
         let options = options(select::ONNXRUNTIME, Device::Cpu, Dtype::F16);
         let place = Place::configured(&options);
         let no_reference = BackendError::NoReference { dtype: Dtype::F16 }.into();
-        assert_eq!(successor(&options, &blamed(&options, &place, &no_reference), USABLE), Some(cpu()));
+        assert_eq!(successor(&options, &blamed(&options, &place, &no_reference), false), Some(cpu()));
         let parity = BackendError::Capture("not permitted".to_owned()).into();
-        let next = successor(&options, &blamed(&options, &place, &parity), USABLE);
+        let next = successor(&options, &blamed(&options, &place, &parity), false);
         assert_eq!(next, Some(Place::libtorch(Device::Cpu, Dtype::F16)));
     }
 
@@ -165,7 +125,7 @@ mod tests {
     fn nothing_follows_libtorch_on_the_cpu_in_single_precision() {
         for backend in [select::DEFAULT, select::CUDA_GRAPH] {
             for device in [Device::Cpu, Device::Cuda(0)] {
-                assert_eq!(successor(&options(backend, device, Dtype::F32), &cpu(), LOST), None);
+                assert_eq!(successor(&options(backend, device, Dtype::F32), &cpu(), true), None);
             }
         }
     }
@@ -173,9 +133,9 @@ mod tests {
     #[test]
     fn nothing_follows_if_no_fallback_is_wanted_or_the_backend_does_not_exist() {
         let strict = Options { fallback: Fallback::None, ..options(select::CUDA_GRAPH, Device::Cuda(0), Dtype::F16) };
-        assert_eq!(successor(&strict, &Place::configured(&strict), LOST), None);
+        assert_eq!(successor(&strict, &Place::configured(&strict), true), None);
         let unknown = options("no_such_backend", Device::Cuda(0), Dtype::F16);
-        assert_eq!(successor(&unknown, &Place::configured(&unknown), LOST), None);
+        assert_eq!(successor(&unknown, &Place::configured(&unknown), true), None);
     }
 
     #[test]

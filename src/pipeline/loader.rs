@@ -1,6 +1,6 @@
 //! Loading backends at a place, or at the places that follow it.
 
-use super::fallback::{self, DeviceState, Place};
+use super::fallback::{self, Place};
 use super::provenance::Runtime;
 use super::{Options, PipelineError, gate};
 use crate::backend::device;
@@ -29,11 +29,9 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Frees the backends once the device has finished what is queued there; leaks them if the device is lost by then.
-    pub(super) fn free(mut self) {
-        if let Err(error) = self.backends.stream.drain() {
-            error.abandon(self);
-        }
+    /// See [`Backends::free`].
+    pub(super) fn free(self) {
+        self.backends.free();
     }
 
     /// Frees the backends after `failure`, or leaks them where it forbids that.
@@ -53,16 +51,16 @@ impl Loader<'_> {
         &self,
         mut place: Place,
         mut reason: Option<String>,
-        device: &mut DeviceState,
+        device_lost: &mut bool,
     ) -> Result<Loaded, PipelineError> {
         loop {
             let failure = match self.load_at(&place) {
                 Ok(backends) => return Ok(self.loaded(backends, place, reason)),
                 Err(failure) => failure,
             };
-            device.note(&failure);
+            *device_lost |= failure.forbids_cleaning_up();
             let failed = fallback::blamed(self.options, &place, &failure);
-            match fallback::successor(self.options, &failed, *device) {
+            match fallback::successor(self.options, &failed, *device_lost) {
                 Some(next) if fallback::may_help(&failure) => place = next,
                 _ => return Err(failure),
             }
@@ -81,7 +79,10 @@ impl Loader<'_> {
         let files = self.checkpoint.recheck(&self.checkpoint.watch())?;
         let backends = gate::load(&place.backend, self.checkpoint, self.config, &target, self.steps)?;
         // What was written while they were read is in the network.
-        files.check()?;
+        if let Err(error) = files.check() {
+            backends.free();
+            return Err(error.into());
+        }
         Ok(match self.options.drill.as_ref().filter(|_| is_configured) {
             Some(drill) => Backends { policy: drill.wrap(backends.policy), ..backends },
             None => backends,

@@ -89,7 +89,7 @@ fn libtorch_actions(asked: &Asked) -> Result<Vec<f32>, BackendError> {
             Ok(actions)
         }
         Err(error) => {
-            error.abandon(reference);
+            reference.dispose(&error);
             Err(error)
         }
     }
@@ -120,7 +120,7 @@ pub(super) fn admit(
     match check(&mut backends) {
         Ok(()) => Ok(backends),
         Err(error) => {
-            error.abandon(backends);
+            backends.dispose(&error);
             Err(error)
         }
     }
