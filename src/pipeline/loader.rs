@@ -34,12 +34,11 @@ impl Loaded {
         self.backends.free();
     }
 
-    /// Frees the backends after `failure`, or leaks them where it forbids that.
+    /// See [`Backends::dispose`].
     pub(super) fn dispose(self, failure: &PipelineError) {
-        if failure.forbids_cleaning_up() {
-            std::mem::forget(self);
-        } else {
-            self.free();
+        match failure {
+            PipelineError::Backend(error) => self.backends.dispose(error),
+            _ => self.backends.free(),
         }
     }
 }

@@ -87,6 +87,8 @@ pub fn is_latched(kind: Kind, config: &ProprioConfig) -> bool {
 
 /// Joints that a complaint names.
 const STRANGERS_NAMED: usize = 8;
+/// The shortest time between two such messages that are looked at.
+const STRANGERS_PERIOD: Duration = Duration::from_secs(1);
 /// How long a message that names other joints is remembered.
 const STRANGERS_REMEMBERED: Duration = Duration::from_secs(5);
 
@@ -248,7 +250,12 @@ impl State {
         self.topic.check_stamp(stamp, now)?;
         match (&mut self.content, reading) {
             (Content::Joints(joints), Reading::Joints { names, positions }) => {
-                if !names.is_empty() && !joints.iter().any(|joint| names.contains(&joint.name)) {
+                // Others may publish on this topic as often as they like.
+                let is_known = self
+                    .strangers
+                    .as_ref()
+                    .is_some_and(|(at, _)| now.at.saturating_duration_since(*at) < STRANGERS_PERIOD);
+                if !is_known && !names.is_empty() && !joints.iter().any(|joint| names.contains(&joint.name)) {
                     self.strangers = Some((now.at, listed(&names, STRANGERS_NAMED)));
                 }
                 take_joints(joints, &names, &positions, stamp, now)

@@ -129,29 +129,21 @@ fn has_no_owner(segment: &Path) -> bool {
 
 fn judge_room(free: Option<u64>, left: &Left) -> Finding {
     let mib = |bytes: u64| bytes >> 20;
-    let room = free.map_or_else(|| "room not known".to_owned(), |free| format!("{} MiB free", mib(free)));
-    let of_dead =
-        format!("{} MiB held by {} segments of participants that were killed", mib(left.bytes), left.segments);
+    let mut found = free.map_or_else(|| "room not known".to_owned(), |free| format!("{} MiB free", mib(free)));
     let is_short = free.is_some_and(|free| free < PARTICIPANT);
-    let found = match (is_short, left.segments) {
-        (false, 0) => return Finding::ok("shm room", room),
-        (false, _) => format!("{room}; {of_dead}"),
-        (true, 0) => format!(
-            "{room}, less than the {} MiB of one more participant, whose images would get lost",
-            mib(PARTICIPANT)
-        ),
-        (true, _) => {
-            format!(
-                "{room}, less than the {} MiB of one more participant, whose images would get lost; {of_dead}",
-                mib(PARTICIPANT)
-            )
-        }
-    };
-    let remedy = match left.segments {
-        0 => "mount more there (containers: --shm-size=256m), or end participants",
-        _ => "`fastdds shm clean` removes what nobody owns",
-    };
-    Finding::note("shm room", found, remedy)
+    if is_short {
+        let needed = mib(PARTICIPANT);
+        found += &format!(", less than the {needed} MiB of one more participant, whose images would get lost");
+    }
+    if left.segments > 0 {
+        let (held, segments) = (mib(left.bytes), left.segments);
+        found += &format!("; {held} MiB held by {segments} segments of participants that were killed");
+        return Finding::note("shm room", found, "`fastdds shm clean` removes what nobody owns");
+    }
+    match is_short {
+        true => Finding::note("shm room", found, "mount more there (containers: --shm-size=256m), or end participants"),
+        false => Finding::ok("shm room", found),
+    }
 }
 
 #[cfg(test)]

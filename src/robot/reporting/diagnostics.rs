@@ -271,34 +271,12 @@ fn pair(key: &str, value: impl ToString) -> KeyValue {
 
 #[cfg(test)]
 mod tests {
+    use super::super::health::tests::{after_ms, fallback, running};
     use super::*;
-    use crate::config::{Device, Dtype, Parameters, Value};
-    use crate::pipeline::{Degraded, ExecutionPath, Operators, Runtime};
-    use std::sync::Arc;
-
-    fn running(degraded: Option<Degraded>) -> Record {
-        let runtime = Runtime {
-            backend: "libtorch",
-            device: Device::Cpu,
-            dtype: Dtype::F32,
-            engine_sha256: None,
-            path: ExecutionPath::of_both(Operators::Libtorch),
-            degraded,
-        };
-        Record { runtime: Some(Arc::new(runtime)), ..Record::default() }
-    }
-
-    fn fallback() -> Degraded {
-        let (from, reason) = ("cuda_graph".to_owned(), "GPU failed".to_owned());
-        Degraded { from, to: "libtorch", device: Device::Cpu, reason }
-    }
+    use crate::config::{Parameters, Value};
 
     fn value<'a>(values: &'a [KeyValue], key: &str) -> Option<&'a str> {
         values.iter().find(|pair| pair.key == key).map(|pair| pair.value.as_str())
-    }
-
-    fn after_ms(start: Instant, ms: u64) -> Instant {
-        start + Duration::from_millis(ms)
     }
 
     #[test]

@@ -107,14 +107,14 @@ fn health_without_drill(record: &Record, now: Instant) -> Health {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::{Device, Dtype};
     use crate::pipeline::{Degraded, ExecutionPath, Operators, Runtime};
     use crate::robot::topic::Fault;
     use std::sync::Arc;
 
-    fn running(degraded: Option<Degraded>) -> Record {
+    pub(in super::super) fn running(degraded: Option<Degraded>) -> Record {
         let runtime = Runtime {
             backend: "libtorch",
             device: Device::Cpu,
@@ -126,12 +126,12 @@ mod tests {
         Record { runtime: Some(Arc::new(runtime)), ..Record::default() }
     }
 
-    fn fallback() -> Degraded {
+    pub(in super::super) fn fallback() -> Degraded {
         let (from, reason) = ("cuda_graph".to_owned(), "GPU failed".to_owned());
         Degraded { from, to: "libtorch", device: Device::Cpu, reason }
     }
 
-    fn after_ms(start: Instant, ms: u64) -> Instant {
+    pub(in super::super) fn after_ms(start: Instant, ms: u64) -> Instant {
         start + Duration::from_millis(ms)
     }
 
