@@ -12,7 +12,7 @@ use proptest::test_runner::{FileFailurePersistence, TestRunner};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use xvla_ros::data::bag::Bag;
 use xvla_ros::data::batch::{Limits, read_batch};
@@ -67,8 +67,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One test at a time, because all count in the same place.
-static ALONE: Mutex<()> = Mutex::new(());
+/// One test at a time, because all count in the same place. Taken before a test allocates anything of its own that is
+/// large, measured or not: another test would count it.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// One kind of damage.
 #[derive(Clone, Debug)]
@@ -171,7 +175,7 @@ fn survives(folder: &Path, file: &str, read: impl Fn(&Path)) {
 
 /// The same, with another constant in bytes.
 fn survives_within(constant: usize, folder: &Path, file: &str, read: impl Fn(&Path)) {
-    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone();
     // The backtrace of a panic that a reader catches would count as the reader's memory.
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
     let copy = tempfile::tempdir().unwrap();
@@ -217,7 +221,7 @@ fn peak_bytes(work: impl FnOnce()) -> usize {
 
 /// Reads `file` of a copy of `folder` once, with one byte replaced.
 fn survives_byte(folder: &Path, file: &str, offset: usize, byte: u8, read: impl Fn(&Path)) {
-    let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _alone = alone();
     let copy = tempfile::tempdir().unwrap();
     copy_all(folder, copy.path());
     let mut bytes = std::fs::read(folder.join(file)).unwrap();
@@ -333,13 +337,13 @@ fn write_zeros(path: &Path, header: &str, bytes: usize) {
 
 #[test]
 fn an_array_that_is_cast_takes_the_memory_of_its_values_once() {
+    let _alone = alone();
     let count = 16 << 20;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.npz");
     for (descr, bytes, order) in [("|i1", 1, "False"), ("<f4", 4, "False"), ("<f8", 8, "False"), ("<f2", 2, "True")] {
         let header = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': ({}, 4096)}}", count / 4096);
         write_zeros(&path, &header, bytes * count);
-        let _alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let taken = peak_bytes(|| {
             let mut archive = NpzReader::open(&path, Limits::default()).unwrap();
             let values = archive.read_as::<f32>("a", |_| Ok(())).unwrap().unwrap();
