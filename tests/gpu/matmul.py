@@ -146,10 +146,15 @@ def checked(result: tuple) -> object:
     return values[0] if values else None
 
 
-def compiled(bfloat16: bool, macros: dict[str, int]) -> bytes:
-    """The machine code of the kernel behind the prelude; needs no GPU."""
+def source_code() -> str:
+    """The kernel behind the prelude."""
     files = (HEADERS / "prelude.cuh", KERNELS / "product/matmul.cu")
-    code = "".join(file.read_text(encoding="utf-8") for file in files)
+    return "".join(file.read_text(encoding="utf-8") for file in files)
+
+
+def compiled(bfloat16: bool, macros: dict[str, int], code: str | None = None) -> bytes:
+    """The machine code of the kernel, or of `code`; needs no GPU."""
+    code = source_code() if code is None else code
     program = checked(nvrtc.nvrtcCreateProgram(code.encode(), b"matmul.cu", 0, [], []))
     options = [b"--gpu-architecture=sm_90a", b"--std=c++17", f"-I{HEADERS}".encode()]
     options += [b"-DXVLA_BF16"] if bfloat16 else []

@@ -2,10 +2,10 @@
 // another block's shared memory, dependent launches, the tensor copy engine. Compute capability 9.0 and later.
 //
 // Macro: XVLA_SPIN_LIMIT, the polls of a barrier after which `wait` traps, so that the host is told of a lost device instead
-// of waiting for ever. What it waits for comes within microseconds. A poll may sleep for a time of the chip's own choosing:
-// this bounds polls, not seconds.
+// of waiting for ever. What it waits for comes within microseconds. A poll may sleep for a time of the chip's own choosing,
+// 4 us on an H200: that makes about four seconds, less than the host's own limits on waiting.
 #ifndef XVLA_SPIN_LIMIT
-#define XVLA_SPIN_LIMIT (1 << 24)
+#define XVLA_SPIN_LIMIT (1 << 20)
 #endif
 
 // Barriers in shared memory (mbarrier). A phase is over when all have arrived and all announced bytes have.
@@ -48,8 +48,8 @@ __device__ __forceinline__ void wait(unsigned int barrier, unsigned int parity) 
     }
 }
 
-// As `wait`, without the limit, which made ten policy steps 2 % longer where the multiplying warps had it: for barriers that another warp of
-// the block watches with `wait`.
+// As `wait`, without the limit, which made ten policy steps 2 % longer where the multiplying warps had it: for barriers
+// that another warp of the block watches with `wait`.
 __device__ __forceinline__ void wait_watched(unsigned int barrier, unsigned int parity) {
     while (!is_over(barrier, parity)) {
     }
