@@ -8,7 +8,7 @@ mod cli;
 use cli::{Bench, fails, succeeds, text, xvla};
 use serde_json::Value;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -151,12 +151,7 @@ fn steps_that_were_not_measured_are_refused_by_bench_with_the_way_out() {
     let calibration = bench.calibration();
     fails(
         ["bench", "--checkpoint", text(&out), "--calib", text(&calibration)],
-        &[
-            "`quantization.gate.steps`",
-            "measured after 10 denoising steps, not after 1",
-            "bench --steps 10",
-            "--steps 10,1",
-        ],
+        &["`quantization.gate.steps`", "measured after 10 denoising steps, not after 1", "--steps 10", "--steps 10,1"],
     );
 }
 
@@ -291,6 +286,67 @@ fn a_folder_within_the_checkpoint_is_refused_and_nothing_is_written_there() {
         ["--checkpoint", text(&checkpoint), "--calib", text(&calibration), "--domain", "3", "--out", text(&out)];
     fails(QUANTIZE.iter().chain(&given), &["--out", "which it is made from: choose a folder beside it"]);
     assert!(std::fs::read_dir(&checkpoint).unwrap().all(|entry| entry.unwrap().path().is_file()));
+}
+
+#[test]
+fn a_folder_within_the_checkpoint_is_refused_although_its_parents_are_not_there_yet() {
+    let bench = bench();
+    let (checkpoint, link) = (bench.checkpoint(), bench.path("link"));
+    std::os::unix::fs::symlink(&checkpoint, &link).unwrap();
+    let missing = checkpoint.parent().unwrap().join("missing");
+    let back = missing.join("..").join(checkpoint.file_name().unwrap()).join("new");
+    for out in [link.join("new/deep"), back] {
+        let (_, mut arguments) = arguments(&bench, QUANTIZE, "fp8", &[]);
+        let given = arguments.iter().position(|argument| argument == "--out").unwrap() + 1;
+        arguments[given] = text(&out).to_owned();
+        fails(arguments, &["--out", "which it is made from: choose a folder beside it"]);
+    }
+    assert!(!missing.exists() && !checkpoint.join("new").exists());
+}
+
+#[test]
+fn an_fp8_checkpoint_passes_its_gate_on_a_processor_that_rounds_otherwise() {
+    let bench = Bench::of(&["--batches", "16", "--domain", "3", "--seed", "207"]);
+    let (out, arguments) = arguments(&bench, QUANTIZE, "fp8", &[]);
+    succeeds(arguments);
+    let (input, output) = (bench.calibration().join("calib_00000.npz"), bench.path("actions.npz"));
+    let ran = Command::new(env!("CARGO_BIN_EXE_xvla"))
+        .args(["infer", "--checkpoint", text(&out), "--input", text(&input), "--output", text(&output)])
+        .env("ATEN_CPU_CAPABILITY", "default")
+        .output()
+        .unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+}
+
+/// The bytes of the weights of a variant made of a checkpoint in 16 bits with an adapter in 32, and of the checkpoint's own.
+fn with_a_wide_adapter(command: &[&str], more: &[&str]) -> (u64, u64) {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let (base, adapter) = (fixtures.join("checkpoints/original_joint_f16"), fixtures.join("adapters/patterns"));
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("variant");
+    let given = [
+        "--checkpoint",
+        text(&base),
+        "--adapter",
+        text(&adapter),
+        "--domain",
+        "0",
+        "--scope",
+        "all",
+        "--out",
+        text(&out),
+    ];
+    succeeds(command.iter().chain(&given).chain(more));
+    let bytes = |folder: &Path| std::fs::metadata(folder.join("model.safetensors")).unwrap().len();
+    (bytes(&out), bytes(&base))
+}
+
+#[test]
+fn an_adapter_in_single_precision_makes_no_variant_larger_than_its_base() {
+    let (pruned, base) = with_a_wide_adapter(PRUNE, &[]);
+    assert!(pruned < base, "{pruned} bytes, and the base has {base}");
+    let (with_zeros, base) = with_a_wide_adapter(PRUNE, &["--dense-zeros"]);
+    assert!(with_zeros <= base, "{with_zeros} bytes, and the base has {base}");
 }
 
 #[test]

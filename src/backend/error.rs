@@ -111,14 +111,16 @@ pub enum BackendError {
     },
     /// The backend's answers to a variant's samples are too far from those of dense f32, so it must not move a robot.
     #[error(
-        "backend `{backend}` fails the gate of this {method} checkpoint: {reason}; copy the folder anew if its files were \
-         changed, make the variant again, or run its source"
+        "backend `{backend}` fails the gate of this {method} checkpoint in {}: {reason}; {}copy the folder anew if its files were \
+         changed, make the variant again, or run its source", dtype.name(), if *dtype == Dtype::F32 { "" } else { "try dtype f32, " }
     )]
     Gate {
         /// Name of the backend.
         backend: String,
         /// How the checkpoint's matrices are stored.
         method: &'static str,
+        /// The precision that the backend computed in.
+        dtype: Dtype,
         /// What is too far off, and the limit.
         reason: String,
     },

@@ -113,7 +113,12 @@ pub fn audit(folders: Folders) -> Result<Audit, CheckpointError> {
     let ledger = checkpoint.survey(|root| network(root, &config))?;
     let requested = ledger.asked.into_inner();
     // What is said of a variant first: tensors that do not fit may be what comes of it.
-    let mut problems: Vec<CheckpointError> = variant_record::check(&config, &checkpoint).err().into_iter().collect();
+    // The hash shows as well what only an answer would: a value that cannot be, or another than was measured.
+    let of_variant = variant_record::check(&config, &checkpoint).and_then(|()| match config.variant {
+        Some(_) => variant_record::sha256(&config, &checkpoint).map(drop),
+        None => Ok(()),
+    });
+    let mut problems: Vec<CheckpointError> = of_variant.err().into_iter().collect();
     problems.extend(ledger.problems.into_inner());
     let layout = checkpoint.layout().clone();
 

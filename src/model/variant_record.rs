@@ -37,7 +37,7 @@ pub fn sha256(config: &ModelConfig, checkpoint: &Checkpoint) -> Result<String, C
     match &config.variant {
         Some(variant) if variant.weights_sha256 != found => {
             let reason = format!(
-                "the SHA-256 of {WEIGHTS_FILE} is {found}, and it says {}: the weights are not those that were measured: \
+                "the SHA-256 of the weights is {found}, and it says {}: they are not those that were measured: \
                  copy the folder anew",
                 variant.weights_sha256
             );

@@ -6,7 +6,7 @@ use super::PipelineError;
 use super::parity::{Asked, admit, against_libtorch, with_own_golden};
 use crate::backend::BackendError;
 use crate::backend::engine::golden::{self, GoldenInputs};
-use crate::backend::engine::precision_of;
+use crate::backend::engine::{Precision, precision_of};
 use crate::backend::select::{self, Backends, Target};
 use crate::backend::variant::evidence::{self, Evidence};
 use crate::config::Dtype;
@@ -101,8 +101,8 @@ pub(super) fn limits_of(gate: &GateLimits, steps: usize) -> Result<&Limits, Stri
         let measured: Vec<String> = gate.steps.keys().map(usize::to_string).collect();
         let all = measured.iter().chain([&steps.to_string()]).cloned().collect::<Vec<_>>().join(",");
         format!(
-            "it was measured after {} denoising step{}, not after {steps}: run it with such a number (`bench --steps {}`, \
-             the node's `steps`), or make it again for all of them (`--steps {all}`)",
+            "it was measured after {} denoising step{}, not after {steps}: run it with such a number (`--steps {}`, the \
+             node's parameter `steps`), or make it again for all of them (`--steps {all}`)",
             measured.join(" and "),
             if measured == ["1"] { "" } else { "s" },
             measured.last().map_or("", String::as_str)
@@ -119,14 +119,27 @@ impl Held<'_> {
             answers.push(answer.map_err(|error| of_other_sizes(error, sample))?);
         }
         let references = self.evidence.actions.get(&self.steps).map_or(&[][..], Vec::as_slice);
-        let allowance = golden::allowance(precision_of(dtype));
+        let allowance = golden::allowance(precision_of(dtype)).max(of_quantised_inputs(self.method));
         match evidence::fault(references, &answers, self.limits, allowance) {
             None => {
                 tracing::info!("backend {name} passed the gate of this {} checkpoint", self.method.name());
                 Ok(())
             }
-            Some(reason) => Err(BackendError::Gate { backend: name.to_owned(), method: self.method.name(), reason }),
+            Some(reason) => {
+                Err(BackendError::Gate { backend: name.to_owned(), method: self.method.name(), dtype, reason })
+            }
         }
+    }
+}
+
+/// What is allowed for the quantised inputs of a method, in whatever precision the rest is computed: a last bit, which another
+/// processor or library rounds otherwise, decides which of two FP8 values an input becomes. Between libtorch with and without
+/// vector instructions, and ONNX Runtime, a channel of tiny checkpoints with random weights was off by up to 2.1 times what was
+/// recorded. The gate was proved to refuse a wrong network with this allowance when the variant was made.
+fn of_quantised_inputs(method: Method) -> f32 {
+    match method {
+        Method::Fp8 => golden::allowance(Precision::F16),
+        Method::Int8 | Method::Sparse24 | Method::Masked24 => 0.0,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a variant is not made of: each refusal names the thing and the way out.
 
-use super::{DOMAIN, FP8, FP8_ALL, MAGNITUDE, Plan, Recipe, WANDA, oracle, try_make};
+use super::gate::spoilt;
+use super::{DOMAIN, FP8, FP8_ALL, MAGNITUDE, Plan, Recipe, WANDA, oracle, source, try_make};
 use std::path::Path;
 use xvla_ros::data::batch::{Batch, Limits, read_batch, write_batch};
 use xvla_ros::model::variant::Part;
@@ -142,6 +143,14 @@ fn calibration_that_overflows_names_layer_and_sample() {
 }
 
 #[test]
+fn the_layer_that_overflows_first_is_named_although_the_next_denoising_step_spreads_it() {
+    let name = "model.transformer.blocks.1.mlp.fc1.weight";
+    let folder = spoilt(&source(), name, |bytes| bytes[..4].copy_from_slice(&3e38_f32.to_le_bytes()));
+    let error = refusal(|plan| plan.checkpoint = folder.path().to_owned());
+    assert!(error.contains("`transformer.blocks.1.mlp.fc2`: its input is not finite"), "{error}");
+}
+
+#[test]
 fn a_held_out_sample_that_dense_f32_cannot_answer_is_told_by_its_file() {
     let folder = batches(8, |batch| batch.inputs.proprio[..3].fill(3e38));
     let error = refusal_of_batches(folder.path());
@@ -275,7 +284,7 @@ fn few_held_out_samples_are_a_warning() {
 #[test]
 fn weights_that_are_not_finite_are_refused_by_their_name() {
     let folder = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(super::source()).unwrap() {
+    for entry in std::fs::read_dir(source()).unwrap() {
         let path = entry.unwrap().path();
         std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
     }

@@ -1,6 +1,7 @@
 //! What keeps a variant from being made.
 
 use super::magnitudes::Magnitudes;
+use super::teeth::steps_in_words;
 use crate::backend::BackendError;
 use crate::backend::engine::Precision;
 use crate::backend::engine::golden::allowance;
@@ -63,8 +64,8 @@ pub enum VariantError {
     },
     /// The variant is too far from its source.
     #[error(
-        "after {steps} denoising steps the worst held-out sample's cosine with dense f32 is {worst:.6} and the mean {mean:.6}: at \
-         least {least} and {least_mean} are wanted; {remedy}"
+        "after {} the worst held-out sample's cosine with dense f32 is {worst:.6} and the mean {mean:.6}: at least {least} and \
+         {least_mean} are wanted; {remedy}", steps_in_words(*steps)
     )]
     TooFar {
         /// Denoising steps.

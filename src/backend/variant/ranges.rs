@@ -55,6 +55,11 @@ impl Seen {
         self.largest.iter().map(of_run).fold(0.0, f32::max)
     }
 
+    /// The first call, counted from zero within its number of denoising steps, whose inputs were not finite.
+    fn first_not_finite(&self) -> Option<usize> {
+        self.largest.iter().find_map(|calls| calls.iter().position(|largest| !largest.is_finite()))
+    }
+
     /// The Euclidean norm of each input over all samples and rows, [in] f32.
     ///
     /// # Errors
@@ -105,9 +110,11 @@ pub fn observe(
             network.answer(sample, steps)?;
             done += 1;
             observer(Event::Answered { stage: "calibrating", done, total });
-            let finite = |seen: &Mutex<Seen>| lock(seen).largest.iter().flatten().all(|largest| largest.is_finite());
-            match names.iter().zip(&seen).find(|(_, seen)| !finite(seen)) {
-                Some((layer, _)) => Err(VariantError::NotFinite {
+            // What is not finite after one denoising step enters every layer in the next.
+            let calls =
+                names.iter().zip(&seen).filter_map(|(layer, seen)| Some((lock(seen).first_not_finite()?, layer)));
+            match calls.min_by_key(|(call, _)| *call) {
+                Some((_, layer)) => Err(VariantError::NotFinite {
                     layer: layer.clone(),
                     sample: (*origin).clone(),
                     magnitudes: Magnitudes::of(sample),

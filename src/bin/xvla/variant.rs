@@ -5,7 +5,7 @@ use crate::output;
 use anyhow::{Context, bail};
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 use xvla_ros::backend::device;
 use xvla_ros::backend::variant::VariantError;
@@ -116,11 +116,7 @@ pub fn keep(text: &str) -> Result<Keep, String> {
 
 /// Checks that the result is not written into what it is made from, whose files are copied.
 fn check_apart(out: &Path, source: &Path) -> anyhow::Result<()> {
-    let whole = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // A link is where it leads to.
-    let place = if out.exists() { whole(out)? } else { whole(parent)? };
-    let source = whole(source)?;
+    let (place, source) = (resolved(out)?, resolved(source)?);
     if place.starts_with(&source) {
         bail!(
             "--out {}: lies in {}, which it is made from: choose a folder beside it",
@@ -129,6 +125,19 @@ fn check_apart(out: &Path, source: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Where a path leads to, links followed, although its end may not be there yet.
+fn resolved(path: &Path) -> std::io::Result<PathBuf> {
+    let mut place = PathBuf::new();
+    for component in std::path::absolute(path)?.components() {
+        match component {
+            Component::ParentDir => drop(place.pop()),
+            other => place.push(other),
+        }
+        place = place.canonicalize().unwrap_or(place);
+    }
+    Ok(place)
 }
 
 /// Makes the variant and prints how far it is from its source.
