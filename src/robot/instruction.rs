@@ -31,6 +31,8 @@ pub struct Instruction {
     changed: bool,
     /// Messages that have come on one subscription and not yet on the other, oldest first.
     unmatched: VecDeque<Heard>,
+    /// How many that could hold have come on each subscription.
+    counts: Counts,
 }
 
 #[derive(Debug)]
@@ -38,12 +40,30 @@ struct Heard {
     origin: Origin,
     text: String,
     at: Instant,
+    /// How many had come on its subscription by then, itself included.
+    count: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    latched: u64,
+    volatile: u64,
+}
+
+impl Counts {
+    fn of(&mut self, origin: Origin) -> &mut u64 {
+        match origin {
+            Origin::Latched => &mut self.latched,
+            Origin::Volatile => &mut self.volatile,
+        }
+    }
 }
 
 impl Instruction {
     /// The instruction of a deployment that begins with `text`.
     pub fn new(text: Option<String>) -> Self {
-        Self { topic: Topic::new("instruction"), text, changed: false, unmatched: VecDeque::new() }
+        let (unmatched, counts) = (VecDeque::new(), Counts::default());
+        Self { topic: Topic::new("instruction"), text, changed: false, unmatched, counts }
     }
 
     /// The text that holds.
@@ -54,26 +74,45 @@ impl Instruction {
     /// Takes an instruction. One that is blank or of many kilobytes is dropped. Returns the reason for a new fault.
     pub(super) fn take(&mut self, text: String, origin: Origin, now: Now) -> Option<String> {
         self.unmatched.retain(|heard| now.at.saturating_duration_since(heard.at) < PATIENCE);
-        if let Some(copy) = self.unmatched.iter().position(|heard| heard.origin != origin && heard.text == text) {
-            self.unmatched.remove(copy);
+        let faulty = check_instruction(&text).err();
+        *self.counts.of(origin) += u64::from(faulty.is_none());
+        let copied = self.unmatched.iter().position(|heard| heard.origin != origin && heard.text == text);
+        if let Some(original) = copied.and_then(|index| self.unmatched.remove(index)) {
+            self.take_copy(text, &original, faulty.is_none());
             return None;
         }
-        let faulty = check_instruction(&text).err();
         // What is too long is not kept until its copy comes, and counts twice then.
         if !matches!(faulty, Some(InputError::LongInstruction { .. })) {
-            self.unmatched.push_back(Heard { origin, text: text.clone(), at: now.at });
+            let count = *self.counts.of(origin);
+            self.unmatched.push_back(Heard { origin, text: text.clone(), at: now.at, count });
         }
         self.topic.count(now);
         if let Some(error) = faulty {
             return self.topic.drop_invalid(&error, now);
         }
+        self.hold(text);
+        None
+    }
+
+    /// Takes what is the same as an `original` on the other subscription. The last word on both is the last word: what came
+    /// in between on one of them was said before it.
+    fn take_copy(&mut self, text: String, original: &Heard, can_hold: bool) {
+        // A publisher's messages come in order, so that what was heard before the original has no copy to come.
+        self.unmatched.retain(|heard| heard.origin != original.origin || heard.count > original.count);
+        if can_hold && original.count == *self.counts.of(original.origin) {
+            self.hold(text);
+        }
+    }
+
+    fn hold(&mut self, text: String) {
         self.changed |= self.text.as_ref().is_some_and(|before| *before != text);
         self.text = Some(text);
-        None
     }
 
     /// Puts `text` in the place of what was said on the topic until now; `None` to wait for an instruction again.
     pub(super) fn replace(&mut self, text: Option<String>) {
+        // Nothing that was heard before is the last word now, even if its copy is still to come.
+        self.counts = Counts { latched: self.counts.latched + 1, volatile: self.counts.volatile + 1 };
         self.changed |= self.text.is_some() && self.text != text;
         self.text = text;
     }
@@ -126,6 +165,32 @@ mod tests {
     fn a_copy_that_comes_late_does_not_bring_an_instruction_back() {
         let heard = heard(&[(Volatile, "go"), (Volatile, "stop"), (Latched, "go"), (Latched, "stop")]);
         assert_eq!((heard.text(), heard.topic.received), (Some("stop"), 2));
+    }
+
+    #[test]
+    fn what_is_said_again_after_something_else_holds_although_it_was_said_before_the_node_started() {
+        let heard = heard(&[(Latched, "red"), (Volatile, "blue"), (Volatile, "red")]);
+        assert_eq!(heard.text(), Some("red"));
+    }
+
+    #[test]
+    fn what_was_said_long_before_does_not_hold_although_it_comes_last() {
+        let messages = [(Volatile, "go"), (Volatile, "stop"), (Latched, "wait"), (Latched, "go"), (Latched, "stop")];
+        assert_eq!(heard(&messages).text(), Some("stop"));
+    }
+
+    #[test]
+    fn a_copy_of_what_was_heard_before_another_copy_is_no_copy() {
+        let messages = [(Volatile, "go"), (Volatile, "stop"), (Latched, "stop"), (Latched, "go")];
+        assert_eq!(heard(&messages).text(), Some("go"));
+    }
+
+    #[test]
+    fn a_late_copy_does_not_undo_what_was_set_meanwhile() {
+        let mut heard = heard(&[(Volatile, "go")]);
+        heard.replace(Some("stop".to_owned()));
+        heard.take("go".to_owned(), Latched, Now { stamp: Stamp { nanos: 1 }, at: Instant::now() });
+        assert_eq!(heard.text(), Some("stop"));
     }
 
     #[test]
