@@ -11,7 +11,7 @@ mod listed;
 pub use content::{PROBE_BYTES, check_content, in_one_line, printable};
 pub use files::{MOST_BYTES, open_regular, read_regular, regular_file};
 pub use instruction::{MOST_INSTRUCTION_BYTES, check_instruction};
-pub use listed::listed;
+pub use listed::{listed, shortened};
 
 use std::path::PathBuf;
 

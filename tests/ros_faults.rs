@@ -311,6 +311,26 @@ fn a_backend_that_hangs_is_noticed_by_its_deadline() {
 }
 
 #[test]
+fn an_inference_that_hung_publishes_no_chunk_of_long_ago_and_the_log_tells() {
+    let mut arm = waiting_arm(&["output.mode:=chunk", "guard.inference_ms:=400"]);
+    arm.take("chunks", 5);
+    told_of(&mut arm, "robot", "an inference has not ended", |arm| set(arm, "drill.fault", json!("hang")));
+    arm.robot.log_line_with(&["the policy stands still", "an inference has not ended"]);
+    arm.robot.ask(json!({"do": "forget", "kinds": ["chunks"]}));
+    set(&mut arm, "drill.fault", json!("none"));
+    let ages_ms: Vec<i64> = arm.take("chunks", 5).iter().map(|chunk| chunk["age_ns"].as_i64().unwrap() / 1_000_000).collect();
+    assert!(ages_ms.iter().all(|age_ms| *age_ms < 400), "{ages_ms:?} ms");
+}
+
+#[test]
+fn a_failure_that_chunks_have_followed_does_not_say_that_the_policy_stands_still() {
+    let mut arm = arm(&[]);
+    told_of(&mut arm, "inference", "no chunk", |arm| set(arm, "drill.fault", json!("error")));
+    told_of(&mut arm, "inference", "an inference failed a moment ago", |arm| set(arm, "drill.fault", json!("none")));
+    arm.robot.report(|report| report["robot"]["message"].as_str().unwrap_or_default().contains("acting on"));
+}
+
+#[test]
 fn a_panic_of_the_inference_thread_is_told_and_the_thread_started_again_with_its_model() {
     let mut arm = arm(&["guard.restarts:=1000"]);
     told_of(&mut arm, "inference", "the inference thread has panicked: a drill", |arm| {

@@ -5,7 +5,7 @@
 #[path = "ros/mod.rs"]
 mod ros;
 
-use ros::{JOINTS, NodeProcess, Robot, checkpoint, domain, folder, noise_image};
+use ros::{Arm, JOINTS, NodeProcess, Robot, checkpoint, domain, folder, noise_image};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -200,4 +200,16 @@ fn a_model_that_cannot_be_loaded_leaves_the_node_unconfigured_and_says_why() {
     });
     std::fs::write(broken.join("model.safetensors"), weights).unwrap();
     assert!(managed.change("configure"), "once the file is whole");
+}
+
+#[test]
+fn a_node_that_was_refused_while_it_loaded_is_not_configured_without_a_model_by_the_next_try() {
+    let joints = format!("proprio.joint_names:=[{}]", JOINTS.join(", "));
+    // Many steps, so that the parameter is set while the rehearsal runs; joints have no workspace.
+    let extra = [joints.as_str(), "lifecycle.autostart:=false", "steps:=1000"];
+    let mut arm = Arm::spawn(&checkpoint(), &extra);
+    let workspace = json!([0.0, 1.0, 0.0, 1.0, 0.0, 1.0]);
+    let tries = json!({"do": "configure_twice", "name": "limits.workspace_m", "value": workspace});
+    assert_eq!(arm.robot.ask(tries), json!([false, false]));
+    assert_eq!(arm.robot.ask(json!({"do": "state"}))[1], "unconfigured");
 }

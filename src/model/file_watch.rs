@@ -1,11 +1,11 @@
 //! Files that are used as they were opened.
 
 use crate::error::CheckpointError;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 /// Mapped files and what they were like when they were opened.
 ///
@@ -19,11 +19,36 @@ pub struct FileWatch(Vec<Watched>);
 struct Watched {
     path: PathBuf,
     file: Arc<File>,
-    facts: (u64, SystemTime),
+    facts: Facts,
 }
 
-fn facts(of: &Metadata) -> io::Result<(u64, SystemTime)> {
-    Ok((of.len(), of.modified()?))
+/// What the operating system knows of a file. Anybody may set the time of modification back; that of change, nobody.
+#[derive(Clone, Copy, Debug)]
+struct Facts {
+    length: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+    names: u64,
+}
+
+impl Facts {
+    fn of(file: &File) -> io::Result<Self> {
+        let of = file.metadata()?;
+        let in_ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        Ok(Self {
+            length: of.len(),
+            modified_ns: in_ns(of.mtime(), of.mtime_nsec()),
+            changed_ns: in_ns(of.ctime(), of.ctime_nsec()),
+            names: of.nlink(),
+        })
+    }
+
+    /// A file that gets or loses a name, as when another one takes its place, has another time of change for that alone.
+    fn are_those_of(&self, before: &Self) -> bool {
+        let has_other_names = self.names != before.names;
+        (self.length, self.modified_ns) == (before.length, before.modified_ns)
+            && (has_other_names || self.changed_ns == before.changed_ns)
+    }
 }
 
 impl FileWatch {
@@ -32,7 +57,7 @@ impl FileWatch {
     /// # Errors
     /// A file whose metadata cannot be read.
     pub fn add(&mut self, path: &Path, file: &Arc<File>) -> io::Result<()> {
-        let facts = facts(&file.metadata()?)?;
+        let facts = Facts::of(file)?;
         self.0.push(Watched { path: path.to_owned(), file: file.clone(), facts });
         Ok(())
     }
@@ -44,7 +69,7 @@ impl FileWatch {
         self
     }
 
-    /// Whether all files are as they were when they were opened, by length and time. Costs a call of the operating system each.
+    /// Whether all files are as they were when they were opened, by length and times. Costs a call of the operating system each.
     /// What cannot be asked, as where a server is away, counts as unchanged.
     pub fn is_unchanged(&self) -> bool {
         self.0.iter().all(Watched::is_unchanged)
@@ -55,14 +80,24 @@ impl FileWatch {
     /// # Errors
     /// The first file that has changed.
     pub fn check(&self) -> Result<(), CheckpointError> {
+        self.require_unchanged(
+            "was written to while its weights are in use: start again; a new file has to be renamed to that name, which \
+             leaves the old one as it is",
+        )
+    }
+
+    /// Checks that nobody has touched any of the files while an inference used them.
+    ///
+    /// # Errors
+    /// The first file that has changed. Whether only its time has is to be found out before the next inference.
+    pub fn check_meanwhile(&self) -> Result<(), CheckpointError> {
+        self.require_unchanged("was touched while an inference used its weights: it is looked at before the next one")
+    }
+
+    fn require_unchanged(&self, reason: &str) -> Result<(), CheckpointError> {
         match self.0.iter().find(|watched| !watched.is_unchanged()) {
             None => Ok(()),
-            Some(changed) => Err(CheckpointError::Malformed {
-                path: changed.path.clone(),
-                reason: "was written to while its weights are in use: start again; a new file has to be renamed to that name, \
-                         which leaves the old one as it is"
-                    .to_owned(),
-            }),
+            Some(changed) => Err(CheckpointError::Malformed { path: changed.path.clone(), reason: reason.to_owned() }),
         }
     }
 
@@ -75,17 +110,17 @@ impl FileWatch {
 
     /// Whether any file has another length.
     pub fn has_other_lengths(&self) -> bool {
-        self.0.iter().any(|watched| watched.now().is_some_and(|(length, _)| length != watched.facts.0))
+        self.0.iter().any(|watched| watched.now().is_some_and(|now| now.length != watched.facts.length))
     }
 }
 
 impl Watched {
-    fn now(&self) -> Option<(u64, SystemTime)> {
-        self.file.metadata().and_then(|of| facts(&of)).ok()
+    fn now(&self) -> Option<Facts> {
+        Facts::of(&self.file).ok()
     }
 
     fn is_unchanged(&self) -> bool {
-        self.now().is_none_or(|now| now == self.facts)
+        self.now().is_none_or(|now| now.are_those_of(&self.facts))
     }
 }
 
@@ -93,7 +128,7 @@ impl Watched {
 mod tests {
     use super::*;
     use std::fs::FileTimes;
-    use std::time::Duration;
+    use std::io::Write;
 
     fn watched() -> (tempfile::TempDir, PathBuf, FileWatch) {
         let folder = tempfile::tempdir().unwrap();
@@ -122,10 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_written_to_has_changed_although_it_is_as_long_as_before() {
+    fn a_file_that_is_written_to_has_changed_although_length_and_time_of_modification_are_as_before() {
         let (_folder, path, watch) = watched();
         let file = File::options().write(true).open(path).unwrap();
-        file.set_times(FileTimes::new().set_modified(SystemTime::now() + Duration::from_secs(5))).unwrap();
+        let before = file.metadata().unwrap().modified().unwrap();
+        // The clock of a file system goes in steps.
+        while watch.check().is_ok() {
+            (&file).write_all(b"Weights").unwrap();
+        }
+        file.set_times(FileTimes::new().set_modified(before)).unwrap();
+        assert_eq!(file.metadata().unwrap().modified().unwrap(), before);
         assert!(watch.check().is_err());
     }
 }

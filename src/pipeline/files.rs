@@ -10,12 +10,14 @@ pub(super) struct FilesInUse {
     files: Arc<FileWatch>,
     /// Whether somebody has written to them.
     has_others: bool,
+    /// Whether the log was told of other times of the same content.
+    is_told: bool,
 }
 
 impl FilesInUse {
     /// The files of `checkpoint` as they were opened.
     pub(super) fn of(checkpoint: &Checkpoint) -> Self {
-        Self { files: Arc::new(checkpoint.watch()), has_others: false }
+        Self { files: Arc::new(checkpoint.watch()), has_others: false, is_told: false }
     }
 
     /// The files, if they are as they should be. Those of another time are read once to see whether they are others.
@@ -23,19 +25,15 @@ impl FilesInUse {
     /// # Errors
     /// Files that somebody has written to.
     pub(super) fn check(&mut self, checkpoint: &Checkpoint) -> Result<Arc<FileWatch>, CheckpointError> {
-        if !self.files.is_unchanged() && !self.has_others {
-            match checkpoint.recheck(&self.files) {
-                Ok(now) => {
-                    tracing::warn!("the weights' files have another time than before, and the same content");
-                    self.files = Arc::new(now);
-                }
-                Err(error) => {
-                    self.has_others = true;
-                    return Err(error);
-                }
+        if self.has_others {
+            self.files.check()?;
+        } else if !self.files.is_unchanged() {
+            let now = checkpoint.recheck(&self.files).inspect_err(|_| self.has_others = true)?;
+            if !std::mem::replace(&mut self.is_told, true) {
+                tracing::warn!("the weights' files have another time than before, and the same content");
             }
+            self.files = Arc::new(now);
         }
-        self.files.check()?;
         Ok(self.files.clone())
     }
 }

@@ -87,7 +87,7 @@ impl Queued {
             }
         };
         // Whatever was written there while the network computed is in its answer.
-        self.files.iter().try_for_each(|files| files.check())?;
+        self.files.iter().try_for_each(|files| files.check_meanwhile())?;
         let Finished { actions_raw, upload_ms, vlm_ms, policy_ms } = finished;
         let chunk = self.postprocess.apply(actions_raw, &self.origin)?;
         self.finite.note();

@@ -3,7 +3,7 @@
 
 use crate::backend::engine::golden::InputSpec;
 use crate::backend::stream::Frame;
-use crate::error::{CheckpointError, InputError, printable};
+use crate::error::{CheckpointError, InputError, printable, shortened};
 use crate::model::config::ModelConfig;
 use crate::model::folders::Folders;
 use crate::pipeline::PipelineError;
@@ -20,6 +20,7 @@ use crate::transform::tokenizer_settings::TokenizerSettings;
 use crate::types::{ModelInputs, Observation, ResizeMode};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The tokenizer's file within a checkpoint folder, or within its tokenizer's folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -41,6 +42,8 @@ pub struct Preparer {
     /// The tokenizer, or why there is none. Batches bring token ids, so only an instruction in words needs it.
     tokenizer: Result<Tokenizer, String>,
     last_instruction: Option<(String, Vec<i64>)>,
+    /// When the log was last told of an instruction that is cut.
+    told_of_cut: Option<Instant>,
     spare: ModelInputs,
     views: usize,
     height: usize,
@@ -72,6 +75,7 @@ impl Preparer {
             resamplings: Recent::new(SIZES),
             tokenizer: read_tokenizer(folder, config, processors, tokenizer)?,
             last_instruction: None,
+            told_of_cut: None,
             spare: ModelInputs::default(),
             views: inputs.views,
             height: inputs.image_height,
@@ -221,7 +225,10 @@ impl Preparer {
         let tokenizer = self.tokenizer.as_ref().map_err(|missing| TransformError::Tokenizer(missing.clone()))?;
         let Encoded { ids, tokens } = tokenizer.encode(instruction)?;
         let cut = if tokenizer.cuts_beginning() { "beginning" } else { "end" };
-        if let Some(notice) = cut_notice(instruction, tokens, ids.len(), cut) {
+        if let Some(notice) = cut_notice(instruction, tokens, ids.len(), cut)
+            && self.told_of_cut.is_none_or(|told| told.elapsed() > NOTICE_PERIOD)
+        {
+            self.told_of_cut = Some(Instant::now());
             tracing::warn!("{notice}");
         }
         self.last_instruction = Some((instruction.to_owned(), ids.clone()));
@@ -246,6 +253,9 @@ pub fn view_pixels(
     pixels.map_err(|reason| CheckpointError::Malformed { path: path(), reason })
 }
 
+/// The shortest time between two lines about instructions that are cut.
+const NOTICE_PERIOD: Duration = Duration::from_secs(1);
+
 /// What to say about an instruction of so many `tokens`, whose beginning or end is `cut` if the model takes fewer.
 fn cut_notice(instruction: &str, tokens: usize, limit: usize, cut: &str) -> Option<String> {
     /// Characters of the instruction that are quoted.
@@ -253,9 +263,10 @@ fn cut_notice(instruction: &str, tokens: usize, limit: usize, cut: &str) -> Opti
     if tokens <= limit {
         return None;
     }
-    let start: String = printable(instruction).chars().take(QUOTED).collect();
+    let printable = printable(instruction);
+    let start = shortened(&printable, QUOTED);
     Some(format!(
-        "the instruction has {tokens} tokens and the checkpoint takes {limit}: its {cut} is cut off, shorten it: \"{start}…\""
+        "the instruction has {tokens} tokens and the checkpoint takes {limit}: its {cut} is cut off, shorten it: \"{start}\""
     ))
 }
 

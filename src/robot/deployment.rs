@@ -9,6 +9,7 @@ use crate::pipeline::{InFlight, Pipeline, PipelineError, Request, StateSpec};
 use crate::transform::TransformError;
 use crate::types::{Observation, RgbImage, Stamp, Stamped};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Why a checkpoint cannot serve a deployment.
 #[derive(Debug, thiserror::Error)]
@@ -100,10 +101,11 @@ const REHEARSED_FRAME: (usize, usize) = (640, 480);
 /// Runs one inference on a black observation of this deployment's shape. It warms everything up, and it shows before
 /// the robot moves whether cameras, state and embodiment fit the checkpoint. Where each set of views is recorded apart, there
 /// is one inference for every set that the deployment's cameras can make, so that none is recorded while the robot moves.
+/// Returns how long the last one took.
 ///
 /// # Errors
 /// [`DeploymentError::Misfit`] if they do not; a failed inference.
-pub fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), DeploymentError> {
+pub fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<Duration, DeploymentError> {
     let (width, height) = pipeline.declared_frame_size().unwrap_or(REHEARSED_FRAME);
     let black = RgbImage::new(width, height, vec![0; width * height * 3]).map(Arc::new);
     let black = black.map(|value| Stamped { value, stamp: Stamp::default() });
@@ -117,15 +119,18 @@ pub fn rehearse(config: &Config, pipeline: &Pipeline) -> Result<(), DeploymentEr
         );
     }
     let channels = channels_of(&config.proprio).unwrap_or_else(|| pipeline.state_spec().channels());
+    let mut took = Duration::ZERO;
     for (index, set) in likeliest_last(sets.into_iter().take(most).collect()).into_iter().enumerate() {
         // A fallback that has taken over meanwhile records nothing.
         if index > 0 && pipeline.recorded_view_sets().is_none() {
             break;
         }
         let views = set.into_iter().map(|is_there| black.clone().filter(|_| is_there)).collect();
+        let begun = Instant::now();
         rehearse_one(config, pipeline, channels, views)?;
+        took = begun.elapsed();
     }
-    Ok(())
+    Ok(took)
 }
 
 fn rehearse_one(

@@ -30,6 +30,9 @@ pub struct Health {
     pub may_act: bool,
 }
 
+const NO_TIME: &str =
+    "ROS time jumps again and again: one node alone may publish /clock (ros2 topic info --verbose /clock)";
+
 /// One thing that is wrong.
 struct Complaint {
     level: Level,
@@ -53,6 +56,9 @@ impl Health {
         let strangers = inputs.states().iter().filter_map(|state| state.strangers(now));
         complaints.extend(strangers.map(|text| Complaint::new(Level::Warn, text)));
         complaints.extend(of_matching(inputs, now));
+        if inputs.has_no_time(now) {
+            complaints.push(Complaint::new(Level::Error, NO_TIME.to_owned()));
+        }
         complaints.extend(of_cameras_left_out(inputs, now));
         let waiting_for = inputs.waiting_for(now);
         if !waiting_for.is_empty() {

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::error::InputError;
 use crate::pipeline::StateSpec;
 use crate::types::{EncodedImage, Stamp, Stamped};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// All inputs of a deployment.
@@ -32,6 +33,8 @@ pub struct Inputs {
     pub pace: Pace,
     jumps: JumpDetector,
     time_jumps: u64,
+    /// When it jumped lately, at most [`MANY_JUMPS`] times.
+    latest_jumps: VecDeque<Instant>,
     /// Since when required cameras have made sets that an optional camera has no frame for.
     optional_missing_since: Option<Instant>,
     /// Since when every required camera has had a frame and none match.
@@ -49,6 +52,10 @@ pub struct Inputs {
     pub loss_remedy: fn() -> Option<&'static str>,
 }
 
+/// Jumps of ROS time within [`JUMPS_PERIOD`] that are no bag which starts over.
+const MANY_JUMPS: usize = 3;
+const JUMPS_PERIOD: Duration = Duration::from_secs(5);
+
 impl Inputs {
     /// The inputs that `config` names, none of which has come.
     pub fn new(config: &Config) -> Self {
@@ -63,6 +70,7 @@ impl Inputs {
             pace: Pace::new(config.policy.rate_hz),
             jumps: JumpDetector::default(),
             time_jumps: 0,
+            latest_jumps: VecDeque::new(),
             optional_missing_since: None,
             unmatched_since: None,
             stalled_since: None,
@@ -79,6 +87,8 @@ impl Inputs {
     pub fn advance(&mut self, now: Now) -> Option<f64> {
         let by_ms = self.jumps.jumped_ms(now)?;
         self.time_jumps += 1;
+        self.latest_jumps.truncate(MANY_JUMPS - 1);
+        self.latest_jumps.push_front(now.at);
         self.cameras.iter_mut().for_each(Camera::clear);
         self.state.iter_mut().for_each(State::clear);
         (self.optional_missing_since, self.unmatched_since, self.stalled_since) = (None, None, None);
@@ -303,6 +313,12 @@ impl Inputs {
     /// How often ROS time has jumped.
     pub fn time_jumps(&self) -> u64 {
         self.time_jumps
+    }
+
+    /// Whether ROS time has jumped so often of late that it is no time.
+    pub fn has_no_time(&self, now: Now) -> bool {
+        let earliest = self.latest_jumps.get(MANY_JUMPS - 1);
+        earliest.is_some_and(|at| now.at.saturating_duration_since(*at) < JUMPS_PERIOD)
     }
 
     /// Every topic: the cameras', the state's, then the instruction's.

@@ -1,4 +1,4 @@
-//! What the log tells of inputs that cannot be acted on: whoever asks later why an arm stood still finds it there.
+//! What the log tells of a policy that stands still: whoever asks later why an arm did not move still finds it there.
 
 use super::health::Health;
 use std::time::{Duration, Instant};
@@ -6,11 +6,15 @@ use std::time::{Duration, Instant};
 /// How long something lasts before it is logged. At a start inputs come one after the other, and a frame may be late.
 const LASTS: Duration = Duration::from_secs(1);
 
-/// Whether the inputs can be acted on, and why not, as far as it is told.
+/// Whether the policy can act, and why not, as far as it is told.
 #[derive(Debug, Default)]
 pub struct RestLog {
     present: Option<(Kind, Instant)>,
     told: Option<Kind>,
+    /// When `news` was last asked for.
+    asked: Option<Instant>,
+    /// How long the policy stood still, less how long it has not since: what comes and goes adds up.
+    rest: Duration,
 }
 
 /// Health apart from its numbers, which change all the time.
@@ -36,18 +40,34 @@ impl Kind {
 impl RestLog {
     /// Returns `health` if it has lasted for a while and the log was told something else last.
     pub fn news<'h>(&mut self, health: &'h Health, now: Instant) -> Option<&'h Health> {
-        let (kind, since) = match &self.present {
-            Some((kind, since)) if kind.is_of(health) => (kind, *since),
-            _ => {
-                self.present = Some((Kind::of(health), now));
-                return None;
-            }
+        self.add_up(now);
+        let (kind, since) = match self.present.take() {
+            Some((kind, since)) if kind.is_of(health) => (kind, since),
+            _ => (Kind::of(health), now),
         };
-        if now.saturating_duration_since(since) < LASTS || self.told.as_ref() == Some(kind) {
-            return None;
+        let lasts = now.saturating_duration_since(since) >= LASTS;
+        let could_act = self.told.as_ref().map(|told| told.may_act);
+        let is_news = match (could_act, health.may_act) {
+            (Some(true), true) => false,
+            (None, true) => lasts,
+            (Some(false), true) => self.rest.is_zero(),
+            (None | Some(true), false) => self.rest >= LASTS,
+            // Reasons that take turns are one.
+            (Some(false), false) => lasts && self.told.as_ref() != Some(&kind),
+        };
+        if is_news {
+            self.told = Some(kind.clone());
         }
-        self.told = Some(kind.clone());
-        Some(health)
+        self.present = Some((kind, since));
+        is_news.then_some(health)
+    }
+
+    /// Adds the time since the last call, during which the policy could act or not as it was said then.
+    fn add_up(&mut self, now: Instant) {
+        let elapsed = self.asked.replace(now).map_or(Duration::ZERO, |asked| now.saturating_duration_since(asked));
+        let could_act = self.present.as_ref().is_some_and(|(kind, _)| kind.may_act);
+        let rest = if could_act { self.rest.saturating_sub(elapsed) } else { self.rest + elapsed };
+        self.rest = rest.min(LASTS);
     }
 }
 
@@ -86,5 +106,25 @@ mod tests {
     fn another_reason_is_news() {
         let (silent, stale) = (silent(0.5), Health::new(Level::Error, "nothing on joint_states for 0.5 s"));
         assert_eq!(logged(&[(0, &silent), (1000, &silent), (1500, &stale), (2500, &stale)]), [1000, 2500]);
+    }
+
+    /// Health that changes every `ms`, beginning with the first of `each`, for ten seconds.
+    fn in_turn(ms: [u64; 2], each: [&Health; 2]) -> Vec<u64> {
+        let period = ms[0] + ms[1];
+        let at = |ms_now: u64| if ms_now % period < ms[0] { each[0] } else { each[1] };
+        logged(&(0..1000).map(|turn| (turn * 10, at(turn * 10))).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn reasons_that_take_turns_are_logged_once() {
+        let (silent, stale) = (silent(0.5), Health::new(Level::Error, "nothing on joint_states for 0.5 s"));
+        assert_eq!(in_turn([30, 20], [&silent, &stale]), [1000]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_is_logged_once_it_adds_up_and_no_more() {
+        let fine = Health::new(Level::Ok, "all arrive");
+        assert_eq!(in_turn([800, 600], [&silent(0.5), &fine]).len(), 1);
+        assert!(in_turn([100, 600], [&silent(0.5), &fine]).is_empty(), "a frame that is late now and then");
     }
 }

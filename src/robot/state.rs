@@ -453,6 +453,14 @@ fn take_joints(
             found: format!("{} positions", positions.len()),
         });
     }
+    let is_twice = |joint: &&Joint| names.iter().filter(|name| **name == joint.name).nth(1).is_some();
+    if let Some(joint) = joints.iter().find(is_twice) {
+        return Err(InputError::Shape {
+            field: FIELD,
+            expected: "each joint once".to_owned(),
+            found: format!("`{}` more than once", joint.name),
+        });
+    }
     let position_of =
         |joint: &Joint| names.iter().zip(positions).find(|(name, _)| **name == joint.name).map(|(_, p)| *p);
     let found: Vec<Option<f64>> = joints.iter().map(position_of).collect();

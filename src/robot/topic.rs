@@ -2,11 +2,13 @@
 
 use super::throttle::Throttle;
 use super::time::Now;
-use crate::error::InputError;
+use crate::error::{InputError, shortened};
 use std::time::{Duration, Instant};
 
 /// How long a fault is worth a warning.
 const MEMORY: Duration = Duration::from_secs(5);
+/// The most characters of a fault.
+const MOST_CHARACTERS: usize = 500;
 /// A stamp that lies ahead of ROS time by more than this belongs to another clock, and its message is dropped. Below it,
 /// the message waits until its time has come, so that no plan is anchored in the future.
 const AHEAD_MS: f64 = 500.0;
@@ -79,6 +81,8 @@ impl Topic {
         self.dropped_invalid += 1;
         let error = error.to_string();
         let reason = if error.contains(&self.name) { error } else { format!("{}: {error}", self.name) };
+        // Names and frames that messages bring may be of any length.
+        let reason = shortened(&reason, MOST_CHARACTERS).into_owned();
         let previous = self.last_fault.replace(Fault { reason: reason.clone(), at: now.at });
         let is_new = previous.is_none_or(|previous| previous.reason != reason);
         (is_new && self.log.lets_pass(now.at)).then_some(reason)

@@ -2,7 +2,7 @@
 
 use super::error::NodeError;
 use super::services::{Requests, next, offer, respond};
-use crate::robot::control::SharedControl;
+use crate::robot::control::{Control, SharedControl};
 use r2r::std_msgs::msg::Bool;
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use r2r::{Node, Publisher, QosProfile};
@@ -87,11 +87,17 @@ pub fn fulfil(wish: Wish, control: &SharedControl, topic: &StoppedTopic) -> Stri
     let done = match (wish, &before) {
         (Wish::Pause, _) => {
             control.pause();
-            "paused: the last command is held".to_owned()
+            match rest(&control) {
+                None => "paused: the last command is held".to_owned(),
+                Some(rest) => format!("paused; {rest}"),
+            }
         }
         (Wish::Resume, _) => {
             control.resume();
-            "plans are played again".to_owned()
+            match rest(&control) {
+                None => "plans are played again".to_owned(),
+                Some(rest) => format!("no longer paused; {rest}"),
+            }
         }
         (Wish::Stop, _) => {
             control.stop();
@@ -105,6 +111,15 @@ pub fn fulfil(wish: Wish, control: &SharedControl, topic: &StoppedTopic) -> Stri
     };
     topic.say(control.halt().stopped());
     done
+}
+
+/// Why nothing is commanded, whether paused or not; `None` if something is.
+fn rest(control: &Control) -> Option<String> {
+    let halt = control.halt();
+    match halt.stopped() {
+        Some(reason) => Some(format!("still stopped: {reason} (release it with ~/release_stop)")),
+        None => (!halt.is_active()).then(|| "the node is not active".to_owned()),
+    }
 }
 
 /// `~/stopped`, published when it changes and kept for those who subscribe later. Clones publish on the same topic.

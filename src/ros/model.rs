@@ -7,6 +7,7 @@ use crate::backend::capture::RECORDINGS;
 use crate::backend::drill::Drill;
 use crate::config::Config;
 use crate::pipeline::feedback::Feedback;
+use crate::pipeline::latency::milliseconds;
 use crate::pipeline::worker::Worker;
 use crate::pipeline::{Options, Pipeline};
 use crate::robot::control::SharedControl;
@@ -192,8 +193,7 @@ impl Model {
             }
             Phase::Ending(worker) if !worker.is_running() => {
                 self.phase = Phase::Absent;
-                let mut record = self.record.lock();
-                (record.facts, record.runtime, record.drill) = (None, None, None);
+                self.record.lock().unloaded();
                 self.control.lock().install(None);
                 return Ok(Progress::Unloaded);
             }
@@ -311,8 +311,8 @@ fn load(
     }
     let pipeline = Pipeline::load(&Options { drill, ..Options::from(config) })?;
     let facts = deployment::check(config, &pipeline)?;
-    deployment::rehearse(config, &pipeline)?;
-    record_loaded(record, &facts, &pipeline);
+    let rehearsal = deployment::rehearse(config, &pipeline)?;
+    record_loaded(record, &facts, &pipeline, rehearsal);
     let controller = streamed(config, &facts, &pipeline)?;
     let commanded = controller.is_some().then(|| control.commanded());
     model_info.publish(config, &facts, &pipeline, controller.as_ref());
@@ -340,8 +340,9 @@ fn note_recordings(record: &mut Record, recordings: u64) {
 }
 
 /// Records what has been loaded, for diagnostics.
-fn record_loaded(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline) {
+fn record_loaded(record: &SharedRecord, facts: &ModelFacts, pipeline: &Pipeline, rehearsal: Duration) {
     let mut record = record.lock();
+    record.rehearsal_ms = Some(milliseconds(rehearsal));
     record.facts = Some(facts.clone());
     record.runtime = Some(pipeline.runtime());
 }

@@ -33,7 +33,7 @@ impl Namesakes {
         }
         let lasts = self.since.get_or_insert_with(Instant::now).elapsed() > REMEMBERED;
         let text = format!(
-            "{count} nodes are called {}, and all of them command the robot: end the others, or wait if one was killed just now",
+            "{count} nodes are called {}, and each that is active commands the robot: end the others, or wait if one was killed just now",
             self.own_name
         );
         if lasts && !std::mem::replace(&mut self.is_told, true) {

@@ -26,6 +26,7 @@ use crate::robot::guard::Guard;
 use crate::robot::health::Health;
 use crate::robot::lifecycle::{Outcome, State};
 use crate::robot::policy_loop::{PolicyLoop, Step};
+use crate::robot::reporting::health::unending;
 use crate::robot::reporting::record::SharedRecord;
 use crate::robot::rest_log::RestLog;
 use crate::robot::selection::Undecodable;
@@ -61,8 +62,10 @@ pub(super) struct Turn {
     pub(super) policy_loop: PolicyLoop,
     /// Limits the lines about jumps of ROS time.
     pub(super) jump_log: Throttle,
-    /// What the log tells of the inputs.
+    /// What the log tells of a policy that stands still.
     pub(super) rest_log: RestLog,
+    /// When the inference began that does not end and counts for nothing.
+    pub(super) given_up: Option<Instant>,
     /// The robot's state of the present.
     pub(super) measured: Vec<f32>,
     pub(super) model_info: ModelInfoTopic,
@@ -90,7 +93,7 @@ impl Turn {
             Ok(Progress::None) => {}
             Ok(Progress::Restarted) => self.infer_once.withdrawn(),
             Ok(Progress::Loaded) => self.configured(node)?,
-            Ok(Progress::Unloaded) => self.lifecycle.end(Outcome::Success),
+            Ok(Progress::Unloaded) => self.lifecycle.end(self.outcome_of_unloading()),
             Err(error) => self.failed(error)?,
         }
         self.record.lock().lifecycle = Some(self.lifecycle.state());
@@ -107,12 +110,6 @@ impl Turn {
         self.policy_loop.inputs.measured(now, &mut self.measured);
         let lost =
             self.record.lock().runtime.as_ref().and_then(|runtime| runtime.degraded.as_ref().map(ToString::to_string));
-        if let Some(health) = self.rest_log.news(health, now.at) {
-            match health.may_act {
-                true => tracing::info!("the inputs can be acted on"),
-                false => tracing::warn!("the policy stands still: {}", in_one_line(&health.reason)),
-            }
-        }
         let mut control = self.control.lock();
         control.watch().inputs(health.may_act, &health.reason, now.at);
         control.watch().inference_since(self.model.busy_since());
@@ -121,9 +118,35 @@ impl Turn {
             controller.state(&self.measured);
         }
         self.stopped.say(control.halt().stopped());
+        let busy = control.hanging(now);
+        drop(control);
+        let hanging = self.record.lock().hanging(busy);
+        self.give_up(hanging);
+        self.log_rest(health, hanging, now.at);
         match &self.stream {
             Some(stream) if !stream.is_running() => Err(NodeError::Died("control")),
             _ => Ok(()),
+        }
+    }
+
+    /// Makes an inference that does not end count for nothing: its chunk would come after the report that the policy stands
+    /// still, for a scene of long ago.
+    fn give_up(&mut self, hanging: Option<Duration>) {
+        let given_up = hanging.and(self.model.busy_since());
+        if given_up.is_some() && given_up != self.given_up {
+            self.policy_loop.withdraw(&mut self.model);
+            self.infer_once.withdrawn();
+        }
+        self.given_up = given_up;
+    }
+
+    fn log_rest(&mut self, inputs: &Health, hanging: Option<Duration>, now: Instant) {
+        let unending = hanging.filter(|_| inputs.may_act).map(unending);
+        if let Some(health) = self.rest_log.news(unending.as_ref().unwrap_or(inputs), now) {
+            match health.may_act {
+                true => tracing::info!("the policy can act"),
+                false => tracing::warn!("the policy stands still: {}", in_one_line(&health.reason)),
+            }
         }
     }
 
@@ -311,13 +334,21 @@ impl Turn {
         if self.lifecycle.state() == State::Configuring && !self.starts_itself {
             tracing::error!("not configured: {error}");
             self.record.lock().not_configured = Some(error.to_string());
-            self.lifecycle.end(Outcome::Failure);
+            // A model that is there already has to go first: until then nothing can be configured.
+            if self.model.is_absent() {
+                self.lifecycle.end(Outcome::Failure);
+            }
             return Ok(());
         }
         let inputs = &self.policy_loop.inputs;
         let health = Health::of_inputs(inputs, self.clock.present());
         self.diagnostics.publish(inputs, &health, Some(&error));
         Err(error)
+    }
+
+    /// Who wanted a model and has none now has failed.
+    fn outcome_of_unloading(&self) -> Outcome {
+        if self.lifecycle.state() == State::Configuring { Outcome::Failure } else { Outcome::Success }
     }
 
     fn infer(&mut self, health: &Health) {

@@ -327,6 +327,21 @@ class Driver:
         request.transition.id, request.transition.label = transition, label
         return self.lifecycle(ChangeState, "change_state", request).success
 
+    def configure_twice(self, name, value):
+        """Configures the node, sets a parameter while it loads, and configures it once more as soon as that has ended, as a
+        manager does that tries again; answers with both outcomes."""
+        client = self.node.create_client(ChangeState, f"{self.node_name}/change_state")
+        client.wait_for_service(PATIENCE_S)
+        request = ChangeState.Request()
+        request.transition.label = "configure"
+        again = []
+        first = client.call_async(request)
+        first.add_done_callback(lambda _: again.append(client.call_async(request)))
+        time.sleep(0.1)
+        self.set_parameter(name, value)
+        outcome = self.call(first).success
+        return [outcome, self.call(again[0]).success]
+
     def state(self):
         found = self.lifecycle(GetState, "get_state").current_state
         return [found.id, found.label]

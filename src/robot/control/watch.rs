@@ -16,7 +16,7 @@ pub struct Watch {
     inference: Option<Duration>,
     /// When the inputs were last looked at, and whether they could be acted on.
     looked: Option<(Instant, bool)>,
-    /// What was said of the inputs then.
+    /// What was said of them when they last could not be.
     inputs: String,
     /// Since when an inference is under way.
     busy_since: Option<Instant>,
@@ -51,10 +51,13 @@ impl Watch {
     /// Takes note of what the inputs are like.
     pub fn inputs(&mut self, may_act: bool, reason: &str, at: Instant) {
         self.looked = Some((at, may_act));
-        replace(&mut self.inputs, reason);
+        // The tick that is told of was held for what was said then, even if all is well by now.
+        if !may_act {
+            replace(&mut self.inputs, reason);
+        }
     }
 
-    /// What was last said of the inputs.
+    /// Why the inputs could last not be acted on.
     pub fn inputs_reason(&self) -> &str {
         &self.inputs
     }

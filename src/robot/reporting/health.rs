@@ -1,9 +1,11 @@
 //! The health of the inference and of the robot, from what is known of the parts.
 
 use super::record::Record;
+use crate::error::shortened;
 use crate::robot::health::{Health, Level};
 use crate::robot::inputs::Inputs;
 use crate::robot::lifecycle::State;
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 /// Inferences withdrawn since the latest chunk, from which on that is worth a warning.
@@ -12,9 +14,8 @@ const MANY_WITHDRAWN: u64 = 5;
 const QUOTED: usize = 200;
 
 /// The beginning of an instruction, which may be longer than a line.
-pub(super) fn quoted(instruction: &str) -> String {
-    let start: String = instruction.chars().take(QUOTED).collect();
-    if start.len() < instruction.len() { start + "…" } else { start }
+pub(super) fn quoted(instruction: &str) -> Cow<'_, str> {
+    shortened(instruction, QUOTED)
 }
 
 /// What keeps the robot from being moved: a stop or pause that somebody has asked for, and what the node holds it for.
@@ -58,21 +59,17 @@ pub(super) fn inference_health(record: &Record, hanging: Option<Duration>, now: 
     }
 }
 
-/// An inference takes much longer than those before from so many times their time on.
-const MUCH_LONGER: f64 = 3.0;
-
-/// Adds an inference that does not end. One that is slow, as all before were, is not told: commands are held for that, chunks
-/// are not.
+/// Adds an inference that does not end.
 fn with_hanging(health: Health, record: &Record, hanging: Option<Duration>) -> Health {
-    let usual_ms = record.e2e_ms.iter().copied().fold(0.0, f64::max);
-    let is_running = record.runtime.is_some() && matches!(record.lifecycle, None | Some(State::Active));
-    match hanging.filter(|busy| is_running && busy.as_secs_f64() * 1e3 > MUCH_LONGER * usual_ms) {
+    match record.hanging(hanging).map(unending) {
         None => health,
-        Some(busy) => Health::new(
-            Level::Error,
-            format!("an inference has not ended after {:.1} s; {}", busy.as_secs_f64(), health.reason),
-        ),
+        Some(unending) => Health { reason: format!("{}; {}", unending.reason, health.reason), ..unending },
     }
+}
+
+/// The health of an inference that has been under way for `busy` and should have ended long before.
+pub fn unending(busy: Duration) -> Health {
+    Health::new(Level::Error, format!("an inference has not ended after {:.1} s", busy.as_secs_f64()))
 }
 
 fn health_without_drill(record: &Record, now: Instant) -> Health {
@@ -94,10 +91,13 @@ fn health_without_drill(record: &Record, now: Instant) -> Health {
         return Health { may_act: false, ..Health::new(Level::Warn, "loading the checkpoint") };
     };
     match (&record.last_failure, &runtime.degraded) {
-        (Some(failure), _) if failure.is_recent(now) => {
+        (Some(failure), _) if failure.is_recent(now) && record.is_failing => {
             Health::new(Level::Error, format!("no chunk: {}", failure.reason))
         }
         (_, Some(degraded)) => Health::new(Level::Warn, degraded.to_string()),
+        (Some(failure), _) if failure.is_recent(now) => {
+            Health::new(Level::Warn, format!("an inference failed a moment ago: {}", failure.reason))
+        }
         _ if record.withdrawn.saturating_sub(record.withdrawn_before_chunk) >= MANY_WITHDRAWN => {
             Health::new(Level::Warn, "no chunk: instructions change, or inputs stop, faster than an inference takes")
         }
@@ -150,6 +150,20 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn one_that_hung_does_not_hide_the_next_that_does() {
+        let e2e_ms = [30.0, 30.0, 11_000.0, 30.0].into();
+        let health =
+            inference_health(&Record { e2e_ms, ..running(None) }, Some(Duration::from_millis(2300)), Instant::now());
+        assert_eq!(health.level, Level::Error);
+    }
+
+    #[test]
+    fn the_first_inference_is_measured_by_the_rehearsal() {
+        let slow = Record { rehearsal_ms: Some(2900.0), ..running(None) };
+        assert_eq!(inference_health(&slow, Some(Duration::from_millis(8000)), Instant::now()).level, Level::Ok);
+    }
+
+    #[test]
     fn loading_is_no_error_and_no_reason_to_act() {
         let health = inference_health(&Record::default(), None, Instant::now());
         assert_eq!((health.level, health.may_act), (Level::Warn, false));
@@ -160,10 +174,21 @@ pub(super) mod tests {
     fn a_failed_inference_is_an_error_for_a_few_seconds() {
         let at = Instant::now();
         let last_failure = Some(Fault { reason: "not finite".to_owned(), at });
-        let record = Record { last_failure, ..running(None) };
+        let record = Record { last_failure, is_failing: true, ..running(None) };
         let health = |ms| inference_health(&record, None, after_ms(at, ms));
         assert_eq!(health(1_000), Health::new(Level::Error, "no chunk: not finite"));
         assert_eq!(health(7_000).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_failure_that_a_chunk_has_followed_is_told_and_no_reason_to_stand_still() {
+        let mut record = running(None);
+        let at = Instant::now();
+        record.failed("not finite", at);
+        record.chunk_published(10.0, 20.0);
+        let health = inference_health(&record, None, after_ms(at, 100));
+        assert_eq!(health, Health::new(Level::Warn, "an inference failed a moment ago: not finite"));
+        assert!(health.may_act);
     }
 
     #[test]
@@ -179,7 +204,8 @@ pub(super) mod tests {
         let health = inference_health(&drilled(running(None)), None, at);
         assert_eq!(health, Health::new(Level::Warn, "drill: error; ready, no chunk yet"));
         let last_failure = Some(Fault { reason: "made to fail".to_owned(), at });
-        let health = inference_health(&drilled(Record { last_failure, ..running(None) }), None, at);
+        let failing = Record { last_failure, is_failing: true, ..running(None) };
+        let health = inference_health(&drilled(failing), None, at);
         assert_eq!(health, Health::new(Level::Error, "drill: error; no chunk: made to fail"));
     }
 

@@ -14,6 +14,6 @@ pub mod chunk;
 pub mod command;
 pub mod control;
 pub mod diagnostics;
-mod health;
+pub mod health;
 pub mod model_info;
 pub mod record;

@@ -3,13 +3,17 @@
 use crate::pipeline::Runtime;
 use crate::robot::lifecycle::State;
 use crate::robot::model_facts::ModelFacts;
+use crate::robot::throttle::Throttle;
 use crate::robot::topic::Fault;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The number of latest chunks whose latency percentiles diagnostics report.
 const LATENCIES: usize = 100;
+
+/// An inference takes much longer than those before from so many times their time on.
+const MUCH_LONGER: f64 = 3.0;
 
 /// Counts and latest values of inference since the node started.
 #[derive(Debug, Default)]
@@ -40,12 +44,18 @@ pub struct Record {
     pub drill: Option<String>,
     /// The latest failure of an inference or a publication.
     pub last_failure: Option<Fault>,
+    /// Whether there was no chunk after it.
+    pub is_failing: bool,
     /// End-to-end latency of the latest chunks, ms, newest first.
     pub e2e_ms: VecDeque<f64>,
+    /// How long the last inference of the rehearsal took, ms, which stands for those that have not been yet.
+    pub rehearsal_ms: Option<f64>,
     /// Age of the latest chunk's oldest input when the chunk was published, ms; negative for stamps in the future.
     pub observation_age_ms: Option<f64>,
     /// The latest dump of batches for calibration; `None` if none was asked for.
     pub dump: Option<DumpProgress>,
+    /// Limits the lines about failures.
+    pub log: Throttle,
 }
 
 /// How far a dump of batches for calibration is.
@@ -91,16 +101,42 @@ impl Record {
     pub fn chunk_published(&mut self, e2e_ms: f64, observation_age_ms: f64) {
         self.chunks_published += 1;
         self.withdrawn_before_chunk = self.withdrawn;
+        self.is_failing = false;
         self.observation_age_ms = Some(observation_age_ms);
         self.e2e_ms.truncate(LATENCIES - 1);
         self.e2e_ms.push_front(e2e_ms);
     }
 
-    /// Records why there is no chunk. Returns whether that is another reason than the last one.
+    /// Records why there is no chunk. Returns whether to log it: it is another reason than the last one, or there were chunks
+    /// in between.
     pub fn failed(&mut self, reason: &str, at: Instant) -> bool {
         self.failed += 1;
         let previous = self.last_failure.replace(Fault { reason: reason.to_owned(), at });
-        previous.is_none_or(|previous| previous.reason != reason)
+        let is_news = previous.is_none_or(|previous| previous.reason != reason) || !self.is_failing;
+        self.is_failing = true;
+        is_news && self.log.lets_pass(at)
+    }
+
+    /// Forgets what was true of a model that is gone.
+    pub fn unloaded(&mut self) {
+        (self.facts, self.runtime, self.drill, self.last_failure) = (None, None, None, None);
+        (self.is_failing, self.rehearsal_ms) = (false, None);
+        self.e2e_ms.clear();
+    }
+
+    /// How long an inference does not end that is under way for `busy`; `None` if that is not much longer than others take. One
+    /// that is slow, as all before were, is not told: commands are held for that, chunks are not.
+    pub fn hanging(&self, busy: Option<Duration>) -> Option<Duration> {
+        let is_running = self.runtime.is_some() && matches!(self.lifecycle, None | Some(State::Active));
+        let limit_ms = MUCH_LONGER * self.usual_ms();
+        busy.filter(|busy| is_running && busy.as_secs_f64() * 1e3 > limit_ms)
+    }
+
+    /// The median of the latest chunks', which one that hung does not move.
+    fn usual_ms(&self) -> f64 {
+        let mut sorted: Vec<f64> = self.e2e_ms.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().or(self.rehearsal_ms).unwrap_or_default()
     }
 }
 
@@ -112,5 +148,28 @@ impl SharedRecord {
     /// Locks the record. Hold it only for a moment, because the inference thread waits for it.
     pub fn lock(&self) -> MutexGuard<'_, Record> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_logged_once_until_there_was_a_chunk() {
+        let (mut record, now) = (Record::default(), Instant::now());
+        assert_eq!([record.failed("not finite", now), record.failed("not finite", now)], [true, false]);
+        record.chunk_published(10.0, 20.0);
+        assert!(record.failed("not finite", now));
+    }
+
+    #[test]
+    fn failures_that_take_turns_with_chunks_do_not_fill_the_log() {
+        let (mut record, now) = (Record::default(), Instant::now());
+        let is_logged = |_: &i32| {
+            record.chunk_published(10.0, 20.0);
+            record.failed("not finite", now)
+        };
+        assert_eq!((0..1000).filter(is_logged).count(), 50);
     }
 }

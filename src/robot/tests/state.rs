@@ -43,6 +43,31 @@ fn messages_that_name_other_joints_are_told_with_both_names_until_the_right_ones
 }
 
 #[test]
+fn a_message_that_names_a_joint_twice_is_dropped() {
+    let mut bench = Bench::new();
+    bench.everything();
+    bench.joints(&["a", "b", "a"], &[0.3, 0.2, 2.5], 0);
+    let fault = "`joint_states`: expected each joint once, found `a` more than once";
+    assert_eq!(bench.inputs.take_new_faults(), [fault]);
+    assert_eq!(bench.state(), Some(vec![0.1, 0.2]));
+}
+
+#[test]
+fn joints_of_other_names_may_come_twice() {
+    let mut bench = Bench::new();
+    bench.everything();
+    bench.joints(&["a", "gripper", "gripper"], &[0.3, 1.0, 2.0], 0);
+    assert!(bench.inputs.take_new_faults().is_empty());
+}
+
+#[test]
+fn a_strangers_name_of_megabytes_is_told_in_a_line() {
+    let mut bench = Bench::new();
+    bench.joints(&[&"j".repeat(2_000_000)], &[1.0], 0);
+    assert!(bench.health().reason.len() < 1000);
+}
+
+#[test]
 fn the_joint_of_a_publisher_that_died_is_named() {
     let mut bench = Bench::new();
     bench.everything();

@@ -132,3 +132,17 @@ fn a_stray_stamp_of_the_past_does_no_harm_and_a_clock_that_was_set_back_is_follo
     }
     bench.says(Level::Error, "front/image: stamps are 5.0 s old");
 }
+
+#[test]
+fn time_that_jumps_again_and_again_stops_the_policy_and_is_told_until_it_goes_on() {
+    let mut bench = Bench::new();
+    let at = |stamp_ms: i64, ms: u64| Now { stamp: Bench::stamp(stamp_ms), at: bench.start + Duration::from_millis(ms) };
+    let told = "ROS time jumps again and again: one node alone may publish /clock";
+    for (jumps, now) in [at(60_000, 0), at(0, 100), at(60_000, 200), at(0, 300)].into_iter().enumerate() {
+        bench.inputs.advance(now);
+        assert_eq!(Health::of_inputs(&bench.inputs, now).reason.contains(told), jumps == 3);
+    }
+    bench.inputs.advance(at(4_700, 5_000));
+    assert!(Health::of_inputs(&bench.inputs, at(4_700, 5_000)).reason.contains(told));
+    assert!(!Health::of_inputs(&bench.inputs, at(4_900, 5_200)).reason.contains(told));
+}
