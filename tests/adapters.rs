@@ -13,11 +13,14 @@ use safetensors::tensor::{Dtype, View};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fs::{File, FileTimes};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use tempfile::TempDir;
 use xvla_ros::model::checkpoint::Checkpoint;
 use xvla_ros::model::folders::Folders;
-use xvla_ros::pipeline::{Options, Pipeline};
+use xvla_ros::pipeline::{InFlight, Options, Pipeline, Request};
 use xvla_ros::types::HostArray;
 
 /// In single precision on the CPU.
@@ -202,6 +205,24 @@ fn the_scale_counts_as_part_of_what_an_adapter_is() {
     assert_ne!(one.0, other.0);
     assert_ne!(one.1, other.1);
     assert_ne!(one.1, Checkpoint::open(&base).unwrap().fingerprint().unwrap());
+}
+
+#[test]
+fn an_adapter_that_is_touched_goes_on_and_one_that_is_written_to_does_not() {
+    let golden = golden_of(&adapter("upstream"));
+    let folder = changed(|_| {}, |_| {});
+    let options = Options { adapter: Some(folder.path().to_owned()), ..Options::new(&golden.checkpoint) };
+    let pipeline = Pipeline::load(&options).unwrap();
+    // As the node does at its start.
+    pipeline.checkpoint_sha256().unwrap();
+    pipeline.adapter_sha256().unwrap();
+    let file = File::options().write(true).open(folder.path().join("adapter_model.safetensors")).unwrap();
+    file.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH)).unwrap();
+    ask(&pipeline, &golden.batch.inputs, golden.noise());
+    file.write_all_at(b"0", file.metadata().unwrap().len() - 1).unwrap();
+    let request = Request::new(golden.batch.inputs.clone(), golden.noise().clone());
+    let error = pipeline.begin(request).and_then(InFlight::wait).map(drop).unwrap_err().to_string();
+    assert!(error.contains("adapter_model.safetensors: was written to"), "{error}");
 }
 
 /// LeRobot writes the policy's own files beside the adapter; they count instead of the base's.

@@ -80,10 +80,7 @@ impl FileWatch {
     /// # Errors
     /// The first file that has changed.
     pub fn check(&self) -> Result<(), CheckpointError> {
-        self.require_unchanged(
-            "was written to while its weights are in use: start again; a new file has to be renamed to that name, which \
-             leaves the old one as it is",
-        )
+        if self.is_unchanged() { Ok(()) } else { Err(self.written_to()) }
     }
 
     /// Checks that nobody has touched any of the files while an inference used them.
@@ -91,14 +88,24 @@ impl FileWatch {
     /// # Errors
     /// The first file that has changed. Whether only its time has is to be found out before the next inference.
     pub fn check_meanwhile(&self) -> Result<(), CheckpointError> {
-        self.require_unchanged("was touched while an inference used its weights: it is looked at before the next one")
+        if self.is_unchanged() {
+            return Ok(());
+        }
+        Err(self.faulty("was touched while an inference used its weights: it is looked at before the next one"))
     }
 
-    fn require_unchanged(&self, reason: &str) -> Result<(), CheckpointError> {
-        match self.0.iter().find(|watched| !watched.is_unchanged()) {
-            None => Ok(()),
-            Some(changed) => Err(CheckpointError::Malformed { path: changed.path.clone(), reason: reason.to_owned() }),
-        }
+    /// The error of files of which one was written to: the first that has changed, as far as that can be seen.
+    pub fn written_to(&self) -> CheckpointError {
+        self.faulty(
+            "was written to while its weights are in use: start again; a new file has to be renamed to that name, which \
+             leaves the old one as it is",
+        )
+    }
+
+    fn faulty(&self, reason: &str) -> CheckpointError {
+        let changed = self.0.iter().find(|watched| !watched.is_unchanged()).or(self.0.first());
+        let path = changed.map(|watched| watched.path.clone()).unwrap_or_default();
+        CheckpointError::Malformed { path, reason: reason.to_owned() }
     }
 
     /// The same files as they are now.
@@ -106,6 +113,11 @@ impl FileWatch {
     pub fn as_now(&self) -> Self {
         let now = |watched: &Watched| Watched { facts: watched.now().unwrap_or(watched.facts), ..watched.clone() };
         Self(self.0.iter().map(now).collect())
+    }
+
+    /// Whether any file has got or lost a name, which says nothing of its content.
+    pub fn has_other_names(&self) -> bool {
+        self.0.iter().any(|watched| watched.now().is_some_and(|now| now.names != watched.facts.names))
     }
 
     /// Whether any file has another length.
@@ -146,6 +158,17 @@ mod tests {
         std::fs::write(&other, "more weights").unwrap();
         std::fs::rename(other, path).unwrap();
         watch.check().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_got_another_name_is_watched_from_then_on_as_before() {
+        let (folder, path, watch) = watched();
+        std::fs::hard_link(&path, folder.path().join("link")).unwrap();
+        assert!(watch.is_unchanged() && watch.has_other_names());
+        let watch = watch.as_now();
+        while watch.check().is_ok() {
+            File::options().write(true).open(&path).unwrap().write_all(b"Weights").unwrap();
+        }
     }
 
     #[test]

@@ -126,9 +126,16 @@ impl Weights {
         Ok(self.sha256.get_or_init(|| hash).clone())
     }
 
-    /// What [`Weights::sha256`] was, if somebody has asked for it.
-    pub fn known_sha256(&self) -> Option<&str> {
-        self.sha256.get().map(String::as_str)
+    /// Whether the files still have the hash that [`Weights::sha256`] told, by reading them whole; `false` if nobody has asked
+    /// for it before.
+    ///
+    /// # Errors
+    /// A file that can no longer be read.
+    pub fn are_as_hashed(&self) -> Result<bool, CheckpointError> {
+        match self.sha256.get() {
+            Some(known) => Ok(self.sha256_with(&[])? == *known),
+            None => Ok(false),
+        }
     }
 
     /// SHA-256 of the mapped files, one after the other, followed by `more`, in lowercase hex.

@@ -26,13 +26,16 @@ impl FilesInUse {
     /// Files that somebody has written to.
     pub(super) fn check(&mut self, checkpoint: &Checkpoint) -> Result<Arc<FileWatch>, CheckpointError> {
         if self.has_others {
-            self.files.check()?;
-        } else if !self.files.is_unchanged() {
+            return Err(self.files.written_to());
+        }
+        if !self.files.is_unchanged() {
             let now = checkpoint.recheck(&self.files).inspect_err(|_| self.has_others = true)?;
             if !std::mem::replace(&mut self.is_told, true) {
                 tracing::warn!("the weights' files have another time than before, and the same content");
             }
             self.files = Arc::new(now);
+        } else if self.files.has_other_names() {
+            self.files = Arc::new(self.files.as_now());
         }
         Ok(self.files.clone())
     }

@@ -30,8 +30,8 @@ pub struct Health {
     pub may_act: bool,
 }
 
-const NO_TIME: &str =
-    "ROS time jumps again and again: one node alone may publish /clock (ros2 topic info --verbose /clock)";
+const NO_TIME: &str = "ROS time jumps again and again: only one node may publish /clock (ros2 topic info --verbose /clock), \
+                       and no bag may start over every few seconds";
 
 /// One thing that is wrong.
 struct Complaint {

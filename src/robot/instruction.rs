@@ -9,9 +9,12 @@ use crate::error::{InputError, check_instruction};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How much later than on one subscription a message may come on the other: the second is made once a publisher is seen
-/// that keeps its messages, and has to be discovered in turn.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How much later than on the volatile subscription a message may come on the latched one, which is made once a publisher is
+/// seen that keeps its messages, and has to be discovered in turn. What comes later is taken as said anew.
+const DISCOVERY: Duration = Duration::from_secs(3);
+/// How much later than on the latched subscription a message may come on the volatile one, which is always there. Later than
+/// that nothing comes of what was said before the node had found its publisher.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Which of the two subscriptions an instruction came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,16 @@ pub enum Origin {
     Latched,
     /// The one that matches every publisher.
     Volatile,
+}
+
+impl Origin {
+    /// How long after a message on this subscription its copy may come on the other.
+    fn copy_within(self) -> Duration {
+        match self {
+            Self::Latched => PATIENCE,
+            Self::Volatile => DISCOVERY,
+        }
+    }
 }
 
 /// The instruction that holds.
@@ -73,7 +86,7 @@ impl Instruction {
 
     /// Takes an instruction. One that is blank or of many kilobytes is dropped. Returns the reason for a new fault.
     pub(super) fn take(&mut self, text: String, origin: Origin, now: Now) -> Option<String> {
-        self.unmatched.retain(|heard| now.at.saturating_duration_since(heard.at) < PATIENCE);
+        self.unmatched.retain(|heard| now.at.saturating_duration_since(heard.at) < heard.origin.copy_within());
         let faulty = check_instruction(&text).err();
         *self.counts.of(origin) += u64::from(faulty.is_none());
         let copied = self.unmatched.iter().position(|heard| heard.origin != origin && heard.text == text);
@@ -183,6 +196,30 @@ mod tests {
     fn a_copy_of_what_was_heard_before_another_copy_is_no_copy() {
         let messages = [(Volatile, "go"), (Volatile, "stop"), (Latched, "stop"), (Latched, "go")];
         assert_eq!(heard(&messages).text(), Some("go"));
+    }
+
+    /// The text that holds after these messages, each with its moment in ms.
+    fn holds_after(messages: &[(u64, Origin, &str)]) -> Option<String> {
+        let (mut instruction, start) = (Instruction::new(None), Instant::now());
+        for (ms, origin, text) in messages {
+            let now = Now { stamp: Stamp { nanos: 1 }, at: start + Duration::from_millis(*ms) };
+            instruction.take((*text).to_owned(), *origin, now);
+        }
+        instruction.text
+    }
+
+    #[test]
+    fn what_comes_long_after_is_said_anew_and_holds() {
+        let by_a_new_publisher = [(0, Volatile, "stop"), (100, Volatile, "go"), (3_200, Latched, "stop")];
+        assert_eq!(holds_after(&by_a_new_publisher).as_deref(), Some("stop"));
+        let after_two_new_ones = [(0, Latched, "stop"), (100, Latched, "go"), (800, Volatile, "stop")];
+        assert_eq!(holds_after(&after_two_new_ones).as_deref(), Some("stop"));
+    }
+
+    #[test]
+    fn what_a_latched_publisher_had_said_before_another_one_does_not_come_back_once_it_is_discovered() {
+        let messages = [(0, Volatile, "go"), (100, Volatile, "stop"), (2_000, Latched, "go")];
+        assert_eq!(holds_after(&messages).as_deref(), Some("stop"));
     }
 
     #[test]

@@ -96,6 +96,9 @@ impl PolicyLoop {
         }
         // Also while none is wanted, so that frames do not pile up.
         self.inputs.drop_old(now);
+        if self.inputs.has_no_time(now) {
+            return Step::Nothing;
+        }
         let is_wanted = policy.is_ready() && (policy.wants_plan(now.stamp) || self.inputs.pace.is_asked());
         // The inputs hold themselves to their limits, and only a new attempt shows that images can be decoded again.
         let Some(selection) = is_wanted.then(|| self.inputs.observe(now)).flatten() else {

@@ -132,7 +132,6 @@ fn spin(node: &mut Node, arguments: &Arguments, overrides: &Overrides, stop: &At
         policy_loop,
         jump_log: Throttle::default(),
         rest_log: RestLog::default(),
-        given_up: None,
         measured: Vec::new(),
         model_info: model_info.clone(),
         model: Model::new(config, outputs, model_info, record, control.clone()),

@@ -64,8 +64,6 @@ pub(super) struct Turn {
     pub(super) jump_log: Throttle,
     /// What the log tells of a policy that stands still.
     pub(super) rest_log: RestLog,
-    /// When the inference began that does not end and counts for nothing.
-    pub(super) given_up: Option<Instant>,
     /// The robot's state of the present.
     pub(super) measured: Vec<f32>,
     pub(super) model_info: ModelInfoTopic,
@@ -121,7 +119,6 @@ impl Turn {
         let busy = control.hanging(now);
         drop(control);
         let hanging = self.record.lock().hanging(busy);
-        self.give_up(hanging);
         self.log_rest(health, hanging, now.at);
         match &self.stream {
             Some(stream) if !stream.is_running() => Err(NodeError::Died("control")),
@@ -129,18 +126,11 @@ impl Turn {
         }
     }
 
-    /// Makes an inference that does not end count for nothing: its chunk would come after the report that the policy stands
-    /// still, for a scene of long ago.
-    fn give_up(&mut self, hanging: Option<Duration>) {
-        let given_up = hanging.and(self.model.busy_since());
-        if given_up.is_some() && given_up != self.given_up {
-            self.policy_loop.withdraw(&mut self.model);
-            self.infer_once.withdrawn();
-        }
-        self.given_up = given_up;
-    }
-
     fn log_rest(&mut self, inputs: &Health, hanging: Option<Duration>, now: Instant) {
+        // Who is not active does not act, and that is told elsewhere.
+        if self.lifecycle.state() != State::Active {
+            return;
+        }
         let unending = hanging.filter(|_| inputs.may_act).map(unending);
         if let Some(health) = self.rest_log.news(unending.as_ref().unwrap_or(inputs), now) {
             match health.may_act {

@@ -112,7 +112,17 @@ impl Adapter {
     /// # Errors
     /// A file that can no longer be read.
     pub fn sha256(&self) -> Result<String, CheckpointError> {
+        // That of the file alone is kept, for `is_as_hashed`.
+        self.weights.sha256()?;
         self.weights.sha256_with(&self.config)
+    }
+
+    /// Whether the file is still the one that [`Adapter::sha256`] has hashed.
+    ///
+    /// # Errors
+    /// A file that can no longer be read.
+    pub fn is_as_hashed(&self) -> Result<bool, CheckpointError> {
+        self.weights.are_as_hashed()
     }
 
     /// Whether it changes the tensor that the base stores as `name`.

@@ -22,7 +22,7 @@ pub struct Watch {
     busy_since: Option<Instant>,
     /// How many have failed since one has not.
     failures: u32,
-    /// Why the latest of these failed.
+    /// Why the latest that has failed did.
     failure: String,
     /// What became of the configured backend, if it is lost.
     lost_backend: Option<String>,
@@ -70,7 +70,10 @@ impl Watch {
     /// Takes note of an inference that has ended, with the reason if it has failed.
     pub fn inference_ended(&mut self, failure: Option<&str>) {
         self.failures = if failure.is_some() { self.failures.saturating_add(1) } else { 0 };
-        replace(&mut self.failure, failure.unwrap_or_default());
+        // The tick that is told of was held for the failure before, even if the latest inference has not failed.
+        if let Some(failure) = failure {
+            replace(&mut self.failure, failure);
+        }
     }
 
     /// Why the latest inference has failed.

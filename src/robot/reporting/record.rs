@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// The number of latest chunks whose latency percentiles diagnostics report.
 const LATENCIES: usize = 100;
 
+/// Latest chunks that tell what an inference usually takes.
+const USUAL: usize = 5;
 /// An inference takes much longer than those before from so many times their time on.
 const MUCH_LONGER: f64 = 3.0;
 
@@ -132,9 +134,9 @@ impl Record {
         busy.filter(|busy| is_running && busy.as_secs_f64() * 1e3 > limit_ms)
     }
 
-    /// The median of the latest chunks', which one that hung does not move.
+    /// The median of a few latest chunks': one that hung does not move it, and a policy that has become slower does.
     fn usual_ms(&self) -> f64 {
-        let mut sorted: Vec<f64> = self.e2e_ms.iter().copied().collect();
+        let mut sorted: Vec<f64> = self.e2e_ms.iter().take(USUAL).copied().collect();
         sorted.sort_by(f64::total_cmp);
         sorted.get(sorted.len() / 2).copied().or(self.rehearsal_ms).unwrap_or_default()
     }

@@ -136,8 +136,9 @@ fn a_stray_stamp_of_the_past_does_no_harm_and_a_clock_that_was_set_back_is_follo
 #[test]
 fn time_that_jumps_again_and_again_stops_the_policy_and_is_told_until_it_goes_on() {
     let mut bench = Bench::new();
-    let at = |stamp_ms: i64, ms: u64| Now { stamp: Bench::stamp(stamp_ms), at: bench.start + Duration::from_millis(ms) };
-    let told = "ROS time jumps again and again: one node alone may publish /clock";
+    let at =
+        |stamp_ms: i64, ms: u64| Now { stamp: Bench::stamp(stamp_ms), at: bench.start + Duration::from_millis(ms) };
+    let told = "ROS time jumps again and again: only one node may publish /clock";
     for (jumps, now) in [at(60_000, 0), at(0, 100), at(60_000, 200), at(0, 300)].into_iter().enumerate() {
         bench.inputs.advance(now);
         assert_eq!(Health::of_inputs(&bench.inputs, now).reason.contains(told), jumps == 3);
