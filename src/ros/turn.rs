@@ -127,8 +127,9 @@ impl Turn {
     }
 
     fn log_rest(&mut self, inputs: &Health, hanging: Option<Duration>, now: Instant) {
-        // Who is not active does not act, and that is told elsewhere.
+        // A node that is not active does not act, which is told elsewhere; each activation is told anew.
         if self.lifecycle.state() != State::Active {
+            self.rest_log = RestLog::default();
             return;
         }
         let unending = hanging.filter(|_| inputs.may_act).map(unending);

@@ -130,8 +130,7 @@ impl Record {
     /// that is slow, as all before were, is not told: commands are held for that, chunks are not.
     pub fn hanging(&self, busy: Option<Duration>) -> Option<Duration> {
         let is_running = self.runtime.is_some() && matches!(self.lifecycle, None | Some(State::Active));
-        let limit_ms = MUCH_LONGER * self.usual_ms();
-        busy.filter(|busy| is_running && busy.as_secs_f64() * 1e3 > limit_ms)
+        busy.filter(|busy| is_running && busy.as_secs_f64() * 1e3 > MUCH_LONGER * self.usual_ms())
     }
 
     /// The median of a few latest chunks': one that hung does not move it, and a policy that has become slower does.
